@@ -1,0 +1,113 @@
+"""Every error that fenhe raises on purpose. HTTP statuses are not here: they live in `server/errors.py`.
+
+ServingError
+  ConfigError              wrong or missing settings, files or extras, found before serving begins
+  BadRequest               the request itself is at fault
+    UnsupportedField       a field that would change the output and is not supported
+    ContextTooLong         prompt plus answer do not fit the student's context
+    InvalidParameter       a value outside its range or of the wrong kind
+  Unauthorized
+  NotFound
+    UnknownModel           no such student or path
+  Overloaded               try again later: bounds on queued work were reached
+    QueueFull
+    RateLimited
+  Unavailable              try again later: what the request needs is not there yet, or is broken
+    PathLoading
+    EngineUnhealthy
+  DeadlineExceeded
+  EngineFault              our fault
+    StepFailed             a forward pass raised; the sequences in it are lost
+    WeightsError           a weights file is damaged, incomplete or of an unsupported kind
+    SequenceStateError
+"""
+
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """Root of the tree. `code` is the stable, machine-readable name clients see; `param` names the field at fault."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class ConfigError(ServingError):
+    code = "config_error"
+
+
+class BadRequest(ServingError):
+    code = "invalid_request"
+
+
+class UnsupportedField(BadRequest):
+    code = "unsupported_parameter"
+
+
+class ContextTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+
+class InvalidParameter(BadRequest):
+    code = "invalid_value"
+
+
+class Unauthorized(ServingError):
+    code = "invalid_api_key"
+
+
+class NotFound(ServingError):
+    code = "not_found"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+
+
+class Overloaded(ServingError):
+    code = "overloaded"
+
+
+class QueueFull(Overloaded):
+    code = "queue_full"
+
+
+class RateLimited(Overloaded):
+    code = "rate_limit_exceeded"
+
+
+class Unavailable(ServingError):
+    code = "unavailable"
+
+
+class PathLoading(Unavailable):
+    code = "path_loading"
+
+
+class EngineUnhealthy(Unavailable):
+    code = "engine_unhealthy"
+
+
+class DeadlineExceeded(ServingError):
+    code = "deadline_exceeded"
+
+
+class EngineFault(ServingError):
+    code = "engine_fault"
+
+
+class StepFailed(EngineFault):
+    code = "step_failed"
+
+
+class WeightsError(EngineFault):
+    code = "weights_error"
+
+
+class SequenceStateError(EngineFault):
+    code = "sequence_state_error"

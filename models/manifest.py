@@ -1,0 +1,237 @@
+"""The manifest of a student folder: which modules, exits and paths it has, and which files hold them.
+
+Owns the JSON form and its consistency rules. It opens no weights and knows no engine.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from models.architecture import Architecture
+from models.errors import ConfigError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every manifest record: immutable, and a key nobody knows is an error."""
+
+
+class Module(Record):
+    """A contiguous group of layers, `first_layer` inclusive."""
+
+    name: str
+    first_layer: int
+    num_layers: int
+
+
+class Exit(Record):
+    """What turns the hidden state after module `after` into the head's input: `num_blocks` decoder layers, then a norm."""
+
+    name: str
+    after: str
+    num_blocks: int = 0
+    is_trained: bool = False
+
+
+class StudentPath(Record):
+    """The modules a request runs, in order, and the exit it leaves by."""
+
+    name: str
+    modules: tuple[str, ...]
+    exit: str
+
+
+class DepthRule(Record):
+    """Prompts of at most `max_prompt_tokens` (None: any length) may take `path`; first match wins."""
+
+    max_prompt_tokens: int | None
+    path: str
+
+
+class FileEntry(Record):
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Variant(Record):
+    """One precision of the graphs: the graph file of every module and exit, and of the head."""
+
+    name: str
+    stages: dict[str, str]
+    head: str
+    weight_bytes: int
+
+
+class Quality(Record):
+    """A measured figure: cross-entropy (nats per token) of one path at one precision on a named text."""
+
+    path: str
+    variant: str
+    cross_entropy: float
+    text: str
+    num_tokens: int
+
+
+T = TypeVar("T", StudentPath, Exit, Module, Variant)
+
+
+class Manifest(Record):
+    format_version: int
+    name: str
+    source: str
+    source_sha256: str
+    licence: str
+    architecture: Architecture
+    modules: tuple[Module, ...]
+    exits: tuple[Exit, ...]
+    paths: tuple[StudentPath, ...]
+    tasks: dict[str, str]
+    depth_rules: tuple[DepthRule, ...]
+    variants: tuple[Variant, ...]
+    files: tuple[FileEntry, ...] = ()
+    quality: tuple[Quality, ...] = ()
+
+    def path(self, name: str) -> StudentPath:
+        """Raises: KeyError for a name no path has."""
+        return _named(self.paths, name)
+
+    def exit(self, name: str) -> Exit:
+        """Raises: KeyError for a name no exit has."""
+        return _named(self.exits, name)
+
+    def module(self, name: str) -> Module:
+        """Raises: KeyError for a name no module has."""
+        return _named(self.modules, name)
+
+    def variant(self, name: str) -> Variant:
+        """Raises: KeyError for a name no variant has."""
+        return _named(self.variants, name)
+
+    @property
+    def full_path(self) -> StudentPath:
+        """The path that runs every module."""
+        names = tuple(module.name for module in self.modules)
+        return next(path for path in self.paths if path.modules == names)
+
+    def stages(self, path: StudentPath) -> tuple[str, ...]:
+        """The graphs a path runs, in order: its modules, then its exit."""
+        return (*path.modules, path.exit)
+
+    def stage_order(self) -> tuple[str, ...]:
+        """All modules and exits in running order: every exit right behind its module."""
+        order: list[str] = []
+        for module in self.modules:
+            order += [module.name, *(exit.name for exit in self.exits if exit.after == module.name)]
+        return tuple(order)
+
+    def num_layers_in(self, stage: str) -> int:
+        """Decoder layers, and so KV layers, in a module or exit."""
+        for module in self.modules:
+            if module.name == stage:
+                return module.num_layers
+        return self.exit(stage).num_blocks
+
+
+def _named(items: tuple[T, ...], name: str) -> T:
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(name)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/manifest.json`.
+
+    Raises: ConfigError that names the file and the mend.
+    """
+    file = folder / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} is not a student folder: no {MANIFEST_NAME}; make one with `fenhe build`"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error}; build the student again with `fenhe build`"
+        ) from error
+    problems = find_problems(manifest)
+    if problems:
+        raise ConfigError(f"{file}: " + "; ".join(problems))
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest last and atomically: a folder without one is no student."""
+    partial = folder / f"{MANIFEST_NAME}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    partial.replace(folder / MANIFEST_NAME)
+
+
+def find_problems(manifest: Manifest) -> list[str]:
+    """Everything inconsistent in a manifest, as sentences; empty when it is sound."""
+    problems = []
+    if manifest.format_version != FORMAT_VERSION:
+        problems.append(
+            f"format_version {manifest.format_version} is not {FORMAT_VERSION}; build the student again"
+        )
+    problems += _module_problems(manifest)
+    problems += _path_problems(manifest)
+    problems += _variant_problems(manifest)
+    return problems
+
+
+def _module_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    next_layer = 0
+    for module in manifest.modules:
+        if module.first_layer != next_layer or module.num_layers < 1:
+            problems.append(
+                f"module {module.name!r} must start at layer {next_layer} and have at least one layer"
+            )
+        next_layer = module.first_layer + module.num_layers
+    if next_layer != manifest.architecture.num_layers:
+        problems.append(f"modules cover {next_layer} layers of {manifest.architecture.num_layers}")
+    names = [module.name for module in manifest.modules] + [exit.name for exit in manifest.exits]
+    problems += [
+        f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    return problems
+
+
+def _path_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    modules = [module.name for module in manifest.modules]
+    exits = {exit.name: exit for exit in manifest.exits}
+    paths = {path.name for path in manifest.paths}
+    for path in manifest.paths:
+        if not path.modules or list(path.modules) != [name for name in modules if name in path.modules]:
+            problems.append(f"path {path.name!r} must name modules in their order, each once")
+        elif path.exit not in exits:
+            problems.append(f"path {path.name!r} leaves by an unknown exit {path.exit!r}")
+        elif exits[path.exit].after != path.modules[-1]:
+            problems.append(f"path {path.name!r} ends at {path.modules[-1]!r} but its exit is elsewhere")
+    if not any(path.modules == tuple(modules) for path in manifest.paths):
+        problems.append("no path runs every module")
+    problems += [
+        f"task {task!r} has no path {path!r}" for task, path in manifest.tasks.items() if path not in paths
+    ]
+    problems += [
+        f"a depth rule names no path: {rule.path!r}"
+        for rule in manifest.depth_rules
+        if rule.path not in paths
+    ]
+    return problems
+
+
+def _variant_problems(manifest: Manifest) -> list[str]:
+    stages = {module.name for module in manifest.modules} | {exit.name for exit in manifest.exits}
+    return [
+        f"variant {variant.name!r} has no graph for {', '.join(sorted(stages - set(variant.stages)))}"
+        for variant in manifest.variants
+        if stages - set(variant.stages)
+    ]
