@@ -1,0 +1,68 @@
+"""Where a decoder is cut: module layouts, and the exits and paths that follow from them."""
+
+from models.errors import ConfigError
+from models.manifest import Exit, Module, StudentPath
+
+TASKS = ("math", "legal", "fact", "creative", "general")
+DEFAULT_SHARES = (("knowledge", 0.3), ("reasoning", 0.5), ("adapter", 0.2))
+FULL_PATH = "full"
+
+
+def default_modules(num_layers: int) -> tuple[Module, ...]:
+    """Knowledge 30 %, reasoning 50 %, adapter 20 % of the layers; a model of fewer than three layers is one module."""
+    if num_layers < len(DEFAULT_SHARES):
+        return (Module(name=DEFAULT_SHARES[0][0], first_layer=0, num_layers=num_layers),)
+    first = max(1, round(num_layers * DEFAULT_SHARES[0][1]))
+    last = max(1, round(num_layers * DEFAULT_SHARES[2][1]))
+    counts = (first, num_layers - first - last, last)
+    return _stacked([(name, count) for (name, _), count in zip(DEFAULT_SHARES, counts, strict=True)])
+
+
+def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
+    """Read `knowledge:9,reasoning:15,adapter:6`.
+
+    Raises: ConfigError when it cannot be read or does not cover the model's layers.
+    """
+    counts = []
+    for item in text.split(","):
+        name, _, count = item.strip().partition(":")
+        if not name.isidentifier() or not count.isdecimal() or int(count) < 1:
+            raise ConfigError(f"--modules: {item.strip()!r} is not NAME:LAYERS (such as knowledge:9)")
+        counts.append((name, int(count)))
+    names = [name for name, _ in counts]
+    if len(set(names)) < len(names) or {"full", "head"} & set(names):
+        raise ConfigError(f"--modules: names must differ, and `full` and `head` are taken: {', '.join(names)}")
+    total = sum(count for _, count in counts)
+    if total != num_layers:
+        raise ConfigError(f"--modules: {text} has {total} layers, the model has {num_layers}")
+    return _stacked(counts)
+
+
+def exits_of(modules: tuple[Module, ...]) -> tuple[Exit, ...]:
+    """One untrained exit behind every module; the last is the model's own end and needs no training."""
+    last = modules[-1]
+    return tuple(
+        Exit(name=f"{module.name}_exit", after=module.name, is_trained=module is last) for module in modules
+    )
+
+
+def paths_of(modules: tuple[Module, ...]) -> tuple[StudentPath, ...]:
+    """Every prefix of the modules, named by its deepest one; the longest is `full`."""
+    names = [module.name for module in modules]
+    return tuple(
+        StudentPath(
+            name=FULL_PATH if depth == len(names) else names[depth - 1],
+            modules=tuple(names[:depth]),
+            exit=f"{names[depth - 1]}_exit",
+        )
+        for depth in range(1, len(names) + 1)
+    )
+
+
+def _stacked(counts: list[tuple[str, int]]) -> tuple[Module, ...]:
+    modules = []
+    first_layer = 0
+    for name, count in counts:
+        modules.append(Module(name=name, first_layer=first_layer, num_layers=count))
+        first_layer += count
+    return tuple(modules)

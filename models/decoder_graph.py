@@ -1,0 +1,243 @@
+"""The graphs of a student: one per module, per exit, and the head.
+
+Stage graphs (modules and exits) read `hidden` [batch, length, hidden_size] and, for each of their layers i, the caller's
+key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, capacity, head_dim]. They write `output` and the
+same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of each row's
+last token, `total_length` the largest of them plus one. A row's tokens end at its last position.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from onnx import TensorProto
+
+from models.architecture import Architecture
+from models.linear import LinearInput, LinearWriter, Matrix
+from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
+from models.source import ModelSource
+
+KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Residual:
+    """The running sum of a decoder, with the last layer's contribution not yet added.
+
+    `scale` is the factor per row still to be applied to `pending`.
+    """
+
+    total: str
+    pending: str | None = None
+    scale: str | None = None
+
+
+class LayerWriter(Protocol):
+    """Writes decoder layers in one set of operators and one precision."""
+
+    @property
+    def kv_type(self) -> str:
+        """numpy name of the KV cache's element type."""
+        ...
+
+    def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
+        """Layer `index` of the source, whose KV buffers are the stage's `slot`-th."""
+        ...
+
+    def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
+        """The hidden state between modules, under the name `output`."""
+        ...
+
+    def norm(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual, output: str) -> None:
+        """The head's input, under the name `output`."""
+        ...
+
+    def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
+        """Logits, under the name `output`."""
+        ...
+
+
+def write_stage(
+    graph: GraphWriter, writer: LayerWriter, source: ModelSource, layers: range, *, final_norm: str | None
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight).
+
+    Returns the graph's inputs and outputs.
+    """
+    architecture = source.architecture
+    residual = Residual(total="hidden")
+    for slot, index in enumerate(layers):
+        residual = writer.layer(graph, source, index, slot, residual)
+    if final_norm is None:
+        writer.add(graph, residual, "output")
+    else:
+        writer.norm(graph, source, final_norm, residual, "output")
+    return _stage_inputs(architecture, writer, len(layers)), _stage_outputs(architecture, writer, len(layers))
+
+
+def write_head(
+    graph: GraphWriter, writer: LayerWriter, source: ModelSource
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Write the head. Shapes: `normed` [rows, hidden_size] -> `logits` [rows, vocab]."""
+    architecture = source.architecture
+    writer.head(graph, source, "normed", "logits")
+    normed = TensorSpec(name="normed", kind=TensorProto.FLOAT, dimensions=("rows", architecture.hidden_size))
+    logits = TensorSpec(name="logits", kind=TensorProto.FLOAT, dimensions=("rows", architecture.vocab_size))
+    return [normed], [logits]
+
+
+def head_weight(source: ModelSource) -> str:
+    return "model.embed_tokens.weight" if source.architecture.has_tied_head else "lm_head.weight"
+
+
+def _stage_inputs(architecture: Architecture, writer: LayerWriter, num_layers: int) -> list[TensorSpec]:
+    inputs = [_hidden_spec("hidden", architecture)]
+    if num_layers:
+        half = architecture.head_dim // 2
+        inputs += [
+            TensorSpec(name="last_positions", kind=TensorProto.INT32, dimensions=("batch",)),
+            TensorSpec(name="total_length", kind=TensorProto.INT32, dimensions=()),
+            TensorSpec(name="cos", kind=TensorProto.FLOAT, dimensions=("positions", half)),
+            TensorSpec(name="sin", kind=TensorProto.FLOAT, dimensions=("positions", half)),
+        ]
+    return inputs + _kv_specs("past", architecture, writer, num_layers)
+
+
+def _stage_outputs(architecture: Architecture, writer: LayerWriter, num_layers: int) -> list[TensorSpec]:
+    return [_hidden_spec("output", architecture), *_kv_specs("present", architecture, writer, num_layers)]
+
+
+def _hidden_spec(name: str, architecture: Architecture) -> TensorSpec:
+    return TensorSpec(name=name, kind=TensorProto.FLOAT, dimensions=("batch", "length", architecture.hidden_size))
+
+
+def _kv_specs(prefix: str, architecture: Architecture, writer: LayerWriter, num_layers: int) -> list[TensorSpec]:
+    dimensions = ("batch", architecture.num_kv_heads, "capacity", architecture.head_dim)
+    return [
+        TensorSpec(name=f"{prefix}_{part}_{slot}", kind=KV_KINDS[writer.kv_type], dimensions=dimensions)
+        for slot in range(num_layers)
+        for part in ("key", "value")
+    ]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class StockLayerWriter:
+    """Operators that every ONNX Runtime build carries, KV in fp32."""
+
+    linear: LinearWriter
+    kv_type: str = "float32"
+
+    def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
+        prefix = f"model.layers.{index}"
+        total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
+        attended = self._attention(graph, source, prefix, slot, normed)
+        residual = Residual(total=total, pending=attended)
+        total, normed = self._normalise(graph, source, f"{prefix}.post_attention_layernorm.weight", residual)
+        return Residual(total=total, pending=self._feed_forward(graph, source, prefix, normed))
+
+    def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
+        if residual.pending is None:
+            graph.named_node("Identity", [residual.total], [output])
+        else:
+            graph.named_node("Add", [residual.total, residual.pending], [output])
+
+    def norm(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual, output: str) -> None:
+        _, normed = self._normalise(graph, source, gamma, residual)
+        graph.named_node("Identity", [normed], [output])
+
+    def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
+        prepared = self.linear.prepare(graph, value)
+        logits = self.linear.multiply(graph, prepared, "head", source.read(head_weight(source)))
+        graph.named_node("Identity", [logits], [output])
+
+    def _normalise(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual) -> tuple[str, str]:
+        """Add what is pending and normalise: (sum, normalised sum)."""
+        epsilon = source.architecture.norm_eps
+        weight = graph.weight(gamma, source.read(gamma))
+        if residual.pending is None:
+            normed = graph.node("SimplifiedLayerNormalization", [residual.total, weight], epsilon=epsilon, axis=-1)
+            return residual.total, normed
+        normed, _, _, total = graph.nodes(
+            "SkipSimplifiedLayerNormalization",
+            [residual.total, residual.pending, weight],
+            4,
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return total, normed
+
+    def _attention(self, graph: GraphWriter, source: ModelSource, prefix: str, slot: int, normed: str) -> str:
+        architecture = source.architecture
+        query, key, value = self._query_key_value(graph, source, f"{prefix}.self_attn", normed)
+        attended = f"{prefix}.attended"
+        graph.named_node(
+            "GroupQueryAttention",
+            [query, key, value, f"past_key_{slot}", f"past_value_{slot}"]
+            + ["last_positions", "total_length", "cos", "sin"],
+            [attended, f"present_key_{slot}", f"present_value_{slot}"],
+            domain=MICROSOFT,
+            num_heads=architecture.num_heads,
+            kv_num_heads=architecture.num_kv_heads,
+            do_rotary=1,
+            local_window_size=architecture.sliding_window or -1,
+        )
+        return self._project(graph, source, f"{prefix}.self_attn", ("o_proj",), self.linear.prepare(graph, attended))
+
+    def _query_key_value(
+        self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str
+    ) -> tuple[str, str, str]:
+        """Packed in the first value, unless query and key have norms of their own."""
+        architecture = source.architecture
+        prepared = self.linear.prepare(graph, normed)
+        packed = self._project(graph, source, prefix, ("q_proj", "k_proj", "v_proj"), prepared)
+        if not architecture.has_qk_norm:
+            return packed, "", ""
+        sizes = np.array([architecture.q_size, architecture.kv_size, architecture.kv_size], np.int64)
+        query, key, value = graph.nodes("Split", [packed, graph.weight("qkv_sizes", sizes)], 3, axis=-1)
+        return (
+            self._head_norm(graph, source, f"{prefix}.q_norm.weight", query, architecture.num_heads),
+            self._head_norm(graph, source, f"{prefix}.k_norm.weight", key, architecture.num_kv_heads),
+            value,
+        )
+
+    def _head_norm(self, graph: GraphWriter, source: ModelSource, gamma: str, value: str, num_heads: int) -> str:
+        """RMS norm of every head on its own (Qwen3)."""
+        head_dim = source.architecture.head_dim
+        split = graph.weight(f"split_{num_heads}_heads", np.array([0, 0, num_heads, head_dim], np.int64))
+        joined = graph.weight(f"join_{num_heads}_heads", np.array([0, 0, num_heads * head_dim], np.int64))
+        heads = graph.node("Reshape", [value, split])
+        weight = graph.weight(gamma, source.read(gamma))
+        normed = graph.node(
+            "SimplifiedLayerNormalization", [heads, weight], epsilon=source.architecture.norm_eps, axis=-1
+        )
+        return graph.node("Reshape", [normed, joined])
+
+    def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str) -> str:
+        prepared = self.linear.prepare(graph, normed)
+        gate = self._project(graph, source, f"{prefix}.mlp", ("gate_proj",), prepared)
+        up = self._project(graph, source, f"{prefix}.mlp", ("up_proj",), prepared)
+        silu = graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
+        product = self.linear.prepare(graph, graph.node("Mul", [silu, up]))
+        return self._project(graph, source, f"{prefix}.mlp", ("down_proj",), product)
+
+    def _project(
+        self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
+    ) -> str:
+        """The named matrices side by side as one product, with their biases."""
+        name = f"{prefix}.{'_'.join(parts)}"
+        result = self.linear.multiply(graph, prepared, name, stacked(source, prefix, parts))
+        bias = stacked_bias(source, prefix, parts)
+        return result if bias is None else graph.node("Add", [result, graph.weight(f"{name}.bias", bias)])
+
+
+def stacked(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix:
+    """Weights one above the other. Shapes: returns [sum of outs, in]."""
+    return np.concatenate([source.read(f"{prefix}.{part}.weight") for part in parts])
+
+
+def stacked_bias(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix | None:
+    """Biases end to end, or None when the model has none there."""
+    names = source.tensor_names()
+    if f"{prefix}.{parts[0]}.bias" not in names:
+        return None
+    return np.concatenate([source.read(f"{prefix}.{part}.bias") for part in parts])
