@@ -1,0 +1,58 @@
+"""From a student folder and settings to a running engine."""
+
+import logging
+import os
+
+from engines.config import EngineConfig
+from engines.loop import ModuleEngine
+from engines.onnx.plan import PrecisionPlan, choose_plan
+from engines.onnx.runner import OnnxRunner, RunnerLimits
+from models.errors import ConfigError
+from models.student import Student
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:
+    """An engine that has yet to be started.
+
+    Raises: ConfigError for settings the student or this machine cannot meet.
+    """
+    plan = _plan(student, config)
+    runner = _runner(student, config, plan)
+    return ModuleEngine(
+        student, runner, config, capacity_tokens=capacity_tokens(student, config), variant=plan.describe()
+    )
+
+
+def build_runner(student: Student, config: EngineConfig) -> OnnxRunner:
+    """A runner alone, nothing loaded: for benchmarks and tests of raw forward passes."""
+    return _runner(student, config, _plan(student, config))
+
+
+def capacity_tokens(student: Student, config: EngineConfig) -> int:
+    """The longest sequence, prompt and answer together."""
+    longest = student.manifest.architecture.max_context_tokens
+    if config.max_context_tokens is not None and config.max_context_tokens > longest:
+        raise ConfigError(f"max_context_tokens is {config.max_context_tokens}, the student knows {longest} positions")
+    return config.max_context_tokens or longest
+
+
+def _plan(student: Student, config: EngineConfig) -> PrecisionPlan:
+    problems = config.problems()
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return choose_plan(student, config, _num_threads(config))
+
+
+def _num_threads(config: EngineConfig) -> int:
+    return config.num_threads or len(os.sched_getaffinity(0))
+
+
+def _runner(student: Student, config: EngineConfig, plan: PrecisionPlan) -> OnnxRunner:
+    limits = RunnerLimits(
+        num_slots=config.max_running,
+        capacity_tokens=capacity_tokens(student, config),
+        num_threads=_num_threads(config),
+    )
+    return OnnxRunner(student, plan, limits)

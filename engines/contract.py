@@ -1,0 +1,165 @@
+"""The two seams of the engine folder.
+
+An `Engine` serves sequences: it batches, streams and aborts. A `Runner` does one forward pass and owns the tensors.
+The server knows only `Engine`; the engine's loop knows only `Runner`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.sequence import GenerationRequest, SequenceEvent
+
+Block = npt.NDArray[np.generic]
+"""KV of consecutive tokens of one stage, in the runner's own element type."""
+
+Publish = Callable[[Sequence[SequenceEvent]], None]
+"""Receives the events of one step, in order, on the engine's own thread. Must not block and must not raise."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PathStatus:
+    """How far a path is loaded: `num_loaded_stages` of `num_stages` (its modules, its exit and the head)."""
+
+    path: str
+    num_loaded_stages: int
+    num_stages: int
+    is_default: bool
+
+    @property
+    def is_servable(self) -> bool:
+        return self.num_loaded_stages == self.num_stages
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class EngineStatus:
+    """A snapshot for probes, admission and metrics. Counters only grow while the engine lives.
+
+    `is_healthy` False comes with `error`, a sentence. Stage keys are module and exit names, and `head`.
+    """
+
+    student: str
+    is_healthy: bool
+    error: str | None
+    paths: tuple[PathStatus, ...]
+    num_running: int
+    num_waiting: int
+    kv_used_bytes: int
+    kv_capacity_bytes: int
+    stage_runs: Mapping[str, int] = field(default_factory=dict)
+    stage_rows: Mapping[str, int] = field(default_factory=dict)
+    prefix_query_tokens: Mapping[str, int] = field(default_factory=dict)
+    prefix_hit_tokens: Mapping[str, int] = field(default_factory=dict)
+    prefix_cache_bytes: int = 0
+    num_prompt_tokens: int = 0
+    num_generation_tokens: int = 0
+    num_preemptions: int = 0
+    num_steps: int = 0
+    num_failed_steps: int = 0
+    variant: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new work can be answered: healthy, and the default path is loaded."""
+        return self.is_healthy and all(path.is_servable for path in self.paths if path.is_default)
+
+
+class Engine(Protocol):
+    """Serves sequences. All methods may be called from any thread; events come through `publish`.
+
+    Every sequence that `submit` accepted ends in exactly one event whose `finish` is set.
+    """
+
+    def start(self, publish: Publish) -> None:
+        """Begin loading and serving in the background; return at once."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a sequence.
+
+        Raises: QueueFull, EngineUnhealthy, ContextTooLong, UnknownModel (no such path).
+        """
+        ...
+
+    def abort(self, sequence_id: str) -> None:
+        """End a sequence within one step; unknown or finished ids are ignored."""
+        ...
+
+    def status(self) -> EngineStatus: ...
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new work, let running sequences finish for up to `grace_s` seconds, abort the rest, join the thread."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PrefillChunk:
+    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is already written."""
+
+    slot: int
+    path: str
+    start: int
+    token_ids: tuple[int, ...]
+    wants_logits: bool
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class DecodeRow:
+    """One token of one sequence at `position`. Row i of a step sits in slot i.
+
+    A row without a path is padding: its slot is free or still prefilling, and `position` is the first position of it
+    that holds no KV yet, so that what the row writes there is overwritten before anybody reads it.
+    """
+
+    path: str | None
+    position: int
+    token_id: int
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class StepInput:
+    """One forward pass. `decode` is sorted deepest path first, so every module's rows are a prefix."""
+
+    decode: tuple[DecodeRow, ...] = ()
+    prefill: tuple[PrefillChunk, ...] = ()
+
+
+class Runner(Protocol):
+    """Owns weights and KV of one student. Used by the engine thread alone, but for `load`.
+
+    A `forward` that raises leaves the KV of tokens before this step intact.
+    """
+
+    def load(self, stage: str) -> None:
+        """Bring one stage (module or exit) or the `head` into memory. Called once each, from the loading thread."""
+        ...
+
+    def forward(self, step: StepInput) -> npt.NDArray[np.float32]:
+        """Run one step. The result is valid until the next step.
+
+        Shapes: returns [rows, vocab]: a row per decode row, padding included, then one per chunk that wants logits.
+        """
+        ...
+
+    def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
+        """Copy the KV of a sequence between slots."""
+        ...
+
+    def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
+        """Copy KV out. Shapes: [layers, 2, kv_heads, num_tokens, head_dim]."""
+        ...
+
+    def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
+        """Copy KV in. Shapes: as `read_block` returns it."""
+        ...
+
+    def release_slot(self, slot: int, num_tokens: int) -> None:
+        """Nobody reads the `num_tokens` of this slot any more: their memory may go back to the system."""
+        ...
+
+    def kv_bytes_per_token(self, stage: str) -> int:
+        """What one token's KV takes in this stage; 0 for a stage without layers. Known before `load`."""
+        ...

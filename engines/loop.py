@@ -1,0 +1,478 @@
+"""The module engine: one thread that admits, schedules, runs, samples and commits, step after step.
+
+Owns the order of things and what sequences are told. What runs is the scheduler's, how it runs the runner's.
+"""
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.config import EngineConfig
+from engines.contract import EngineStatus, PathStatus, Publish, Runner
+from engines.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
+from engines.sampler import Sampled, Sampler
+from engines.scheduler import KvBudget, Scheduler, StepPlan
+from engines.sequence import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Sequence,
+    SequenceEvent,
+    WhileLoading,
+)
+from engines.text import TextStream
+from models.errors import (
+    ConfigError,
+    ContextTooLong,
+    EngineUnhealthy,
+    InvalidParameter,
+    QueueFull,
+    ServingError,
+    StepFailed,
+    UnknownModel,
+)
+from models.manifest import Manifest
+from models.student import HEAD, Student
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES_IN_A_ROW = 2
+IDLE_WAIT_S = 0.5
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What metrics read; only the engine thread writes."""
+
+    stage_runs: Counter[str] = field(default_factory=Counter)
+    stage_rows: Counter[str] = field(default_factory=Counter)
+    num_prompt_tokens: int = 0
+    num_generation_tokens: int = 0
+    num_steps: int = 0
+    num_failed_steps: int = 0
+
+
+class ModuleEngine:
+    """`Engine` over one student. `capacity_tokens` is the longest sequence its KV slots can hold."""
+
+    def __init__(
+        self, student: Student, runner: Runner, config: EngineConfig, *, capacity_tokens: int, variant: str
+    ) -> None:
+        self._manifest = student.manifest
+        self._tokenizer = student.tokenizer
+        self._runner = runner
+        self._config = config
+        self._capacity_tokens = capacity_tokens
+        self._variant = variant
+        self._depths = path_depths(student.manifest)
+        self._kv_stages = {
+            path.name: tuple(s for s in student.manifest.stages(path) if runner.kv_bytes_per_token(s))
+            for path in student.manifest.paths
+        }
+        bytes_per_token = {
+            path: sum(runner.kv_bytes_per_token(stage) for stage in stages)
+            for path, stages in self._kv_stages.items()
+        }
+        self._kv = KvBudget(config.kv_bytes, bytes_per_token)
+        self._cache = PrefixCache(config.prefix_cache_bytes)
+        self._scheduler = Scheduler(
+            max_running=config.max_running,
+            step_tokens=config.step_tokens,
+            busy_step_tokens=config.busy_step_tokens,
+            kv=self._kv,
+            cache=self._cache,
+            depths=self._depths,
+            stages=self._kv_stages,
+            resolve_path=self._resolve_path,
+        )
+        self._sampler = Sampler(self._tokenizer.token_bytes)
+        self._counters = Counters()
+        self._texts: dict[str, TextStream] = {}
+        self._matches: dict[str, Match] = {}
+        self._loaded: frozenset[str] = frozenset()
+        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._living: set[str] = set()
+        self._living_lock = threading.Lock()
+        self._num_failures_in_a_row = 0
+        self._error: ServingError | None = None
+        self._is_stopping = False
+        self._abort_at_s: float | None = None
+        self._events: list[SequenceEvent] = []
+        self._publish: Publish = lambda events: None
+        self._thread = threading.Thread(target=self._serve, name="fenhe-engine", daemon=True)
+        self._loader = threading.Thread(target=self._load, name="fenhe-loader", daemon=True)
+
+    # The contract: called from any thread.
+
+    def start(self, publish: Publish) -> None:
+        self._publish = publish
+        self._thread.start()
+        self._loader.start()
+
+    def submit(self, request: GenerationRequest) -> None:
+        self._check(request)
+        sequence = new_sequence(request)
+        with self._living_lock:
+            if self._error is not None or self._is_stopping:
+                raise EngineUnhealthy(self._error.message if self._error else "the server is shutting down")
+            if len(self._living) >= self._config.max_running + self._config.max_waiting:
+                raise QueueFull(
+                    f"{len(self._living)} requests are running or queued, which is the limit; try again later",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            if request.id in self._living:
+                raise InvalidParameter(f"a sequence {request.id!r} is running already")
+            self._living.add(request.id)
+        self._commands.put(lambda: self._accept(sequence))
+
+    def abort(self, sequence_id: str) -> None:
+        self._commands.put(lambda: self._abort(sequence_id))
+
+    def status(self) -> EngineStatus:
+        counters = self._counters
+        cached = dict(self._cache.counters)
+        error = self._error
+        return EngineStatus(
+            student=self._manifest.name,
+            is_healthy=error is None,
+            error=None if error is None else error.message,
+            paths=tuple(self._path_status(path.name) for path in self._manifest.paths),
+            num_running=len(self._scheduler.running),
+            num_waiting=max(len(self._living) - len(self._scheduler.running), 0),
+            kv_used_bytes=self._kv.used_bytes,
+            kv_capacity_bytes=self._kv.capacity_bytes,
+            stage_runs=dict(counters.stage_runs),
+            stage_rows=dict(counters.stage_rows),
+            prefix_query_tokens={stage: counter.query_tokens for stage, counter in cached.items()},
+            prefix_hit_tokens={stage: counter.hit_tokens for stage, counter in cached.items()},
+            prefix_cache_bytes=self._cache.used_bytes,
+            num_prompt_tokens=counters.num_prompt_tokens,
+            num_generation_tokens=counters.num_generation_tokens,
+            num_preemptions=self._scheduler.num_preemptions,
+            num_steps=counters.num_steps,
+            num_failed_steps=counters.num_failed_steps,
+            variant=self._variant,
+        )
+
+    def stop(self, grace_s: float) -> None:
+        with self._living_lock:
+            self._is_stopping = True
+        self._abort_at_s = time.monotonic() + grace_s
+        self._commands.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # The engine thread.
+
+    def _serve(self) -> None:
+        """Step until told to stop. Whatever happens, every waiter is told."""
+        try:
+            while not self._is_over():
+                if not self.step():
+                    self._take_commands(wait_s=IDLE_WAIT_S)
+        except Exception as error:
+            logger.exception("engine thread failed")
+            self._give_up(EngineUnhealthy(f"the engine failed: {error}"))
+        self._end_all(FinishReason.ABORT, None)
+        self._flush()
+
+    def step(self) -> bool:
+        """One step for everyone who can run; False when there was nothing to do.
+
+        A transaction: until `_commit`, no sequence has moved on.
+        """
+        self._take_commands()
+        plan = self._scheduler.plan()
+        if not plan.is_empty:
+            try:
+                sampled = self._sample(plan, self._forward(plan))
+            except Exception as error:
+                self._fail(plan, error)
+            else:
+                self._commit(plan, sampled)
+        self._flush()
+        return not plan.is_empty
+
+    def _forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        for slot, num_tokens in plan.vacated:
+            self._runner.release_slot(slot, num_tokens)
+        for move, sequence in plan.moves:
+            self._runner.move_slot(move.source, move.target, sequence.path, sequence.num_computed_tokens)
+        for sequence, match in plan.restores:
+            self._restore(sequence, match)
+        return self._runner.forward(self._scheduler.step_input(plan))
+
+    def _restore(self, sequence: Sequence, match: Match) -> None:
+        """Write a cached prefix into the sequence's slot; the match stays held until the prompt is cached itself."""
+        assert sequence.slot is not None
+        self._matches[sequence.id] = match
+        blocks = self._cache.blocks(match)
+        stages = self._kv_stages[sequence.path]
+        per_stage = len(blocks) // len(stages) if stages else 0
+        for index, block in enumerate(blocks):
+            stage, position = stages[index // per_stage], index % per_stage
+            self._runner.write_block(stage, sequence.slot, position * BLOCK_TOKENS, block)
+
+    def _sample(self, plan: StepPlan, logits: npt.NDArray[np.float32]) -> list[tuple[Sequence, Sampled]]:
+        """The next token of every sequence whose last token was in the step."""
+        rows = [(row, sequence) for row, sequence in enumerate(plan.decode) if sequence is not None]
+        finished = [chunk.sequence for chunk in plan.chunks if chunk.is_last]
+        rows += [(len(plan.decode) + index, sequence) for index, sequence in enumerate(finished)]
+        if not rows:
+            return []
+        sequences = [sequence for _, sequence in rows]
+        if len(rows) < len(logits):
+            logits = logits[[row for row, _ in rows]]
+        return list(zip(sequences, self._sampler.sample(logits, sequences), strict=True))
+
+    def _commit(self, plan: StepPlan, sampled: list[tuple[Sequence, Sampled]]) -> None:
+        self._num_failures_in_a_row = 0
+        self._count(plan)
+        self._scheduler.commit(plan)
+        for chunk in plan.chunks:
+            if chunk.sequence.num_uncomputed_tokens == 0:
+                self._remember(chunk.sequence)
+        for sequence, token in sampled:
+            self._append(sequence, token)
+
+    def _append(self, sequence: Sequence, token: Sampled) -> None:
+        """Give a sequence its next token, and its end if this is it."""
+        sequence.token_ids.append(token.token_id)
+        self._counters.num_generation_tokens += 1
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        text = self._texts[sequence.id]
+        sampling = sequence.request.sampling
+        is_eos = token.token_id in self._tokenizer.eos_token_ids and not sampling.ignore_eos
+        if is_eos or token.token_id in sampling.stop_token_ids:
+            self._end(sequence, FinishReason.STOP, text=text.finish())
+            return
+        shown = text.push(token.token_id)
+        reason = None
+        if text.matched is not None:
+            reason = FinishReason.STOP
+        elif sequence.num_completion_tokens >= sampling.max_tokens or sequence.num_tokens >= self._capacity_tokens:
+            reason, shown = FinishReason.LENGTH, shown + text.finish()
+        if reason is None:
+            self._events.append(_event(sequence, token, shown))
+        else:
+            self._end(sequence, reason, text=shown, token=token)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        text: str = "",
+        token: Sampled | None = None,
+        error: ServingError | None = None,
+    ) -> None:
+        """The one place where a sequence ends: frees all it holds and tells its waiter."""
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._remember(sequence)
+        self._release_match(sequence)
+        num_written = sequence.num_computed_tokens
+        slot = self._scheduler.remove(sequence)
+        if slot is not None:
+            self._runner.release_slot(slot, num_written)
+        stream = self._texts.pop(sequence.id)
+        finish = Finish(
+            reason=reason,
+            path=sequence.path,
+            usage=sequence.usage(),
+            timings=sequence.timings(),
+            stop=stream.matched,
+            error=error,
+        )
+        self._events.append(_event(sequence, token, text, finish))
+        with self._living_lock:
+            self._living.discard(sequence.id)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Put the KV of the sequence's computed tokens into the prefix cache."""
+        slot = sequence.slot
+        if slot is None or not self._config.prefix_cache_bytes:
+            return
+        self._cache.insert(
+            sequence.token_ids[: sequence.num_computed_tokens],
+            self._kv_stages[sequence.path],
+            lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
+        )
+        self._release_match(sequence)
+
+    def _release_match(self, sequence: Sequence) -> None:
+        match = self._matches.pop(sequence.id, None)
+        if match is not None:
+            self._cache.release(match)
+
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        """A step raised: its sequences end with the error, everyone else goes on."""
+        logger.exception("step failed sequences=%s", [sequence.id for sequence in plan.sequences], exc_info=error)
+        self._counters.num_failed_steps += 1
+        self._num_failures_in_a_row += 1
+        for sequence in list(plan.sequences):
+            self._end(sequence, FinishReason.ERROR, error=StepFailed(f"a forward pass failed: {error}"))
+        if self._num_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+            self._give_up(EngineUnhealthy(f"{self._num_failures_in_a_row} forward passes in a row failed: {error}"))
+
+    def _give_up(self, error: ServingError) -> None:
+        """Mark the engine unhealthy and tell everyone who waits."""
+        logger.error("engine unhealthy error=%s", error.message)
+        with self._living_lock:
+            self._error = error
+        self._take_commands()
+        self._end_all(FinishReason.ERROR, error)
+
+    def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._end(sequence, reason, error=error)
+
+    def _flush(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            self._publish(events)
+
+    # Commands from other threads.
+
+    def _take_commands(self, wait_s: float | None = None) -> None:
+        """Carry out what other threads asked for; wait for the first up to `wait_s`."""
+        try:
+            command = self._commands.get(block=wait_s is not None, timeout=wait_s)
+            while True:
+                if command is not None:
+                    command()
+                command = self._commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _accept(self, sequence: Sequence) -> None:
+        self._texts[sequence.id] = TextStream(self._tokenizer.token_bytes, sequence.request.sampling.stop)
+        self._scheduler.add(sequence)
+        self._counters.num_prompt_tokens += sequence.num_prompt_tokens
+        if self._error is not None:
+            self._end(sequence, FinishReason.ERROR, error=self._error)
+
+    def _abort(self, sequence_id: str) -> None:
+        sequence = self._scheduler.find(sequence_id)
+        if sequence is not None:
+            self._end(sequence, FinishReason.ABORT)
+
+    def _is_over(self) -> bool:
+        """Whether to stop serving: asked to, and nothing left to do or no time left for it."""
+        if self._abort_at_s is None:
+            return False
+        return not self._living or time.monotonic() >= self._abort_at_s
+
+    # Loading and paths.
+
+    def _load(self) -> None:
+        """Load in path order, so that the shallowest path is servable while the rest is read."""
+        started_s = time.monotonic()
+        try:
+            for stage in (HEAD, *self._manifest.stage_order()):
+                self._runner.load(stage)
+                self._loaded |= {stage}
+                self._commands.put(None)
+                logger.info("stage loaded stage=%s seconds=%.2f", stage, time.monotonic() - started_s)
+        except Exception as error:
+            logger.exception("loading failed")
+            reason = EngineUnhealthy(f"the student cannot be loaded: {error}")
+            self._commands.put(lambda: self._give_up(reason))
+
+    def _path_status(self, path: str) -> PathStatus:
+        needed = {HEAD, *self._manifest.stages(self._manifest.path(path))}
+        return PathStatus(
+            path=path,
+            num_loaded_stages=len(needed & self._loaded),
+            num_stages=len(needed),
+            is_default=path == self._manifest.full_path.name,
+        )
+
+    def _resolve_path(self, path: str, while_loading: WhileLoading) -> str | None:
+        """The path a sequence may take now: its own, a shallower one if it allows that, or None to wait."""
+        if self._path_status(path).is_servable:
+            return path
+        if while_loading is WhileLoading.WAIT:
+            return None
+        loaded = [name for name in self._depths if self._path_status(name).is_servable]
+        shallower = [name for name in loaded if self._depths[name] > self._depths[path]]
+        return min(shallower, key=self._depths.__getitem__, default=None)
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Refuse what could never be finished."""
+        if request.path not in self._depths:
+            raise UnknownModel(f"student {self._manifest.name!r} has no path {request.path!r}")
+        if not request.prompt_token_ids:
+            raise InvalidParameter("the prompt is empty")
+        num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
+        if num_tokens > self._capacity_tokens:
+            raise ContextTooLong(
+                f"{len(request.prompt_token_ids)} prompt tokens and {request.sampling.max_tokens} new ones exceed "
+                f"the context of {self._capacity_tokens} tokens"
+            )
+        if self._kv.needed_bytes(request.path, num_tokens) > self._kv.capacity_bytes:
+            raise ContextTooLong(
+                f"{num_tokens} tokens need {self._kv.needed_bytes(request.path, num_tokens)} bytes of KV, "
+                f"kv_bytes allows {self._kv.capacity_bytes}; raise kv_bytes"
+            )
+
+    def _count(self, plan: StepPlan) -> None:
+        """Count stage runs and rows of a step about to be committed."""
+        counters = self._counters
+        counters.num_steps += 1
+        rows = Counter(sequence.path for sequence in plan.decode if sequence is not None)
+        for chunk in plan.chunks:
+            rows[chunk.sequence.path] += chunk.num_tokens
+        stages: Counter[str] = Counter()
+        for path, num_rows in rows.items():
+            for stage in self._manifest.stages(self._manifest.path(path)):
+                stages[stage] += num_rows
+        counters.stage_rows.update(stages)
+        counters.stage_runs.update(stages.keys())
+
+
+def path_depths(manifest: Manifest) -> dict[str, int]:
+    """Ranks paths, deepest first, so that the rows of every module are a prefix of a step sorted by rank.
+
+    Raises: ConfigError when no order does that for all modules.
+    """
+    ordered = sorted(manifest.paths, key=lambda path: -len(path.modules))
+    for module in manifest.modules:
+        needs = [module.name in path.modules for path in ordered]
+        if needs != sorted(needs, reverse=True):
+            raise ConfigError(
+                f"the paths of student {manifest.name!r} are not nested around module {module.name!r}: "
+                "rows on them cannot share a step"
+            )
+    return {path.name: rank for rank, path in enumerate(ordered)}
+
+
+def new_sequence(request: GenerationRequest) -> Sequence:
+    """A waiting sequence; without a seed it gets one of its own."""
+    seed = request.sampling.seed
+    return Sequence(
+        request=request,
+        path=request.path,
+        seed=secrets.randbits(63) if seed is None else seed,
+        token_ids=list(request.prompt_token_ids),
+        num_prompt_tokens=len(request.prompt_token_ids),
+    )
+
+
+def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:
+    return SequenceEvent(
+        sequence_id=sequence.id,
+        text=text,
+        token_ids=() if token is None else (token.token_id,),
+        logprobs=() if token is None or token.logprob is None else (token.logprob,),
+        finish=finish,
+    )

@@ -1,0 +1,119 @@
+"""Which precision runs for how many rows, and how that is chosen: by measuring, within a memory budget."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engines.config import EngineConfig
+from engines.native import library_path
+from engines.onnx.speeds import Speeds, speeds_of
+from models.errors import ConfigError
+from models.precisions import PRECISIONS
+from models.student import Student
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+ADAPTIVE = "adaptive"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PrecisionPlan:
+    """`few` maps row counts to variants: the first whose bound is not below the step's rows, else `many`.
+
+    With `few` empty a row's result never depends on how many others run beside it.
+    """
+
+    many: str
+    few: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def prefill(self) -> str:
+        return self.many
+
+    def decode(self, num_rows: int) -> str:
+        return next((variant for bound, variant in self.few if num_rows <= bound), self.many)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant that must be loaded, each once."""
+        return tuple(dict.fromkeys((self.many, *(variant for _, variant in self.few))))
+
+    @property
+    def kv_type(self) -> str:
+        """numpy name of the KV element type, which all variants of a plan share."""
+        return PRECISIONS[self.many].writer.kv_type
+
+    def describe(self) -> str:
+        """Such as `w8a8`, or `int4 up to 1 rows, then w8a8`."""
+        few = [f"{variant} up to {bound} rows" for bound, variant in self.few]
+        return ", then ".join([*few, self.many])
+
+
+def choose_plan(student: Student, config: EngineConfig, num_threads: int) -> PrecisionPlan:
+    """Settle `config.precision` for this student on this machine.
+
+    Raises: ConfigError when the student has no such variant, this machine cannot run it, or none fits the budget.
+    """
+    if config.precision not in (AUTO, ADAPTIVE):
+        _check(student, config.precision)
+        return PrecisionPlan(many=config.precision)
+    names = [name for name in affordable(student, config.weights_bytes) if _can_run(name)]
+    if not names:
+        raise ConfigError(
+            f"no precision of student {student.manifest.name!r} can run here within weights_bytes={config.weights_bytes}"
+        )
+    names = [name for name in names if PRECISIONS[name].is_faithful] or names
+    speeds = speeds_of(student, names, num_threads) if len(names) > 1 else {}
+    plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
+    if config.precision == ADAPTIVE:
+        plan = _with_few(plan, student, speeds, config.weights_bytes)
+    logger.info("precision chosen plan=%r speeds=%s", plan.describe(), dict(speeds))
+    return plan
+
+
+def affordable(student: Student, weights_bytes: int) -> list[str]:
+    """The variants whose weights alone fit."""
+    return [variant.name for variant in student.manifest.variants if variant.weight_bytes <= weights_bytes]
+
+
+def _cost(speeds: Mapping[str, Speeds], name: str, max_running: int) -> float:
+    """Seconds for one prompt token and one answer token in a full batch."""
+    if name not in speeds:
+        return 0.0
+    return speeds[name].decode_token_s(max_running) + speeds[name].prefill_token_s
+
+
+def _with_few(
+    plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds], weights_bytes: int
+) -> PrecisionPlan:
+    """Add the fastest variant for few rows where it beats `many`, shares its KV and both fit the budget."""
+    left_bytes = weights_bytes - student.manifest.variant(plan.many).weight_bytes
+    rivals = [
+        name
+        for name in speeds
+        if PRECISIONS[name].writer.kv_type == plan.kv_type
+        and (name == plan.many or student.manifest.variant(name).weight_bytes <= left_bytes)
+    ]
+    few: list[tuple[int, str]] = []
+    for num_rows in sorted(next(iter(speeds.values())).decode_step_s) if speeds else []:
+        best = min(rivals, key=lambda name: speeds[name].decode_step_s[num_rows])
+        if best == plan.many:
+            break
+        few.append((num_rows, best))
+    return PrecisionPlan(many=plan.many, few=tuple(few))
+
+
+def _check(student: Student, name: str) -> None:
+    known = [variant.name for variant in student.manifest.variants]
+    if name not in known:
+        raise ConfigError(
+            f"student {student.manifest.name!r} has no precision {name!r}, only {', '.join(known)}; "
+            "build it with `fenhe build --precision`"
+        )
+    if not _can_run(name):
+        raise ConfigError(f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler")
+
+
+def _can_run(name: str) -> bool:
+    return name in PRECISIONS and (not PRECISIONS[name].needs_native or library_path() is not None)

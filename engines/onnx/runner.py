@@ -1,0 +1,195 @@
+"""One forward pass of a student on ONNX Runtime, module by module.
+
+Owns sessions, hidden states and KV. Decode rows of all paths run together, each module once on the rows that need it;
+prompts run beside them, in chunks. Schedules nothing.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
+from engines.onnx.plan import PrecisionPlan
+from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
+from engines.onnx.slot_kv import SlotKv
+from models.rope import inverse_frequencies
+from models.student import HEAD, Student
+
+logger = logging.getLogger(__name__)
+
+Float = npt.NDArray[np.float32]
+
+MAX_PADDING_SHARE = 0.25
+"""Prompts of unequal length share a pass while padding stays below this share of its tokens."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class RunnerLimits:
+    num_slots: int
+    capacity_tokens: int
+    num_threads: int
+
+
+class OnnxRunner:
+    """`Runner` on CPU sessions.
+
+    Hidden states of a step live in one buffer, and every module works in place on a prefix of it: rows that leave
+    earlier simply stay behind.
+    """
+
+    def __init__(self, student: Student, plan: PrecisionPlan, limits: RunnerLimits) -> None:
+        manifest = student.manifest
+        hidden_size = manifest.architecture.hidden_size
+        self._student = student
+        self._manifest = manifest
+        self._plan = plan
+        self._limits = limits
+        self._embedding = student.embedding()
+        self._tables = Tables(inverse_frequencies(manifest.architecture), limits.capacity_tokens)
+        self._kv = {stage: self._make_kv(stage) for stage in manifest.stage_order() if manifest.num_layers_in(stage)}
+        self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
+        self._exit_names = frozenset(exit.name for exit in manifest.exits)
+        self._stages: dict[tuple[str, str], StageSession] = {}
+        self._heads: dict[str, HeadSession] = {}
+        self._hidden = np.zeros((limits.num_slots, 1, hidden_size), np.float32)
+        self._positions = np.zeros(limits.num_slots, np.int32)
+        self._total_length = np.zeros((), np.int32)
+        # Padding rows may share a slot with a prefilling sequence, so a step can have more rows than slots.
+        self._normed = np.zeros((2 * limits.num_slots, hidden_size), np.float32)
+        self._logits = np.zeros((2 * limits.num_slots, manifest.architecture.vocab_size), np.float32)
+
+    def load(self, stage: str) -> None:
+        for variant in self._plan.variants:
+            session = open_session(self._student.graph(variant, stage), self._limits.num_threads)
+            if stage == HEAD:
+                self._heads[variant] = HeadSession(session)
+            else:
+                self._stages[stage, variant] = StageSession(session, self._kv.get(stage), self._tables)
+
+    def forward(self, step: StepInput) -> Float:
+        num_rows = len(step.decode)
+        if num_rows:
+            self._decode(step.decode)
+        for group in grouped(step.prefill):
+            num_rows += self._prefill(group, num_rows)
+        if num_rows:
+            variant = self._plan.decode(len(step.decode)) if step.decode else self._plan.prefill
+            self._heads[variant].run(self._normed[:num_rows], self._logits[:num_rows])
+        return self._logits[:num_rows]
+
+    def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
+        for stage in self._manifest.stages(self._manifest.path(path)):
+            if stage in self._kv:
+                self._kv[stage].move(source, target, num_tokens)
+
+    def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
+        return self._kv[stage].read(slot, start, num_tokens)
+
+    def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
+        self._kv[stage].write(slot, start, block)
+
+    def release_slot(self, slot: int, num_tokens: int) -> None:
+        for kv in self._kv.values():
+            kv.release(slot, num_tokens)
+
+    def kv_bytes_per_token(self, stage: str) -> int:
+        architecture = self._manifest.architecture
+        itemsize = np.dtype(self._plan.kv_type).itemsize
+        return 2 * self._manifest.num_layers_in(stage) * architecture.kv_size * itemsize
+
+    def _make_kv(self, stage: str) -> SlotKv:
+        architecture = self._manifest.architecture
+        return SlotKv(
+            num_layers=self._manifest.num_layers_in(stage),
+            num_slots=self._limits.num_slots,
+            num_kv_heads=architecture.num_kv_heads,
+            capacity=self._limits.capacity_tokens,
+            head_dim=architecture.head_dim,
+            dtype=self._plan.kv_type,
+        )
+
+    def _decode(self, rows: Sequence[DecodeRow]) -> None:
+        """Run all decode rows; their normed states are the first rows of `_normed`."""
+        num_rows = len(rows)
+        variant = self._plan.decode(num_rows)
+        hidden = self._hidden[:num_rows]
+        hidden[:, 0] = self._embedding[[row.token_id for row in rows]]
+        self._positions[:num_rows] = [row.position for row in rows]
+        self._total_length[...] = 1 + self._positions[:num_rows].max()
+        normed = self._normed[:num_rows, None]
+        for stage, (first, end) in self._row_ranges(rows).items():
+            is_exit = stage in self._exit_names
+            self._stages[stage, variant].run(
+                hidden[first:end],
+                normed[first:end] if is_exit else hidden[first:end],
+                slot=first,
+                last_positions=self._positions[first:end],
+                total_length=self._total_length,
+            )
+
+    def _row_ranges(self, rows: Sequence[DecodeRow]) -> dict[str, tuple[int, int]]:
+        """The rows (first, end) of every stage that this step needs, in running order."""
+        ranges: dict[str, tuple[int, int]] = {}
+        for index, row in enumerate(rows):
+            if row.path is not None:
+                for stage in self._path_stages[row.path]:
+                    first, _ = ranges.get(stage, (index, index))
+                    ranges[stage] = (first, index + 1)
+        return {stage: ranges[stage] for stage in self._manifest.stage_order() if stage in ranges}
+
+    def _prefill(self, group: Sequence[PrefillChunk], num_rows: int) -> int:
+        """Run chunks of one path in consecutive slots; the normed states of those that want logits go behind the
+        first `num_rows` of `_normed`. Returns how many they are.
+        """
+        lengths = [len(chunk.token_ids) for chunk in group]
+        hidden = np.zeros((len(group), max(lengths), self._embedding.shape[1]), np.float32)
+        for row, chunk in enumerate(group):
+            hidden[row, : lengths[row]] = self._embedding[list(chunk.token_ids)]
+        *modules, exit = self._path_stages[group[0].path]
+        for module in modules:
+            self._run_chunks(module, group, hidden, hidden)
+        wanted = [row for row, chunk in enumerate(group) if chunk.wants_logits]
+        normed = self._normed[num_rows : num_rows + len(wanted)]
+        if exit in self._kv:
+            states = np.empty_like(hidden)
+            self._run_chunks(exit, group, hidden, states)
+            normed[:] = [states[row, lengths[row] - 1] for row in wanted]
+        elif wanted:
+            last = np.stack([hidden[row, lengths[row] - 1] for row in wanted])[:, None]
+            self._run_chunks(exit, [group[row] for row in wanted], last, normed[:, None])
+        return len(wanted)
+
+    def _run_chunks(self, stage: str, group: Sequence[PrefillChunk], hidden: Float, output: Float) -> None:
+        last = [chunk.start + len(chunk.token_ids) - 1 for chunk in group]
+        self._stages[stage, self._plan.prefill].run(
+            hidden,
+            output,
+            slot=group[0].slot,
+            last_positions=np.array(last, np.int32),
+            total_length=np.array(max(last) + 1, np.int32),
+        )
+
+
+def grouped(chunks: Iterable[PrefillChunk]) -> list[list[PrefillChunk]]:
+    """Chunks that can share a pass: whole beginnings of prompts on one path, in consecutive slots, of like length.
+
+    Attention over a past takes one sequence at a time, so a chunk that continues a prompt stays alone.
+    """
+    groups: list[list[PrefillChunk]] = []
+    for chunk in sorted(chunks, key=lambda chunk: chunk.slot):
+        if groups and _fits(groups[-1], chunk):
+            groups[-1].append(chunk)
+        else:
+            groups.append([chunk])
+    return groups
+
+
+def _fits(group: Sequence[PrefillChunk], chunk: PrefillChunk) -> bool:
+    last = group[-1]
+    if chunk.path != last.path or chunk.slot != last.slot + 1 or chunk.start or last.start:
+        return False
+    lengths = [len(member.token_ids) for member in (*group, chunk)]
+    return max(lengths) * len(lengths) * (1 - MAX_PADDING_SHARE) <= sum(lengths)

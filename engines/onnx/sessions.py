@@ -1,0 +1,139 @@
+"""ONNX Runtime sessions and what they are bound to. The only place that creates sessions."""
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from engines.native import library_path
+from engines.onnx.slot_kv import SlotKv
+from models.errors import WeightsError
+
+logger = logging.getLogger(__name__)
+
+MAX_CACHED_BINDINGS = 64
+
+Float = npt.NDArray[np.float32]
+
+
+def open_session(graph: Path, num_threads: int) -> ort.InferenceSession:
+    """Load a graph with its weights on the CPU.
+
+    Raises: WeightsError when ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Every session has its own pool: workers of the last one must not spin on a core that the next one needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    library = library_path()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    try:
+        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise WeightsError(f"{graph} cannot be loaded: {error}; build the student again with `fenhe build`") from error
+
+
+class Tables:
+    """Rotary tables shared by all stages. Shapes: cos, sin [positions, head_dim / 2]."""
+
+    def __init__(self, inverse_frequencies: Float, num_positions: int) -> None:
+        angles = np.arange(num_positions, dtype=np.float64)[:, None] * inverse_frequencies.astype(np.float64)
+        self.cos = np.cos(angles).astype(np.float32)
+        self.sin = np.sin(angles).astype(np.float32)
+
+
+class StageSession:
+    """One module or exit at one precision, over the KV of its slots.
+
+    Bindings are kept: in a steady batch the same rows run step after step, and binding sixty buffers anew would cost
+    as much as a small layer.
+    """
+
+    def __init__(self, session: ort.InferenceSession, kv: SlotKv | None, tables: Tables) -> None:
+        self._session = session
+        self._kv = kv
+        self._tables = tables
+        self._bindings: OrderedDict[tuple[int, ...], ort.IOBinding] = OrderedDict()
+
+    def run(
+        self,
+        hidden: Float,
+        output: Float,
+        *,
+        slot: int,
+        last_positions: npt.NDArray[np.int32],
+        total_length: npt.NDArray[np.int32],
+    ) -> None:
+        """Run the stage over rows in consecutive slots, the first in `slot`; `output` may be `hidden` itself.
+
+        Shapes: hidden, output [batch, length, hidden_size], last_positions [batch], total_length [].
+        """
+        arrays = (hidden, output, last_positions, total_length)
+        key = (*hidden.shape, slot, *(array.ctypes.data for array in arrays))
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._bind(hidden, output, slot, last_positions, total_length)
+            self._bindings[key] = binding
+            if len(self._bindings) > MAX_CACHED_BINDINGS:
+                self._bindings.popitem(last=False)
+        else:
+            self._bindings.move_to_end(key)
+        self._session.run_with_iobinding(binding)
+
+    def _bind(
+        self,
+        hidden: Float,
+        output: Float,
+        slot: int,
+        last_positions: npt.NDArray[np.int32],
+        total_length: npt.NDArray[np.int32],
+    ) -> ort.IOBinding:
+        binding = self._session.io_binding()
+        _bind_input(binding, "hidden", hidden)
+        _bind_output(binding, "output", output)
+        if self._kv is not None:
+            used = {value.name for value in self._session.get_inputs()}
+            shared = {
+                "last_positions": last_positions,
+                "total_length": total_length,
+                "cos": self._tables.cos,
+                "sin": self._tables.sin,
+            }
+            for name, array in shared.items():
+                if name in used:
+                    _bind_input(binding, name, array)
+            for layer in range(self._kv.num_layers):
+                for part, kind in enumerate(("key", "value")):
+                    rows = self._kv.rows(layer, part, slot)[: hidden.shape[0]]
+                    _bind_input(binding, f"past_{kind}_{layer}", rows)
+                    _bind_output(binding, f"present_{kind}_{layer}", rows)
+        return binding
+
+
+class HeadSession:
+    """The shared head at one precision."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+
+    def run(self, normed: Float, logits: Float) -> None:
+        """Shapes: normed [rows, hidden_size], logits [rows, vocab]."""
+        binding = self._session.io_binding()
+        _bind_input(binding, "normed", normed)
+        _bind_output(binding, "logits", logits)
+        self._session.run_with_iobinding(binding)
+
+
+def _bind_input(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,69 @@
+"""KV buffers of one stage: address space for every slot at full length, memory only where tokens were written.
+
+The buffers are anonymous mappings: the system gives pages when a token's KV is first written and takes them back when
+a slot is released. So attention gets plain contiguous slots, and nothing is reserved for the longest possible answer.
+"""
+
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.contract import Block
+
+KEPT_TOKENS = 256
+"""A released slot keeps the pages of its first tokens: most requests are short, and page faults cost time."""
+
+
+class SlotKv:
+    """Shapes: one buffer [layers, 2 (key, value), slots, kv_heads, capacity, head_dim]."""
+
+    def __init__(
+        self, *, num_layers: int, num_slots: int, num_kv_heads: int, capacity: int, head_dim: int, dtype: str
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        page_tokens = max(1, mmap.PAGESIZE // (head_dim * self.dtype.itemsize))
+        self.capacity = -(-capacity // page_tokens) * page_tokens
+        shape = (num_layers, 2, num_slots, num_kv_heads, self.capacity, head_dim)
+        self._memory = mmap.mmap(-1, int(np.prod(shape)) * self.dtype.itemsize, flags=_FLAGS)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            # A huge page for every (layer, slot, head) would hold 2 MiB for the first token.
+            self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+        self._buffer: npt.NDArray[np.generic] = np.frombuffer(self._memory, self.dtype).reshape(shape)
+
+    @property
+    def num_layers(self) -> int:
+        return self._buffer.shape[0]
+
+    def rows(self, layer: int, part: int, slot: int) -> npt.NDArray[np.generic]:
+        """Keys (`part` 0) or values (1) of one layer, from `slot` on. Shapes: [slots, kv_heads, capacity, head_dim]."""
+        return self._buffer[layer, part, slot:]
+
+    def move(self, source: int, target: int, num_tokens: int) -> None:
+        self._buffer[:, :, target, :, :num_tokens] = self._buffer[:, :, source, :, :num_tokens]
+
+    def read(self, slot: int, start: int, num_tokens: int) -> Block:
+        """Shapes: returns [layers, 2, kv_heads, num_tokens, head_dim], a copy."""
+        return self._buffer[:, :, slot, :, start : start + num_tokens].copy()
+
+    def write(self, slot: int, start: int, block: Block) -> None:
+        self._buffer[:, :, slot, :, start : start + block.shape[3]] = block
+
+    def release(self, slot: int, num_tokens: int) -> None:
+        """Give back the pages behind the first `KEPT_TOKENS` of the slot's `num_tokens`."""
+        if num_tokens <= KEPT_TOKENS:
+            return
+        token_bytes = self._buffer.shape[-1] * self.dtype.itemsize
+        head_bytes = self.capacity * token_bytes
+        kept_bytes = -(-KEPT_TOKENS * token_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        used_bytes = -(-num_tokens * token_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        if used_bytes <= kept_bytes:
+            return
+        num_layers, parts, num_slots, num_heads = self._buffer.shape[:4]
+        for strip in range(num_layers * parts):
+            for head in range(num_heads):
+                offset = ((strip * num_slots + slot) * num_heads + head) * head_bytes
+                self._memory.madvise(mmap.MADV_DONTNEED, offset + kept_bytes, used_bytes - kept_bytes)
+
+
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)

@@ -1,0 +1,143 @@
+"""KV of prompt beginnings that were computed before, in blocks, per module.
+
+A block is known by its tokens, everything before them, and the modules its KV went through; so the knowledge module's
+KV of a shared prefix serves every path, and a deeper path never takes a prefix whose deeper KV was not written.
+Holds copies; knows nothing of slots or tensors beyond their size.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engines.contract import Block
+
+BLOCK_TOKENS = 32
+
+Digest = bytes
+BlockKey = tuple[str, Digest]
+"""The stage's lineage (its path's modules up to it) and the hash of all tokens up to the block's end."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    block: Block
+    num_holders: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Match:
+    """A prefix found in the cache and held there until `release`."""
+
+    num_tokens: int
+    keys: list[BlockKey] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class StageCounters:
+    query_tokens: int = 0
+    hit_tokens: int = 0
+
+
+def block_digests(token_ids: Sequence[int], num_blocks: int) -> list[Digest]:
+    """A hash per block of everything from the first token to the block's end."""
+    tokens = np.asarray(token_ids[: num_blocks * BLOCK_TOKENS], np.int64)
+    digests = []
+    digest = b""
+    for index in range(num_blocks):
+        block = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
+        digest = hashlib.blake2b(digest + block.tobytes(), digest_size=16).digest()
+        digests.append(digest)
+    return digests
+
+
+def lineages(stages: Sequence[str]) -> dict[str, str]:
+    """For every stage of a path, which stages its KV depends on."""
+    return {stage: "/".join(stages[: index + 1]) for index, stage in enumerate(stages)}
+
+
+class PrefixCache:
+    """Least recently used blocks go first; blocks that a `Match` holds stay.
+
+    Whenever blocks of a chain are used, their predecessors are touched after them. So the oldest block never has a
+    younger successor, and eviction cannot leave a block whose prefix is gone.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self.counters: dict[str, StageCounters] = {}
+        self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()
+
+    def match(self, token_ids: Sequence[int], stages: Sequence[str]) -> Match:
+        """The longest prefix whose KV is there for all stages, at least one token short of the whole; held.
+
+        `stages` are those of the path that have KV, in order.
+        """
+        digests = block_digests(token_ids, max(len(token_ids) - 1, 0) // BLOCK_TOKENS)
+        num_blocks = len(digests)
+        for stage, lineage in lineages(stages).items():
+            known = next((i for i, d in enumerate(digests) if (lineage, d) not in self._entries), len(digests))
+            self._count(stage, len(token_ids), known * BLOCK_TOKENS)
+            num_blocks = min(num_blocks, known)
+        keys = [(lineage, digest) for lineage in lineages(stages).values() for digest in digests[:num_blocks]]
+        for key in keys:
+            self._entries[key].num_holders += 1
+        self._touch(stages, digests[:num_blocks])
+        return Match(num_tokens=num_blocks * BLOCK_TOKENS if stages else 0, keys=keys)
+
+    def blocks(self, match: Match) -> list[Block]:
+        """The held blocks: all of the first stage in token order, then all of the next."""
+        return [self._entries[key].block for key in match.keys]
+
+    def release(self, match: Match) -> None:
+        """Let go of a match; doing it twice does nothing."""
+        for key in match.keys:
+            self._entries[key].num_holders -= 1
+        match.keys = []
+        match.num_tokens = 0
+
+    def insert(
+        self,
+        token_ids: Sequence[int],
+        stages: Sequence[str],
+        read: Callable[[str, int], Block],
+    ) -> None:
+        """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet."""
+        digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS)
+        # Held while it grows: making room for the end of a chain must not evict its beginning.
+        chain = Match(num_tokens=0)
+        for stage, lineage in lineages(stages).items():
+            for index, digest in enumerate(digests):
+                key = (lineage, digest)
+                if key not in self._entries and not self._add(key, read(stage, index * BLOCK_TOKENS)):
+                    break
+                self._entries[key].num_holders += 1
+                chain.keys.append(key)
+        self.release(chain)
+        self._touch(stages, digests)
+
+    def _add(self, key: BlockKey, block: Block) -> bool:
+        """Store a block, evicting as needed; False when it cannot fit."""
+        while self.used_bytes + block.nbytes > self.capacity_bytes:
+            victim = next((k for k, entry in self._entries.items() if entry.num_holders == 0), None)
+            if victim is None:
+                return False
+            self.used_bytes -= self._entries.pop(victim).block.nbytes
+        self._entries[key] = _Entry(block=block)
+        self.used_bytes += block.nbytes
+        return True
+
+    def _touch(self, stages: Sequence[str], digests: Sequence[Digest]) -> None:
+        """Mark blocks as used, deepest stage and last block first."""
+        for lineage in reversed(list(lineages(stages).values())):
+            for digest in reversed(digests):
+                if (lineage, digest) in self._entries:
+                    self._entries.move_to_end((lineage, digest))
+
+    def _count(self, stage: str, query_tokens: int, hit_tokens: int) -> None:
+        counters = self.counters.setdefault(stage, StageCounters())
+        counters.query_tokens += query_tokens
+        counters.hit_tokens += hit_tokens

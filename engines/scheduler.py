@@ -1,0 +1,258 @@
+"""Who runs in the next step. Pure Python: it counts slots, KV bytes and tokens, and touches no tensor.
+
+Waiting sequences are admitted in order, as slots and KV allow. Prompts are computed in chunks beside running streams.
+When KV runs out, the youngest sequence gives its memory back and computes its tokens again later.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from engines.contract import DecodeRow, PrefillChunk, StepInput
+from engines.prefix_cache import Match, PrefixCache
+from engines.sequence import Sequence, SequenceStatus, WhileLoading
+from engines.slots import Move, SlotMap
+
+KV_BLOCK_TOKENS = 16
+"""KV is accounted in this many tokens; the mapped pages behind it are of about this size."""
+
+
+class KvBudget:
+    """Bytes of KV that sequences hold, in blocks, within a capacity."""
+
+    def __init__(self, capacity_bytes: int, bytes_per_token: Mapping[str, int]) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self._bytes_per_token = bytes_per_token
+        self._held: dict[str, int] = {}
+
+    def needed_bytes(self, path: str, num_tokens: int) -> int:
+        num_blocks = -(-num_tokens // KV_BLOCK_TOKENS)
+        return num_blocks * KV_BLOCK_TOKENS * self._bytes_per_token[path]
+
+    def can_hold(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Whether the sequence can hold `num_tokens` in all, in place of what it holds now."""
+        more = self.needed_bytes(sequence.path, num_tokens) - self._held.get(sequence.id, 0)
+        return self.used_bytes + more <= self.capacity_bytes
+
+    def hold(self, sequence: Sequence, num_tokens: int) -> None:
+        needed = self.needed_bytes(sequence.path, num_tokens)
+        self.used_bytes += needed - self._held.get(sequence.id, 0)
+        self._held[sequence.id] = needed
+
+    def release(self, sequence: Sequence) -> None:
+        self.used_bytes -= self._held.pop(sequence.id, 0)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Chunk:
+    """The next `num_tokens` tokens of a sequence that is prefilling."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.num_tokens == self.sequence.num_uncomputed_tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class StepPlan:
+    """What one step does, in this order: copy KV between slots, restore cached prefixes, run `decode` and `chunks`.
+
+    `decode` has an entry per slot up to the last decoding one; None is padding. `vacated` are the slots, and how many
+    tokens they held, of sequences that gave way.
+    """
+
+    vacated: list[tuple[int, int]] = field(default_factory=list)
+    moves: list[tuple[Move, Sequence]] = field(default_factory=list)
+    restores: list[tuple[Sequence, Match]] = field(default_factory=list)
+    decode: list[Sequence | None] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def sequences(self) -> Iterator[Sequence]:
+        """Everyone in the step's forward pass."""
+        yield from (sequence for sequence in self.decode if sequence is not None)
+        yield from (chunk.sequence for chunk in self.chunks)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.chunks and not self.decode
+
+
+class Scheduler:
+    """Owns every living sequence, waiting or running, and where it sits.
+
+    `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV; `resolve_path` answers the
+    path a sequence may run now, or None while it has to wait for modules to load.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        step_tokens: int,
+        busy_step_tokens: int,
+        kv: KvBudget,
+        cache: PrefixCache,
+        depths: Mapping[str, int],
+        stages: Mapping[str, tuple[str, ...]],
+        resolve_path: Callable[[str, WhileLoading], str | None],
+    ) -> None:
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self._slots: SlotMap[Sequence] = SlotMap(max_running)
+        self._step_tokens = step_tokens
+        self._busy_step_tokens = busy_step_tokens
+        self._kv = kv
+        self._cache = cache
+        self._depths = depths
+        self._stages = stages
+        self._resolve_path = resolve_path
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def find(self, sequence_id: str) -> Sequence | None:
+        living = (*self.running, *self.waiting)
+        return next((sequence for sequence in living if sequence.id == sequence_id), None)
+
+    def plan(self) -> StepPlan:
+        """Decide the next step. Slots and KV are taken now; progress is recorded by `commit`."""
+        plan = StepPlan()
+        self._grow(plan)
+        self._admit(plan)
+        self._carry_out(self._slots.compact(), plan)
+        self._plan_chunks(plan)
+        self._plan_decode(plan)
+        return plan
+
+    def commit(self, plan: StepPlan) -> None:
+        """The step succeeded: its tokens' KV is written."""
+        for sequence in plan.decode:
+            if sequence is not None:
+                sequence.num_computed_tokens += 1
+        for chunk in plan.chunks:
+            is_last = chunk.is_last
+            chunk.sequence.num_computed_tokens += chunk.num_tokens
+            if is_last:
+                chunk.sequence.status = SequenceStatus.DECODING
+
+    def remove(self, sequence: Sequence) -> int | None:
+        """Forget a sequence and free what it holds; returns the slot it had."""
+        slot = sequence.slot
+        if slot is None:
+            self.waiting.remove(sequence)
+        else:
+            self._vacate(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        return slot
+
+    def _vacate(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self._slots.free(sequence.slot)
+        self._kv.release(sequence)
+        self.running.remove(sequence)
+        sequence.slot = None
+
+    def _grow(self, plan: StepPlan) -> None:
+        """Take KV for the token that every decoding sequence adds; the youngest give way when there is not enough."""
+        for sequence in list(self.running):
+            while sequence.slot is not None and not self._kv.can_hold(sequence, sequence.num_tokens):
+                self._preempt(self.running[-1], plan)
+            if sequence.slot is not None:
+                self._kv.hold(sequence, sequence.num_tokens)
+
+    def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
+        assert sequence.slot is not None
+        plan.vacated.append((sequence.slot, sequence.num_computed_tokens))
+        self._vacate(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_computed_tokens = 0
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _admit(self, plan: StepPlan) -> None:
+        """Admit in order of arrival. Sequences that wait for modules let others pass; one that waits for KV does not:
+        a stream of small requests would starve it.
+        """
+        for sequence in list(self.waiting):
+            if not self._slots.has_room:
+                return
+            path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
+            if path is None:
+                continue
+            sequence.path = path
+            if not self._kv.can_hold(sequence, sequence.num_tokens):
+                return
+            self.waiting.remove(sequence)
+            self._start(sequence, plan)
+
+    def _start(self, sequence: Sequence, plan: StepPlan) -> None:
+        self._kv.hold(sequence, sequence.num_tokens)
+        slot, moves = self._slots.allocate(sequence, self._depths[sequence.path])
+        self._carry_out(moves, plan)
+        match = self._cache.match(sequence.token_ids, self._stages[sequence.path])
+        plan.restores.append((sequence, match))
+        sequence.slot = slot
+        sequence.status = SequenceStatus.PREFILLING
+        if sequence.admitted_s is None:
+            sequence.admitted_s = time.monotonic()
+        sequence.num_computed_tokens = sequence.num_cached_tokens = match.num_tokens
+        self.running.append(sequence)
+
+    def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:
+        """Record moves in the sequences concerned: the map has already made them."""
+        for move in moves:
+            sequence = next(sequence for sequence in self.running if sequence.slot == move.source)
+            sequence.slot = move.target
+            plan.moves.append((move, sequence))
+
+    def _plan_chunks(self, plan: StepPlan) -> None:
+        is_busy = any(sequence.status is SequenceStatus.DECODING for sequence in self.running)
+        budget = self._busy_step_tokens if is_busy else self._step_tokens
+        for sequence in self.running:
+            if sequence.status is SequenceStatus.PREFILLING and budget > 0:
+                num_tokens = min(sequence.num_uncomputed_tokens, budget)
+                plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
+                budget -= num_tokens
+
+    def _plan_decode(self, plan: StepPlan) -> None:
+        rows = [self._slots.occupant(slot) for slot in range(self._slots.end)]
+        decoding = [
+            row if row is not None and row.status is SequenceStatus.DECODING else None for row in rows
+        ]
+        while decoding and decoding[-1] is None:
+            decoding.pop()
+        plan.decode = decoding
+
+    def step_input(self, plan: StepPlan) -> StepInput:
+        """The plan as the runner wants it."""
+        return StepInput(
+            decode=tuple(self._decode_row(slot, sequence) for slot, sequence in enumerate(plan.decode)),
+            prefill=tuple(_prefill_chunk(chunk) for chunk in plan.chunks),
+        )
+
+    def _decode_row(self, slot: int, sequence: Sequence | None) -> DecodeRow:
+        if sequence is None:
+            occupant = self._slots.occupant(slot)
+            return DecodeRow(path=None, position=occupant.num_computed_tokens if occupant else 0, token_id=0)
+        return DecodeRow(
+            path=sequence.path, position=sequence.num_computed_tokens, token_id=sequence.token_ids[-1]
+        )
+
+
+def _prefill_chunk(chunk: Chunk) -> PrefillChunk:
+    sequence = chunk.sequence
+    assert sequence.slot is not None
+    start = sequence.num_computed_tokens
+    return PrefillChunk(
+        slot=sequence.slot,
+        path=sequence.path,
+        start=start,
+        token_ids=tuple(sequence.token_ids[start : start + chunk.num_tokens]),
+        wants_logits=chunk.is_last,
+    )

@@ -1,0 +1,182 @@
+"""What the engine generates for: the wish (`GenerationRequest`), its events, and the state of one running sequence.
+
+An HTTP request with `n` choices becomes `n` sequences. Nothing here knows HTTP, tensors or a tokenizer.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+
+from models.errors import ServingError
+
+
+class SequenceStatus(Enum):
+    WAITING = "waiting"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    FINISHED = "finished"
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class WhileLoading(StrEnum):
+    """What to do when the path's modules are not loaded yet."""
+
+    WAIT = "wait"
+    DEGRADE = "degrade"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class SamplingParams:
+    """How the next token is chosen. `temperature` 0 is greedy; `seed` None draws a fresh one.
+
+    `logprobs` is the number of alternatives to report beside the chosen token (0: the chosen one alone, None: nothing).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class GenerationRequest:
+    """One sequence to generate. `id` is unique among living sequences; `path` names a path of the student."""
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    path: str
+    sampling: SamplingParams
+    while_loading: WhileLoading = WhileLoading.WAIT
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TokenLogprob:
+    """Natural-log probability of a token under the raw distribution (before temperature, penalties and filters)."""
+
+    token_id: int
+    logprob: float
+    token_bytes: bytes
+    alternatives: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Usage:
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_completion_tokens: int
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Timings:
+    """Seconds on the `time.monotonic` clock; None where the sequence never got that far."""
+
+    queued_s: float
+    admitted_s: float | None
+    first_token_s: float | None
+    finished_s: float
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Finish:
+    """The one terminal event of a sequence. `error` is set exactly when `reason` is ERROR.
+
+    `path` is the path that really ran; `stop` is the stop string that matched, if one did.
+    """
+
+    reason: FinishReason
+    path: str
+    usage: Usage
+    timings: Timings
+    stop: str | None = None
+    error: ServingError | None = None
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class SequenceEvent:
+    """What one step brought for one sequence: text that may be shown, tokens behind it, and perhaps the end.
+
+    `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
+    """
+
+    sequence_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """A request inside the engine. Owned by the engine thread alone.
+
+    `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
+    """
+
+    request: GenerationRequest
+    path: str
+    seed: int
+    token_ids: list[int]
+    num_prompt_tokens: int
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    slot: int | None = None
+    queued_s: float = field(default_factory=time.monotonic)
+    admitted_s: float | None = None
+    first_token_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED
+
+    def usage(self) -> Usage:
+        return Usage(
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            num_completion_tokens=self.num_completion_tokens,
+        )
+
+    def timings(self) -> Timings:
+        return Timings(
+            queued_s=self.queued_s,
+            admitted_s=self.admitted_s,
+            first_token_s=self.first_token_s,
+            finished_s=time.monotonic(),
+        )
