@@ -13,7 +13,7 @@ RopeKind = Literal["default", "linear", "llama3"]
 
 
 class RopeScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How rotary frequencies are stretched. `dynamic` and `yarn` depend on the running length: refused by the readers."""
+    """How rotary frequencies are stretched. Kinds that depend on the running length are refused by the readers."""
 
     kind: RopeKind = "default"
     factor: float = 1.0

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def build_student(
         raise ConfigError(f"{out} is in the way; remove it or choose another --out")
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown or not precisions:
-        raise ConfigError(f"--precision: no {', '.join(unknown) or 'precision given'}; there are {', '.join(PRECISIONS)}")
+        raise ConfigError(
+            f"--precision: no {', '.join(unknown) or 'precision given'}; there are {', '.join(PRECISIONS)}"
+        )
     model = open_source(source)
     check_complete(model)
     num_layers = model.architecture.num_layers
@@ -103,14 +106,10 @@ class _Build:
         stages: dict[str, WriteGraph] = {}
         for module in self.cut:
             layers = range(module.first_layer, module.first_layer + module.num_layers)
-            stages[module.name] = lambda graph, writer, layers=layers: write_stage(
-                graph, writer, self.model, layers, final_norm=None
-            )
+            stages[module.name] = partial(write_stage, source=self.model, layers=layers, final_norm=None)
         for exit in exits_of(self.cut):
-            stages[exit.name] = lambda graph, writer: write_stage(
-                graph, writer, self.model, range(0), final_norm=FINAL_NORM
-            )
-        stages[HEAD] = lambda graph, writer: write_head(graph, writer, self.model)
+            stages[exit.name] = partial(write_stage, source=self.model, layers=range(0), final_norm=FINAL_NORM)
+        stages[HEAD] = partial(write_head, source=self.model)
         return stages
 
     def _write(self, stage: str, weights: str, precisions: list[str], write: WriteGraph) -> None:

@@ -41,9 +41,7 @@ def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
 def exits_of(modules: tuple[Module, ...]) -> tuple[Exit, ...]:
     """One untrained exit behind every module; the last is the model's own end and needs no training."""
     last = modules[-1]
-    return tuple(
-        Exit(name=f"{module.name}_exit", after=module.name, is_trained=module is last) for module in modules
-    )
+    return tuple(Exit(name=f"{module.name}_exit", after=module.name, is_trained=module is last) for module in modules)
 
 
 def paths_of(modules: tuple[Module, ...]) -> tuple[StudentPath, ...]:

@@ -1,8 +1,8 @@
 """The graphs of a student: one per module, per exit, and the head.
 
-Stage graphs (modules and exits) read `hidden` [batch, length, hidden_size] and, for each of their layers i, the caller's
-key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, capacity, head_dim]. They write `output` and the
-same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of each row's
+Stage graphs (modules and exits) read `hidden` [batch, length, hidden_size] and, for each of their layers i, the
+caller's key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, capacity, head_dim]. They write `output`
+and the same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of each row's
 last token, `total_length` the largest of them plus one. A row's tokens end at its last position.
 """
 
@@ -58,7 +58,7 @@ class LayerWriter(Protocol):
 
 
 def write_stage(
-    graph: GraphWriter, writer: LayerWriter, source: ModelSource, layers: range, *, final_norm: str | None
+    graph: GraphWriter, writer: LayerWriter, *, source: ModelSource, layers: range, final_norm: str | None
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight).
 
@@ -76,7 +76,7 @@ def write_stage(
 
 
 def write_head(
-    graph: GraphWriter, writer: LayerWriter, source: ModelSource
+    graph: GraphWriter, writer: LayerWriter, *, source: ModelSource
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write the head. Shapes: `normed` [rows, hidden_size] -> `logits` [rows, vocab]."""
     architecture = source.architecture
@@ -172,8 +172,11 @@ class StockLayerWriter:
         attended = f"{prefix}.attended"
         graph.named_node(
             "GroupQueryAttention",
-            [query, key, value, f"past_key_{slot}", f"past_value_{slot}"]
-            + ["last_positions", "total_length", "cos", "sin"],
+            [
+                *(query, key, value),
+                *(f"past_key_{slot}", f"past_value_{slot}"),
+                *("last_positions", "total_length", "cos", "sin"),
+            ],
             [attended, f"present_key_{slot}", f"present_value_{slot}"],
             domain=MICROSOFT,
             num_heads=architecture.num_heads,

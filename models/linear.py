@@ -89,7 +89,7 @@ class RowInt8Linear:
         last_axis = graph.weight("last_axis", np.array([-1], np.int64))
         largest = graph.node("ReduceMax", [graph.node("Abs", [value]), last_axis], keepdims=1)
         # A row of zeros would divide by zero, and NaN has no defined integer.
-        largest = graph.node("Max", [largest, graph.weight("tiny", np.float32(1e-20))])
+        largest = graph.node("Max", [largest, graph.weight("tiny", np.array(1e-20, np.float32))])
         unit = graph.node("Div", [value, largest])
         quantised = graph.node("QuantizeLinear", [unit, *activation_grid(graph)])
         return LinearInput(value=quantised, row_scale=largest)
@@ -103,11 +103,11 @@ class RowInt8Linear:
 
 def activation_grid(graph: GraphWriter) -> tuple[str, str]:
     """The fixed scale and zero point of rows divided by their largest magnitude."""
-    return graph.weight("unit_scale", np.float32(1 / 127)), zero_point(graph)
+    return graph.weight("unit_scale", np.array(1 / 127, np.float32)), zero_point(graph)
 
 
 def zero_point(graph: GraphWriter) -> str:
-    return graph.weight("zero_point", np.uint8(ACTIVATION_ZERO_POINT))
+    return graph.weight("zero_point", np.array(ACTIVATION_ZERO_POINT, np.uint8))
 
 
 def integer_product(graph: GraphWriter, value: str, name: str, weight: Matrix, scale: str, zero: str) -> str:

@@ -19,7 +19,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of every manifest record: immutable, and a key nobody knows is an error."""
 
 
-class Module(Record):
+class Module(Record, frozen=True, kw_only=True):
     """A contiguous group of layers, `first_layer` inclusive."""
 
     name: str
@@ -27,8 +27,8 @@ class Module(Record):
     num_layers: int
 
 
-class Exit(Record):
-    """What turns the hidden state after module `after` into the head's input: `num_blocks` decoder layers, then a norm."""
+class Exit(Record, frozen=True, kw_only=True):
+    """What turns the hidden state after module `after` into the head's input: `num_blocks` layers, then a norm."""
 
     name: str
     after: str
@@ -36,7 +36,7 @@ class Exit(Record):
     is_trained: bool = False
 
 
-class StudentPath(Record):
+class StudentPath(Record, frozen=True, kw_only=True):
     """The modules a request runs, in order, and the exit it leaves by."""
 
     name: str
@@ -44,20 +44,20 @@ class StudentPath(Record):
     exit: str
 
 
-class DepthRule(Record):
+class DepthRule(Record, frozen=True, kw_only=True):
     """Prompts of at most `max_prompt_tokens` (None: any length) may take `path`; first match wins."""
 
     max_prompt_tokens: int | None
     path: str
 
 
-class FileEntry(Record):
+class FileEntry(Record, frozen=True, kw_only=True):
     name: str
     size_bytes: int
     sha256: str
 
 
-class Variant(Record):
+class Variant(Record, frozen=True, kw_only=True):
     """One precision of the graphs: the graph file of every module and exit, and of the head."""
 
     name: str
@@ -66,7 +66,7 @@ class Variant(Record):
     weight_bytes: int
 
 
-class Quality(Record):
+class Quality(Record, frozen=True, kw_only=True):
     """A measured figure: cross-entropy (nats per token) of one path at one precision on a named text."""
 
     path: str
@@ -79,7 +79,7 @@ class Quality(Record):
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True, kw_only=True):
     format_version: int
     name: str
     source: str
@@ -156,9 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a student folder: no {MANIFEST_NAME}; make one with `fenhe build`"
         ) from None
     except msgspec.DecodeError as error:
-        raise ConfigError(
-            f"{file} cannot be read: {error}; build the student again with `fenhe build`"
-        ) from error
+        raise ConfigError(f"{file} cannot be read: {error}; build the student again with `fenhe build`") from error
     problems = find_problems(manifest)
     if problems:
         raise ConfigError(f"{file}: " + "; ".join(problems))
@@ -176,9 +174,7 @@ def find_problems(manifest: Manifest) -> list[str]:
     """Everything inconsistent in a manifest, as sentences; empty when it is sound."""
     problems = []
     if manifest.format_version != FORMAT_VERSION:
-        problems.append(
-            f"format_version {manifest.format_version} is not {FORMAT_VERSION}; build the student again"
-        )
+        problems.append(f"format_version {manifest.format_version} is not {FORMAT_VERSION}; build the student again")
     problems += _module_problems(manifest)
     problems += _path_problems(manifest)
     problems += _variant_problems(manifest)
@@ -190,16 +186,12 @@ def _module_problems(manifest: Manifest) -> list[str]:
     next_layer = 0
     for module in manifest.modules:
         if module.first_layer != next_layer or module.num_layers < 1:
-            problems.append(
-                f"module {module.name!r} must start at layer {next_layer} and have at least one layer"
-            )
+            problems.append(f"module {module.name!r} must start at layer {next_layer} and have at least one layer")
         next_layer = module.first_layer + module.num_layers
     if next_layer != manifest.architecture.num_layers:
         problems.append(f"modules cover {next_layer} layers of {manifest.architecture.num_layers}")
     names = [module.name for module in manifest.modules] + [exit.name for exit in manifest.exits]
-    problems += [
-        f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
+    problems += [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
     return problems
 
 
@@ -217,13 +209,9 @@ def _path_problems(manifest: Manifest) -> list[str]:
             problems.append(f"path {path.name!r} ends at {path.modules[-1]!r} but its exit is elsewhere")
     if not any(path.modules == tuple(modules) for path in manifest.paths):
         problems.append("no path runs every module")
+    problems += [f"task {task!r} has no path {path!r}" for task, path in manifest.tasks.items() if path not in paths]
     problems += [
-        f"task {task!r} has no path {path!r}" for task, path in manifest.tasks.items() if path not in paths
-    ]
-    problems += [
-        f"a depth rule names no path: {rule.path!r}"
-        for rule in manifest.depth_rules
-        if rule.path not in paths
+        f"a depth rule names no path: {rule.path!r}" for rule in manifest.depth_rules if rule.path not in paths
     ]
     return problems
 

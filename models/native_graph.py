@@ -30,12 +30,11 @@ class NativeLayerWriter:
         return Residual(total=total, pending=pending.value, scale=pending.row_scale)
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
-        assert residual.pending is not None and residual.scale is not None
-        graph.named_node("ScaleAdd", [residual.total, residual.pending, residual.scale], [output], domain=FENHE)
+        graph.named_node("ScaleAdd", [residual.total, *_pending(residual)], [output], domain=FENHE)
 
     def norm(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual, output: str) -> None:
-        inputs = [residual.total, residual.pending or "", residual.scale or "", graph.weight(gamma, source.read(gamma))]
-        graph.named_node("SkipRmsNorm", inputs, ["", output], domain=FENHE, epsilon=source.architecture.norm_eps)
+        inputs = [residual.total, graph.weight(gamma, source.read(gamma)), *_pending(residual)]
+        graph.named_node("SkipRmsNorm", inputs, [output], domain=FENHE, epsilon=source.architecture.norm_eps)
 
     def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
         quantised, scale = graph.nodes("QuantizeRows", [value], 2, domain=FENHE)
@@ -46,15 +45,15 @@ class NativeLayerWriter:
         self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual
     ) -> tuple[str, LinearInput]:
         """Add what is pending, normalise and quantise: (sum, quantised normalised sum)."""
-        weight = graph.weight(gamma, source.read(gamma))
-        total, quantised, scale = graph.nodes(
+        pending = _pending(residual)
+        quantised, scale, *total = graph.nodes(
             "SkipRmsNormQuantize",
-            [residual.total, residual.pending or "", residual.scale or "", weight],
-            3,
+            [residual.total, graph.weight(gamma, source.read(gamma)), *pending],
+            3 if pending else 2,
             domain=FENHE,
             epsilon=source.architecture.norm_eps,
         )
-        return total, LinearInput(value=quantised, row_scale=scale)
+        return (total[0] if total else residual.total), LinearInput(value=quantised, row_scale=scale)
 
     def _attention(
         self, graph: GraphWriter, source: ModelSource, prefix: str, slot: int, normed: LinearInput
@@ -68,15 +67,11 @@ class NativeLayerWriter:
         graph.named_node(
             "SlotAttention",
             [
-                packed,
-                normed.row_scale or "",
+                *(packed, normed.row_scale or ""),
+                *(f"past_key_{slot}", f"past_value_{slot}"),
+                *("last_positions", "cos", "sin"),
                 "" if bias is None else graph.weight(f"{name}.bias", bias),
                 *self._head_norms(graph, source, prefix),
-                f"past_key_{slot}",
-                f"past_value_{slot}",
-                "last_positions",
-                "cos",
-                "sin",
             ],
             [attended, scale, f"present_key_{slot}", f"present_value_{slot}"],
             domain=FENHE,
@@ -94,14 +89,10 @@ class NativeLayerWriter:
         names = [f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight"]
         return [graph.weight(name, source.read(name)) for name in names]
 
-    def _feed_forward(
-        self, graph: GraphWriter, source: ModelSource, prefix: str, normed: LinearInput
-    ) -> LinearInput:
+    def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: LinearInput) -> LinearInput:
         gate = self._project(graph, source, prefix, "gate_proj", normed)
         up = self._project(graph, source, prefix, "up_proj", normed)
-        quantised, scale = graph.nodes(
-            "SwigluQuantize", [gate.value, up.value, gate.row_scale or ""], 2, domain=FENHE
-        )
+        quantised, scale = graph.nodes("SwigluQuantize", [gate.value, up.value, gate.row_scale or ""], 2, domain=FENHE)
         return self._project(graph, source, prefix, "down_proj", LinearInput(value=quantised, row_scale=scale))
 
     def _project(
@@ -117,6 +108,13 @@ class NativeLayerWriter:
         return LinearInput(value=graph.node("Add", [scaled, graph.weight(f"{name}.bias", bias)]))
 
 
+def _pending(residual: Residual) -> list[str]:
+    """What an operator that adds before it works is given beside the running sum."""
+    if residual.pending is None:
+        return []
+    return [residual.pending] if residual.scale is None else [residual.pending, residual.scale]
+
+
 def _product(graph: GraphWriter, quantised: str, name: str, weight: Matrix) -> str:
-    unit = graph.weight("row_unit", np.float32(1))
+    unit = graph.weight("row_unit", np.array(1, np.float32))
     return integer_product(graph, quantised, name, weight, unit, zero_point(graph))

@@ -70,5 +70,4 @@ def _blocks(weight: npt.NDArray[np.float32], block_size: int) -> npt.NDArray[np.
 def _pack_nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Two values a byte along the last dimension, the first in the low half; odd counts are padded."""
     padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, values.shape[-1] % 2)])
-    packed: npt.NDArray[np.uint8] = padded[..., 0::2] | (padded[..., 1::2] << 4)
-    return packed
+    return (padded[..., 0::2] | (padded[..., 1::2] << 4)).astype(np.uint8)

@@ -1,0 +1,88 @@
+"""Chat templates: Jinja text that came with a model, rendered in a sandbox the way transformers renders it.
+
+A template is somebody else's program: it sees the messages and nothing of ours.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from models.errors import BadRequest, ConfigError
+
+
+class GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}` marks assistant text for training; when serving it is just its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 reads the class attribute
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """One compiled template. `bos_token` and `eos_token` are the texts it may write."""
+
+    def __init__(self, source: str, *, bos_token: str | None = None, eos_token: str | None = None) -> None:
+        """Compile. Raises: ConfigError with the line of a syntax error."""
+        self.source = source
+        tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._variables: dict[str, Any] = {name: text for name, text in tokens.items() if text is not None}
+        self._variables |= {"tools": None, "documents": None}  # templates test them with `is not none`
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(f"the model's chat template is damaged: line {error.lineno}: {error.message}") from error
+
+    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt text of a conversation; special tokens appear in it as text.
+
+        Raises: BadRequest with the template's own words when it refuses the messages.
+        """
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+            )
+        except jinja2.TemplateError as error:
+            raise BadRequest(f"the chat template refused the messages: {error}", param="messages") from error
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise BadRequest(f"the chat template cannot render the messages: {error}", param="messages") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    functions: dict[str, Callable[[str], str]] = {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+    }
+    environment.globals.update(functions)
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON: Jinja's own filter escapes HTML characters and sorts keys, unlike the data of any model."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

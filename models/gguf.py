@@ -1,0 +1,239 @@
+"""Reads a GGUF file as a `ModelSource`: Llama, Mistral (which GGUF calls llama), Qwen2 and Qwen3.
+
+Undoes what llama.cpp's converter does to the weights: names, and for llama the order of query and key rows.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from models.architecture import Architecture, Family, RopeScaling
+from models.checksums import sha256_of
+from models.errors import ConfigError, WeightsError
+from models.gguf_header import GgufHeader, TensorEntry, read_header
+from models.gguf_tokenizer import build_tokenizer
+from models.rope import frequency_divisors
+from models.tokenizer import Tokenizer
+
+FAMILIES: dict[str, Family] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+
+ROPE_TENSOR = "rope_freqs.weight"
+
+_TOP_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_REFUSED_KEYS = {
+    "expert_count": "mixture of experts",
+    "attention.scale": "its own attention scale",
+    "logit_scale": "scaled logits",
+    "residual_scale": "scaled residuals",
+    "embedding_scale": "scaled embeddings",
+    "attn_logit_softcapping": "soft-capped attention",
+    "final_logit_softcapping": "soft-capped logits",
+}
+
+
+class GgufSource:
+    """One GGUF file. The weights stay on disk; `read` dequantises one tensor."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises: ConfigError for an unsupported model, WeightsError for a damaged file."""
+        self._header = read_header(file)
+        self.architecture = read_architecture(self._header)
+        self.name = _model_name(self._header)
+        self.licence = self._header.find("general.license", str) or "unknown"
+        self.files = (file,)
+        entries = {key: entry for key, entry in self._header.tensors.items() if key != ROPE_TENSOR}
+        self._entries = {hugging_face_name(key): entry for key, entry in entries.items()}
+        self._data = np.memmap(file, dtype=np.uint8, mode="r")
+
+    def sha256(self) -> str:
+        return sha256_of(self.files)
+
+    def tensor_names(self) -> frozenset[str]:
+        return frozenset(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entry(name).shape
+
+    def read(self, name: str) -> npt.NDArray[np.float32]:
+        entry = self._entry(name)
+        stored = self._data[entry.offset : entry.offset + entry.num_bytes].reshape(*entry.shape[:-1], -1)
+        try:
+            values = dequantize(stored, entry.kind)
+        except NotImplementedError as error:
+            raise WeightsError(f"{self.files[0]}: tensor {name} is stored as {entry.kind.name}: {error}") from error
+        if entry.kind is GGMLQuantizationType.F32:
+            values = values.copy()
+        values = np.asarray(values, dtype=np.float32).reshape(entry.shape)
+        return self._in_rotary_order(name, values)
+
+    def tokenizer(self) -> Tokenizer:
+        return build_tokenizer(self._header)
+
+    def _entry(self, name: str) -> TensorEntry:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise WeightsError(f"{self.files[0]} has no tensor {name}") from None
+
+    def _in_rotary_order(self, name: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.architecture.family != "llama":
+            return values
+        if ".self_attn.q_proj." in name:
+            return unpermute_rows(values, self.architecture.num_heads)
+        if ".self_attn.k_proj." in name:
+            return unpermute_rows(values, self.architecture.num_kv_heads)
+        return values
+
+
+def unpermute_rows(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
+    """Put the rows of each head back from interleaved pairs (0, d/2, 1, d/2 + 1, ...) to halves (0, 1, ...).
+
+    Source: llama.cpp, `LlamaModel.permute` in convert_hf_to_gguf.py, inverted.
+    """
+    pairs = values.reshape(num_heads, values.shape[0] // num_heads // 2, 2, *values.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+
+
+def hugging_face_name(name: str) -> str:
+    """The Hugging Face name of a GGUF tensor; a name that has none stays, for `check_complete` to report."""
+    if name in _TOP_NAMES:
+        return _TOP_NAMES[name]
+    match name.split("."):
+        case ["blk", layer, part, ("weight" | "bias") as kind] if part in _LAYER_NAMES:
+            return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}"
+    return name
+
+
+def read_architecture(header: GgufHeader) -> Architecture:
+    """The architecture a GGUF header describes.
+
+    Raises: ConfigError that names what is not supported, WeightsError for missing or contradictory metadata.
+    """
+    prefix = _check_supported(header)
+    hidden_size = header.require(f"{prefix}.embedding_length", int)
+    num_heads = header.require(f"{prefix}.attention.head_count", int)
+    num_kv_heads = header.find(f"{prefix}.attention.head_count_kv", int) or num_heads
+    head_dim = header.find(f"{prefix}.attention.key_length", int) or hidden_size // max(num_heads, 1)
+    theta = header.find(f"{prefix}.rope.freq_base", float) or 10_000.0
+    _check_heads(header, prefix, head_dim, num_heads, num_kv_heads)
+    return Architecture(
+        family=FAMILIES[prefix],
+        num_layers=header.require(f"{prefix}.block_count", int),
+        hidden_size=hidden_size,
+        intermediate_size=header.require(f"{prefix}.feed_forward_length", int),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        vocab_size=_vocab_size(header),
+        max_context_tokens=header.require(f"{prefix}.context_length", int),
+        norm_eps=_plain_decimal(header.require(f"{prefix}.attention.layer_norm_rms_epsilon", float)),
+        rope_theta=theta,
+        rope_scaling=_rope_scaling(header, prefix, head_dim, theta),
+        has_qkv_bias=prefix == "qwen2" or "blk.0.attn_q.bias" in header.tensors,
+        has_output_bias="blk.0.attn_output.bias" in header.tensors,
+        has_qk_norm=prefix == "qwen3",
+        has_tied_head="output.weight" not in header.tensors,
+        sliding_window=_sliding_window(header, prefix),
+    )
+
+
+def _check_supported(header: GgufHeader) -> str:
+    """The architecture's name, which prefixes its metadata keys."""
+    prefix = header.require("general.architecture", str)
+    if prefix not in FAMILIES:
+        supported = ", ".join(sorted(FAMILIES))
+        raise ConfigError(f"{header.file}: models of the {prefix!r} family are not supported, only {supported}")
+    if (header.find("split.count", int) or 1) > 1:
+        raise ConfigError(f"{header.file} is one part of a split model; join them with `llama-gguf-split --merge`")
+    for key, feature in _REFUSED_KEYS.items():
+        if header.metadata.get(f"{prefix}.{key}"):
+            raise ConfigError(f"{header.file}: {feature} ({prefix}.{key}) is not supported")
+    return prefix
+
+
+def _check_heads(header: GgufHeader, prefix: str, head_dim: int, num_heads: int, num_kv_heads: int) -> None:
+    rotated = header.find(f"{prefix}.rope.dimension_count", int) or head_dim
+    value_length = header.find(f"{prefix}.attention.value_length", int) or head_dim
+    if rotated != head_dim:
+        raise ConfigError(f"{header.file}: partial rotary positions ({rotated} of {head_dim}) are not supported")
+    if value_length != head_dim:
+        raise ConfigError(
+            f"{header.file}: values of another size than keys ({value_length}, {head_dim}) are not supported"
+        )
+    if head_dim < 2 or head_dim % 2 or num_kv_heads < 1 or num_heads % num_kv_heads:
+        raise WeightsError(
+            f"{header.file}: {num_heads} heads, {num_kv_heads} key heads and head size {head_dim} do not fit"
+        )
+
+
+def _vocab_size(header: GgufHeader) -> int:
+    embedding = header.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise WeightsError(f"{header.file} has no tensor token_embd.weight")
+    return embedding.shape[0]
+
+
+def _sliding_window(header: GgufHeader, prefix: str) -> int | None:
+    window = header.find(f"{prefix}.attention.sliding_window", int)
+    if not window or window >= header.require(f"{prefix}.context_length", int):
+        return None
+    if prefix != "llama":
+        raise ConfigError(f"{header.file}: sliding-window attention in a {prefix} model is not supported")
+    return window
+
+
+def _plain_decimal(value: float) -> float:
+    """The short decimal that was rounded to fp32: 1e-05 rather than 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _rope_scaling(header: GgufHeader, prefix: str, head_dim: int, theta: float) -> RopeScaling:
+    kind = header.find(f"{prefix}.rope.scaling.type", str) or "none"
+    if kind not in ("none", "linear"):
+        raise ConfigError(f"{header.file}: rope scaling {kind!r} is not supported, only linear and llama3 are")
+    if ROPE_TENSOR in header.tensors:
+        return _llama3_scaling(header, head_dim, theta)
+    if kind == "linear":
+        return RopeScaling(kind="linear", factor=header.require(f"{prefix}.rope.scaling.factor", float))
+    legacy_factor = header.find(f"{prefix}.rope.scale_linear", float)
+    return RopeScaling(kind="linear", factor=legacy_factor) if legacy_factor else RopeScaling()
+
+
+def _llama3_scaling(header: GgufHeader, head_dim: int, theta: float) -> RopeScaling:
+    """The llama3 settings behind a table of frequency divisors, which is all that a GGUF keeps of them."""
+    entry = header.tensors[ROPE_TENSOR]
+    if entry.kind is not GGMLQuantizationType.F32 or entry.shape != (head_dim // 2,):
+        raise WeightsError(
+            f"{header.file}: {ROPE_TENSOR} is {entry.kind.name} {entry.shape}, not F32 ({head_dim // 2},)"
+        )
+    divisors = np.fromfile(header.file, dtype="<f4", count=head_dim // 2, offset=entry.offset)
+    scaling = RopeScaling(kind="llama3", factor=_plain_decimal(float(divisors.max())))
+    if not np.allclose(divisors, frequency_divisors(head_dim, theta, scaling), rtol=1e-4):
+        raise ConfigError(f"{header.file}: its rope frequency table ({ROPE_TENSOR}) is not the one of Llama 3.1")
+    return scaling
+
+
+def _model_name(header: GgufHeader) -> str:
+    """Base name and size where the file states them ("smollm2-135m"), else the file's own name."""
+    base, size = header.find("general.basename", str), header.find("general.size_label", str)
+    return f"{base}-{size}".lower().replace(" ", "-") if base and size else header.file.stem

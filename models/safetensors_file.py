@@ -1,0 +1,78 @@
+"""Reads one safetensors file tensor by tensor, as fp32, without torch (numpy has no bfloat16 of its own)."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import WeightsError
+
+MAX_HEADER_BYTES = 100_000_000
+PREFIX_BYTES = 8
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+}
+
+Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class StoredTensor(msgspec.Struct, frozen=True):
+    """One entry of the header. Units: `data_offsets` count bytes from the end of the header."""
+
+    dtype: str
+    shape: tuple[Size, ...]
+    data_offsets: tuple[Size, Size]
+
+
+class SafetensorsFile:
+    """One open file; its tensors stay on disk until they are read."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises: WeightsError for a damaged or truncated file."""
+        self.file = file
+        self.tensors, self._data_start = _read_header(file)
+        self._data = np.memmap(file, dtype=np.uint8, mode="r")
+        for name, tensor in self.tensors.items():
+            self._check(name, tensor)
+
+    def read(self, name: str) -> npt.NDArray[np.float32]:
+        """A fresh fp32 copy of a tensor. Raises: WeightsError for a type of number nobody here reads."""
+        tensor = self.tensors[name]
+        dtype = _DTYPES.get(tensor.dtype)
+        if dtype is None:
+            known = ", ".join(_DTYPES)
+            raise WeightsError(f"{self.file}: tensor {name} is stored as {tensor.dtype}; only {known} can be read")
+        start, end = (self._data_start + offset for offset in tensor.data_offsets)
+        values = self._data[start:end].copy().view(dtype)
+        if tensor.dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False).reshape(tensor.shape)
+
+    def _check(self, name: str, tensor: StoredTensor) -> None:
+        start, end = tensor.data_offsets
+        if self._data_start + end > len(self._data):
+            raise WeightsError(f"{self.file} is cut short: tensor {name} lies beyond its end; fetch it again")
+        dtype = _DTYPES.get(tensor.dtype)
+        if start > end or (dtype and end - start != int(np.prod(tensor.shape)) * dtype.itemsize):
+            raise WeightsError(f"{self.file} is damaged: the bytes of tensor {name} do not fit its shape")
+
+
+def _read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
+    with file.open("rb") as stream:
+        num_bytes = int.from_bytes(stream.read(PREFIX_BYTES), "little")
+        if not 2 <= num_bytes <= min(MAX_HEADER_BYTES, file.stat().st_size - PREFIX_BYTES):
+            raise WeightsError(f"{file} is damaged or cut short: its header does not fit; fetch it again")
+        raw = stream.read(num_bytes)
+    try:
+        entries = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        entries.pop("__metadata__", None)
+        tensors = {name: msgspec.json.decode(entry, type=StoredTensor) for name, entry in entries.items()}
+    except msgspec.DecodeError as error:
+        raise WeightsError(f"{file} is damaged: its header cannot be read: {error}; fetch it again") from error
+    return tensors, PREFIX_BYTES + num_bytes

@@ -1,0 +1,174 @@
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.errors import WeightsError
+from models.reference import KvCache, ReferenceDecoder
+from models.source import ModelSource, open_source
+
+IDS = [1, 40, 300, 7, 7, 120, 319, 64, 5, 90, 210, 33, 12, 250, 99, 18, 77, 3, 2, 140]
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+PROMPTS = (
+    "What is the capital of France?",
+    "Add 17 and 25.",
+    "Write one sentence about the sea.",
+    "Why is the sky blue?",
+    "Name three prime numbers.",
+    "Translate 'good morning' to Spanish.",
+    "What does HTTP stand for?",
+    "Who wrote Hamlet?",
+    "Explain gravity to a child.",
+    "List two kinds of trees.",
+    "What is 12 times 12?",
+    "Give me a synonym of quick.",
+    "How many legs does a spider have?",
+    "Write a haiku about rain.",
+    "What is a contract?",
+    "Is the earth flat?",
+    "Say hello in French.",
+    "What is Python used for?",
+    "How do I boil an egg?",
+    "Tell me a fact about Mars.",
+)
+
+
+def transformers_logits(folder: Path, ids: Sequence[int]) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([list(ids)])).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        pytest.param("llama", {}, id="llama"),
+        pytest.param("llama", {"tie_word_embeddings": True}, id="llama-tied"),
+        pytest.param("llama", {"attention_bias": True}, id="llama-biases"),
+        pytest.param("llama", {"head_dim": 32, "num_key_value_heads": 4}, id="llama-wide-heads"),
+        pytest.param(
+            "llama",
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e4}},
+            id="llama-linear",
+        ),
+        pytest.param("llama", {"rope_parameters": LLAMA3}, id="llama-llama3"),
+        pytest.param("mistral", {}, id="mistral"),
+        pytest.param("mistral", {"sliding_window": 8}, id="mistral-sliding"),
+        pytest.param("qwen2", {}, id="qwen2"),
+        pytest.param("qwen2", {"tie_word_embeddings": True}, id="qwen2-tied"),
+        pytest.param("qwen3", {}, id="qwen3"),
+        pytest.param("qwen3", {"attention_bias": True, "tie_word_embeddings": True}, id="qwen3-biases-tied"),
+    ],
+)
+def test_reference_logits_equal_transformers(tiny_source: Any, family: str, config: dict[str, Any]) -> None:
+    folder = tiny_source(family, **config)
+    logits = ReferenceDecoder(open_source(folder)).forward(IDS)
+    expected = transformers_logits(folder, IDS)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [{}, {"sliding_window": 6}])
+def test_reference_cache_changes_nothing(tiny_source: Any, config: dict[str, Any]) -> None:
+    decoder = ReferenceDecoder(open_source(tiny_source("mistral", **config)))
+    cache, num_layers = KvCache(), decoder.architecture.num_layers
+    pieces = [decoder.layers(decoder.embed(IDS[i : i + 7]), 0, num_layers, cache) for i in range(0, len(IDS), 7)]
+    torch.testing.assert_close(decoder.logits(torch.cat(pieces)), decoder.forward(IDS), atol=2e-4, rtol=1e-4)
+
+
+def test_reference_layers_compose(tiny_source: Any) -> None:
+    decoder = ReferenceDecoder(open_source(tiny_source("qwen3")))
+    hidden = decoder.embed(IDS)
+    split = decoder.layers(decoder.layers(hidden, 0, 1), 1, 3)
+    torch.testing.assert_close(split, decoder.layers(hidden, 0, 4))
+
+
+def test_reference_greedy_is_the_argmax_of_every_prefix(tiny_source: Any) -> None:
+    decoder = ReferenceDecoder(open_source(tiny_source("llama")))
+    generated = decoder.generate_greedy(IDS, 6)
+    logits = decoder.forward([*IDS, *generated])
+    assert generated == logits[len(IDS) - 1 : -1].argmax(dim=-1).tolist()
+
+
+def transformers_llama(source: ModelSource) -> Any:
+    """A transformers model with the weights that the reader gives."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    arch = source.architecture
+    config = LlamaConfig(
+        vocab_size=arch.vocab_size,
+        hidden_size=arch.hidden_size,
+        intermediate_size=arch.intermediate_size,
+        num_hidden_layers=arch.num_layers,
+        num_attention_heads=arch.num_heads,
+        num_key_value_heads=arch.num_kv_heads,
+        max_position_embeddings=arch.max_context_tokens,
+        rms_norm_eps=arch.norm_eps,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": arch.rope_theta},
+    )
+    model = LlamaForCausalLM(config)
+    state = {name: torch.from_numpy(source.read(name)) for name in source.tensor_names()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert set(missing) <= {"lm_head.weight"}
+    assert not unexpected
+    model.tie_weights()
+    model.train(False)
+    return model
+
+
+def test_reference_greedy_text_of_the_default_student_equals_transformers(default_gguf: Path) -> None:
+    source = open_source(default_gguf)
+    tokenizer, decoder, model = source.tokenizer(), ReferenceDecoder(source), transformers_llama(source)
+    assert tokenizer.chat_template is not None
+    for prompt in PROMPTS:
+        ids = tokenizer.encode(tokenizer.chat_template.render([{"role": "user", "content": prompt}]))
+        generated = decoder.generate_greedy(ids, 24)
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids + generated[:-1]])).logits[0, len(ids) - 1 :]
+        expected = logits.argmax(dim=-1).tolist()
+        assert tokenizer.decode(generated) == tokenizer.decode(expected)
+        assert generated == expected
+
+
+def test_reference_reads_the_default_student_as_text(default_gguf: Path) -> None:
+    source = open_source(default_gguf)
+    tokenizer = source.tokenizer()
+    assert tokenizer.chat_template is not None
+    prompt = tokenizer.chat_template.render([{"role": "user", "content": "What is the capital of France?"}])
+    generated = ReferenceDecoder(source).generate_greedy(tokenizer.encode(prompt), 12)
+    assert "Paris" in tokenizer.decode(generated)
+
+
+def test_reference_without_torch_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from models.errors import ConfigError\n"
+        "try:\n    import models.reference\n"
+        "except ConfigError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'fenhe[dev]'" in done.stdout
+
+
+def test_reference_refuses_an_incomplete_model(tiny_source: Any) -> None:
+    folder = tiny_source("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
+    with pytest.raises(WeightsError, match=r"model\.layers\.4\.input_layernorm\.weight"):
+        ReferenceDecoder(open_source(folder))
