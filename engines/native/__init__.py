@@ -1,0 +1,53 @@
+"""Compiled ONNX Runtime operators for the CPU, optional: attention over KV slots; norms and SwiGLU that quantise.
+
+Owns the C source, its compilation on first use and the decision whether to trust it. Knows no graph, no engine.
+
+Domain `fenhe`, version 1. Inputs and outputs in this order; `?` may be left out (an empty name in the middle).
+H, F widths; D head dimension; N positions of a slot; P rotary positions; float32 unless said.
+
+    SkipRmsNormQuantize(x[B,S,H], gamma[H], skip[B,S,H]?, skip_row_scale[B,S,1]?; epsilon)
+        -> q[B,S,H] uint8, row_scale[B,S,1], sum[B,S,H]?                  sum = x + skip * skip_row_scale
+    SkipRmsNorm(x, gamma, skip?, skip_row_scale?; epsilon) -> normed[B,S,H], sum[B,S,H]?
+    ScaleAdd(x, skip, skip_row_scale?) -> sum
+    SwigluQuantize(gate[B,S,F], up[B,S,F], row_scale[B,S,1]) -> q[B,S,F] uint8, row_scale[B,S,1]
+    QuantizeRows(x[B,S,H]) -> q[B,S,H] uint8, row_scale[B,S,1]
+    SlotAttention(qkv[B,S,(NH+2*KVH)*D], qkv_row_scale[B,S,1], past_k[B,KVH,N,D] float16, past_v float16,
+                  seqlens_k[B] int32, cos[P,D/2], sin[P,D/2], qkv_bias[(NH+2*KVH)*D]?, q_norm[D]?, k_norm[D]?;
+                  num_heads, kv_num_heads, scale, local_window_size, norm_epsilon)
+        -> q[B,S,NH*D] uint8, row_scale[B,S,1], present_k[B,KVH,N,D] float16, present_v float16
+
+A quantised row is round(x / row_scale) + 128 with row_scale = max|x| / 127; a row of zeros has scale 0 and q 128.
+All attributes are required. `seqlens_k` is the last written position, past + S - 1; rows may differ for any S.
+`local_window_size` counts the keys a query sees, its own included; -1: all. Bind present to the memory of past:
+otherwise the whole cache is copied. A row's result is the same bits whatever else is in the batch and however many
+threads run, and a prompt gives the same bits however it is cut into pieces of two or more tokens; single tokens
+(S = 1) take another order of summation and agree to about 1e-6.
+"""
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from engines.native.build import BuildError, build_library, find_library
+from engines.native.check import find_fault
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def library_path(cache_folder: Path) -> Path | None:
+    """The library for `SessionOptions.register_custom_ops_library`, compiled and tried once per machine.
+
+    None, with one logged reason, where there is no compiler or the trial failed: serve with stock operators.
+    """
+    try:
+        library = find_library(cache_folder) or build_library(cache_folder)
+    except BuildError as error:
+        logger.info("native operators unavailable reason=%s", error)
+        return None
+    fault = find_fault(library, cache_folder)
+    if fault is not None:
+        logger.warning("native operators rejected library=%s reason=%s", library, fault)
+        return None
+    logger.info("native operators ready library=%s", library)
+    return library

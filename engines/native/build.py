@@ -1,0 +1,98 @@
+"""Compiles the operators with the system's C compiler; `python -m engines.native [FOLDER]` does it ahead of time.
+
+The library's name carries a digest of its source and flags, so a stale one is never found.
+"""
+
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+SOURCE = PACKAGE / "source"
+PARTS = ("dispatch.c", "operators.c", "row_operators.c", "attention_operator.c")
+VARIANT_FLAGS = {"generic": (), "avx2": ("-march=x86-64-v3",), "avx512": ("-march=x86-64-v4",)}
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+)
+COMPILE_TIMEOUT_S = 300.0
+
+
+class BuildError(Exception):
+    """The library cannot be made here; the message says why."""
+
+
+def variants() -> tuple[str, ...]:
+    """The instruction sets compiled for this kind of machine; the library picks one at run time."""
+    return tuple(VARIANT_FLAGS) if platform.machine() in {"x86_64", "AMD64"} else ("generic",)
+
+
+def library_name() -> str:
+    digest = hashlib.sha256(repr((FLAGS, variants(), platform.machine())).encode())
+    for file in sorted(SOURCE.iterdir()):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return f"libfenhe_ops-{digest.hexdigest()[:16]}.so"
+
+
+def find_library(cache_folder: Path) -> Path | None:
+    """The library of exactly this source: shipped with the package, or made earlier."""
+    for folder in (PACKAGE, cache_folder):
+        library = folder / library_name()
+        if library.is_file():
+            return library
+    return None
+
+
+def build_library(folder: Path, only: str | None = None) -> Path:
+    """Compile into `folder`, atomically. `only` names the single variant of a library made for tests.
+
+    Raises: BuildError.
+    """
+    compiler = find_compiler()
+    name = library_name() if only is None else f"{only}-{library_name()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="native-") as scratch:
+        objects = [_compile_variant(compiler, variant, Path(scratch)) for variant in variants_to_build(only)]
+        partial = Path(scratch) / name
+        choice = [] if only is None else [f"-DFENHE_ONLY={only}"]
+        parts = [str(SOURCE / part) for part in PARTS]
+        _run([compiler, *FLAGS, *choice, "-shared", "-o", str(partial), *parts, *objects, "-lm"])
+        return partial.replace(folder / name)
+
+
+def variants_to_build(only: str | None) -> tuple[str, ...]:
+    return variants() if only is None else (only,)
+
+
+def find_compiler() -> str:
+    for name in ("cc", "gcc", "clang"):
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    raise BuildError("no C compiler (cc, gcc or clang) on PATH; install one for faster CPU serving")
+
+
+def _compile_variant(compiler: str, variant: str, scratch: Path) -> str:
+    target = str(scratch / f"{variant}.o")
+    flags = [*FLAGS, *VARIANT_FLAGS[variant], f"-DFENHE_VARIANT={variant}"]
+    _run([compiler, *flags, "-c", str(SOURCE / "kernels.c"), "-o", target])
+    return target
+
+
+def _run(command: list[str]) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"{command[0]} failed: {error.stderr.strip()[-500:]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} did not finish: {error}") from error

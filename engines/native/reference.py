@@ -1,0 +1,157 @@
+"""What the native operators compute, in numpy and in the plainest way."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
+
+
+def dequantize(q: npt.NDArray[np.uint8], row_scale: Floats) -> Floats:
+    values: Floats = (q.astype(np.float32) - 128) * row_scale
+    return values
+
+
+def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> Floats:
+    normed: Floats = x / np.sqrt((x**2).mean(-1, keepdims=True) + np.float32(epsilon)) * gamma
+    return normed
+
+
+def swiglu(gate: Floats, up: Floats) -> Floats:
+    hidden: Floats = gate / (1 + np.exp(-gate)) * up
+    return hidden
+
+
+@dataclass(slots=True, kw_only=True)
+class RowsOfKv:
+    """The inputs of one SlotAttention: rows with their own past, caches with garbage where nothing is written.
+
+    Shapes: as in the package's docstring.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    window: int
+    qkv: Floats
+    row_scale: Floats
+    keys: Halves
+    values: Halves
+    past: tuple[int, ...]
+    cos: Floats
+    sin: Floats
+    bias: Floats | None = None
+    q_norm: Floats | None = None
+    k_norm: Floats | None = None
+
+    @classmethod
+    def random(
+        cls,
+        *,
+        num_rows: int,
+        num_tokens: int,
+        past: tuple[int, ...],
+        num_heads: int = 6,
+        num_kv_heads: int = 2,
+        head_dim: int = 64,
+        num_positions: int = 256,
+        window: int = -1,
+        has_extras: bool = False,
+        seed: int = 0,
+    ) -> Self:
+        rng = np.random.default_rng(seed)
+        width = (num_heads + 2 * num_kv_heads) * head_dim
+        cache = (2, num_rows, num_kv_heads, num_positions, head_dim)
+        keys, values = rng.standard_normal(cache, np.float32).astype(np.float16)
+        angles = np.arange(num_positions)[:, None] / 1e4 ** (np.arange(0, head_dim, 2) / head_dim)
+        for row, length in enumerate(past):
+            values[row, :, length:] = np.float16("nan")
+            keys[row, :, length:] = np.float16("nan")
+        return cls(
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            window=window,
+            qkv=rng.standard_normal((num_rows, num_tokens, width), np.float32),
+            row_scale=rng.random((num_rows, num_tokens, 1), np.float32) + np.float32(0.5),
+            keys=keys,
+            values=values,
+            past=past,
+            cos=np.cos(angles).astype(np.float32),
+            sin=np.sin(angles).astype(np.float32),
+            bias=rng.standard_normal(width, np.float32) if has_extras else None,
+            q_norm=rng.random(head_dim, np.float32) + 1 if has_extras else None,
+            k_norm=rng.random(head_dim, np.float32) + 1 if has_extras else None,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.keys.shape[3])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.qkv.shape[1])
+
+    def inputs(self) -> dict[str, np.ndarray | None]:
+        return {
+            "qkv": self.qkv,
+            "qkv_row_scale": self.row_scale,
+            "past_k": self.keys,
+            "past_v": self.values,
+            "seqlens_k": np.array(self.past, np.int32) + np.int32(self.num_tokens - 1),
+            "cos": self.cos,
+            "sin": self.sin,
+            "qkv_bias": self.bias,
+            "q_norm": self.q_norm,
+            "k_norm": self.k_norm,
+        }
+
+    def attributes(self) -> dict[str, float]:
+        return {
+            "num_heads": self.num_heads,
+            "kv_num_heads": self.num_kv_heads,
+            "scale": float(self.head_dim) ** -0.5,
+            "local_window_size": self.window,
+            "norm_epsilon": 1e-6,
+        }
+
+
+def rotate(case: RowsOfKv, x: Floats, norm: Floats | None, past: int) -> Floats:
+    """Norm and rotary positions of new heads. Shapes: x and result [S, heads, D]."""
+    if norm is not None:
+        x = rms_norm(x, norm, 1e-6)
+    half = case.head_dim // 2
+    cos, sin = (table[past : past + x.shape[0], None] for table in (case.cos, case.sin))
+    left, right = x[..., :half], x[..., half:]
+    return np.concatenate([left * cos - right * sin, right * cos + left * sin], -1)
+
+
+def slot_attention(case: RowsOfKv) -> tuple[Floats, Halves, Halves]:
+    """Attended rows before quantisation, and both caches with the new positions. Inputs stay as they are."""
+    keys, values = case.keys.copy(), case.values.copy()
+    rows = [_attend_row(case, row, keys[row], values[row]) for row in range(len(case.past))]
+    return np.stack(rows), keys, values
+
+
+def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves) -> Floats:
+    past, num_tokens, group = case.past[row], case.num_tokens, case.num_heads // case.num_kv_heads
+    qkv = case.qkv[row] * case.row_scale[row]
+    if case.bias is not None:
+        qkv = qkv + case.bias
+    heads = qkv.reshape(num_tokens, -1, case.head_dim)
+    queries, new_keys, new_values = np.split(heads, [case.num_heads, case.num_heads + case.num_kv_heads], 1)
+    queries = rotate(case, queries, case.q_norm, past)
+    written = slice(past, past + num_tokens)
+    keys[:, written] = rotate(case, new_keys, case.k_norm, past).swapaxes(0, 1)
+    values[:, written] = new_values.swapaxes(0, 1)
+    attended = np.empty_like(queries)
+    for token in range(num_tokens):
+        last = past + token
+        seen = slice(max(0, last + 1 - case.window) if case.window > 0 else 0, last + 1)
+        for head in range(case.num_heads):
+            logits = keys[head // group, seen].astype(np.float32) @ queries[token, head]
+            weights = np.exp((logits - logits.max()) * np.float32(case.head_dim**-0.5))
+            mixed = weights @ values[head // group, seen].astype(np.float32)
+            attended[token, head] = mixed / weights.sum()
+    return attended.reshape(num_tokens, -1)

@@ -1,0 +1,18 @@
+/* One table of kernels; compiled once per instruction set with FENHE_VARIANT naming the table. */
+#include "prefill.h"
+
+#define JOIN(a, b) a##b
+#define TABLE(variant) JOIN(fenhe_kernels_, variant)
+#define TEXT(x) #x
+#define NAME(variant) TEXT(variant)
+
+const Kernels TABLE(FENHE_VARIANT) = {
+    .name = NAME(FENHE_VARIANT),
+    .norm_row = norm_row,
+    .add_row = add_row,
+    .swiglu_row = swiglu_row,
+    .quantize_row = quantize_row,
+    .decode_unit = decode_unit,
+    .write_token = write_token,
+    .prefill_unit = prefill_unit,
+};

@@ -1,0 +1,58 @@
+/* What the operators share: reading tensors of a call, and the shape of an operator's description. */
+#ifndef FENHE_OPERATORS_H
+#define FENHE_OPERATORS_H
+
+#include "kernels.h"
+#include "ort_abi.h"
+
+#define MAX_RANK 4
+#define MAX_PORTS 12
+
+typedef struct {
+    const char *name;
+    size_t num_inputs, num_required, num_outputs, num_required_outputs;
+    int input_types[MAX_PORTS], output_types[MAX_PORTS];
+    OrtStatus *(*read_attributes)(const OrtApi *api, const OrtKernelInfo *info, void *attributes);
+    OrtStatus *(*compute)(const OrtApi *api, OrtKernelContext *context, const void *attributes);
+    size_t (*may_inplace)(int **inputs, int **outputs);
+} OperatorSpec;
+
+typedef struct {
+    float epsilon;
+} NormAttributes;
+
+typedef struct {
+    int64_t num_heads, num_kv_heads, window;
+    float scale, epsilon;
+} AttentionAttributes;
+
+typedef union {
+    NormAttributes norm;
+    AttentionAttributes attention;
+} Attributes;
+
+typedef struct {
+    int64_t dims[MAX_RANK];
+    size_t rank;
+} Shape;
+
+/* An input or output tensor's memory; null for an optional one that is absent. */
+OrtStatus *fenhe_input(const OrtApi *api, const OrtKernelContext *context, size_t index, void *data_out, Shape *shape);
+OrtStatus *fenhe_output(const OrtApi *api, OrtKernelContext *context, size_t index, Shape shape, void *data_out);
+OrtStatus *fenhe_refuse(const OrtApi *api, const char *message);
+
+/* Run `work` for items 0..count-1: on ONNX Runtime's threads if `cost` (about nanoseconds in all) is worth waking them. */
+OrtStatus *fenhe_run(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t), size_t count,
+                     size_t num_batches, int64_t cost, void *job);
+
+extern const OperatorSpec fenhe_slot_attention;
+extern const OperatorSpec fenhe_row_operators[];
+extern const size_t fenhe_num_row_operators;
+
+#define TRY(call)                          \
+    do {                                   \
+        OrtStatus *status_ = (call);       \
+        if (status_ != NULL) return status_; \
+    } while (0)
+
+#endif

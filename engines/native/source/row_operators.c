@@ -1,0 +1,163 @@
+/* SkipRmsNorm, SkipRmsNormQuantize, ScaleAdd, SwigluQuantize, QuantizeRows: checks, outputs, and one item per token. */
+#include <stdlib.h>
+
+#include "operators.h"
+
+#define MAX_ROW_WIDTH 65536 /* SwiGLU keeps one row on a thread's stack */
+#define VALUES_PER_NS 8     /* rough, to judge whether waking threads pays */
+
+static int64_t num_tokens_of(const Shape *shape) {
+    int64_t tokens = 1;
+    for (size_t i = 0; i + 1 < shape->rank; i++) tokens *= shape->dims[i];
+    return tokens;
+}
+
+static Shape per_token(Shape shape) {
+    shape.dims[shape.rank - 1] = 1;
+    return shape;
+}
+
+static int is_same(const Shape *a, const Shape *b) {
+    if (a->rank != b->rank) return 0;
+    for (size_t i = 0; i < a->rank; i++)
+        if (a->dims[i] != b->dims[i]) return 0;
+    return 1;
+}
+
+static int is_count(const Shape *shape, int64_t count) {
+    int64_t all = 1;
+    for (size_t i = 0; i < shape->rank; i++) all *= shape->dims[i];
+    return all == count;
+}
+
+static OrtStatus *run_rows(const OrtApi *api, OrtKernelContext *context, void (*row)(void *, size_t), RowJob *job,
+                           int64_t tokens) {
+    return fenhe_run(api, context, row, (size_t)tokens, 0, tokens * job->width / VALUES_PER_NS, job);
+}
+
+static OrtStatus *read_x(const OrtApi *api, OrtKernelContext *context, RowJob *job, Shape *shape) {
+    TRY(fenhe_input(api, context, 0, &job->x, shape));
+    if (shape->rank < 1) return fenhe_refuse(api, "fenhe: the first input must have at least one dimension");
+    job->width = shape->dims[shape->rank - 1];
+    return job->width > MAX_ROW_WIDTH ? fenhe_refuse(api, "fenhe: rows of more than 65536 values") : NULL;
+}
+
+/* Inputs `index` (skip) and `index + 1` (its row scale). */
+static OrtStatus *read_skip(const OrtApi *api, OrtKernelContext *context, size_t index, RowJob *job, const Shape *x) {
+    Shape shape, scale_shape;
+    TRY(fenhe_input(api, context, index, &job->skip, &shape));
+    TRY(fenhe_input(api, context, index + 1, &job->skip_scale, &scale_shape));
+    if (job->skip && !is_same(&shape, x)) return fenhe_refuse(api, "fenhe: skip must have the shape of x");
+    if (job->skip_scale && !is_count(&scale_shape, num_tokens_of(x)))
+        return fenhe_refuse(api, "fenhe: skip_row_scale must have one value per row");
+    return NULL;
+}
+
+static OrtStatus *quantized_outputs(const OrtApi *api, OrtKernelContext *context, RowJob *job, Shape shape) {
+    TRY(fenhe_output(api, context, 0, shape, &job->q));
+    return fenhe_output(api, context, 1, per_token(shape), &job->row_scale);
+}
+
+/* The sum is needed even when the graph does not ask for it: the norm reads it. */
+static OrtStatus *run_norm(const OrtApi *api, OrtKernelContext *context, RowJob *job, int64_t tokens) {
+    if (job->skip == NULL || job->sum != NULL) return run_rows(api, context, fenhe_kernels()->norm_row, job, tokens);
+    float *sum = malloc((size_t)(tokens * job->width) * sizeof *sum);
+    if (sum == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "fenhe: out of memory");
+    job->sum = sum;
+    OrtStatus *status = run_rows(api, context, fenhe_kernels()->norm_row, job, tokens);
+    free(sum);
+    return status;
+}
+
+static OrtStatus *compute_norm(const OrtApi *api, OrtKernelContext *context, const void *attributes, int is_quantized) {
+    RowJob job = {.epsilon = ((const NormAttributes *)attributes)->epsilon};
+    Shape shape, gamma_shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(fenhe_input(api, context, 1, &job.gamma, &gamma_shape));
+    if (!is_count(&gamma_shape, job.width)) return fenhe_refuse(api, "fenhe: gamma must be as wide as x");
+    TRY(read_skip(api, context, 2, &job, &shape));
+    if (is_quantized) TRY(quantized_outputs(api, context, &job, shape));
+    else TRY(fenhe_output(api, context, 0, shape, &job.normed));
+    TRY(fenhe_output(api, context, is_quantized ? 2 : 1, shape, &job.sum));
+    return run_norm(api, context, &job, num_tokens_of(&shape));
+}
+
+static OrtStatus *compute_norm_float(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    return compute_norm(api, context, attributes, 0);
+}
+
+static OrtStatus *compute_norm_quantized(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    return compute_norm(api, context, attributes, 1);
+}
+
+static OrtStatus *compute_scale_add(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(read_skip(api, context, 1, &job, &shape));
+    TRY(fenhe_output(api, context, 0, shape, &job.sum));
+    return run_rows(api, context, fenhe_kernels()->add_row, &job, num_tokens_of(&shape));
+}
+
+static OrtStatus *compute_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape, up_shape, scale_shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(fenhe_input(api, context, 1, &job.up, &up_shape));
+    TRY(fenhe_input(api, context, 2, &job.scale, &scale_shape));
+    if (!is_same(&shape, &up_shape)) return fenhe_refuse(api, "fenhe: gate and up must have one shape");
+    if (!is_count(&scale_shape, num_tokens_of(&shape)))
+        return fenhe_refuse(api, "fenhe: row_scale must have one value per row");
+    TRY(quantized_outputs(api, context, &job, shape));
+    return run_rows(api, context, fenhe_kernels()->swiglu_row, &job, num_tokens_of(&shape));
+}
+
+static OrtStatus *compute_quantize(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(quantized_outputs(api, context, &job, shape));
+    return run_rows(api, context, fenhe_kernels()->quantize_row, &job, num_tokens_of(&shape));
+}
+
+static OrtStatus *read_epsilon(const OrtApi *api, const OrtKernelInfo *info, void *attributes) {
+    return ORT(api, KernelInfoGetAttribute_float)(info, "epsilon", &((NormAttributes *)attributes)->epsilon);
+}
+
+/* x may become the sum where nobody else reads x. */
+static size_t sum_over_x(int **inputs, int **outputs, int sum_index) {
+    *inputs = malloc(sizeof **inputs), *outputs = malloc(sizeof **outputs);
+    if (*inputs == NULL || *outputs == NULL) return 0;
+    **inputs = 0, **outputs = sum_index;
+    return 1;
+}
+static size_t sum_over_x_0(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 0); }
+static size_t sum_over_x_1(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 1); }
+static size_t sum_over_x_2(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 2); }
+
+const OperatorSpec fenhe_row_operators[] = {
+    {.name = "SkipRmsNormQuantize", /* x, gamma, skip?, skip_row_scale? -> q, row_scale, sum? */
+     .num_inputs = 4, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+     .num_outputs = 3, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT, ORT_FLOAT},
+     .read_attributes = read_epsilon, .compute = compute_norm_quantized, .may_inplace = sum_over_x_2},
+    {.name = "SkipRmsNorm", /* x, gamma, skip?, skip_row_scale? -> normed, sum? */
+     .num_inputs = 4, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+     .num_outputs = 2, .num_required_outputs = 1, .output_types = {ORT_FLOAT, ORT_FLOAT},
+     .read_attributes = read_epsilon, .compute = compute_norm_float, .may_inplace = sum_over_x_1},
+    {.name = "ScaleAdd", /* x, skip, skip_row_scale? -> sum */
+     .num_inputs = 3, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+     .num_outputs = 1, .num_required_outputs = 1, .output_types = {ORT_FLOAT},
+     .compute = compute_scale_add, .may_inplace = sum_over_x_0},
+    {.name = "SwigluQuantize", /* gate, up, row_scale -> q, row_scale */
+     .num_inputs = 3, .num_required = 3, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+     .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
+     .compute = compute_swiglu},
+    {.name = "QuantizeRows", /* x -> q, row_scale */
+     .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
+     .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
+     .compute = compute_quantize},
+};
+const size_t fenhe_num_row_operators = sizeof fenhe_row_operators / sizeof *fenhe_row_operators;

@@ -1,0 +1,104 @@
+/* Operations that look at one token at a time: norms, SwiGLU, and symmetric quantisation to u8 around 128. */
+#include <stdlib.h>
+
+#include "kernels.h"
+#include "simd.h"
+
+#define TINY_ROW 1e-30f /* rows below it quantise to zero: 127 / maximum would overflow */
+
+INLINE float largest_magnitude(const float *x, const float *factor, int64_t width) {
+    vf best[2] = {{0}, {0}};
+    int64_t i = 0;
+    for (; i + 2 * VW <= width; i += 2 * VW)
+        for (int k = 0; k < 2; k++) {
+            vf y = load(x + i + k * VW);
+            best[k] = maximum(magnitude(factor ? y * load(factor + i + k * VW) : y), best[k]);
+        }
+    float largest = max_of(maximum(best[0], best[1]));
+    for (; i < width; i++) {
+        float y = fabsf(factor ? x[i] * factor[i] : x[i]);
+        largest = y > largest ? y : largest;
+    }
+    return largest;
+}
+
+/* Quantise x * factor (factor may be null) and return maximum / 127. */
+INLINE float quantize(const float *x, const float *factor, int64_t width, uint8_t *q) {
+    float largest = largest_magnitude(x, factor, width);
+    if (!(largest > TINY_ROW)) {
+        memset(q, 128, (size_t)width);
+        return 0.0f;
+    }
+    float inverse = 127.0f / largest;
+    int64_t i = 0;
+    for (; i + VW <= width; i += VW) {
+        vf y = load(x + i);
+        store_quantized(q + i, (factor ? y * load(factor + i) : y) * inverse);
+    }
+    for (; i < width; i++) q[i] = (uint8_t)(lrintf((factor ? x[i] * factor[i] : x[i]) * inverse) + 128);
+    return largest / 127.0f;
+}
+
+/* target = x + skip * scale. */
+INLINE void add_scaled(const float *x, const float *skip, float scale, int64_t width, float *target) {
+    int64_t i = 0;
+    for (; i + VW <= width; i += VW) store(target + i, load(x + i) + load(skip + i) * scale);
+    for (; i < width; i++) target[i] = x[i] + skip[i] * scale;
+}
+
+INLINE float sum_of_squares(const float *x, int64_t width) {
+    vf total[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 4 * VW <= width; i += 4 * VW)
+        for (int k = 0; k < 4; k++) {
+            vf y = load(x + i + k * VW);
+            total[k] += y * y;
+        }
+    float sum = sum_of((total[0] + total[1]) + (total[2] + total[3]));
+    for (; i < width; i++) sum += x[i] * x[i];
+    return sum;
+}
+
+static void add_row(void *data, size_t token) {
+    const RowJob *job = data;
+    int64_t at = (int64_t)token * job->width;
+    add_scaled(job->x + at, job->skip + at, job->skip_scale ? job->skip_scale[token] : 1.0f, job->width, job->sum + at);
+}
+
+static void norm_row(void *data, size_t token) {
+    const RowJob *job = data;
+    int64_t width = job->width, at = (int64_t)token * width;
+    const float *x = job->x + at;
+    if (job->skip) {
+        add_row(data, token);
+        x = job->sum + at;
+    } else if (job->sum && job->sum != job->x) {
+        memcpy(job->sum + at, x, (size_t)width * sizeof *x);
+    }
+    float inverse = 1.0f / sqrtf(sum_of_squares(x, width) / (float)width + job->epsilon);
+    if (job->q) job->row_scale[token] = quantize(x, job->gamma, width, job->q + at) * inverse;
+    if (!job->normed) return;
+    for (int64_t i = 0; i < width; i++) job->normed[at + i] = x[i] * inverse * job->gamma[i];
+}
+
+static void quantize_row(void *data, size_t token) {
+    const RowJob *job = data;
+    int64_t at = (int64_t)token * job->width;
+    job->row_scale[token] = quantize(job->x + at, NULL, job->width, job->q + at);
+}
+
+INLINE vf swiglu(vf gate, vf up, float scale) {
+    gate *= scale;
+    return gate / (1.0f + exp2_of(minimum(gate * -1.44269504f, splat(126.0f)))) * (up * scale);
+}
+
+static void swiglu_row(void *data, size_t token) {
+    const RowJob *job = data;
+    int64_t width = job->width, at = (int64_t)token * width, i = 0;
+    const float *gate = job->x + at, *up = job->up + at;
+    float scale = job->scale[token];
+    float hidden[width]; /* operators.c bounds the width, so this fits a thread's stack */
+    for (; i + VW <= width; i += VW) store(hidden + i, swiglu(load(gate + i), load(up + i), scale));
+    for (; i < width; i++) hidden[i] = swiglu(splat(gate[i]), splat(up[i]), scale)[0];
+    job->row_scale[token] = quantize(hidden, NULL, width, job->q + at);
+}

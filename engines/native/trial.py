@@ -1,0 +1,43 @@
+"""The trial of a compiled library, run as a program: its operators against `reference`; exit 0 when they agree."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from engines.native.reference import RowsOfKv, dequantize, rms_norm, slot_attention, swiglu
+from engines.native.single import run_operator
+
+
+def check_rows(library: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, skip = rng.standard_normal((2, 2, 3, 80), np.float32)
+    scale = rng.random((2, 3, 1), np.float32)
+    gamma = rng.standard_normal(80, np.float32)
+    inputs = {"x": x, "gamma": gamma, "skip": skip, "skip_row_scale": scale}
+    q, row_scale, total = run_operator(library, "SkipRmsNormQuantize", inputs, 3, attributes={"epsilon": 1e-5})
+    _expect("SkipRmsNormQuantize", dequantize(q, row_scale), rms_norm(total, gamma, 1e-5), row_scale)
+    _expect("SkipRmsNormQuantize sum", total, x + skip * scale, np.float32(0))
+    q, row_scale = run_operator(library, "SwigluQuantize", {"gate": x, "up": skip, "row_scale": scale}, 2)
+    _expect("SwigluQuantize", dequantize(q, row_scale), swiglu(x * scale, skip * scale), row_scale)
+
+
+def check_attention(library: Path, num_tokens: int) -> None:
+    case = RowsOfKv.random(num_rows=2, num_tokens=num_tokens, past=(70, 3))
+    q, row_scale, keys, _ = run_operator(library, "SlotAttention", case.inputs(), 4, attributes=case.attributes())
+    expected, expected_keys, _ = slot_attention(case)
+    _expect("SlotAttention", dequantize(q, row_scale), expected, row_scale)
+    _expect("SlotAttention keys", np.nan_to_num(keys), np.nan_to_num(expected_keys), np.float32(1e-2))
+
+
+def _expect(name: str, got: np.ndarray, expected: np.ndarray, row_scale: np.ndarray | np.float32) -> None:
+    # Quantisation may be off by half a step; the rest is float rounding.
+    error = np.abs(got - expected) - row_scale * 0.5
+    if not np.all(error < 1e-3):
+        raise SystemExit(f"{name} is wrong by {error.max()}")
+
+
+if __name__ == "__main__":
+    check_rows(Path(sys.argv[1]))
+    check_attention(Path(sys.argv[1]), 1)
+    check_attention(Path(sys.argv[1]), 5)

@@ -1,0 +1,344 @@
+"""The compiled operators: right against numpy and stock operators, and bit-identical whatever runs beside them."""
+
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from engines.native import build, library_path
+from engines.native.build import BuildError, build_library, variants
+from engines.native.reference import RowsOfKv, dequantize, rms_norm, slot_attention, swiglu
+from engines.native.single import operator_session, run_operator
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
+
+Arrays = list[Any]
+
+
+def runs_here(variant: str) -> bool:
+    flags = Path("/proc/cpuinfo").read_text() if variant != "generic" else ""
+    needed = {"generic": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512bw", "avx512dq", "avx512vl")}
+    return all(flag in flags for flag in needed[variant])
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("native")
+
+
+@pytest.fixture(scope="session", params=variants())
+def library(request: pytest.FixtureRequest, cache: Path) -> Path:
+    """Each variant alone, so that those this machine would not choose are tested too."""
+    variant: str = request.param
+    if not runs_here(variant):
+        pytest.skip(f"this processor has no {variant}")
+    try:
+        return build_library(cache, only=variant)
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
+def attend(library: Path, case: RowsOfKv, num_threads: int = 2) -> Arrays:
+    return run_operator(
+        library, "SlotAttention", case.inputs(), 4, attributes=case.attributes(), num_threads=num_threads
+    )
+
+
+def assert_quantised(q: npt.NDArray[np.uint8], row_scale: Any, expected: Any, rounding: float = 1e-4) -> None:
+    assert q.min() >= 1
+    np.testing.assert_allclose(row_scale[..., 0], np.abs(expected).max(-1) / 127, rtol=1e-3)
+    assert (np.abs(dequantize(q, row_scale) - expected) <= row_scale * 0.5 + rounding).all()
+
+
+def assert_same_bits(got: Sequence[Any], expected: Sequence[Any]) -> None:
+    for a, b in zip(got, expected, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        RowsOfKv.random(num_rows=4, num_tokens=1, past=(0, 63, 64, 200)),
+        RowsOfKv.random(num_rows=2, num_tokens=1, past=(130, 7), window=20),
+        RowsOfKv.random(num_rows=1, num_tokens=1, past=(255,), head_dim=80, num_heads=14, has_extras=True),
+        RowsOfKv.random(num_rows=1, num_tokens=37, past=(0,)),
+        RowsOfKv.random(num_rows=1, num_tokens=70, past=(100,), has_extras=True),
+        RowsOfKv.random(num_rows=2, num_tokens=5, past=(3, 150), num_heads=2, head_dim=128),
+        RowsOfKv.random(num_rows=1, num_tokens=130, past=(90,), window=33),
+    ],
+    ids=["ragged", "ragged-window", "extras", "prompt", "prompt-extras", "ragged-prompts", "prompt-window"],
+)
+def test_attention_equals_the_reference(library: Path, case: RowsOfKv) -> None:
+    q, row_scale, keys, values = attend(library, case)
+    attended, expected_keys, expected_values = slot_attention(case)
+    assert_quantised(q, row_scale, attended, 1e-3)
+    np.testing.assert_allclose(keys.astype("f"), expected_keys.astype("f"), rtol=2e-3, atol=1e-5)
+    np.testing.assert_array_equal(values, expected_values)
+
+
+@pytest.mark.parametrize("past", [0, 1, 190])
+@pytest.mark.parametrize("num_tokens", [1, 40])
+def test_attention_agrees_with_stock(library: Path, past: int, num_tokens: int) -> None:
+    case = RowsOfKv.random(num_rows=1, num_tokens=num_tokens, past=(past,))
+    case.keys, case.values = np.nan_to_num(case.keys), np.nan_to_num(case.values)
+    q, row_scale, *_ = attend(library, case)
+    assert_quantised(q, row_scale, stock_attention(case), 1e-3)
+
+
+def stock_attention(case: RowsOfKv) -> npt.NDArray[np.float32]:
+    names = ["qkv", "", "", "past_k", "past_v", "seqlens_k", "total", "cos", "sin"]
+    attributes = {"num_heads": case.num_heads, "kv_num_heads": case.num_kv_heads, "do_rotary": 1}
+    node = helper.make_node("GroupQueryAttention", names, ["out", "k", "v"], domain="com.microsoft")
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    feeds: dict[str, Any] = {
+        "qkv": case.qkv * case.row_scale,
+        "past_k": case.keys.astype(np.float32),
+        "past_v": case.values.astype(np.float32),
+        "seqlens_k": case.inputs()["seqlens_k"],
+        "total": np.array(case.past[0] + case.num_tokens, np.int32),
+        "cos": case.cos,
+        "sin": case.sin,
+    }
+    kinds = {"seqlens_k": TensorProto.INT32, "total": TensorProto.INT32}
+    infos = [
+        helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), np.shape(value))
+        for name, value in feeds.items()
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("out", "k", "v")]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph([node], "stock", infos, outputs)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["out"], feeds)[0])
+
+
+def one_row(case: RowsOfKv, row: int) -> RowsOfKv:
+    only = slice(row, row + 1)
+    return replace(
+        case,
+        qkv=case.qkv[only],
+        row_scale=case.row_scale[only],
+        keys=case.keys[only],
+        values=case.values[only],
+        past=case.past[only],
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 9])
+def test_attention_of_a_row_ignores_its_neighbours(library: Path, num_tokens: int) -> None:
+    past = tuple(int(length) for length in np.random.default_rng(3).integers(0, 240, 32))
+    case = RowsOfKv.random(num_rows=32, num_tokens=num_tokens, past=past)
+    together = attend(library, case)
+    for row in range(32):
+        assert_same_bits([part[row : row + 1] for part in together], attend(library, one_row(case, row)))
+
+
+@pytest.mark.parametrize(("num_tokens", "past"), [(1, (1000, 5)), (60, (900, 0))])
+def test_attention_ignores_the_number_of_threads(library: Path, num_tokens: int, past: tuple[int, ...]) -> None:
+    case = RowsOfKv.random(num_rows=2, num_tokens=num_tokens, past=past, num_positions=1024)
+    first = attend(library, case, num_threads=1)
+    for num_threads in (2, 3):
+        assert_same_bits(attend(library, case, num_threads=num_threads), first)
+
+
+@pytest.mark.parametrize("window", [-1, 50])
+def test_a_prompt_in_pieces_gives_the_same_bits(library: Path, window: int) -> None:
+    whole = RowsOfKv.random(num_rows=1, num_tokens=150, past=(20,), window=window)
+    expected = attend(library, whole)
+    cuts, keys, values, parts = (0, 7, 64, 67, 150), whole.keys, whole.values, []
+    for start, end in pairwise(cuts):
+        qkv, row_scale = whole.qkv[:, start:end], whole.row_scale[:, start:end]
+        past = (whole.past[0] + start,)
+        piece = replace(whole, qkv=qkv, row_scale=row_scale, keys=keys, values=values, past=past)
+        q, scale, keys, values = attend(library, piece)
+        parts.append((q, scale))
+    joined = [np.concatenate(part, 1) for part in zip(*parts, strict=True)]
+    assert_same_bits([*joined, keys, values], expected)
+
+
+def test_attention_writes_in_place_when_past_and_present_are_bound_to_one_memory(library: Path) -> None:
+    case = RowsOfKv.random(num_rows=2, num_tokens=1, past=(3, 90))
+    expected = attend(library, case)
+    session = operator_session(library, "SlotAttention", case.inputs(), 4, attributes=case.attributes())
+    binding = session.io_binding()
+    for name, value in case.inputs().items():
+        if value is not None:
+            binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+    q, row_scale = np.empty_like(expected[0]), np.empty_like(expected[1])
+    for name, value in {"o0": q, "o1": row_scale, "o2": case.keys, "o3": case.values}.items():
+        binding.bind_output(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
+    session.run_with_iobinding(binding)
+    assert_same_bits([q, row_scale, case.keys, case.values], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seqlens_k", np.array([256], np.int32), "beyond the positions of past_k"),
+        ("seqlens_k", np.array([-1], np.int32), "a past below 0"),
+        ("seqlens_k", np.array([3, 4], np.int32), r"seqlens_k must be \[batch\]"),
+        ("cos", np.zeros((256, 16), np.float32), "cos and sin"),
+        ("qkv", np.zeros((1, 1, 65), np.float32), "head_dim wide"),
+        ("past_v", np.zeros((1, 2, 128, 64), np.float16), "one shape"),
+        ("qkv_bias", np.zeros(64, np.float32), "qkv_bias"),
+    ],
+)
+def test_attention_refuses_what_does_not_fit(library: Path, name: str, value: Any, message: str) -> None:
+    case = RowsOfKv.random(num_rows=1, num_tokens=1, past=(3,))
+    inputs = {**case.inputs(), name: value}
+    session = operator_session(library, "SlotAttention", inputs, 4, attributes=case.attributes())
+    with pytest.raises(Exception, match=message):
+        session.run(None, {key: array for key, array in inputs.items() if array is not None})
+
+
+def test_attention_refuses_heads_that_do_not_divide(library: Path) -> None:
+    case = RowsOfKv.random(num_rows=1, num_tokens=1, past=(3,))
+    with pytest.raises(Exception, match="multiple"):
+        operator_session(library, "SlotAttention", case.inputs(), 4, attributes={**case.attributes(), "num_heads": 5})
+
+
+def random_rows(*shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
+
+
+@pytest.mark.parametrize("width", [576, 37])
+@pytest.mark.parametrize("has_scale", [True, False])
+def test_skip_rms_norm_quantize_equals_the_reference(library: Path, width: int, has_scale: bool) -> None:
+    x, skip, gamma = random_rows(2, 40, width), random_rows(2, 40, width) * 2, random_rows(width)
+    scale = np.abs(random_rows(2, 40, 1)) if has_scale else None
+    inputs = {"x": x, "gamma": gamma, "skip": skip, "skip_row_scale": scale}
+    q, row_scale, total = run_operator(library, "SkipRmsNormQuantize", inputs, 3, attributes={"epsilon": 1e-5})
+    expected = x + skip * (scale if scale is not None else 1)
+    np.testing.assert_allclose(total, expected, atol=1e-6)
+    assert_quantised(q, row_scale, rms_norm(expected, gamma, 1e-5))
+
+
+def test_skip_rms_norm_quantize_without_skip_and_sum(library: Path) -> None:
+    x, gamma = random_rows(1, 3, 64), random_rows(64)
+    q, row_scale = run_operator(
+        library, "SkipRmsNormQuantize", {"x": x, "gamma": gamma}, 2, attributes={"epsilon": 1e-5}
+    )
+    assert_quantised(q, row_scale, rms_norm(x, gamma, 1e-5))
+
+
+def test_skip_rms_norm_and_scale_add_equal_the_reference(library: Path) -> None:
+    x, skip, gamma, scale = random_rows(3, 100), random_rows(3, 100) + 1, random_rows(100), random_rows(3, 1)
+    inputs = {"x": x, "gamma": gamma, "skip": skip, "skip_row_scale": scale}
+    for num_outputs in (1, 2):
+        normed, *total = run_operator(library, "SkipRmsNorm", inputs, num_outputs, attributes={"epsilon": 1e-5})
+        np.testing.assert_allclose(normed, rms_norm(x + skip * scale, gamma, 1e-5), rtol=1e-4, atol=1e-5)
+        assert all(np.allclose(part, x + skip * scale, atol=1e-6) for part in total)
+    (added,) = run_operator(library, "ScaleAdd", {"x": x, "skip": skip, "skip_row_scale": scale}, 1)
+    np.testing.assert_allclose(added, x + skip * scale, atol=1e-6)
+
+
+def test_sums_may_take_the_memory_of_their_input(library: Path) -> None:
+    x, gamma = random_rows(4, 96), random_rows(96)
+    norms = [
+        helper.make_node("SkipRmsNorm", [f"s{i}", "gamma", f"s{i}"], [f"n{i}", f"s{i + 1}"], domain="fenhe")
+        for i in range(3)
+    ]
+    for node in norms:
+        node.attribute.append(helper.make_attribute("epsilon", 1e-5))
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["s0"]), *norms],
+        "chain",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "gamma")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("n0", "n2", "s3")],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("fenhe", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(library))
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    first, last, total = session.run(None, {"x": x, "gamma": gamma})
+    np.testing.assert_allclose(first, rms_norm(-2 * x, gamma, 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last, rms_norm(-8 * x, gamma, 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(total, -8 * x, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1536, 21])
+def test_swiglu_quantize_equals_the_reference(library: Path, width: int) -> None:
+    gate, up, scale = random_rows(1, 33, width) * 8, random_rows(1, 33, width) + 1, random_rows(1, 33, 1)
+    q, row_scale = run_operator(library, "SwigluQuantize", {"gate": gate, "up": up, "row_scale": scale}, 2)
+    assert_quantised(q, row_scale, swiglu(gate * scale, up * scale))
+
+
+def test_swiglu_is_finite_far_from_zero(library: Path) -> None:
+    gate = np.array([[-1e4, -90, 0, 90, 1e4]], np.float32)
+    inputs = {"gate": gate, "up": np.ones_like(gate), "row_scale": np.ones((1, 1), np.float32)}
+    q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2)
+    assert_quantised(q, row_scale, np.maximum(gate, 0))
+
+
+def test_quantize_rows_keeps_zero_and_tiny_rows_finite(library: Path) -> None:
+    x = random_rows(3, 48)
+    x[1], x[2] = 0, 1e-40
+    q, row_scale = run_operator(library, "QuantizeRows", {"x": x}, 2)
+    assert_quantised(q[:1], row_scale[:1], x[:1])
+    assert (q[1:] == 128).all()
+    assert (row_scale[1:] == 0).all()
+
+
+def test_row_operators_ignore_neighbours_and_threads(library: Path) -> None:
+    gate, up, scale = random_rows(64, 1536), random_rows(64, 1536) * 2, random_rows(64, 1)
+    inputs = {"gate": gate, "up": up, "row_scale": scale}
+    together = run_operator(library, "SwigluQuantize", inputs, 2, num_threads=2)
+    for row in (0, 17, 63):
+        alone = {name: value[row : row + 1] for name, value in inputs.items()}
+        single = run_operator(library, "SwigluQuantize", alone, 2, num_threads=1)
+        assert_same_bits([part[row : row + 1] for part in together], single)
+
+
+def test_library_path_builds_once_and_remembers_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library_path.cache_clear()
+    first = library_path(tmp_path)
+    if first is None:
+        pytest.skip("no compiler here")
+    assert first.is_file()
+    library_path.cache_clear()
+    monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("compiled again"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("tried again"))
+    assert library_path(tmp_path) == first
+    library_path.cache_clear()
+
+
+def test_library_path_without_a_compiler_is_none_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "PACKAGE", tmp_path)
+    library_path.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert library_path(tmp_path / "cache") is None
+    assert "no C compiler" in caplog.text
+    library_path.cache_clear()
+
+
+def test_a_library_that_fails_its_trial_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / build.library_name()
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(build, "PACKAGE", tmp_path)
+    library_path.cache_clear()
+    assert library_path(tmp_path / "cache") is None
+    assert "rejected" in caplog.text
+    library_path.cache_clear()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="one variant elsewhere")
+def test_a_changed_source_has_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build.library_name()
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    assert build.library_name() != before
