@@ -1,0 +1,213 @@
+"""Answering one generation request: one JSON body or a stream, and an abort when the client leaves.
+
+What the bodies look like is a `Shape` (`server/chat.py`, `server/completions.py`); here is only when to send.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
+from models.errors import DeadlineExceeded, EngineUnhealthy, StepFailed
+from server import sse
+from server.bridge import ClientGone, EventStream
+from server.context import Context
+from server.limits import check_room
+from server.record import record_of
+from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
+from server.student import ServedModel
+
+Batch = list[tuple[int, SequenceEvent]]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Job:
+    """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index."""
+
+    id: str
+    created: int
+    model: ServedModel
+    fingerprint: str
+    requests: tuple[GenerationRequest, ...]
+    n: int = 1
+    is_stream: bool = False
+    includes_usage: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """What is known of one choice: since the last chunk, or of the whole answer."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def text(self) -> str:
+        return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
+
+    def add(self, event: SequenceEvent) -> None:
+        """Append an event. Raises: what ended the sequence, unless it ended well."""
+        if event.text:
+            self.texts.append(event.text)
+        self.logprobs.extend(event.logprobs)
+        if event.finish is not None:
+            check_finish(event.finish)
+            self.finish = event.finish
+
+
+class Shape(Protocol):
+    """The bodies of one API. Every `bytes` but `whole` is framed for the stream."""
+
+    def opening(self) -> bytes: ...
+
+    def text(self, index: int, text: str) -> bytes: ...
+
+    def part(self, part: Part) -> bytes: ...
+
+    def usage(self, usage: UsageReply) -> bytes: ...
+
+    def whole(self, parts: list[Part], usage: UsageReply) -> bytes: ...
+
+
+def check_finish(finish: Finish) -> None:
+    """Raises: the error a sequence ended with; EngineUnhealthy when the engine gave it up by itself."""
+    if finish.reason is FinishReason.ERROR:
+        raise finish.error or StepFailed("the engine failed on this sequence")
+    if finish.reason is FinishReason.ABORT:
+        raise EngineUnhealthy("the answer was broken off because the server is stopping", retry_after_s=5.0)
+
+
+def merge(batch: Batch) -> list[Part]:
+    """One part per choice: what several steps brought while the client was slow goes out together."""
+    parts: dict[int, Part] = {}
+    for index, event in batch:
+        part = parts.get(index)
+        if part is None:
+            part = parts[index] = Part(index=index)
+        part.add(event)
+    return list(parts.values())
+
+
+def total_usage(finishes: list[Finish], n: int) -> UsageReply:
+    """Sum over choices; a prompt counts once, however many choices it has."""
+    usages: list[Usage] = [finish.usage for finish in finishes]
+    prompt_tokens = sum(usage.num_prompt_tokens for usage in usages[::n])
+    completion_tokens = sum(usage.num_completion_tokens for usage in usages)
+    return UsageReply(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in usages[::n])),
+        completion_tokens_details=CompletionTokensDetails(),
+    )
+
+
+class Answer(Response):
+    """The response to a generation request. Nothing is sent before the engine's first event, so that an early
+    failure still has its own status."""
+
+    def __init__(self, context: Context, job: Job, shape: Shape) -> None:
+        super().__init__()
+        self._context = context
+        self._job = job
+        self._shape = shape
+        self._started_s = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
+        check_room(self._context)
+        record_of(scope).path = self._job.model.path
+        stream = self._context.bridge.open(self._job.requests)
+        self._context.metrics.observe_request(self._job.n, self._job.requests[0].sampling.max_tokens)
+        with contextlib.closing(stream), self._guard(stream, receive):
+            if self._job.is_stream:
+                await self._stream(stream, scope, send)
+            else:
+                await self._whole(stream, scope, send)
+
+    @contextlib.contextmanager
+    def _guard(self, stream: EventStream, receive: Receive) -> Iterator[None]:
+        """Fail the stream when the client leaves or the time is up."""
+        loop = asyncio.get_running_loop()
+        timeout_s = self._context.config.limits.request_timeout_s
+        late = DeadlineExceeded(f"the answer was not finished within {timeout_s:g} s (limits.request_timeout_s)")
+        timer = loop.call_later(timeout_s, stream.fail, late)
+        watcher = loop.create_task(_watch(receive, stream))
+        try:
+            yield
+        finally:
+            timer.cancel()
+            watcher.cancel()
+
+    async def _whole(self, stream: EventStream, scope: Scope, send: Send) -> None:
+        parts = [Part(index=index) for index in range(len(self._job.requests))]
+        while stream.num_unfinished:
+            for index, event in await stream.take():
+                parts[index].add(event)
+        finishes = [part.finish for part in parts if part.finish is not None]
+        usage = total_usage(finishes, self._job.n)
+        body = self._shape.whole(parts, usage)
+        record_of(scope).finish(finishes[0].path, usage.completion_tokens)
+        elapsed_ms = (time.monotonic() - self._started_s) * 1000
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"openai-processing-ms", str(round(elapsed_ms)).encode()),
+            *self._path_headers(finishes[0].path),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, stream: EventStream, scope: Scope, send: Send) -> None:
+        record = record_of(scope)
+        batch = await stream.take()
+        finishes: dict[int, Finish] = {}
+        body = self._shape.opening() + self._encode(batch, finishes)
+        headers = [*sse.HEADERS, *self._path_headers(self._job.model.path)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        record.is_event_stream = True
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        while len(finishes) < len(self._job.requests):
+            body = self._encode(await stream.take(), finishes)
+            if body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        ordered = [finishes[index] for index in sorted(finishes)]
+        usage = total_usage(ordered, self._job.n)
+        record.finish(ordered[0].path, usage.completion_tokens)
+        tail = self._shape.usage(usage) if self._job.includes_usage else b""
+        await send({"type": "http.response.body", "body": tail + sse.DONE})
+
+    def _encode(self, batch: Batch, finishes: dict[int, Finish]) -> bytes:
+        if len(batch) == 1:  # the way of almost every token
+            index, event = batch[0]
+            if event.finish is None and not event.logprobs:
+                return self._shape.text(index, event.text) if event.text else b""
+        chunks = []
+        for part in merge(batch):
+            if part.finish is not None:
+                finishes[part.index] = part.finish
+            if part.texts or part.logprobs or part.finish is not None:
+                chunks.append(self._shape.part(part))
+        return b"".join(chunks)
+
+    def _path_headers(self, path: str) -> list[tuple[bytes, bytes]]:
+        student = self._context.student.manifest.name
+        return [(b"x-fenhe-path", _header_value(path)), (b"x-fenhe-student", _header_value(student))]
+
+
+def _header_value(text: str) -> bytes:
+    return text.encode("ascii", "replace")
+
+
+async def _watch(receive: Receive, stream: EventStream) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.fail(ClientGone())

@@ -1,0 +1,100 @@
+"""The FastAPI application of one server: routes, middleware, and the engine's life around them."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server import errors
+from server.chat import Handler, chat_handler
+from server.completions import completion_handler
+from server.context import Context
+from server.middleware import RequestMiddleware
+from server.models import model_handler, models_handler
+from server.openapi import openapi_document
+from server.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
+from server.replies import raw_json_response
+from server.tokenize import detokenize_handler, tokenize_handler
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(context: Context) -> FastAPI:
+    """Handlers get what they need from `context`. The engine starts and stops with the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        context.bridge.attach()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(context.engine.stop, 0.0)
+            logger.info("engine stopped student=%s", context.student.manifest.name)
+
+    app = FastAPI(
+        title="fenhe",
+        version=context.version,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(RequestMiddleware, context=context)],
+        exception_handlers={HTTPException: answer_http_error},
+    )
+    for method, path, handler in _routes(context):
+        app.add_api_route(path, handler, methods=[method], response_model=None)
+    return app
+
+
+def _routes(context: Context) -> list[tuple[str, str, Handler]]:
+    return [
+        ("POST", "/v1/chat/completions", chat_handler(context)),
+        ("POST", "/v1/completions", completion_handler(context)),
+        ("GET", "/v1/models", models_handler(context)),
+        ("GET", "/v1/models/{model:path}", model_handler(context)),
+        ("POST", "/tokenize", tokenize_handler(context)),
+        ("POST", "/detokenize", detokenize_handler(context)),
+        ("GET", "/health", health_handler(context)),
+        ("GET", "/readyz", ready_handler(context)),
+        ("GET", "/startup", startup_handler(context)),
+        ("GET", "/version", version_handler(context)),
+        ("GET", "/metrics", metrics_handler(context)),
+        ("GET", "/openapi.json", _openapi_handler(context)),
+    ]
+
+
+def _openapi_handler(context: Context) -> Handler:
+    document = msgspec.json.encode(openapi_document(context.version))
+
+    async def openapi(request: Request) -> Response:
+        return raw_json_response(document, 200)
+
+    return openapi
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Unknown routes, wrong methods and refused bodies get the same shape as any other error."""
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    if status in {408, 413, 415}:
+        headers.append((b"connection", b"close"))  # what is left of the body is not read
+    message = _route_message(request, status) or error.detail
+    return raw_json_response(
+        errors.error_body(message, status, errors.ROUTE_CODES.get(status, "http_error")), status, headers
+    )
+
+
+def _route_message(request: Request, status: int) -> str | None:
+    what = f"{request.method} {request.url.path[:200]}"
+    return {
+        404: f"there is no {what} here",
+        405: f"{what} is not allowed; the allow header lists what is",
+    }.get(status)

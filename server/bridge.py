@@ -1,0 +1,168 @@
+"""Between the engine's thread and the event loop: one wake-up per step, one stream of events per request.
+
+The engine calls `publish` on its own thread; everything else here runs on the loop.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engines.contract import Engine
+from engines.sequence import Finish, GenerationRequest, SequenceEvent
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The client left; nobody waits for the answer any more."""
+
+
+class Observer(Protocol):
+    """Told about what passes, once per event at most; must be quick."""
+
+    def observe_gap(self, seconds: float) -> None: ...
+
+    def observe_finish(self, request: GenerationRequest, finish: Finish) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Living:
+    """A sequence the engine has accepted and not finished. `last_event_s` is None before its first token."""
+
+    request: GenerationRequest
+    stream: "EventStream"
+    index: int
+    last_event_s: float | None = None
+
+
+class EventStream:
+    """The events of all sequences of one HTTP request, in order. One consumer; owned by the loop."""
+
+    def __init__(self, bridge: "Bridge", num_sequences: int) -> None:
+        self._bridge = bridge
+        self._pending: list[tuple[int, SequenceEvent]] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+        self.num_unfinished = num_sequences
+        self.sequence_ids: list[str] = []
+
+    def push(self, index: int, event: SequenceEvent) -> None:
+        if event.finish is not None:
+            self.num_unfinished -= 1
+        self._pending.append((index, event))
+        self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        """Make the consumer's next `take` raise, whatever is pending."""
+        if self._failure is None:
+            self._failure = failure
+        self._wake()
+
+    async def take(self) -> list[tuple[int, SequenceEvent]]:
+        """Wait until something came, and take all of it, as (choice, event).
+
+        Raises: what `fail` was given.
+        """
+        if not self._pending and self._failure is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._failure is not None:
+            raise self._failure
+        taken, self._pending = self._pending, []
+        return taken
+
+    def close(self) -> None:
+        """Abort whatever has not finished. Nothing reaches the stream afterwards."""
+        self._bridge.forget(self)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Bridge:
+    """Submits sequences and brings their events to the stream they belong to."""
+
+    def __init__(self, engine: Engine, observer: Observer) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._living: dict[str, Living] = {}
+        self._streams: set[EventStream] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_started = False
+
+    def start_engine(self) -> None:
+        """Let the engine load. May come before there is a loop: nothing is published before something is submitted."""
+        if not self._is_started:
+            self._is_started = True
+            self._engine.start(self.publish)
+
+    def attach(self) -> None:
+        """Bring events to the running loop, and start the engine if nobody has."""
+        self._loop = asyncio.get_running_loop()
+        self.start_engine()
+
+    @property
+    def num_streams(self) -> int:
+        return len(self._streams)
+
+    def has_sequences(self, key: str) -> bool:
+        """Whether sequences called `{key}-{index}` are still in the engine, perhaps being aborted."""
+        return any(sequence_id.rpartition("-")[0] == key for sequence_id in self._living)
+
+    def open(self, requests: Sequence[GenerationRequest]) -> EventStream:
+        """Submit all sequences of a request, or none.
+
+        Raises: what `Engine.submit` raises, after the sequences already submitted were aborted.
+        """
+        stream = EventStream(self, len(requests))
+        self._streams.add(stream)
+        try:
+            for index, request in enumerate(requests):
+                self._submit(stream, index, request)
+        except BaseException:
+            self.forget(stream)
+            raise
+        return stream
+
+    def _submit(self, stream: EventStream, index: int, request: GenerationRequest) -> None:
+        # The first event may be published at once; the loop delivers it only after this call.
+        self._engine.submit(request)
+        self._living[request.id] = Living(request=request, stream=stream, index=index)
+        stream.sequence_ids.append(request.id)
+
+    def forget(self, stream: EventStream) -> None:
+        """Abort the living sequences of a stream and drop what still comes for them."""
+        self._streams.discard(stream)
+        for sequence_id in stream.sequence_ids:
+            if sequence_id in self._living:
+                self._engine.abort(sequence_id)
+
+    def publish(self, events: Sequence[SequenceEvent]) -> None:
+        """Hand one step's events to the loop. Runs on the engine's thread."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, tuple(events))
+        except RuntimeError:  # the loop is closed: the server has ended and nobody waits
+            logger.debug("events dropped count=%d", len(events))
+
+    def _deliver(self, events: tuple[SequenceEvent, ...]) -> None:
+        now_s = time.monotonic()
+        living = self._living
+        for event in events:
+            entry = living.get(event.sequence_id)
+            if entry is None:
+                continue
+            if event.token_ids:
+                if entry.last_event_s is not None:
+                    self._observer.observe_gap(now_s - entry.last_event_s)
+                entry.last_event_s = now_s
+            if event.finish is not None:
+                del living[event.sequence_id]
+                self._observer.observe_finish(entry.request, event.finish)
+            if entry.stream in self._streams:
+                entry.stream.push(entry.index, event)

@@ -1,0 +1,186 @@
+"""The `fenhe` command: arguments, and one function per subcommand, which imports what it needs itself."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.errors import ConfigError, ServingError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; its errors are one line on stderr and exit status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in arguments
+    try:
+        if arguments[:1] == ["bench"]:
+            return bench(arguments[1:])
+        parsed = make_parser().parse_args(arguments)
+        status: int = parsed.run(parsed)
+        return status
+    except (ServingError, OSError) as error:
+        if is_debug:
+            raise
+        print(f"fenhe: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from server.context import fenhe_version
+
+    parser = argparse.ArgumentParser(prog="fenhe", description="Serve every request by the part of a model it needs.")
+    parser.add_argument("--version", action="version", version=f"fenhe {fenhe_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_serve(commands, debug)
+    _add_chat(commands, debug)
+    _add_model_commands(commands, debug)
+    commands.add_parser("bench", help="measure: `fenhe bench engines`", add_help=False)
+    return parser
+
+
+Commands = argparse._SubParsersAction
+
+
+def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    from server.config import flag_of, setting_names
+
+    parser = commands.add_parser("serve", parents=[debug], help="serve a student over HTTP")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (or FENHE_CONFIG)")
+    settings = parser.add_argument_group("settings", "also in the file and as FENHE_...; flags win")
+    for name in setting_names():
+        settings.add_argument(flag_of(name), dest=name, metavar="VALUE", help=name)
+    parser.set_defaults(run=serve)
+
+
+def _add_chat(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("chat", parents=[debug], help="talk to a server")
+    parser.add_argument("prompt", nargs="?", help="one question; without it: a conversation")
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"where the server is (default {DEFAULT_URL})")
+    parser.add_argument("--model", default="auto", help="model id (default auto)")
+    parser.add_argument("--system", help="a system message to begin with")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0: the likeliest answer")
+    parser.add_argument("--max-tokens", type=int, help="longest answer (default: as long as the context lasts)")
+    parser.set_defaults(run=chat)
+
+
+def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser("pull", parents=[debug], help="fetch a model")
+    parser.add_argument("name", help="smollm2-135m, or hf:ORG/NAME[@REVISION]")
+    parser.set_defaults(run=pull)
+    parser = commands.add_parser("build", parents=[debug], help="cut a model into a student folder")
+    parser.add_argument("source", type=Path, help="a GGUF file or a Hugging Face folder")
+    parser.add_argument("--out", type=Path, required=True, help="the student folder to write")
+    parser.add_argument("--name", help="the student's name (default: from the source)")
+    parser.add_argument("--modules", metavar="NAME:LAYERS,...", help="knowledge:9,reasoning:15,adapter:6, for example")
+    parser.add_argument("--precision", metavar="NAME,...", help="variants to write (default: all that serving needs)")
+    parser.set_defaults(run=build)
+    parser = commands.add_parser("inspect", parents=[debug], help="show what a student folder holds")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--json", action="store_true", help="the manifest itself")
+    parser.set_defaults(run=inspect)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    from engines.build import build_engine
+    from models.student import Student
+    from server.config import load_config, setting_names
+    from server.context import make_context
+    from server.default_student import find_student
+    from server.listener import open_socket
+    from server.logs import set_up_logging
+
+    flags = {name: getattr(arguments, name) for name in setting_names()}
+    config = load_config(flags, os.environ, arguments.config)
+    set_up_logging(config)
+    with open_socket(config) as listener:
+        student = Student.open(config.student or find_student(os.environ, report=_report))
+        context = make_context(config, student, build_engine(student, config.engine))
+        context.bridge.start_engine()  # it loads while the web framework is imported
+        try:
+            from server.serve import serve as run_server
+
+            return run_server(context, listener, announce=lambda url: _announce(student.manifest.name, url))
+        finally:
+            context.engine.stop(0.0)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _announce(student: str, url: str) -> None:
+    print(f"fenhe serves {student} at {url}/v1", flush=True)
+
+
+def chat(arguments: argparse.Namespace) -> int:
+    from server.client import Wish, converse
+
+    wish = Wish(
+        url=arguments.url,
+        model=arguments.model,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        system=arguments.system,
+    )
+    return converse(wish, arguments.prompt, sys.stdin, sys.stdout)
+
+
+def pull(arguments: argparse.Namespace) -> int:
+    from models.fetch import cache_folder
+    from models.fetch import pull as fetch
+
+    print(fetch(arguments.name, cache_folder(os.environ), show_progress=sys.stderr.isatty()))
+    return 0
+
+
+def build(arguments: argparse.Namespace) -> int:
+    from models.build import build_student
+    from models.precisions import DEFAULT_PRECISIONS
+
+    wanted = arguments.precision
+    manifest = build_student(
+        arguments.source,
+        arguments.out,
+        name=arguments.name,
+        modules=arguments.modules,
+        precisions=DEFAULT_PRECISIONS if wanted is None else wanted.split(","),
+        show_progress=sys.stderr.isatty(),
+    )
+    print(f"built {manifest.name} in {arguments.out}; see it with `fenhe inspect {arguments.out}`")
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    from models.manifest import MANIFEST_NAME, read_manifest
+
+    read_manifest(arguments.folder)
+    if arguments.json:
+        sys.stdout.write((arguments.folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        return 0
+    from models.inspect import describe
+
+    print(describe(arguments.folder))
+    return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """`fenhe bench engines ...`: the rest of the line belongs to `engines.bench`."""
+    if arguments[:1] != ["engines"]:
+        raise ConfigError("what to measure? There is `fenhe bench engines`; its options: `fenhe bench engines --help`")
+    from engines.bench.cli import run
+
+    status: int = run(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""From the bytes of a body to a request struct: what is unknown or not supported is refused by name.
+
+The typed decoder is the fast way. Only a body it refuses is looked at a second time, to say what is wrong,
+or to drop fields whose value asks for nothing (`"tools": null`).
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
+from server.schema import Wish, any_decoder
+
+W = TypeVar("W", bound=Wish)
+
+HARMLESS = {
+    "user": "names the end user for abuse reports; nothing here reads it",
+    "metadata": "labels for stored completions; nothing is stored",
+    "store": "only null and false: nothing is stored",
+    "service_tier": "only auto and default: there is one tier",
+    "safety_identifier": "names the end user for abuse reports; nothing here reads it",
+    "prompt_cache_key": "a hint for cache placement; the prefix cache goes by content",
+    "prompt_cache_retention": "a hint for cache life; the prefix cache goes by use and memory",
+    "parallel_tool_calls": "has a meaning only with tools, which are refused",
+}
+"""Fields accepted although nothing reads them, and why ignoring them cannot change an answer."""
+
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "tools": (),
+    "tool_choice": ("none",),
+    "functions": (),
+    "function_call": ("none",),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "suffix": ("",),
+    "best_of": (1,),
+    "stop_token_ids": ([],),
+    "min_tokens": (0,),
+    "include_stop_str_in_output": (False,),
+    "prompt_logprobs": (),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "skip_special_tokens": (True,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+}
+"""Fields of the API and its other servers that would change the answer, and what beside null asks nothing."""
+
+UNSUPPORTED_IN_MESSAGE: dict[str, tuple[object, ...]] = {
+    "tool_calls": ([],),
+    "function_call": (),
+    "tool_call_id": (),
+    "audio": (),
+    "annotations": ([],),
+    "reasoning_content": (),
+}
+UNSUPPORTED_ROLES = ("tool", "function")
+UNSUPPORTED_PARTS = ("image_url", "input_audio", "file", "refusal")
+
+_AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[W]) -> W:
+    """Raises: BadRequest (no JSON), UnsupportedField, InvalidParameter; each names the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        return _decode_slowly(body, decoder.type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+
+
+def _decode_slowly(body: bytes, kind: type[W]) -> W:
+    try:
+        raw = any_decoder.decode(body)
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise BadRequest("the body must be a JSON object")
+    try:
+        return msgspec.convert(_without_empty_wishes(raw, kind), kind)
+    except msgspec.ValidationError as error:
+        raise explain(error, kind) from None
+
+
+def _without_empty_wishes(raw: dict[str, Any], kind: type[Wish]) -> dict[str, Any]:
+    known = kind.__struct_fields__
+    kept = _refuse(raw, known, UNSUPPORTED, "")
+    messages = kept.get("messages")
+    if isinstance(messages, list):
+        kept["messages"] = [_clean_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return kept
+
+
+def _clean_message(message: object, where: str) -> object:
+    if not isinstance(message, dict):
+        return message
+    if message.get("role") in UNSUPPORTED_ROLES:
+        raise UnsupportedField(
+            f"messages of role {message['role']!r} are not supported: this server has no tools",
+            param=f"{where}.role",
+        )
+    content = message.get("content")
+    for i, part in enumerate(content if isinstance(content, list) else ()):
+        _refuse_part(part, f"{where}.content[{i}]")
+    return _refuse(message, (), UNSUPPORTED_IN_MESSAGE, f"{where}.")
+
+
+def _refuse_part(part: object, where: str) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in UNSUPPORTED_PARTS:
+        raise UnsupportedField(
+            f"content of type {kind!r} is not supported: this student reads text only", param=f"{where}.type"
+        )
+
+
+def _refuse(
+    raw: dict[str, Any], known: tuple[str, ...], refused: Mapping[str, tuple[object, ...]], where: str
+) -> dict[str, Any]:
+    """Drop fields of `refused` whose value asks for nothing; refuse the others."""
+    kept = {}
+    for name, value in raw.items():
+        if name in known or name not in refused:
+            kept[name] = value
+        elif value is not None and not any(_is_same(value, empty) for empty in refused[name]):
+            raise UnsupportedField(
+                f"`{where}{name}` is not supported by this server; leave it out", param=f"{where}{name}"
+            )
+    return kept
+
+
+def _is_same(value: object, empty: object) -> bool:
+    return value == empty and isinstance(value, bool) == isinstance(empty, bool)
+
+
+def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
+    """Turn a typed decoder's complaint into an error that names the field."""
+    match = _AT_PATH.match(str(error))
+    assert match is not None
+    what = match["what"]
+    path = (match["path"] or "$").removeprefix("$").removeprefix(".")
+    unknown = _UNKNOWN.search(what)
+    if unknown is not None:
+        name = f"{path}.{unknown['name']}" if path else unknown["name"]
+        return UnsupportedField(f"unknown field `{name}`{_suggestion(unknown['name'], kind)}", param=name)
+    missing = re.search(r"missing required field `(.*)`", what)
+    if missing is not None:
+        name = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidParameter(f"`{name}` is required", param=name)
+    return InvalidParameter(f"`{path or 'body'}`: {what}", param=path or None)
+
+
+def _suggestion(name: str, kind: type[Wish]) -> str:
+    close = difflib.get_close_matches(name, kind.__struct_fields__, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""

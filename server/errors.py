@@ -1,0 +1,68 @@
+"""The one map from errors to HTTP statuses, and the OpenAI shape of an error body."""
+
+import math
+from http import HTTPStatus
+
+from models import errors
+from models.errors import ServingError
+from server.schema import ErrorDetail, ErrorReply, encoder
+
+STATUS: dict[type[ServingError], int] = {
+    errors.ServingError: 500,
+    errors.ConfigError: 500,
+    errors.BadRequest: 400,
+    errors.UnsupportedField: 400,
+    errors.ContextTooLong: 400,
+    errors.InvalidParameter: 400,
+    errors.Unauthorized: 401,
+    errors.NotFound: 404,
+    errors.UnknownModel: 404,
+    errors.Overloaded: 429,
+    errors.QueueFull: 429,
+    errors.RateLimited: 429,
+    errors.Unavailable: 503,
+    errors.PathLoading: 503,
+    errors.EngineUnhealthy: 503,
+    errors.DeadlineExceeded: 504,
+    errors.EngineFault: 500,
+    errors.StepFailed: 500,
+    errors.WeightsError: 500,
+    errors.SequenceStateError: 500,
+}
+
+ROUTE_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout"}
+ROUTE_CODES |= {413: "request_too_large", 415: "unsupported_media_type"}
+
+DEFAULT_RETRY_AFTER_S = 1.0
+INTERNAL_MESSAGE = "the server failed on this request; its log has the details under the x-request-id of this answer"
+
+
+def status_of(error: ServingError) -> int:
+    """The status of an error: its own entry, or that of its nearest ancestor."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def type_of(status: int) -> str:
+    """The coarse `type` OpenAI clients know, by status."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def error_body(message: str, status: int, code: str, param: str | None = None) -> bytes:
+    """`{"error": {...}}` with all four keys the specification requires."""
+    detail = ErrorDetail(message=message, type=type_of(status), param=param, code=code)
+    return encoder.encode(ErrorReply(error=detail))
+
+
+def body_of(error: ServingError) -> bytes:
+    """The body of an error, for a response or for a `data:` line of a stream that has started."""
+    return error_body(error.message, status_of(error), error.code, error.param)
+
+
+def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
+    """`Retry-After` in whole seconds where trying again can help."""
+    if status_of(error) not in {429, 503}:
+        return []
+    wait_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
+    return [(b"retry-after", str(max(1, math.ceil(wait_s))).encode())]

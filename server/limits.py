@@ -1,0 +1,113 @@
+"""Bounds at the door: body size and kind before anything is parsed, tokens before anything is queued."""
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFull
+from server.bridge import ClientGone
+from server.context import Context
+
+
+async def read_json_body(request: Request, context: Context) -> bytes:
+    """The whole body.
+
+    Raises: HTTPException 408, 413 or 415; BadRequest; ClientGone.
+    """
+    limits = context.config.limits
+    _check_kind(request)
+    _check_announced_length(request, limits.max_body_bytes)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _read(request, limits.max_body_bytes)
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not arrive within {limits.body_timeout_s:g} s") from None
+
+
+def _check_kind(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, f"the content-type must be application/json, not {kind[:100]!r}")
+
+
+def _check_announced_length(request: Request, max_bytes: int) -> None:
+    announced = request.headers.get("content-length")
+    if announced is None:
+        return
+    if not (announced.isascii() and announced.isdigit()):
+        raise BadRequest("the content-length is not a number")
+    if int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    num_bytes = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        num_bytes += len(part)
+        if num_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"the body is larger than {max_bytes} bytes (limits.max_body_bytes)")
+
+
+def check_room(context: Context) -> None:
+    """Raises: QueueFull when `limits.max_requests` are being answered already."""
+    if context.bridge.num_streams >= context.config.limits.max_requests:
+        raise QueueFull(
+            f"{context.bridge.num_streams} requests are open (limits.max_requests); try again later",
+            retry_after_s=1.0,
+        )
+
+
+def check_choices(context: Context, num_prompts: int, n: int) -> None:
+    """Raises: InvalidParameter when a request has more prompts, or sequences, than may ever run together."""
+    max_prompts, max_running = context.config.limits.max_prompts, context.config.engine.max_running
+    if num_prompts > max_prompts:
+        raise InvalidParameter(
+            f"{num_prompts} prompts are more than {max_prompts} (limits.max_prompts)", param="prompt"
+        )
+    if n * num_prompts > max_running:
+        raise InvalidParameter(
+            f"{n} choices of {num_prompts} prompts exceed {max_running} sequences (engine.max_running)",
+            param="n",
+        )
+
+
+def answer_tokens(context: Context, num_prompt_tokens: int, wanted: int | None, param: str) -> int:
+    """How many tokens the answer may have: what was asked for, or the rest of the context.
+
+    Raises: ContextTooLong, InvalidParameter.
+    """
+    limits, max_context = context.config.limits, context.max_context_tokens
+    max_prompt = min(limits.max_prompt_tokens or max_context, max_context - 1)
+    if num_prompt_tokens > max_prompt:
+        raise ContextTooLong(
+            f"the prompt has {num_prompt_tokens} tokens; at most {max_prompt} fit the context or limit",
+            param=param,
+        )
+    rest = max_context - num_prompt_tokens
+    max_answer = limits.max_completion_tokens or rest
+    if wanted is None:
+        return min(rest, max_answer)
+    if wanted > max_answer and limits.max_completion_tokens is not None:
+        raise InvalidParameter(
+            f"{wanted} tokens are more than {max_answer} (limits.max_completion_tokens)", param="max_tokens"
+        )
+    if wanted > rest:
+        raise ContextTooLong(
+            f"{num_prompt_tokens} prompt tokens and {wanted} for the answer exceed the context, {max_context}; ask "
+            f"for at most {rest}",
+            param=param,
+        )
+    return wanted

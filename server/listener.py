@@ -1,0 +1,25 @@
+"""The address a server listens on, taken early: a wrong port must not be found out after a model was loaded."""
+
+import socket
+
+from models.errors import ConfigError
+from server.config import ServerConfig
+
+
+def open_socket(config: ServerConfig) -> socket.socket:
+    """Take the address before anything slow is done.
+
+    Raises: ConfigError.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or error
+        raise ConfigError(
+            f"cannot listen on {config.host}:{config.port}: {reason}; choose another with --port"
+        ) from None
+    return listener

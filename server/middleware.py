@@ -1,0 +1,122 @@
+"""Around every request: its id, its errors as OpenAI bodies, its log line and its count. Pure ASGI."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.errors import EngineUnhealthy, InvalidParameter, ServingError
+from server import errors, sse
+from server.bridge import ClientGone
+from server.context import Context
+from server.record import KEY, Record
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""Logged and counted, never sent: the client left before its answer."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_WORK = re.compile(r"/v1/|/tokenize$|/detokenize$")
+
+
+class RequestMiddleware:
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self._app = app
+        self._context = context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(self._context, scope, send)
+        await exchange.run(self._app, receive)
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, context: Context, scope: Scope, send: Send) -> None:
+        self._context = context
+        self._scope = scope
+        self._raw_send = send
+        self._given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        self._record = _make_record(self._given_id, context)
+        self._is_work = _WORK.match(scope["path"]) is not None
+        scope[KEY] = self._record
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        open_keys = self._context.drain.open_keys
+        if self._is_work:
+            open_keys.add(self._record.key)
+        try:
+            self._check()
+            await app(self._scope, receive, self._send)
+        except ClientGone:
+            self._record.status = CLIENT_GONE
+        except ServingError as error:
+            await self._fail(error)
+        except Exception as error:
+            logger.exception("request failed id=%s path=%s", self._record.id, self._scope["path"])
+            await self._fail(ServingError(errors.INTERNAL_MESSAGE), cause=error)
+        finally:
+            open_keys.discard(self._record.key)
+            self._note()
+
+    def _check(self) -> None:
+        if self._given_id is not None and _REQUEST_ID.fullmatch(self._given_id) is None:
+            raise InvalidParameter(
+                "the x-request-id must be 1 to 128 letters, digits, dots, colons, hyphens or underscores",
+                param="x-request-id",
+            )
+        if self._is_work and self._context.drain.is_draining:
+            raise EngineUnhealthy("this server is stopping; send the request again", retry_after_s=1.0)
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._record.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode())]
+        await self._raw_send(message)
+
+    async def _fail(self, error: ServingError, cause: Exception | None = None) -> None:
+        """Say what went wrong: as a response, or inside the stream that has begun."""
+        body = errors.body_of(error)
+        if self._record.is_event_stream:
+            await self._raw_send({"type": "http.response.body", "body": sse.frame(body)})
+        elif self._record.status is None:
+            await self._respond(errors.status_of(error), body, errors.headers_of(error))
+        elif cause is not None:  # half a plain response is out: cutting the connection is all that is left
+            raise cause
+
+    async def _respond(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> None:
+        length = str(len(body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length), *extra]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._raw_send({"type": "http.response.body", "body": body})
+
+    def _note(self) -> None:
+        record, scope = self._record, self._scope
+        status = record.status or CLIENT_GONE
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._context.metrics.observe_http(scope["method"], route, status)
+        logger.log(
+            logging.INFO if self._is_work else logging.DEBUG,
+            "request finished id=%s route=%s status=%d path=%s tokens=%d ms=%.1f",
+            record.id,
+            route,
+            status,
+            record.path,
+            record.num_tokens,
+            (time.monotonic() - record.started_s) * 1000,
+        )
+
+
+def _make_record(given_id: bytes | None, context: Context) -> Record:
+    fresh = uuid.uuid4().hex
+    if given_id is None or _REQUEST_ID.fullmatch(given_id) is None:
+        return Record(id=fresh, key=fresh)
+    name = given_id.decode()
+    is_taken = name in context.drain.open_keys or context.bridge.has_sequences(name)
+    return Record(id=name, key=f"{name}.{fresh[:12]}" if is_taken else name)

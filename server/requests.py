@@ -1,0 +1,43 @@
+"""What chat and completions share on the way to the engine and back: sequences, seeds, names."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from server.sampling import seed_of_choice, while_loading
+from server.schema import SamplingWish
+
+
+def choice_requests(
+    wish: SamplingWish,
+    key: str,
+    prompts: Sequence[tuple[int, ...]],
+    samplings: Sequence[SamplingParams],
+    path: str,
+) -> tuple[GenerationRequest, ...]:
+    """`n` sequences per prompt, called `{key}-{index}` by the index of their choice."""
+    n = wish.n or 1
+    requests = []
+    for index in range(n * len(prompts)):
+        sampling = samplings[index // n]
+        requests.append(
+            GenerationRequest(
+                id=f"{key}-{index}",
+                prompt_token_ids=prompts[index // n],
+                path=path,
+                sampling=dataclasses.replace(sampling, seed=seed_of_choice(sampling.seed, index % n)),
+                while_loading=while_loading(wish),
+            )
+        )
+    return tuple(requests)
+
+
+def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
+    """The API's word for an end that is an answer; the other ends are errors."""
+    return "length" if reason is FinishReason.LENGTH else "stop"
+
+
+def text_of(logprob: TokenLogprob) -> str:
+    """A token as text; one that is only part of a character shows as U+FFFD, its `bytes` say what it is."""
+    return logprob.token_bytes.decode(errors="replace")

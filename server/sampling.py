@@ -1,0 +1,67 @@
+"""From the sampling fields of a request to `SamplingParams`: defaults, and rules that span fields."""
+
+import re
+
+from engines.sequence import SamplingParams, WhileLoading
+from models.errors import InvalidParameter, UnsupportedField
+from server.schema import SamplingWish, StreamOptions
+
+_SEED_RANGE = 2**63
+_TOKEN_KEY = re.compile(r"[0-9]{1,10}")
+
+
+def sampling_params(wish: SamplingWish, *, max_tokens: int, logprobs: int | None, vocab_size: int) -> SamplingParams:
+    """Raises: InvalidParameter."""
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if wish.temperature is None else wish.temperature,
+        top_p=1.0 if wish.top_p is None else wish.top_p,
+        top_k=wish.top_k if wish.top_k and wish.top_k > 0 else None,
+        min_p=wish.min_p or 0.0,
+        repetition_penalty=1.0 if wish.repetition_penalty is None else wish.repetition_penalty,
+        presence_penalty=wish.presence_penalty or 0.0,
+        frequency_penalty=wish.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(wish.logit_bias or {}, vocab_size),
+        seed=None if wish.seed is None else wish.seed % _SEED_RANGE,
+        stop=_stop(wish.stop),
+        ignore_eos=bool(wish.ignore_eos),
+        logprobs=logprobs,
+    )
+
+
+def seed_of_choice(seed: int | None, index: int) -> int | None:
+    """Each choice its own seed: with one for all, every choice would be the same text."""
+    return None if seed is None else (seed + index) % _SEED_RANGE
+
+
+def while_loading(wish: SamplingWish) -> WhileLoading:
+    return WhileLoading.WAIT if wish.fenhe is None else WhileLoading(wish.fenhe.while_loading)
+
+
+def stream_options(wish: SamplingWish) -> StreamOptions:
+    """Raises: InvalidParameter without `stream`; UnsupportedField for obfuscation."""
+    options = wish.stream_options
+    if options is None:
+        return StreamOptions()
+    if not wish.stream:
+        raise InvalidParameter("`stream_options` is allowed only with `stream: true`", param="stream_options")
+    if options.include_obfuscation:
+        name = "stream_options.include_obfuscation"
+        raise UnsupportedField(f"`{name}` is not supported by this server; leave it out", param=name)
+    return options
+
+
+def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _logit_bias(biases: dict[str, float], vocab_size: int) -> dict[int, float]:
+    for key in biases:
+        if _TOKEN_KEY.fullmatch(key) is None or int(key) >= vocab_size:
+            raise InvalidParameter(
+                f"`logit_bias`: {key[:40]!r} is no token id of this student (0 to {vocab_size - 1})",
+                param="logit_bias",
+            )
+    return {int(key): bias for key, bias in biases.items()}

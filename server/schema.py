@@ -1,0 +1,336 @@
+"""The wire: every request and response body as a msgspec struct, and one typed decoder per request.
+
+Owns shapes and ranges only. What a value means is decided in `sampling.py`, `chat.py` and `completions.py`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+PositiveProbability = Annotated[float, Meta(gt=0.0, le=1.0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+Positive = Annotated[int, Meta(ge=1)]
+TokenId = Annotated[int, Meta(ge=0)]
+NumChoices = Annotated[int, Meta(ge=1, le=128)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+StopString = Annotated[str, Meta(min_length=1)]
+StopStrings = Annotated[list[StopString], Meta(max_length=4)]
+FinishReason = Literal["stop", "length"]
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every request body: a field nobody knows is an error."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every response body."""
+
+
+class StreamOptions(Wish, frozen=True, kw_only=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class FenheOptions(Wish, frozen=True, kw_only=True):
+    """What fenhe adds to the API: `while_loading` says what to do until the path's modules are loaded."""
+
+    while_loading: Literal["wait", "degrade"] = "wait"
+
+
+class SamplingWish(Wish, frozen=True, kw_only=True):
+    """The fields chat and completions share. `None` means the default everywhere."""
+
+    model: str
+    temperature: Temperature | None = None
+    top_p: PositiveProbability | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Probability | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, Bias] | None = None
+    seed: Seed | None = None
+    stop: StopString | StopStrings | None = None
+    ignore_eos: bool | None = None
+    n: NumChoices | None = None
+    max_tokens: Positive | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    fenhe: FenheOptions | None = None
+    user: str | None = None
+
+
+class TextPart(Wish, frozen=True, kw_only=True, tag="text", tag_field="type"):
+    text: str
+
+
+class Message(Wish, frozen=True, kw_only=True):
+    role: Literal["developer", "system", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    refusal: str | None = None
+
+
+class ChatRequest(SamplingWish, frozen=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+
+TokenPrompt = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class CompletionRequest(SamplingWish, frozen=True, kw_only=True):
+    prompt: (
+        str
+        | Annotated[
+            list[str | TokenId | TokenPrompt],
+            Meta(min_length=1, description="strings, one list of token ids, or lists of token ids; never mixed"),
+        ]
+    )
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+
+
+class TokenizeRequest(Wish, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`."""
+
+    model: str = "auto"
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Wish, frozen=True, kw_only=True):
+    model: str = "auto"
+    tokens: list[TokenId]
+
+
+class TokenizeResponse(Reply, frozen=True, kw_only=True):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(Reply, frozen=True, kw_only=True):
+    prompt: str
+
+
+class PromptTokensDetails(Reply, frozen=True, kw_only=True):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Reply, frozen=True, kw_only=True):
+    reasoning_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class UsageReply(Reply, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+
+class ChoiceFenhe(Reply, frozen=True, kw_only=True):
+    """The path that really answered: another than asked for only after `while_loading: degrade`."""
+
+    path: str
+
+
+class TopLogprob(Reply, frozen=True, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ContentLogprob(Reply, frozen=True, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Reply, frozen=True, kw_only=True):
+    content: list[ContentLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(Reply, frozen=True, kw_only=True):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class ChatChoice(Reply, frozen=True, kw_only=True):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    fenhe: ChoiceFenhe
+
+
+class ChatCompletion(Reply, frozen=True, kw_only=True):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: UsageReply
+    object: Literal["chat.completion"] = "chat.completion"
+
+
+class Delta(Reply, frozen=True, kw_only=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    refusal: UnsetType | None = UNSET
+
+
+class ChunkChoice(Reply, frozen=True, kw_only=True):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    fenhe: ChoiceFenhe | UnsetType = UNSET
+
+
+class ChatChunk(Reply, frozen=True, kw_only=True):
+    """One `data:` line of a stream. `usage` is absent unless `stream_options.include_usage` was asked for."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: UsageReply | UnsetType | None = UNSET
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+
+
+class TextLogprobs(Reply, frozen=True, kw_only=True):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(Reply, frozen=True, kw_only=True):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    fenhe: ChoiceFenhe | UnsetType = UNSET
+
+
+class TextCompletion(Reply, frozen=True, kw_only=True):
+    """A completion, whole or one `data:` line of a stream: the API uses one shape for both."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: UsageReply | UnsetType | None = UNSET
+    object: Literal["text_completion"] = "text_completion"
+
+
+class QualityReply(Reply, frozen=True, kw_only=True):
+    """Cross-entropy in nats per token on `text`, measured when the student was built."""
+
+    variant: str
+    cross_entropy: float
+    text: str
+    num_tokens: int
+
+
+class ModelFenhe(Reply, frozen=True, kw_only=True):
+    """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1."""
+
+    student: str
+    path: str
+    modules: list[str]
+    exit: str
+    share_of_layers: float
+    is_exit_trained: bool
+    is_loaded: bool
+    num_loaded_stages: int
+    num_stages: int
+    max_context_tokens: int
+    quality: list[QualityReply]
+
+
+class ModelReply(Reply, frozen=True, kw_only=True):
+    id: str
+    created: int
+    fenhe: ModelFenhe
+    owned_by: str = "fenhe"
+    object: Literal["model"] = "model"
+
+
+class ModelList(Reply, frozen=True, kw_only=True):
+    data: list[ModelReply]
+    object: Literal["list"] = "list"
+
+
+class ErrorDetail(Reply, frozen=True, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply, frozen=True, kw_only=True):
+    error: ErrorDetail
+
+
+class PathProgress(Reply, frozen=True, kw_only=True):
+    path: str
+    is_servable: bool
+    is_default: bool
+    num_loaded_stages: int
+    num_stages: int
+
+
+class HealthReply(Reply, frozen=True, kw_only=True):
+    status: Literal["ok", "unhealthy"]
+    error: str | None
+
+
+class ProgressReply(Reply, frozen=True, kw_only=True):
+    """`loaded_share` is stages loaded of stages there are, over the path that needs most of them."""
+
+    status: Literal["ready", "loading", "draining", "unhealthy"]
+    student: str
+    loaded_share: float
+    paths: list[PathProgress]
+    error: str | None
+
+
+class VersionReply(Reply, frozen=True, kw_only=True):
+    version: str
+    student: str
+    variant: str
+
+
+chat_decoder = msgspec.json.Decoder(ChatRequest)
+completion_decoder = msgspec.json.Decoder(CompletionRequest)
+tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
+detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
+any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+encoder = msgspec.json.Encoder()

@@ -1,0 +1,99 @@
+"""Running a server: listening, signals, and an orderly end.
+
+First SIGTERM or SIGINT: not ready at once, new work is refused, what runs may finish within the grace period,
+exit 0. Second: the process ends at once, by that signal.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from server.app import create_app
+from server.context import Context
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.05
+LAST_BYTES_S = 5
+"""How long connections may take to close once every answer was written."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our way to end."""
+
+    def __init__(self, context: Context, announce: Callable[[str], None]) -> None:
+        super().__init__(_uvicorn_config(context))
+        self._context = context
+        self._announce = announce
+        self._drain: asyncio.Task[None] | None = None
+
+    async def main_loop(self) -> None:
+        """Runs once the sockets listen."""
+        self._announce(self.url)
+        await super().main_loop()
+
+    @property
+    def url(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Runs between two bytecodes of the main thread: it only notes; `on_tick` acts."""
+        if self._context.drain.is_draining:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self._context.drain.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._context.drain.is_draining and self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(self._finish())
+        return await super().on_tick(counter)
+
+    async def _finish(self) -> None:
+        """Wait for open requests, at most the grace period; then end the engine, which ends what is left."""
+        drain, grace_s = self._context.drain, self._context.config.grace_s
+        logger.info("draining open_requests=%d grace_s=%g", len(drain.open_keys), grace_s)
+        await self._wait_idle(grace_s)
+        if drain.open_keys:
+            logger.warning("grace period over open_requests=%d", len(drain.open_keys))
+            await asyncio.to_thread(self._context.engine.stop, 0.0)
+            await self._wait_idle(LAST_BYTES_S)
+        self.should_exit = True
+
+    async def _wait_idle(self, limit_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + limit_s
+        while self._context.drain.open_keys and loop.time() < end_s:
+            await asyncio.sleep(POLL_S)
+
+
+def _uvicorn_config(context: Context) -> uvicorn.Config:
+    config = context.config
+    return uvicorn.Config(
+        create_app(context),
+        loop="asyncio" if sys.platform == "win32" else "uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=config.access_log,
+        server_header=False,
+        timeout_keep_alive=config.keep_alive_s,
+        timeout_graceful_shutdown=LAST_BYTES_S,
+    )
+
+
+def serve(context: Context, listener: socket.socket, announce: Callable[[str], None]) -> int:
+    """Serve until told to stop; `announce` gets the URL once it listens. Returns the exit status.
+
+    Must run on the main thread for signals to count.
+    """
+    server = Server(context, announce)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1

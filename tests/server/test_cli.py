@@ -1,0 +1,87 @@
+"""The command line: errors are one line and status 2, versions and help work without a model."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.manifest import write_manifest
+from server.cli import main
+from tests.server.conftest import Served, make_manifest
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """`fenhe serve` sets up logging for its process, which here is everybody's."""
+    names = (None, "uvicorn", "uvicorn.access")
+    levels = {name: logging.getLogger(name).level for name in names}
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def run(*arguments: str) -> int:
+    """The exit status, whichever way the command ends."""
+    try:
+        return main(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("fenhe ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--nonsense", "1"], ["build"], ["bench"]])
+def test_wrong_arguments_exit_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err
+
+
+def test_serve_reports_all_config_mistakes_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FENHE_GRACE_S", "soon")
+    assert run("serve", "--port", "high", "--max-running", "0") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for part in ("--port", "engine.max_running", "FENHE_GRACE_S"):
+        assert part in error
+
+
+def test_serve_names_a_folder_that_is_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--student", str(tmp_path), "--port", "0") == 2
+    assert "fenhe build" in capsys.readouterr().err
+
+
+def test_inspect_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_manifest(tmp_path, make_manifest())
+    assert run("inspect", str(tmp_path), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="fenhe build"):
+        run("inspect", str(tmp_path), "--json", "--debug")
+
+
+def test_chat_without_a_server_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chat", "--url", "http://127.0.0.1:9", "hello") == 2
+    assert "fenhe serve" in capsys.readouterr().err
+
+
+def test_chat_streams_and_sums_up(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chat", "--url", served.url, "--model", "tiny:shallow", "hello") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Hello, world!\n[path shallow, 4 tokens, first after ")
+
+
+def test_chat_shows_what_the_server_refused(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chat", "--url", f"{served.url}/v1/", "--model", "nobody", "hello") == 2
+    assert "`nobody` does not exist" in capsys.readouterr().err

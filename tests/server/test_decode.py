@@ -1,0 +1,63 @@
+"""Bodies to structs, and the tables of fields."""
+
+import json
+
+import msgspec
+import pytest
+
+from models.errors import BadRequest, InvalidParameter, UnsupportedField
+from server.decode import HARMLESS, UNSUPPORTED, decode_body
+from server.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+def decode(**fields: object) -> ChatRequest:
+    return decode_body(json.dumps(BODY | fields).encode(), chat_decoder)
+
+
+def test_decode_reads_what_is_known() -> None:
+    assert decode(temperature=1, stop=["a"]).temperature == 1.0
+
+
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_decode_refuses_each_unsupported_field_and_accepts_its_null(name: str) -> None:
+    with pytest.raises(UnsupportedField) as caught:
+        decode(**{name: {"anything": 1}})
+    assert caught.value.param == name
+    assert decode(**{name: None}) == decode()
+    for empty in UNSUPPORTED[name]:
+        assert decode(**{name: empty}) == decode()
+
+
+def test_decode_takes_true_for_no_number() -> None:
+    with pytest.raises(UnsupportedField):
+        decode(best_of=True)
+
+
+def test_decode_suggests_the_near_field() -> None:
+    with pytest.raises(UnsupportedField, match="did you mean `max_tokens`"):
+        decode(max_token=1)
+
+
+def test_decode_names_the_place_inside() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        decode(messages=[BODY["messages"][0], {"role": "user", "content": 5}])
+    assert caught.value.param == "messages[1].content"
+
+
+@pytest.mark.parametrize("body", [b"null", b"3", b'"x"', b"[]", b"{", b"", b'{"a":' * 50_000])
+def test_decode_refuses_what_is_no_object(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        decode_body(body, chat_decoder)
+
+
+def test_harmless_fields_are_known_and_not_refused() -> None:
+    fields = set(ChatRequest.__struct_fields__)
+    assert set(HARMLESS) <= fields
+    assert not set(HARMLESS) & set(UNSUPPORTED)
+
+
+def test_tables_do_not_refuse_what_is_supported() -> None:
+    for kind in (ChatRequest, CompletionRequest, SamplingWish):
+        assert not set(UNSUPPORTED) & {field.name for field in msgspec.structs.fields(kind)}

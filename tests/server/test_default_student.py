@@ -1,0 +1,40 @@
+"""The default student is pulled and built once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import models.build
+import models.fetch
+from models.manifest import write_manifest
+from server.default_student import find_student
+from tests.server.conftest import make_manifest
+
+
+def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def cache_folder(environ: Mapping[str, str]) -> Path:
+        return Path(environ["FENHE_CACHE"])
+
+    def pull(name: str, cache: Path, **options: Any) -> Path:
+        calls.append(f"pull {name}")
+        return cache / "model.gguf"
+
+    def build_student(source: Path, out: Path, **options: Any) -> None:
+        calls.append(f"build {source.name}")
+        out.mkdir(parents=True)
+        write_manifest(out, make_manifest())
+
+    monkeypatch.setattr(models.fetch, "cache_folder", cache_folder)
+    monkeypatch.setattr(models.fetch, "pull", pull)
+    monkeypatch.setattr(models.build, "build_student", build_student)
+    lines: list[str] = []
+    environ = {"FENHE_CACHE": str(tmp_path)}
+    folder = find_student(environ, lines.append)
+    assert find_student(environ, lines.append) == folder
+    assert (folder / "manifest.json").exists()
+    assert calls == ["pull smollm2-135m", "build model.gguf"]
+    assert [line.partition(" ")[0] for line in lines] == ["no", "building"]

@@ -1,0 +1,54 @@
+"""The map from errors to statuses covers the whole tree."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from models.errors import InvalidParameter, PathLoading, QueueFull, ServingError, StepFailed
+from server.errors import STATUS, body_of, headers_of, status_of
+
+
+def kinds(root: type[ServingError]) -> Iterator[type[ServingError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from kinds(child)
+
+
+def test_status_map_is_the_error_tree() -> None:
+    ours = {kind for kind in kinds(ServingError) if kind.__module__ == "models.errors"}
+    assert set(STATUS) == ours
+
+
+def test_status_of_an_unmapped_kind_is_its_parent_s() -> None:
+    class Special(QueueFull):
+        pass
+
+    assert status_of(Special("x")) == 429
+
+
+def test_codes_are_distinct_words() -> None:
+    codes = [kind.code for kind in STATUS]
+    assert len(set(codes)) == len(codes)
+
+
+def test_body_has_the_four_required_keys_and_a_string_code() -> None:
+    error = msgspec.json.decode(body_of(InvalidParameter("wrong", param="n")))["error"]
+    assert error == {"message": "wrong", "type": "invalid_request_error", "param": "n", "code": "invalid_value"}
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (QueueFull("x"), b"1"),
+        (QueueFull("x", retry_after_s=0.0), b"1"),
+        (PathLoading("x", retry_after_s=2.0), b"2"),
+        (PathLoading("x", retry_after_s=2.01), b"3"),
+    ],
+)
+def test_retry_after_is_rounded_up(error: ServingError, seconds: bytes) -> None:
+    assert headers_of(error) == [(b"retry-after", seconds)]
+
+
+def test_retry_after_is_absent_where_trying_again_is_useless() -> None:
+    assert headers_of(StepFailed("x")) == []

@@ -1,0 +1,74 @@
+"""The OpenAPI document: valid, whole, and true to the structs and routes."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from fastapi.openapi.models import OpenAPI
+from fastapi.routing import APIRoute
+
+from server.app import create_app
+from server.openapi import OPERATIONS, openapi_document
+from tests.server.conftest import Served
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(msgspec.json.encode(openapi_document("1.2.3")))
+    return found
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_document_is_valid_openapi(document: dict[str, Any]) -> None:
+    parsed = OpenAPI.model_validate(document)
+    assert parsed.info.version == "1.2.3"
+
+
+def test_document_has_every_route_and_no_other(served: Served) -> None:
+    app = create_app(served.context)
+    routes = {
+        (route.path.replace(":path", ""), method)
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+    told = {(operation.path, operation.method.upper()) for operation in OPERATIONS}
+    assert routes - told == {("/openapi.json", "GET")}
+    assert told <= routes
+
+
+def test_document_references_resolve(document: dict[str, Any]) -> None:
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert set(references(document)) == known
+
+
+def test_document_requests_list_the_fields_the_decoder_takes(document: dict[str, Any]) -> None:
+    for operation in OPERATIONS:
+        if operation.body is not None:
+            schema = document["components"]["schemas"][operation.body.__name__]
+            assert set(schema["properties"]) == set(operation.body.__struct_fields__)
+            assert schema["additionalProperties"] is False
+
+
+def test_document_answers_match_what_is_sent(served: Served, document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for body in (served.chat("hello").json(), served.http.get("/v1/models").json()):
+        name = {"chat.completion": "ChatCompletion", "list": "ModelList"}[body["object"]]
+        assert set(schemas[name]["required"]) <= set(body) <= set(schemas[name]["properties"])
+
+
+def test_document_is_served_and_docs_pages_are_off(served: Served) -> None:
+    assert served.http.get("/openapi.json").json()["info"]["title"] == "fenhe"
+    assert served.http.get("/docs").status_code == 404
