@@ -2,9 +2,11 @@
 
 import logging
 import os
+from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.loop import ModuleEngine
+from engines.native import library_path
 from engines.onnx.plan import PrecisionPlan, choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.errors import ConfigError
@@ -42,7 +44,11 @@ def _plan(student: Student, config: EngineConfig) -> PrecisionPlan:
     problems = config.problems()
     if problems:
         raise ConfigError("; ".join(problems))
-    return choose_plan(student, config, _num_threads(config))
+    return choose_plan(student, config, _num_threads(config), _library(config))
+
+
+def _library(config: EngineConfig) -> Path | None:
+    return None if config.native_folder is None else library_path(config.native_folder)
 
 
 def _num_threads(config: EngineConfig) -> int:
@@ -54,5 +60,6 @@ def _runner(student: Student, config: EngineConfig, plan: PrecisionPlan) -> Onnx
         num_slots=config.max_running,
         capacity_tokens=capacity_tokens(student, config),
         num_threads=_num_threads(config),
+        library=_library(config),
     )
     return OnnxRunner(student, plan, limits)

@@ -1,6 +1,7 @@
 """Settings of the module engine. Frozen; every bound has a finite default."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -13,7 +14,7 @@ class EngineConfig:
     else runs; `busy_step_tokens` while streams are running, and so bounds the gap a long prompt causes in them.
     `precision` is a variant of the student, or `auto`: the fastest here that fits `weights_bytes`, one for all row
     counts, so that an answer never depends on what else runs; or `adaptive`: the fastest for each row count, which
-    gives that up.
+    gives that up. fenhe's own operators are compiled into `native_folder` once; None does without them.
     """
 
     max_running: int = 32
@@ -26,11 +27,14 @@ class EngineConfig:
     busy_step_tokens: int = 128
     precision: str = "auto"
     num_threads: int | None = None
+    native_folder: Path | None = None
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
         positive = ("max_running", "kv_bytes", "weights_bytes", "step_tokens", "busy_step_tokens")
-        found = [f"{name} must be at least 1, not {getattr(self, name)}" for name in positive if getattr(self, name) < 1]
+        found = [
+            f"{name} must be at least 1, not {getattr(self, name)}" for name in positive if getattr(self, name) < 1
+        ]
         found += [
             f"{name} must not be negative, not {getattr(self, name)}"
             for name in ("max_waiting", "prefix_cache_bytes")

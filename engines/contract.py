@@ -97,7 +97,7 @@ class Engine(Protocol):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PrefillChunk:
-    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is already written."""
+    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is written."""
 
     slot: int
     path: str
@@ -121,7 +121,7 @@ class DecodeRow:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class StepInput:
-    """One forward pass. `decode` is sorted deepest path first, so every module's rows are a prefix."""
+    """One forward pass. `decode` is sorted deepest path first: every module's rows are a prefix."""
 
     decode: tuple[DecodeRow, ...] = ()
     prefill: tuple[PrefillChunk, ...] = ()

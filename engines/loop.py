@@ -79,8 +79,7 @@ class ModuleEngine:
             for path in student.manifest.paths
         }
         bytes_per_token = {
-            path: sum(runner.kv_bytes_per_token(stage) for stage in stages)
-            for path, stages in self._kv_stages.items()
+            path: sum(runner.kv_bytes_per_token(stage) for stage in stages) for path, stages in self._kv_stages.items()
         }
         self._kv = KvBudget(config.kv_bytes, bytes_per_token)
         self._cache = PrefixCache(config.prefix_cache_bytes)

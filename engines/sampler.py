@@ -33,8 +33,14 @@ class Sampler:
         self._token_bytes = token_bytes
 
     def sample(self, logits: npt.NDArray[np.float32], sequences: list[Sequence]) -> list[Sampled]:
-        """The next token of every sequence. Shapes: logits [len(sequences), vocab]."""
+        """The next token of every sequence.
+
+        Shapes: logits [len(sequences), vocab].
+        Raises: FloatingPointError for logits that are not finite: a broken model must not answer rubbish.
+        """
         greedy = logits.argmax(axis=1)
+        if not np.isfinite(logits[np.arange(len(greedy)), greedy]).all():
+            raise FloatingPointError("the model's logits are not finite")
         return [
             Sampled(token_id=int(best)) if _is_plain(sequence) else self._sample_row(row, sequence)
             for row, best, sequence in zip(logits, greedy, sequences, strict=True)

@@ -222,9 +222,7 @@ class Scheduler:
 
     def _plan_decode(self, plan: StepPlan) -> None:
         rows = [self._slots.occupant(slot) for slot in range(self._slots.end)]
-        decoding = [
-            row if row is not None and row.status is SequenceStatus.DECODING else None for row in rows
-        ]
+        decoding = [row if row is not None and row.status is SequenceStatus.DECODING else None for row in rows]
         while decoding and decoding[-1] is None:
             decoding.pop()
         plan.decode = decoding
@@ -240,9 +238,7 @@ class Scheduler:
         if sequence is None:
             occupant = self._slots.occupant(slot)
             return DecodeRow(path=None, position=occupant.num_computed_tokens if occupant else 0, token_id=0)
-        return DecodeRow(
-            path=sequence.path, position=sequence.num_computed_tokens, token_id=sequence.token_ids[-1]
-        )
+        return DecodeRow(path=sequence.path, position=sequence.num_computed_tokens, token_id=sequence.token_ids[-1])
 
 
 def _prefill_chunk(chunk: Chunk) -> PrefillChunk:

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from engines.config import EngineConfig
-from engines.native import library_path
 from engines.onnx.speeds import Speeds, speeds_of
 from models.errors import ConfigError
 from models.precisions import PRECISIONS
@@ -50,21 +50,22 @@ class PrecisionPlan:
         return ", then ".join([*few, self.many])
 
 
-def choose_plan(student: Student, config: EngineConfig, num_threads: int) -> PrecisionPlan:
+def choose_plan(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
     """Settle `config.precision` for this student on this machine.
 
     Raises: ConfigError when the student has no such variant, this machine cannot run it, or none fits the budget.
     """
     if config.precision not in (AUTO, ADAPTIVE):
-        _check(student, config.precision)
+        _check(student, config.precision, library)
         return PrecisionPlan(many=config.precision)
-    names = [name for name in affordable(student, config.weights_bytes) if _can_run(name)]
+    names = [name for name in affordable(student, config.weights_bytes) if _can_run(name, library)]
     if not names:
         raise ConfigError(
-            f"no precision of student {student.manifest.name!r} can run here within weights_bytes={config.weights_bytes}"
+            f"no precision of student {student.manifest.name!r} can run here "
+            f"within weights_bytes={config.weights_bytes}"
         )
     names = [name for name in names if PRECISIONS[name].is_faithful] or names
-    speeds = speeds_of(student, names, num_threads) if len(names) > 1 else {}
+    speeds = speeds_of(student, names, num_threads, library) if len(names) > 1 else {}
     plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
     if config.precision == ADAPTIVE:
         plan = _with_few(plan, student, speeds, config.weights_bytes)
@@ -84,9 +85,7 @@ def _cost(speeds: Mapping[str, Speeds], name: str, max_running: int) -> float:
     return speeds[name].decode_token_s(max_running) + speeds[name].prefill_token_s
 
 
-def _with_few(
-    plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds], weights_bytes: int
-) -> PrecisionPlan:
+def _with_few(plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds], weights_bytes: int) -> PrecisionPlan:
     """Add the fastest variant for few rows where it beats `many`, shares its KV and both fit the budget."""
     left_bytes = weights_bytes - student.manifest.variant(plan.many).weight_bytes
     rivals = [
@@ -104,16 +103,18 @@ def _with_few(
     return PrecisionPlan(many=plan.many, few=tuple(few))
 
 
-def _check(student: Student, name: str) -> None:
+def _check(student: Student, name: str, library: Path | None) -> None:
     known = [variant.name for variant in student.manifest.variants]
     if name not in known:
         raise ConfigError(
             f"student {student.manifest.name!r} has no precision {name!r}, only {', '.join(known)}; "
             "build it with `fenhe build --precision`"
         )
-    if not _can_run(name):
-        raise ConfigError(f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler")
+    if not _can_run(name, library):
+        raise ConfigError(
+            f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler"
+        )
 
 
-def _can_run(name: str) -> bool:
-    return name in PRECISIONS and (not PRECISIONS[name].needs_native or library_path() is not None)
+def _can_run(name: str, library: Path | None) -> bool:
+    return name in PRECISIONS and (not PRECISIONS[name].needs_native or library is not None)

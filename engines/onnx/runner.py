@@ -7,6 +7,7 @@ prompts run beside them, in chunks. Schedules nothing.
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,12 @@ MAX_PADDING_SHARE = 0.25
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RunnerLimits:
+    """`library` holds fenhe's own compiled operators, which `-native` graphs need."""
+
     num_slots: int
     capacity_tokens: int
     num_threads: int
+    library: Path | None = None
 
 
 class OnnxRunner:
@@ -63,7 +67,7 @@ class OnnxRunner:
 
     def load(self, stage: str) -> None:
         for variant in self._plan.variants:
-            session = open_session(self._student.graph(variant, stage), self._limits.num_threads)
+            session = open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)
             if stage == HEAD:
                 self._heads[variant] = HeadSession(session)
             else:
@@ -163,7 +167,8 @@ class OnnxRunner:
         return len(wanted)
 
     def _run_chunks(self, stage: str, group: Sequence[PrefillChunk], hidden: Float, output: Float) -> None:
-        last = [chunk.start + len(chunk.token_ids) - 1 for chunk in group]
+        # Rows padded at their end write KV behind their prompt: it is overwritten before anybody reads it.
+        last = [chunk.start + hidden.shape[1] - 1 for chunk in group]
         self._stages[stage, self._plan.prefill].run(
             hidden,
             output,

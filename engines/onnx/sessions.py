@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from engines.native import library_path
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
 
@@ -20,8 +19,8 @@ MAX_CACHED_BINDINGS = 64
 Float = npt.NDArray[np.float32]
 
 
-def open_session(graph: Path, num_threads: int) -> ort.InferenceSession:
-    """Load a graph with its weights on the CPU.
+def open_session(graph: Path, num_threads: int, library: Path | None) -> ort.InferenceSession:
+    """Load a graph with its weights on the CPU; `library` holds fenhe's own operators.
 
     Raises: WeightsError when ONNX Runtime cannot load it.
     """
@@ -31,7 +30,6 @@ def open_session(graph: Path, num_threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3
     # Every session has its own pool: workers of the last one must not spin on a core that the next one needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    library = library_path()
     if library is not None:
         options.register_custom_ops_library(str(library))
     try:

@@ -33,7 +33,7 @@ class SlotKv:
 
     @property
     def num_layers(self) -> int:
-        return self._buffer.shape[0]
+        return int(self._buffer.shape[0])
 
     def rows(self, layer: int, part: int, slot: int) -> npt.NDArray[np.generic]:
         """Keys (`part` 0) or values (1) of one layer, from `slot` on. Shapes: [slots, kv_heads, capacity, head_dim]."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -40,14 +41,14 @@ class SpeedFile(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, Speeds]
 
 
-def speeds_of(student: Student, variants: Sequence[str], num_threads: int) -> dict[str, Speeds]:
+def speeds_of(student: Student, variants: Sequence[str], num_threads: int, library: Path | None) -> dict[str, Speeds]:
     """Speeds of the named variants, measured where they are not known yet."""
     machine = f"{_processor()}, {num_threads} threads, onnxruntime {ort.__version__}"
     file = student.folder / SPEEDS_NAME
     known = read_speeds(file, machine)
     missing = [variant for variant in variants if variant not in known]
     for variant in missing:
-        known[variant] = _measure(student, variant, num_threads)
+        known[variant] = _measure(student, variant, num_threads, library)
     if missing:
         _write(file, SpeedFile(machine=machine, variants=known))
     return {variant: known[variant] for variant in variants}
@@ -69,24 +70,21 @@ def _write(file: Path, speeds: SpeedFile) -> None:
         logger.warning("speeds not kept file=%s error=%s: they will be measured again", file, error)
 
 
-def _measure(student: Student, variant: str, num_threads: int) -> Speeds:
+def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
     from engines.onnx.plan import PrecisionPlan
     from engines.onnx.runner import OnnxRunner, RunnerLimits
 
     path = min(student.manifest.paths, key=lambda path: len(path.modules))
-    limits = RunnerLimits(num_slots=max(DECODE_ROWS), capacity_tokens=512, num_threads=num_threads)
+    limits = RunnerLimits(num_slots=max(DECODE_ROWS), capacity_tokens=512, num_threads=num_threads, library=library)
     runner = OnnxRunner(student, PrecisionPlan(many=variant), limits)
     for stage in (*student.manifest.stages(path), HEAD):
         runner.load(stage)
     decode_step_s = {}
     for num_rows in DECODE_ROWS:
         row = DecodeRow(path=path.name, position=POSITION, token_id=1)
-        step = StepInput(decode=(row,) * num_rows)
-        decode_step_s[num_rows] = _fastest_s(lambda step=step: runner.forward(step))
-    chunk = PrefillChunk(
-        slot=0, path=path.name, start=0, token_ids=tuple(range(PREFILL_TOKENS)), wants_logits=True
-    )
-    prefill_s = _fastest_s(lambda: runner.forward(StepInput(prefill=(chunk,))))
+        decode_step_s[num_rows] = _fastest_s(partial(runner.forward, StepInput(decode=(row,) * num_rows)))
+    chunk = PrefillChunk(slot=0, path=path.name, start=0, token_ids=tuple(range(PREFILL_TOKENS)), wants_logits=True)
+    prefill_s = _fastest_s(partial(runner.forward, StepInput(prefill=(chunk,))))
     return Speeds(decode_step_s=decode_step_s, prefill_token_s=prefill_s / PREFILL_TOKENS)
 
 

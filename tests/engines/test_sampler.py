@@ -1,0 +1,153 @@
+"""What is drawn is what the parameters allow, with the probabilities they imply, and nothing else matters."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.sampler import Sampler, adjust, draw, uniform
+from engines.sequence import GenerationRequest, SamplingParams, Sequence
+
+Logits = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def sequence(prompt: tuple[int, ...] = (1,), answer: tuple[int, ...] = (), **params: Any) -> Sequence:
+    sampling = SamplingParams(max_tokens=10, **params)
+    request = GenerationRequest(id="s", prompt_token_ids=prompt, path="full", sampling=sampling)
+    return Sequence(
+        request=request,
+        path="full",
+        seed=params.get("seed") or 0,
+        token_ids=[*prompt, *answer],
+        num_prompt_tokens=len(prompt),
+    )
+
+
+def sampler() -> Sampler:
+    return Sampler(lambda token_id: bytes([token_id % 256]))
+
+
+def logits_of(*probabilities: float) -> Logits:
+    return np.log(np.array(probabilities, np.float32))
+
+
+def frequencies(logits: Logits, num_draws: int = 4000, **params: Any) -> list[float]:
+    """Shares of tokens over evenly spread draws, so that no luck is involved."""
+    settings = SamplingParams(max_tokens=1, **params)
+    tokens = [draw(logits, settings, (index + 0.5) / num_draws) for index in range(num_draws)]
+    return [tokens.count(token) / num_draws for token in range(len(logits))]
+
+
+def test_sampler_takes_the_largest_logit_when_greedy() -> None:
+    logits = np.array([[0, 3, 1], [5, 1, 2]], np.float32)
+    sampled = sampler().sample(logits, [sequence(temperature=0.0), sequence(temperature=0.0)])
+    assert [token.token_id for token in sampled] == [1, 0]
+
+
+def test_sampler_draws_with_the_probabilities_of_the_softmax() -> None:
+    assert frequencies(logits_of(0.5, 0.2, 0.3)) == pytest.approx([0.5, 0.2, 0.3], abs=1e-3)
+
+
+def test_sampler_temperature_sharpens() -> None:
+    squared = np.array([0.25, 0.04, 0.09])
+    expected = (squared / squared.sum()).tolist()
+    assert frequencies(logits_of(0.5, 0.2, 0.3), temperature=0.5) == pytest.approx(expected, abs=1e-3)
+
+
+def test_sampler_top_k_keeps_the_k_most_probable() -> None:
+    assert frequencies(logits_of(0.5, 0.2, 0.3), top_k=2) == pytest.approx([0.625, 0, 0.375], abs=1e-3)
+
+
+def test_sampler_top_p_keeps_the_fewest_that_reach_p() -> None:
+    assert frequencies(logits_of(0.5, 0.2, 0.3), top_p=0.6) == pytest.approx([0.625, 0, 0.375], abs=1e-3)
+    assert frequencies(logits_of(0.5, 0.2, 0.3), top_p=0.49) == [1, 0, 0]
+
+
+def test_sampler_min_p_is_relative_to_the_most_probable() -> None:
+    assert frequencies(logits_of(0.5, 0.2, 0.3), min_p=0.5) == pytest.approx([0.625, 0, 0.375], abs=1e-3)
+
+
+def test_sampler_top_p_is_exact_over_a_flat_large_vocabulary() -> None:
+    logits = np.zeros(50_000, np.float32)
+    settings = SamplingParams(max_tokens=1, top_p=0.5)
+    assert draw(logits, settings, 0.0) == 0
+    assert draw(logits, settings, 1 - 1e-12) == 24_999
+
+
+@given(st.integers(0, 2**63 - 1), st.floats(0, 1, exclude_max=True))
+def test_sampler_draws_from_all_as_a_full_cumulated_sum_would(seed: int, point: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal(rng.integers(1, 700)) * 4).astype(np.float32)
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    expected = int(np.searchsorted(np.cumsum(weights), point * weights.sum(), side="right"))
+    drawn = draw(logits, SamplingParams(max_tokens=1), point)
+    assert abs(drawn - expected) <= (0 if 1e-9 < point < 1 - 1e-9 else 1) or weights[drawn] < 1e-9
+
+
+def test_sampler_survives_extreme_temperatures() -> None:
+    logits = np.array([10.0, 9.999, -50.0], np.float32)
+    assert draw(logits, SamplingParams(max_tokens=1, temperature=1e-6), 0.999) == 0
+    assert draw(logits, SamplingParams(max_tokens=1, temperature=1e-6, top_p=0.9, top_k=3), 0.999) == 0
+
+
+def test_sampler_seed_decides_whatever_else_is_in_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((8, 500)).astype(np.float32)
+    alone = sampler().sample(rows[3:4], [sequence(seed=42)])
+    together = sampler().sample(rows, [sequence(seed=index if index != 3 else 42) for index in range(8)])
+    assert together[3] == alone[0]
+
+
+def test_sampler_uniform_is_the_same_on_every_machine() -> None:
+    assert [round(uniform(42, position), 12) for position in range(3)] == [
+        0.548155362622,
+        0.274392076077,
+        0.908302692366,
+    ]
+
+
+def test_sampler_uniform_is_spread_evenly() -> None:
+    values = np.array([uniform(seed, position) for seed in range(40) for position in range(250)])
+    counts, _ = np.histogram(values, bins=10, range=(0, 1))
+    assert counts.sum() == len(values)
+    assert counts.min() > 850
+    assert counts.max() < 1150
+
+
+def test_sampler_penalties_weigh_prompt_and_answer_as_specified() -> None:
+    row = np.array([2.0, -2.0, 1.0, 1.0], np.float32)
+    repeated = adjust(row, sequence(prompt=(0,), answer=(1,), repetition_penalty=2.0))
+    assert repeated.tolist() == [1.0, -4.0, 1.0, 1.0]
+    counted = adjust(row, sequence(prompt=(0,), answer=(2, 2, 3), presence_penalty=0.5, frequency_penalty=0.25))
+    assert counted.tolist() == [2.0, -2.0, 0.0, 0.25]
+    assert row.tolist() == [2.0, -2.0, 1.0, 1.0]
+
+
+def test_sampler_logit_bias_bans_and_forces() -> None:
+    logits = np.array([[1.0, 2.0, 3.0]], np.float32)
+    assert sampler().sample(logits, [sequence(temperature=0.0, logit_bias={2: -100.0})])[0].token_id == 1
+    assert sampler().sample(logits, [sequence(temperature=1.0, logit_bias={0: 100.0})])[0].token_id == 0
+
+
+def test_sampler_reports_raw_logprobs_in_order() -> None:
+    logits = logits_of(0.5, 0.2, 0.3)[None]
+    reported = sampler().sample(logits, [sequence(temperature=0.0, logprobs=2, logit_bias={1: 100.0})])[0].logprob
+    assert reported is not None
+    assert reported.token_id == 1
+    assert reported.logprob == pytest.approx(math.log(0.2), abs=1e-6)
+    assert [alternative.token_id for alternative in reported.alternatives] == [0, 2]
+    assert reported.token_bytes == bytes([1])
+
+
+def test_sampler_reports_the_chosen_token_alone_with_zero_alternatives() -> None:
+    reported = sampler().sample(logits_of(0.5, 0.5)[None], [sequence(logprobs=0)])[0].logprob
+    assert reported is not None
+    assert reported.alternatives == ()
+
+
+def test_sampler_refuses_logits_that_are_not_numbers() -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        sampler().sample(np.array([[1.0, np.nan]], np.float32), [sequence(temperature=0.0)])
