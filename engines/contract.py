@@ -91,7 +91,7 @@ class Engine(Protocol):
     def status(self) -> EngineStatus: ...
 
     def stop(self, grace_s: float) -> None:
-        """Refuse new work, let running sequences finish for up to `grace_s` seconds, abort the rest, join the thread."""
+        """Refuse new work, let sequences finish for up to `grace_s` seconds, abort the rest, join the thread."""
         ...
 
 

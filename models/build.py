@@ -31,14 +31,17 @@ from models.manifest import (
 )
 from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
 from models.precisions import DEFAULT_PRECISIONS, PRECISIONS
+from models.rotate import RotatedSource
 from models.source import ModelSource, check_complete, open_source
-from models.student import EMBEDDING_NAME, HEAD
+from models.student import HEAD
 
 logger = logging.getLogger(__name__)
 
 FINAL_NORM = "model.norm.weight"
+EMBEDDING_NAME = "embedding.npy"
+ROTATED_EMBEDDING_NAME = "embedding.rotated.npy"
 
-WriteGraph = Callable[[GraphWriter, LayerWriter], tuple[list[TensorSpec], list[TensorSpec]]]
+WriteGraph = Callable[[GraphWriter, LayerWriter, ModelSource], tuple[list[TensorSpec], list[TensorSpec]]]
 
 
 def build_student(
@@ -90,10 +93,16 @@ class _Build:
     precisions: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     weight_bytes: dict[str, int] = field(default_factory=dict)
+    rotated: RotatedSource = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rotated = RotatedSource(self.model)
 
     def run(self, name: str, show_progress: bool) -> Manifest:
         self.model.tokenizer().save(self.folder)
-        np.save(self.folder / EMBEDDING_NAME, self.model.read("model.embed_tokens.weight"))
+        for table in {_embedding_name(precision) for precision in self.precisions}:
+            source = self.rotated if table == ROTATED_EMBEDDING_NAME else self.model
+            np.save(self.folder / table, source.read("model.embed_tokens.weight"))
         for stage, write in tqdm(self._stages().items(), desc="building", unit="graph", disable=not show_progress):
             for weights, group in groupby(sorted(self.precisions, key=_weights_of), key=_weights_of):
                 self._write(stage, weights, list(group), write)
@@ -106,10 +115,10 @@ class _Build:
         stages: dict[str, WriteGraph] = {}
         for module in self.cut:
             layers = range(module.first_layer, module.first_layer + module.num_layers)
-            stages[module.name] = partial(write_stage, source=self.model, layers=layers, final_norm=None)
+            stages[module.name] = partial(write_stage, layers=layers, final_norm=None)
         for exit in exits_of(self.cut):
-            stages[exit.name] = partial(write_stage, source=self.model, layers=range(0), final_norm=FINAL_NORM)
-        stages[HEAD] = partial(write_head, source=self.model)
+            stages[exit.name] = partial(write_stage, layers=range(0), final_norm=FINAL_NORM)
+        stages[HEAD] = write_head
         return stages
 
     def _write(self, stage: str, weights: str, precisions: list[str], write: WriteGraph) -> None:
@@ -117,7 +126,8 @@ class _Build:
         file = WeightsFile(self.folder / f"{stage}.{weights}.weights")
         for precision in precisions:
             graph = GraphWriter(file)
-            inputs, outputs = write(graph, PRECISIONS[precision].writer)
+            source = self.rotated if PRECISIONS[precision].is_rotated else self.model
+            inputs, outputs = write(graph, PRECISIONS[precision].writer, source)
             graph.save(self.folder / _graph_name(stage, precision), inputs, outputs)
         self.digests[file.path.name] = file.close()
         self.weight_bytes[weights] = self.weight_bytes.get(weights, 0) + file.size_bytes
@@ -146,6 +156,7 @@ class _Build:
             name=precision,
             stages={stage: _graph_name(stage, precision) for stage in stages},
             head=_graph_name(HEAD, precision),
+            embedding=_embedding_name(precision),
             weight_bytes=self.weight_bytes[_weights_of(precision)],
         )
 
@@ -156,6 +167,10 @@ class _Build:
 
 def _weights_of(precision: str) -> str:
     return PRECISIONS[precision].weights
+
+
+def _embedding_name(precision: str) -> str:
+    return ROTATED_EMBEDDING_NAME if PRECISIONS[precision].is_rotated else EMBEDDING_NAME
 
 
 def _graph_name(stage: str, precision: str) -> str:

@@ -2,8 +2,8 @@
 
 Stage graphs (modules and exits) read `hidden` [batch, length, hidden_size] and, for each of their layers i, the
 caller's key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, capacity, head_dim]. They write `output`
-and the same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of each row's
-last token, `total_length` the largest of them plus one. A row's tokens end at its last position.
+and the same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of
+each row's last token, `total_length` the largest of them plus one. A row's tokens end at its last position.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class LayerWriter(Protocol):
 
 
 def write_stage(
-    graph: GraphWriter, writer: LayerWriter, *, source: ModelSource, layers: range, final_norm: str | None
+    graph: GraphWriter, writer: LayerWriter, source: ModelSource, *, layers: range, final_norm: str | None
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight).
 
@@ -76,7 +76,7 @@ def write_stage(
 
 
 def write_head(
-    graph: GraphWriter, writer: LayerWriter, *, source: ModelSource
+    graph: GraphWriter, writer: LayerWriter, source: ModelSource
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write the head. Shapes: `normed` [rows, hidden_size] -> `logits` [rows, vocab]."""
     architecture = source.architecture
@@ -125,6 +125,7 @@ class StockLayerWriter:
     """Operators that every ONNX Runtime build carries, KV in fp32."""
 
     linear: LinearWriter
+    head_linear: LinearWriter
     kv_type: str = "float32"
 
     def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
@@ -146,8 +147,8 @@ class StockLayerWriter:
         graph.named_node("Identity", [normed], [output])
 
     def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
-        prepared = self.linear.prepare(graph, value)
-        logits = self.linear.multiply(graph, prepared, "head", source.read(head_weight(source)))
+        prepared = self.head_linear.prepare(graph, value)
+        logits = self.head_linear.multiply(graph, prepared, "head", source.read(head_weight(source)))
         graph.named_node("Identity", [logits], [output])
 
     def _normalise(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual) -> tuple[str, str]:

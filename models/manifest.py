@@ -58,11 +58,12 @@ class FileEntry(Record, frozen=True, kw_only=True):
 
 
 class Variant(Record, frozen=True, kw_only=True):
-    """One precision of the graphs: the graph file of every module and exit, and of the head."""
+    """One precision of the graphs: the graph file of every module and exit, of the head, and the embedding table."""
 
     name: str
     stages: dict[str, str]
     head: str
+    embedding: str
     weight_bytes: int
 
 

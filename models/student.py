@@ -11,7 +11,6 @@ from models.errors import ConfigError, WeightsError
 from models.manifest import Manifest, read_manifest
 from models.tokenizer import Tokenizer
 
-EMBEDDING_NAME = "embedding.npy"
 HEAD = "head"
 
 
@@ -59,7 +58,7 @@ class Student:
             ) from None
         return self.folder / (graphs.head if stage == HEAD else graphs.stages[stage])
 
-    def embedding(self) -> npt.NDArray[np.float32]:
+    def embedding(self, variant: str) -> npt.NDArray[np.float32]:
         """The embedding table, mapped rather than read. Shapes: [vocab, hidden_size]."""
-        table: npt.NDArray[np.float32] = np.load(self.folder / EMBEDDING_NAME, mmap_mode="r")
+        table: npt.NDArray[np.float32] = np.load(self.folder / self.manifest.variant(variant).embedding, mmap_mode="r")
         return table

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
+from models.fetch import cache_folder
 
 ENV_PREFIX = "FENHE_"
 NOT_SETTINGS = frozenset({"FENHE_CACHE", "FENHE_CONFIG"})
@@ -103,7 +104,15 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], fil
     if problems or config is None:
         raise ConfigError("; ".join(problems))
     assert isinstance(config, ServerConfig)
-    return config
+    return _with_native_folder(config, environ)
+
+
+def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
+    """Compiled operators are kept in the cache unless another place is set."""
+    if config.engine.native_folder is not None:
+        return config
+    engine = dataclasses.replace(config.engine, native_folder=cache_folder(environ) / "native")
+    return dataclasses.replace(config, engine=engine)
 
 
 def _read_file(file: Path, problems: list[str]) -> Settings:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.config import EngineConfig
-from engines.onnx.speeds import Speeds, speeds_of
+from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
 from models.precisions import PRECISIONS
+from models.speeds import Speeds
 from models.student import Student
 
 logger = logging.getLogger(__name__)

@@ -51,7 +51,7 @@ class OnnxRunner:
         self._manifest = manifest
         self._plan = plan
         self._limits = limits
-        self._embedding = student.embedding()
+        self._embeddings = {variant: student.embedding(variant) for variant in plan.variants}
         self._tables = Tables(inverse_frequencies(manifest.architecture), limits.capacity_tokens)
         self._kv = {stage: self._make_kv(stage) for stage in manifest.stage_order() if manifest.num_layers_in(stage)}
         self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
@@ -120,7 +120,7 @@ class OnnxRunner:
         num_rows = len(rows)
         variant = self._plan.decode(num_rows)
         hidden = self._hidden[:num_rows]
-        hidden[:, 0] = self._embedding[[row.token_id for row in rows]]
+        hidden[:, 0] = self._embeddings[variant][[row.token_id for row in rows]]
         self._positions[:num_rows] = [row.position for row in rows]
         self._total_length[...] = 1 + self._positions[:num_rows].max()
         normed = self._normed[:num_rows, None]
@@ -149,9 +149,10 @@ class OnnxRunner:
         first `num_rows` of `_normed`. Returns how many they are.
         """
         lengths = [len(chunk.token_ids) for chunk in group]
-        hidden = np.zeros((len(group), max(lengths), self._embedding.shape[1]), np.float32)
+        embedding = self._embeddings[self._plan.prefill]
+        hidden = np.zeros((len(group), max(lengths), embedding.shape[1]), np.float32)
         for row, chunk in enumerate(group):
-            hidden[row, : lengths[row]] = self._embedding[list(chunk.token_ids)]
+            hidden[row, : lengths[row]] = embedding[list(chunk.token_ids)]
         *modules, exit = self._path_stages[group[0].path]
         for module in modules:
             self._run_chunks(module, group, hidden, hidden)

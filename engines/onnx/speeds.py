@@ -6,68 +6,35 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnxruntime as ort
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
+from models.speeds import SpeedFile, Speeds, read_speeds, write_speeds
 from models.student import HEAD, Student
 
 logger = logging.getLogger(__name__)
 
-SPEEDS_NAME = "speeds.json"
 DECODE_ROWS = (1, 4, 32)
 PREFILL_TOKENS = 256
 POSITION = 100
 NUM_RUNS = 5
 
 
-class Speeds(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds on the shortest path with the head: a decode step by number of rows, and a prompt token."""
-
-    decode_step_s: dict[int, float]
-    prefill_token_s: float
-
-    def decode_token_s(self, num_rows: int) -> float:
-        """Per token at the measured row count nearest to `num_rows`."""
-        nearest = min(self.decode_step_s, key=lambda measured: abs(measured - num_rows))
-        return self.decode_step_s[nearest] / nearest
-
-
-class SpeedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Speeds hold for one machine, one thread count and one ONNX Runtime."""
-
-    machine: str
-    variants: dict[str, Speeds]
-
-
 def speeds_of(student: Student, variants: Sequence[str], num_threads: int, library: Path | None) -> dict[str, Speeds]:
     """Speeds of the named variants, measured where they are not known yet."""
     machine = f"{_processor()}, {num_threads} threads, onnxruntime {ort.__version__}"
-    file = student.folder / SPEEDS_NAME
-    known = read_speeds(file, machine)
+    kept = read_speeds(student.folder)
+    known = dict(kept.variants) if kept is not None and kept.machine == machine else {}
     missing = [variant for variant in variants if variant not in known]
     for variant in missing:
         known[variant] = _measure(student, variant, num_threads, library)
     if missing:
-        _write(file, SpeedFile(machine=machine, variants=known))
+        try:
+            write_speeds(student.folder, SpeedFile(machine=machine, variants=known))
+        except OSError as error:
+            logger.warning("speeds not kept folder=%s error=%s: to be measured again", student.folder, error)
     return {variant: known[variant] for variant in variants}
-
-
-def read_speeds(file: Path, machine: str | None = None) -> dict[str, Speeds]:
-    """What was measured on `machine` (None: wherever); empty when there is nothing of use."""
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=SpeedFile)
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return dict(found.variants) if machine in (None, found.machine) else {}
-
-
-def _write(file: Path, speeds: SpeedFile) -> None:
-    try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(speeds)))
-    except OSError as error:
-        logger.warning("speeds not kept file=%s error=%s: they will be measured again", file, error)
 
 
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:

@@ -1,0 +1,51 @@
+# `make serve` and `make test` do everything from a clean clone; run again, they are quick.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PACKAGES := server engines models tests
+
+.PHONY: help serve test lint format bench clean
+
+help:
+	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000"
+	@echo "make test    install with the development tools; lint, types and tests"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make bench   compare with other engines (installs them: several minutes)"
+	@echo "make clean   remove the virtual environment and caches; models stay in ~/.cache/fenhe"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@touch $@ $(VENV)/.installed
+
+serve: $(VENV)/.installed
+	$(BIN)/fenhe serve
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix $(PACKAGES)
+	$(BIN)/ruff format $(PACKAGES)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/fenhe bench engines --json bench.json
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

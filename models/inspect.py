@@ -1,0 +1,81 @@
+"""`fenhe inspect`: a student folder in words."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.architecture import Architecture
+from models.manifest import Manifest, StudentPath
+from models.precisions import PRECISIONS
+from models.speeds import Speeds, read_speeds
+from models.student import Student
+
+MIB = 1 << 20
+
+
+def describe(folder: Path) -> str:
+    """Modules, paths, precisions, bytes and what was measured, as lines of text.
+
+    Raises: ConfigError, WeightsError as `Student.open` does.
+    """
+    student = Student.open(folder)
+    return "\n".join(_lines(student.manifest, folder))
+
+
+def _lines(manifest: Manifest, folder: Path) -> Iterator[str]:
+    size_bytes = sum(entry.size_bytes for entry in manifest.files)
+    yield f"{manifest.name}: {folder}, {size_bytes / MIB:.0f} MiB in {len(manifest.files)} files"
+    yield f"  from {manifest.source} (sha256 {manifest.source_sha256[:12]}..., licence {manifest.licence})"
+    yield f"  {_shape(manifest.architecture)}"
+    yield from ("", "modules")
+    for module in manifest.modules:
+        last = module.first_layer + module.num_layers - 1
+        yield f"  {module.name:<14} layers {module.first_layer}-{last}"
+    yield from ("", "paths")
+    for path in manifest.paths:
+        yield f"  {path.name:<14} {_path(manifest, path)}"
+    yield f"  tasks: {', '.join(f'{task} -> {path}' for task, path in manifest.tasks.items())}"
+    yield from ("", "precisions")
+    yield from _precisions(manifest, folder)
+    yield from ("", "measured quality")
+    if not manifest.quality:
+        yield "  nothing measured"
+    for figure in manifest.quality:
+        yield (
+            f"  {figure.path:<14} {figure.variant:<12} cross-entropy {figure.cross_entropy:.4f} nats per token "
+            f"({figure.num_tokens} tokens of {figure.text})"
+        )
+
+
+def _shape(architecture: Architecture) -> str:
+    return (
+        f"{architecture.family}: {architecture.num_layers} layers, hidden {architecture.hidden_size}, "
+        f"{architecture.num_heads} heads on {architecture.num_kv_heads} of {architecture.head_dim}, "
+        f"vocabulary {architecture.vocab_size}, context {architecture.max_context_tokens}"
+    )
+
+
+def _path(manifest: Manifest, path: StudentPath) -> str:
+    num_layers = sum(manifest.module(name).num_layers for name in path.modules)
+    exit = manifest.exit(path.exit)
+    trained = "" if exit.is_trained else ", exit not trained"
+    return f"{' > '.join(path.modules)}, {num_layers} of {manifest.architecture.num_layers} layers{trained}"
+
+
+def _precisions(manifest: Manifest, folder: Path) -> Iterator[str]:
+    kept = read_speeds(folder)
+    for variant in manifest.variants:
+        text = f"{variant.weight_bytes / MIB:.0f} MiB"
+        if variant.name in PRECISIONS:
+            text += f", {PRECISIONS[variant.name].description}"
+        yield f"  {variant.name:<14} {text}"
+        if kept is not None and variant.name in kept.variants:
+            yield f"  {'':<14} {_speeds(kept.variants[variant.name])}"
+    if kept is None:
+        yield "  speeds: not measured here yet; `fenhe serve` with precision auto measures them"
+    else:
+        yield f"  speeds: shortest path on {kept.machine}"
+
+
+def _speeds(speeds: Speeds) -> str:
+    steps = ", ".join(f"{step_s * 1e3:.1f} ms at {rows}" for rows, step_s in sorted(speeds.decode_step_s.items()))
+    return f"decode step by rows: {steps}; prompt {1 / speeds.prefill_token_s:.0f} tokens/s"

@@ -1,0 +1,109 @@
+"""The same model in another basis of its residual stream, in which no channel is an outlier.
+
+int8 activations with one scale per row lose most of their precision to the few large channels that decoders grow.
+An orthogonal change of basis spreads those over all channels. RMS norms do not see it once their weights are folded
+into the matrices behind them, so it costs nothing at run time and changes nothing but rounding.
+
+Source: QuaRot (arXiv 2404.00456, section 4, the offline part).
+"""
+
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from models.architecture import Architecture
+from models.source import ModelSource
+from models.tokenizer import Tokenizer
+
+Array = npt.NDArray[np.float32]
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+
+_NORM_BEFORE = {
+    "self_attn.q_proj.weight": "input_layernorm.weight",
+    "self_attn.k_proj.weight": "input_layernorm.weight",
+    "self_attn.v_proj.weight": "input_layernorm.weight",
+    "mlp.gate_proj.weight": "post_attention_layernorm.weight",
+    "mlp.up_proj.weight": "post_attention_layernorm.weight",
+}
+_WRITES_RESIDUAL = re.compile(r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)")
+_LAYER = re.compile(r"(model\.layers\.\d+\.)(.+)")
+
+
+def rotation(size: int) -> Array:
+    """An orthogonal matrix whose entries are all small: a discrete cosine transform after fixed random signs.
+
+    Shapes: [size, size]. The same on every machine.
+    """
+    position, frequency = np.arange(size)[:, None], np.arange(size)[None]
+    cosines = np.cos(np.pi * (2 * position + 1) * frequency / (2 * size)) * np.sqrt(2 / size)
+    cosines[:, 0] /= np.sqrt(2)
+    signs = np.random.Generator(np.random.PCG64(size)).choice([-1.0, 1.0], size)
+    matrix: Array = (signs[:, None] * cosines).astype(np.float32)
+    return matrix
+
+
+class RotatedSource:
+    """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+        self._rotation = rotation(source.architecture.hidden_size)
+        self.architecture: Architecture = msgspec.structs.replace(source.architecture, has_tied_head=False)
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def licence(self) -> str:
+        return self._source.licence
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self._source.files
+
+    def sha256(self) -> str:
+        return self._source.sha256()
+
+    def tensor_names(self) -> frozenset[str]:
+        return self._source.tensor_names() | {HEAD}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        tied = name == HEAD and self._source.architecture.has_tied_head
+        return self._source.shape(EMBEDDING if tied else name)
+
+    def tokenizer(self) -> Tokenizer:
+        return self._source.tokenizer()
+
+    def read(self, name: str) -> Array:
+        """Shapes: as the other source has them; norms over the residual stream become ones."""
+        if name == HEAD:
+            tied = self._source.architecture.has_tied_head
+            weight = self._source.read(EMBEDDING if tied else HEAD)
+            return self._read_residual(weight, self._source.read(FINAL_NORM))
+        values = self._source.read(name)
+        if name == EMBEDDING:
+            return values @ self._rotation
+        if name == FINAL_NORM:
+            return np.ones_like(values)
+        found = _LAYER.fullmatch(name)
+        return values if found is None else self._layer_tensor(values, found[1], found[2])
+
+    def _layer_tensor(self, values: Array, prefix: str, part: str) -> Array:
+        if part in _NORM_BEFORE.values():
+            return np.ones_like(values)
+        if part in _NORM_BEFORE:
+            return self._read_residual(values, self._source.read(prefix + _NORM_BEFORE[part]))
+        if _WRITES_RESIDUAL.fullmatch(part):
+            return self._rotation.T @ values
+        return values
+
+    def _read_residual(self, weight: Array, gamma: Array) -> Array:
+        """A matrix that reads the normalised residual stream, with the norm's weight folded in."""
+        return np.asarray((weight * gamma) @ self._rotation, np.float32)

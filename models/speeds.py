@@ -1,0 +1,41 @@
+"""What was measured of a student's variants on one machine: a file beside the manifest."""
+
+from pathlib import Path
+
+import msgspec
+
+SPEEDS_NAME = "speeds.json"
+
+
+class Speeds(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds on the shortest path with the head: a decode step by number of rows, and a prompt token."""
+
+    decode_step_s: dict[int, float]
+    prefill_token_s: float
+
+    def decode_token_s(self, num_rows: int) -> float:
+        """Per token at the measured row count nearest to `num_rows`."""
+        nearest = min(self.decode_step_s, key=lambda measured: abs(measured - num_rows))
+        return self.decode_step_s[nearest] / nearest
+
+
+class SpeedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Speeds hold for one machine, one thread count and one ONNX Runtime, all named in `machine`."""
+
+    machine: str
+    variants: dict[str, Speeds]
+
+
+def read_speeds(folder: Path) -> SpeedFile | None:
+    """The speeds kept in a student folder; None when there are none that can be read."""
+    try:
+        return msgspec.json.decode((folder / SPEEDS_NAME).read_bytes(), type=SpeedFile)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_speeds(folder: Path, speeds: SpeedFile) -> None:
+    """Raises: OSError where the folder cannot be written."""
+    partial = folder / f"{SPEEDS_NAME}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(speeds)))
+    partial.replace(folder / SPEEDS_NAME)
