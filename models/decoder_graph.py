@@ -15,6 +15,7 @@ from onnx import TensorProto
 from models.architecture import Architecture
 from models.linear import LinearInput, LinearWriter, Matrix
 from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
+from models.rotate import hadamard, hadamard_size
 from models.source import ModelSource
 
 KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -122,10 +123,14 @@ def _kv_specs(prefix: str, architecture: Architecture, writer: LayerWriter, num_
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class StockLayerWriter:
-    """Operators that every ONNX Runtime build carries, KV in fp32."""
+    """Operators that every ONNX Runtime build carries, KV in fp32.
+
+    `mixes_down_input` belongs to weights in a rotated basis (`models/rotate.py`).
+    """
 
     linear: LinearWriter
     head_linear: LinearWriter
+    mixes_down_input: bool = False
     kv_type: str = "float32"
 
     def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
@@ -221,8 +226,10 @@ class StockLayerWriter:
         gate = self._project(graph, source, f"{prefix}.mlp", ("gate_proj",), prepared)
         up = self._project(graph, source, f"{prefix}.mlp", ("up_proj",), prepared)
         silu = graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
-        product = self.linear.prepare(graph, graph.node("Mul", [silu, up]))
-        return self._project(graph, source, f"{prefix}.mlp", ("down_proj",), product)
+        product = graph.node("Mul", [silu, up])
+        if self.mixes_down_input:
+            product = _mixed(graph, product, source.architecture.intermediate_size)
+        return self._project(graph, source, f"{prefix}.mlp", ("down_proj",), self.linear.prepare(graph, product))
 
     def _project(
         self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
@@ -232,6 +239,15 @@ class StockLayerWriter:
         result = self.linear.multiply(graph, prepared, name, stacked(source, prefix, parts))
         bias = stacked_bias(source, prefix, parts)
         return result if bias is None else graph.node("Add", [result, graph.weight(f"{name}.bias", bias)])
+
+
+def _mixed(graph: GraphWriter, value: str, width: int) -> str:
+    """The Hadamard transform over the parts of a value. Shapes: [batch, length, width], in and out."""
+    size = hadamard_size(width)
+    split = graph.weight("split_parts", np.array([0, 0, size, width // size], np.int64))
+    joined = graph.weight("join_parts", np.array([0, 0, width], np.int64))
+    parts = graph.node("Reshape", [value, split])
+    return graph.node("Reshape", [graph.node("MatMul", [graph.weight("hadamard", hadamard(size)), parts]), joined])
 
 
 def stacked(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix:

@@ -11,12 +11,13 @@ import numpy as np
 from models.decoder_graph import Residual, head_weight, stacked, stacked_bias
 from models.linear import LinearInput, Matrix, integer_product, zero_point
 from models.onnx_graph import FENHE, GraphWriter
+from models.rotate import hadamard_size
 from models.source import ModelSource
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class NativeLayerWriter:
-    """int8 weights per column, int8 activations per row, fused operators."""
+    """int8 weights per column, int8 activations per row, fused operators; for weights in a rotated basis."""
 
     kv_type: str = "float16"
 
@@ -92,7 +93,13 @@ class NativeLayerWriter:
     def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: LinearInput) -> LinearInput:
         gate = self._project(graph, source, prefix, "gate_proj", normed)
         up = self._project(graph, source, prefix, "up_proj", normed)
-        quantised, scale = graph.nodes("SwigluQuantize", [gate.value, up.value, gate.row_scale or ""], 2, domain=FENHE)
+        quantised, scale = graph.nodes(
+            "SwigluQuantize",
+            [gate.value, up.value, gate.row_scale or ""],
+            2,
+            domain=FENHE,
+            hadamard_parts=hadamard_size(source.architecture.intermediate_size),
+        )
         return self._project(graph, source, prefix, "down_proj", LinearInput(value=quantised, row_scale=scale))
 
     def _project(

@@ -42,7 +42,7 @@ PRECISIONS: dict[str, Precision] = {
     ),
     "w8a8": Precision(
         weights="w8a8",
-        writer=StockLayerWriter(linear=RowInt8Linear(), head_linear=RowInt8Linear()),
+        writer=StockLayerWriter(linear=RowInt8Linear(), head_linear=RowInt8Linear(), mixes_down_input=True),
         description="int8 weights per column, int8 activations per row, stock operators",
         is_rotated=True,
     ),

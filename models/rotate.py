@@ -1,10 +1,11 @@
-"""The same model in another basis of its residual stream, in which no channel is an outlier.
+"""The same model in another basis, in which no channel is an outlier.
 
 int8 activations with one scale per row lose most of their precision to the few large channels that decoders grow.
-An orthogonal change of basis spreads those over all channels. RMS norms do not see it once their weights are folded
-into the matrices behind them, so it costs nothing at run time and changes nothing but rounding.
+An orthogonal change of basis spreads those over all channels and changes nothing but rounding. In the residual stream
+it costs nothing at run time: RMS norms do not see it once their weights are folded into the matrices behind them. The
+input of `down_proj` passes through a nonlinearity, so the graph itself has to turn it: by a fast Hadamard transform.
 
-Source: QuaRot (arXiv 2404.00456, section 4, the offline part).
+Source: QuaRot (arXiv 2404.00456, section 4).
 """
 
 import re
@@ -22,6 +23,8 @@ Array = npt.NDArray[np.float32]
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+MAX_PARTS = 64
+MIN_PART = 16
 FINAL_NORM = "model.norm.weight"
 
 _NORM_BEFORE = {
@@ -48,8 +51,30 @@ def rotation(size: int) -> Array:
     return matrix
 
 
+def hadamard_size(width: int) -> int:
+    """How many parts of the input of `down_proj` the graph mixes: a power of two that divides `width`, 1 for none.
+
+    Parts stay long enough to fill vector registers, and more than 64 of them gain little.
+    """
+    size = 1
+    while size < MAX_PARTS and width % (2 * size) == 0 and width // (2 * size) >= MIN_PART:
+        size *= 2
+    return size
+
+
+def hadamard(size: int) -> Array:
+    """The orthogonal Hadamard matrix of a power of two. Shapes: [size, size]."""
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / np.float32(np.sqrt(2))
+    return matrix
+
+
 class RotatedSource:
-    """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied."""
+    """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied.
+
+    Its `down_proj` wants the product of gate and up, cut into `hadamard_size` equal parts, mixed by `hadamard`.
+    """
 
     def __init__(self, source: ModelSource) -> None:
         self._source = source
@@ -101,9 +126,16 @@ class RotatedSource:
         if part in _NORM_BEFORE:
             return self._read_residual(values, self._source.read(prefix + _NORM_BEFORE[part]))
         if _WRITES_RESIDUAL.fullmatch(part):
-            return self._rotation.T @ values
-        return values
+            values = self._rotation.T @ values
+        return _mixed_inputs(values) if part == "mlp.down_proj.weight" else values
 
     def _read_residual(self, weight: Array, gamma: Array) -> Array:
         """A matrix that reads the normalised residual stream, with the norm's weight folded in."""
         return np.asarray((weight * gamma) @ self._rotation, np.float32)
+
+
+def _mixed_inputs(weight: Array) -> Array:
+    """A matrix whose input is mixed by `hadamard`, which is its own inverse."""
+    size = hadamard_size(weight.shape[1])
+    parts = weight.reshape(len(weight), size, -1)
+    return np.asarray(np.einsum("pq,oqr->opr", hadamard(size), parts).reshape(weight.shape), np.float32)

@@ -20,6 +20,15 @@ def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> Floats:
     return normed
 
 
+def mixed(values: Floats, parts: int) -> Floats:
+    """The orthogonal Hadamard transform over equal parts of the last dimension."""
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < parts:
+        matrix = np.kron(np.array([[1, 1], [1, -1]], np.float32) / np.sqrt(np.float32(2)), matrix)
+    split = values.reshape(*values.shape[:-1], parts, -1)
+    return np.asarray(np.einsum("pq,...qr->...pr", matrix, split).reshape(values.shape), np.float32)
+
+
 def swiglu(gate: Floats, up: Floats) -> Floats:
     hidden: Floats = gate / (1 + np.exp(-gate)) * up
     return hidden

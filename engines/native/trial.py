@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.native.reference import RowsOfKv, dequantize, rms_norm, slot_attention, swiglu
+from engines.native.reference import RowsOfKv, dequantize, mixed, rms_norm, slot_attention, swiglu
 from engines.native.single import run_operator
 
 
@@ -18,8 +18,9 @@ def check_rows(library: Path) -> None:
     q, row_scale, total = run_operator(library, "SkipRmsNormQuantize", inputs, 3, attributes={"epsilon": 1e-5})
     _expect("SkipRmsNormQuantize", dequantize(q, row_scale), rms_norm(total, gamma, 1e-5), row_scale)
     _expect("SkipRmsNormQuantize sum", total, x + skip * scale, np.float32(0))
-    q, row_scale = run_operator(library, "SwigluQuantize", {"gate": x, "up": skip, "row_scale": scale}, 2)
-    _expect("SwigluQuantize", dequantize(q, row_scale), swiglu(x * scale, skip * scale), row_scale)
+    inputs = {"gate": x, "up": skip, "row_scale": scale}
+    q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": 4})
+    _expect("SwigluQuantize", dequantize(q, row_scale), mixed(swiglu(x * scale, skip * scale), 4), row_scale)
 
 
 def check_attention(library: Path, num_tokens: int) -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from engines.native import build, library_path
 from engines.native.build import BuildError, build_library, variants
-from engines.native.reference import RowsOfKv, dequantize, rms_norm, slot_attention, swiglu
+from engines.native.reference import RowsOfKv, dequantize, mixed, rms_norm, slot_attention, swiglu
 from engines.native.single import operator_session, run_operator
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
@@ -267,17 +267,18 @@ def test_sums_may_take_the_memory_of_their_input(library: Path) -> None:
     np.testing.assert_allclose(total, -8 * x, rtol=1e-5)
 
 
-@pytest.mark.parametrize("width", [1536, 21])
-def test_swiglu_quantize_equals_the_reference(library: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "parts"), [(1536, 1), (1536, 64), (21, 1), (88, 8)])
+def test_swiglu_quantize_equals_the_reference(library: Path, width: int, parts: int) -> None:
     gate, up, scale = random_rows(1, 33, width) * 8, random_rows(1, 33, width) + 1, random_rows(1, 33, 1)
-    q, row_scale = run_operator(library, "SwigluQuantize", {"gate": gate, "up": up, "row_scale": scale}, 2)
-    assert_quantised(q, row_scale, swiglu(gate * scale, up * scale))
+    inputs = {"gate": gate, "up": up, "row_scale": scale}
+    q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": parts})
+    assert_quantised(q, row_scale, mixed(swiglu(gate * scale, up * scale), parts))
 
 
 def test_swiglu_is_finite_far_from_zero(library: Path) -> None:
     gate = np.array([[-1e4, -90, 0, 90, 1e4]], np.float32)
     inputs = {"gate": gate, "up": np.ones_like(gate), "row_scale": np.ones((1, 1), np.float32)}
-    q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2)
+    q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": 1})
     assert_quantised(q, row_scale, np.maximum(gate, 0))
 
 
@@ -293,10 +294,11 @@ def test_quantize_rows_keeps_zero_and_tiny_rows_finite(library: Path) -> None:
 def test_row_operators_ignore_neighbours_and_threads(library: Path) -> None:
     gate, up, scale = random_rows(64, 1536), random_rows(64, 1536) * 2, random_rows(64, 1)
     inputs = {"gate": gate, "up": up, "row_scale": scale}
-    together = run_operator(library, "SwigluQuantize", inputs, 2, num_threads=2)
+    attributes = {"hadamard_parts": 64}
+    together = run_operator(library, "SwigluQuantize", inputs, 2, attributes=attributes, num_threads=2)
     for row in (0, 17, 63):
         alone = {name: value[row : row + 1] for name, value in inputs.items()}
-        single = run_operator(library, "SwigluQuantize", alone, 2, num_threads=1)
+        single = run_operator(library, "SwigluQuantize", alone, 2, attributes=attributes, num_threads=1)
         assert_same_bits([part[row : row + 1] for part in together], single)
 
 

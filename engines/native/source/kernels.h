@@ -23,6 +23,7 @@ typedef struct {
     float epsilon;
     const float *x, *skip, *skip_scale, *gamma; /* [T,width], [T,width], [T], [width] */
     const float *up, *scale;                    /* SwiGLU: [T,width], [T] */
+    int64_t parts;                              /* SwiGLU: how many parts its Hadamard transform mixes */
     float *sum, *normed;                        /* [T,width] each */
     uint8_t *q;                                 /* [T,width] */
     float *row_scale;                           /* [T] */

@@ -26,8 +26,13 @@ typedef struct {
     float scale, epsilon;
 } AttentionAttributes;
 
+typedef struct {
+    int64_t parts;
+} SwigluAttributes;
+
 typedef union {
     NormAttributes norm;
+    SwigluAttributes swiglu;
     AttentionAttributes attention;
 } Attributes;
 

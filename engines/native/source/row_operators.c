@@ -101,10 +101,10 @@ static OrtStatus *compute_scale_add(const OrtApi *api, OrtKernelContext *context
 }
 
 static OrtStatus *compute_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
-    (void)attributes;
-    RowJob job = {0};
+    RowJob job = {.parts = ((const SwigluAttributes *)attributes)->parts};
     Shape shape, up_shape, scale_shape;
     TRY(read_x(api, context, &job, &shape));
+    if (job.width % job.parts) return fenhe_refuse(api, "fenhe: hadamard_parts must divide the width of gate");
     TRY(fenhe_input(api, context, 1, &job.up, &up_shape));
     TRY(fenhe_input(api, context, 2, &job.scale, &scale_shape));
     if (!is_same(&shape, &up_shape)) return fenhe_refuse(api, "fenhe: gate and up must have one shape");
@@ -125,6 +125,13 @@ static OrtStatus *compute_quantize(const OrtApi *api, OrtKernelContext *context,
 
 static OrtStatus *read_epsilon(const OrtApi *api, const OrtKernelInfo *info, void *attributes) {
     return ORT(api, KernelInfoGetAttribute_float)(info, "epsilon", &((NormAttributes *)attributes)->epsilon);
+}
+
+static OrtStatus *read_parts(const OrtApi *api, const OrtKernelInfo *info, void *attributes) {
+    int64_t *parts = &((SwigluAttributes *)attributes)->parts;
+    TRY(ORT(api, KernelInfoGetAttribute_int64)(info, "hadamard_parts", parts));
+    if (*parts < 1 || (*parts & (*parts - 1))) return fenhe_refuse(api, "fenhe: hadamard_parts must be a power of two");
+    return NULL;
 }
 
 /* x may become the sum where nobody else reads x. */
@@ -154,7 +161,7 @@ const OperatorSpec fenhe_row_operators[] = {
     {.name = "SwigluQuantize", /* gate, up, row_scale -> q, row_scale */
      .num_inputs = 3, .num_required = 3, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
-     .compute = compute_swiglu},
+     .read_attributes = read_parts, .compute = compute_swiglu},
     {.name = "QuantizeRows", /* x -> q, row_scale */
      .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},

@@ -87,6 +87,25 @@ static void quantize_row(void *data, size_t token) {
     job->row_scale[token] = quantize(job->x + at, NULL, job->width, job->q + at);
 }
 
+/* Mix `parts` equal parts of a row by the Hadamard matrix, not yet divided by sqrt(parts). */
+INLINE void hadamard(float *x, int64_t width, int64_t parts) {
+    for (int64_t span = width / parts; span < width; span *= 2)
+        for (int64_t start = 0; start < width; start += 2 * span) {
+            float *low = x + start, *high = low + span;
+            int64_t i = 0;
+            for (; i + VW <= span; i += VW) {
+                vf a = load(low + i), b = load(high + i);
+                store(low + i, a + b);
+                store(high + i, a - b);
+            }
+            for (; i < span; i++) {
+                float a = low[i], b = high[i];
+                low[i] = a + b;
+                high[i] = a - b;
+            }
+        }
+}
+
 INLINE vf swiglu(vf gate, vf up, float scale) {
     gate *= scale;
     return gate / (1.0f + exp2_of(minimum(gate * -1.44269504f, splat(126.0f)))) * (up * scale);
@@ -100,5 +119,6 @@ static void swiglu_row(void *data, size_t token) {
     float hidden[width]; /* operators.c bounds the width, so this fits a thread's stack */
     for (; i + VW <= width; i += VW) store(hidden + i, swiglu(load(gate + i), load(up + i), scale));
     for (; i < width; i++) hidden[i] = swiglu(splat(gate[i]), splat(up[i]), scale)[0];
-    job->row_scale[token] = quantize(hidden, NULL, width, job->q + at);
+    hadamard(hidden, width, job->parts);
+    job->row_scale[token] = quantize(hidden, NULL, width, job->q + at) / sqrtf((float)job->parts);
 }
