@@ -91,10 +91,10 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
 
 def serve(arguments: argparse.Namespace) -> int:
     from engines.build import build_engine
+    from models.default_student import find_student
     from models.student import Student
     from server.config import load_config, setting_names
     from server.context import make_context
-    from server.default_student import find_student
     from server.listener import open_socket
     from server.logs import set_up_logging
 

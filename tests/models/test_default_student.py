@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-import models.build
-import models.fetch
+import models.default_student
+from models.default_student import find_student
 from models.manifest import write_manifest
-from server.default_student import find_student
 from tests.server.conftest import make_manifest
 
 
@@ -28,9 +27,9 @@ def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: p
         out.mkdir(parents=True)
         write_manifest(out, make_manifest())
 
-    monkeypatch.setattr(models.fetch, "cache_folder", cache_folder)
-    monkeypatch.setattr(models.fetch, "pull", pull)
-    monkeypatch.setattr(models.build, "build_student", build_student)
+    monkeypatch.setattr(models.default_student, "cache_folder", cache_folder)
+    monkeypatch.setattr(models.default_student, "pull", pull)
+    monkeypatch.setattr(models.default_student, "build_student", build_student)
     lines: list[str] = []
     environ = {"FENHE_CACHE": str(tmp_path)}
     folder = find_student(environ, lines.append)
@@ -38,3 +37,7 @@ def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: p
     assert (folder / "manifest.json").exists()
     assert calls == ["pull smollm2-135m", "build model.gguf"]
     assert [line.partition(" ")[0] for line in lines] == ["no", "building"]
+    (folder / "manifest.json").write_text("{}")
+    find_student(environ, lines.append)
+    assert calls[2:] == ["pull smollm2-135m", "build model.gguf"]
+    assert "again" in lines[2]

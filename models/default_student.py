@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from models.build import build_student
 from models.errors import ConfigError
+from models.fetch import cache_folder, pull
 from models.manifest import MANIFEST_NAME, read_manifest
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -15,9 +17,6 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
 
     Raises: ConfigError when it cannot be fetched or built.
     """
-    from models.build import build_student
-    from models.fetch import cache_folder, pull
-
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
     if (folder / MANIFEST_NAME).exists():
