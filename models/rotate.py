@@ -64,10 +64,10 @@ def hadamard_size(width: int) -> int:
 
 def hadamard(size: int) -> Array:
     """The orthogonal Hadamard matrix of a power of two. Shapes: [size, size]."""
-    matrix = np.ones((1, 1), np.float32)
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / np.float32(np.sqrt(2))
-    return matrix
+    signs = np.ones((1, 1), np.float32)
+    while len(signs) < size:
+        signs = np.block([[signs, signs], [signs, -signs]])
+    return np.asarray(signs / np.sqrt(size), np.float32)
 
 
 class RotatedSource:

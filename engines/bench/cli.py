@@ -23,7 +23,6 @@ from models.default_student import DEFAULT_MODEL, find_student
 from models.errors import ConfigError, ServingError
 from models.manifest import MANIFEST_NAME, Manifest, read_manifest
 
-DEFAULT_MODEL = "smollm2-135m"
 EXIT_FAULTS = 1
 EXIT_USAGE = 2
 

@@ -21,7 +21,7 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
 
 def test_missing_student_is_a_mistake_that_names_the_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--student", str(tmp_path), "--peers", "none"]) == 2
-    assert "give --student DIR" in capsys.readouterr().err
+    assert "fenhe build" in capsys.readouterr().err
 
 
 def test_missing_gguf_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
