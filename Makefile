@@ -30,7 +30,7 @@ $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 serve: $(VENV)/.installed
-	$(BIN)/fenhe serve
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve
 
 test: lint
 	$(BIN)/python -m pytest

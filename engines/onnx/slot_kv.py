@@ -4,12 +4,14 @@ The buffers are anonymous mappings: the system gives pages when a token's KV is 
 a slot is released. So attention gets plain contiguous slots, and nothing is reserved for the longest possible answer.
 """
 
+import math
 import mmap
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.contract import Block
+from models.errors import ConfigError
 
 KEPT_TOKENS = 256
 """A released slot keeps the pages of its first tokens: most requests are short, and page faults cost time."""
@@ -25,7 +27,7 @@ class SlotKv:
         page_tokens = max(1, mmap.PAGESIZE // (head_dim * self.dtype.itemsize))
         self.capacity = -(-capacity // page_tokens) * page_tokens
         shape = (num_layers, 2, num_slots, num_kv_heads, self.capacity, head_dim)
-        self._memory = mmap.mmap(-1, int(np.prod(shape)) * self.dtype.itemsize, flags=_FLAGS)
+        self._memory = _reserve(math.prod(shape) * self.dtype.itemsize)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             # A huge page for every (layer, slot, head) would hold 2 MiB for the first token.
             self._memory.madvise(mmap.MADV_NOHUGEPAGE)
@@ -64,6 +66,16 @@ class SlotKv:
             for head in range(num_heads):
                 offset = ((strip * num_slots + slot) * num_heads + head) * head_bytes
                 self._memory.madvise(mmap.MADV_DONTNEED, offset + kept_bytes, used_bytes - kept_bytes)
+
+
+def _reserve(size_bytes: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, size_bytes, flags=_FLAGS)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"the system gives no {size_bytes / 2**30:.0f} GiB of address space for KV slots ({error}); "
+            "lower max_context_tokens or max_running, or allow overcommit"
+        ) from error
 
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
