@@ -131,7 +131,8 @@ class ModuleEngine:
             if request.id in self._living:
                 raise InvalidParameter(f"a sequence {request.id!r} is running already")
             self._living.add(request.id)
-        self._commands.put(lambda: self._accept(sequence))
+            # Under the lock: once a refusal is in force, nothing more may come behind the last look at the commands.
+            self._commands.put(lambda: self._accept(sequence))
 
     def abort(self, sequence_id: str) -> None:
         self._commands.put(lambda: self._abort(sequence_id))
@@ -181,6 +182,7 @@ class ModuleEngine:
         except Exception as error:
             logger.exception("engine thread failed")
             self._give_up(EngineUnhealthy(f"the engine failed: {error}"))
+        self._take_commands()
         self._end_all(FinishReason.ABORT, None)
         self._flush()
 
@@ -202,6 +204,10 @@ class ModuleEngine:
         return not plan.is_empty
 
     def _forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
+        for sequence, match in plan.restores:
+            # A sequence that gave way in the middle of its prompt still holds the match of its last beginning.
+            self._release_match(sequence)
+            self._matches[sequence.id] = match
         for slot, num_tokens in plan.vacated:
             self._runner.release_slot(slot, num_tokens)
         for move, sequence in plan.moves:
@@ -213,7 +219,6 @@ class ModuleEngine:
     def _restore(self, sequence: Sequence, match: Match) -> None:
         """Write a cached prefix into the sequence's slot; the match stays held until the prompt is cached itself."""
         assert sequence.slot is not None
-        self._matches[sequence.id] = match
         blocks = self._cache.blocks(match)
         stages = self._kv_stages[sequence.path]
         per_stage = len(blocks) // len(stages) if stages else 0
@@ -281,8 +286,6 @@ class ModuleEngine:
         self._release_match(sequence)
         num_written = sequence.num_computed_tokens
         slot = self._scheduler.remove(sequence)
-        if slot is not None:
-            self._runner.release_slot(slot, num_written)
         stream = self._texts.pop(sequence.id)
         finish = Finish(
             reason=reason,
@@ -295,6 +298,8 @@ class ModuleEngine:
         self._events.append(_event(sequence, token, text, finish))
         with self._living_lock:
             self._living.discard(sequence.id)
+        if slot is not None:
+            self._runner.release_slot(slot, num_written)
 
     def _remember(self, sequence: Sequence) -> None:
         """Put the KV of the sequence's computed tokens into the prefix cache."""
@@ -318,7 +323,7 @@ class ModuleEngine:
         logger.exception("step failed sequences=%s", [sequence.id for sequence in plan.sequences], exc_info=error)
         self._counters.num_failed_steps += 1
         self._num_failures_in_a_row += 1
-        for sequence in list(plan.sequences):
+        for sequence in plan.touched:
             self._end(sequence, FinishReason.ERROR, error=StepFailed(f"a forward pass failed: {error}"))
         if self._num_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             self._give_up(EngineUnhealthy(f"{self._num_failures_in_a_row} forward passes in a row failed: {error}"))

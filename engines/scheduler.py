@@ -78,6 +78,12 @@ class StepPlan:
         yield from (chunk.sequence for chunk in self.chunks)
 
     @property
+    def touched(self) -> list[Sequence]:
+        """Everyone whose KV the step reads or writes: those of the pass, and those only moved or restored."""
+        prepared = [sequence for _, sequence in self.moves] + [sequence for sequence, _ in self.restores]
+        return list(dict.fromkeys([*self.sequences, *prepared]))
+
+    @property
     def is_empty(self) -> bool:
         return not self.chunks and not self.decode
 
@@ -199,9 +205,10 @@ class Scheduler:
         plan.restores.append((sequence, match))
         sequence.slot = slot
         sequence.status = SequenceStatus.PREFILLING
+        sequence.num_computed_tokens = match.num_tokens
         if sequence.admitted_s is None:
             sequence.admitted_s = time.monotonic()
-        sequence.num_computed_tokens = sequence.num_cached_tokens = match.num_tokens
+            sequence.num_cached_tokens = match.num_tokens
         self.running.append(sequence)
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:

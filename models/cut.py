@@ -30,8 +30,11 @@ def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
             raise ConfigError(f"--modules: {item.strip()!r} is not NAME:LAYERS (such as knowledge:9)")
         counts.append((name, int(count)))
     names = [name for name, _ in counts]
-    if len(set(names)) < len(names) or {"full", "head"} & set(names):
-        raise ConfigError(f"--modules: names must differ, and `full` and `head` are taken: {', '.join(names)}")
+    taken = {FULL_PATH, "head", *(f"{name}_exit" for name in names)}
+    if len(set(names)) < len(names) or taken & set(names):
+        raise ConfigError(
+            f"--modules: names must differ, and `full`, `head` and exits' names are taken: {', '.join(names)}"
+        )
     total = sum(count for _, count in counts)
     if total != num_layers:
         raise ConfigError(f"--modules: {text} has {total} layers, the model has {num_layers}")

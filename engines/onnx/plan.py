@@ -89,17 +89,17 @@ def _cost(speeds: Mapping[str, Speeds], name: str, max_running: int) -> float:
 def _with_few(plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds], weights_bytes: int) -> PrecisionPlan:
     """Add the fastest variant for few rows where it beats `many`, shares its KV and both fit the budget."""
     left_bytes = weights_bytes - student.manifest.variant(plan.many).weight_bytes
-    rivals = [
-        name
-        for name in speeds
-        if PRECISIONS[name].writer.kv_type == plan.kv_type
-        and (name == plan.many or student.manifest.variant(name).weight_bytes <= left_bytes)
-    ]
+    sizes = {variant.name: variant.weight_bytes for variant in student.manifest.variants}
+    rivals = [name for name in speeds if PRECISIONS[name].writer.kv_type == plan.kv_type]
     few: list[tuple[int, str]] = []
     for num_rows in sorted(next(iter(speeds.values())).decode_step_s) if speeds else []:
-        best = min(rivals, key=lambda name: speeds[name].decode_step_s[num_rows])
+        loaded = {plan.many, *(name for _, name in few)}
+        fitting = [name for name in rivals if name in loaded or sizes[name] <= left_bytes]
+        best = min(fitting, key=lambda name: speeds[name].decode_step_s[num_rows])
         if best == plan.many:
             break
+        if best not in loaded:
+            left_bytes -= sizes[best]
         few.append((num_rows, best))
     return PrecisionPlan(many=plan.many, few=tuple(few))
 

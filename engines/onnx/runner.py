@@ -5,7 +5,7 @@ prompts run beside them, in chunks. Schedules nothing.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,14 +74,15 @@ class OnnxRunner:
                 self._stages[stage, variant] = StageSession(session, self._kv.get(stage), self._tables)
 
     def forward(self, step: StepInput) -> Float:
-        num_rows = len(step.decode)
-        if num_rows:
+        num_decode = len(step.decode)
+        if num_decode:
             self._decode(step.decode)
+        wanting = [chunk.slot for chunk in step.prefill if chunk.wants_logits]
+        rows = {slot: num_decode + index for index, slot in enumerate(wanting)}
         for group in grouped(step.prefill):
-            num_rows += self._prefill(group, num_rows)
-        if num_rows:
-            variant = self._plan.decode(len(step.decode)) if step.decode else self._plan.prefill
-            self._heads[variant].run(self._normed[:num_rows], self._logits[:num_rows])
+            self._prefill(group, rows)
+        num_rows = num_decode + len(rows)
+        self._run_heads(num_decode, num_rows)
         return self._logits[:num_rows]
 
     def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
@@ -144,9 +145,9 @@ class OnnxRunner:
                     ranges[stage] = (first, index + 1)
         return {stage: ranges[stage] for stage in self._manifest.stage_order() if stage in ranges}
 
-    def _prefill(self, group: Sequence[PrefillChunk], num_rows: int) -> int:
-        """Run chunks of one path in consecutive slots; the normed states of those that want logits go behind the
-        first `num_rows` of `_normed`. Returns how many they are.
+    def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
+        """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's
+        normed state is wanted.
         """
         lengths = [len(chunk.token_ids) for chunk in group]
         embedding = self._embeddings[self._plan.prefill]
@@ -156,16 +157,23 @@ class OnnxRunner:
         *modules, exit = self._path_stages[group[0].path]
         for module in modules:
             self._run_chunks(module, group, hidden, hidden)
-        wanted = [row for row, chunk in enumerate(group) if chunk.wants_logits]
-        normed = self._normed[num_rows : num_rows + len(wanted)]
         if exit in self._kv:
-            states = np.empty_like(hidden)
-            self._run_chunks(exit, group, hidden, states)
-            normed[:] = [states[row, lengths[row] - 1] for row in wanted]
-        elif wanted:
+            self._run_chunks(exit, group, hidden, hidden)
+        wanted = [row for row, chunk in enumerate(group) if chunk.slot in rows]
+        if wanted:
             last = np.stack([hidden[row, lengths[row] - 1] for row in wanted])[:, None]
-            self._run_chunks(exit, [group[row] for row in wanted], last, normed[:, None])
-        return len(wanted)
+            normed = last if exit in self._kv else np.empty_like(last)
+            if normed is not last:
+                self._run_chunks(exit, [group[row] for row in wanted], last, normed)
+            self._normed[[rows[group[row].slot] for row in wanted]] = normed[:, 0]
+
+    def _run_heads(self, num_decode: int, num_rows: int) -> None:
+        """Once for all rows, unless prompts run in another variant, and so perhaps in another basis, than rows."""
+        decode, prefill = self._plan.decode(num_decode), self._plan.prefill
+        split = num_rows if decode == prefill else num_decode
+        for variant, first, end in ((decode, 0, split), (prefill, split, num_rows)):
+            if first < end:
+                self._heads[variant].run(self._normed[first:end], self._logits[first:end])
 
     def _run_chunks(self, stage: str, group: Sequence[PrefillChunk], hidden: Float, output: Float) -> None:
         # Rows padded at their end write KV behind their prompt: it is overwritten before anybody reads it.

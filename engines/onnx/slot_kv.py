@@ -24,7 +24,8 @@ class SlotKv:
         self, *, num_layers: int, num_slots: int, num_kv_heads: int, capacity: int, head_dim: int, dtype: str
     ) -> None:
         self.dtype = np.dtype(dtype)
-        page_tokens = max(1, mmap.PAGESIZE // (head_dim * self.dtype.itemsize))
+        # Every head of a slot begins on a page: only whole pages can be given back.
+        page_tokens = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, head_dim * self.dtype.itemsize)
         self.capacity = -(-capacity // page_tokens) * page_tokens
         shape = (num_layers, 2, num_slots, num_kv_heads, self.capacity, head_dim)
         self._memory = _reserve(math.prod(shape) * self.dtype.itemsize)

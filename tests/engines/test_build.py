@@ -1,0 +1,141 @@
+"""From a student folder to a serving engine: settings are held against the student, and its text is the model's."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from engines.build import build_engine, build_runner, capacity_tokens
+from engines.config import EngineConfig
+from engines.loop import ModuleEngine
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams
+from models.build import build_student
+from models.errors import ConfigError, WeightsError
+from models.source import open_source
+from models.student import Student
+
+NUM_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def reference_test() -> ModuleType:
+    """`tests/models/test_reference.py`, for its prompts and its way to transformers."""
+    file = Path(__file__).parents[1] / "models" / "test_reference.py"
+    spec = importlib.util.spec_from_file_location("reference_test", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def generate(engine: ModuleEngine, prompts: dict[str, list[int]], make_listener: Any, path: str = "full") -> Any:
+    """Run all prompts at once to their end, greedily."""
+    listener = make_listener()
+    engine.start(listener.publish)
+    try:
+        for id, ids in prompts.items():
+            sampling = SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0, ignore_eos=True)
+            engine.submit(GenerationRequest(id=id, prompt_token_ids=tuple(ids), path=path, sampling=sampling))
+        for id in prompts:
+            assert listener.finish(id).reason is FinishReason.LENGTH
+    finally:
+        engine.stop(0)
+    return listener
+
+
+def test_engine_greedy_text_of_the_default_student_equals_transformers(
+    default_gguf: Path, tmp_path: Path, reference_test: ModuleType, make_listener: Any
+) -> None:
+    build_student(default_gguf, tmp_path / "student", precisions=("fp32",))
+    student = Student.open(tmp_path / "student")
+    source, tokenizer = open_source(default_gguf), student.tokenizer
+    assert tokenizer.chat_template is not None
+    prompts = {
+        prompt: tokenizer.encode(tokenizer.chat_template.render([{"role": "user", "content": prompt}]))
+        for prompt in reference_test.PROMPTS
+    }
+    assert len(prompts) >= 20
+    engine = build_engine(student, EngineConfig(precision="fp32", max_running=8, max_context_tokens=256))
+    listener = generate(engine, prompts, make_listener)
+    model = reference_test.transformers_llama(source)
+    for prompt, ids in prompts.items():
+        generated = listener.tokens(prompt)
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids + generated[:-1]])).logits[0, len(ids) - 1 :]
+        expected = logits.argmax(dim=-1).tolist()
+        assert generated == expected, prompt
+        assert listener.text(prompt) == tokenizer.decode(expected), prompt
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_engine_greedy_tokens_equal_the_reference(tiny_student: Any, make_listener: Any, family: str) -> None:
+    tiny = tiny_student(family)
+    prompts = {str(n): [(7 * n + 3 * i) % 300 + 3 for i in range(5 + 9 * n)] for n in range(6)}
+    engine = build_engine(tiny.student, EngineConfig(precision="fp32", max_running=3, busy_step_tokens=7))
+    listener = generate(engine, prompts, make_listener)
+    for id, ids in prompts.items():
+        assert listener.tokens(id) == tiny.reference.generate_greedy(ids, NUM_TOKENS)
+
+
+def test_engine_names_its_precision_and_student(tiny_student: Any) -> None:
+    engine = build_engine(tiny_student("llama").student, EngineConfig(precision="fp32"))
+    status = engine.status()
+    assert (status.variant, status.student) == ("fp32", tiny_student("llama").student.manifest.name)
+    assert not status.is_ready
+
+
+def test_engine_on_a_damaged_graph_becomes_unhealthy_and_tells_its_waiters(
+    tiny_source: Any, tmp_path: Path, make_listener: Any
+) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    student = Student.open(tmp_path / "student")
+    graph = student.graph("fp32", "adapter")
+    graph.write_bytes(b"\0" * graph.stat().st_size)
+    engine, listener = build_engine(student, EngineConfig(precision="fp32")), make_listener()
+    sampling = SamplingParams(max_tokens=2)
+    engine.submit(GenerationRequest(id="a", prompt_token_ids=(5,), path="full", sampling=sampling))
+    engine.start(listener.publish)
+    assert "cannot be loaded" in str(listener.finish("a").error)
+    engine.stop(0)
+    assert not engine.status().is_healthy
+
+
+def test_build_refuses_wrong_settings_together(tiny_student: Any) -> None:
+    with pytest.raises(ConfigError, match=r"max_running.*num_threads"):
+        build_engine(tiny_student("llama").student, EngineConfig(max_running=0, num_threads=0))
+
+
+def test_build_refuses_a_precision_the_student_has_not(tiny_student: Any) -> None:
+    with pytest.raises(ConfigError, match="no precision 'int4', only fp32"):
+        build_engine(tiny_student("llama").student, EngineConfig(precision="int4"))
+
+
+def test_capacity_is_the_students_unless_less_is_asked_for(tiny_student: Any) -> None:
+    student = tiny_student("llama").student
+    assert capacity_tokens(student, EngineConfig()) == 128
+    assert capacity_tokens(student, EngineConfig(max_context_tokens=100)) == 100
+    with pytest.raises(ConfigError, match="the student knows 128 positions"):
+        build_engine(student, EngineConfig(precision="fp32", max_context_tokens=129))
+
+
+def test_build_runner_loads_nothing_by_itself(tiny_student: Any) -> None:
+    runner = build_runner(tiny_student("llama").student, EngineConfig(precision="fp32", max_running=2))
+    assert not runner._stages
+    assert not runner._heads
+
+
+def test_build_native_without_a_folder_for_operators_is_refused(tiny_student: Any) -> None:
+    student = tiny_student("llama", ("w8a8-native",)).student
+    with pytest.raises(ConfigError, match="install a C compiler"):
+        build_engine(student, EngineConfig(precision="w8a8-native", native_folder=None))
+
+
+def test_build_of_a_missing_graph_is_refused_by_open(tiny_source: Any, tmp_path: Path) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    (tmp_path / "student" / "head.fp32.onnx").unlink()
+    with pytest.raises(WeightsError, match="head"):
+        Student.open(tmp_path / "student")

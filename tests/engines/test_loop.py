@@ -1,0 +1,210 @@
+"""Whatever else runs, joins or leaves, every sequence gets the text it would have got alone."""
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from engines.loop import path_depths
+from engines.prefix_cache import BLOCK_TOKENS
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus
+from models.errors import ConfigError
+from models.manifest import StudentPath
+from models.student import Student
+
+PATHS = ("knowledge", "reasoning", "full")
+
+
+def random_prompt(rng: random.Random) -> list[int]:
+    """Few beginnings, so that the prefix cache is hit, and ends of all lengths."""
+    blocks = [[10 + rng.randrange(2)] * BLOCK_TOKENS for _ in range(rng.randrange(4))]
+    return [*(token for block in blocks for token in block), *rng.choices(range(3, 300), k=rng.randint(1, 30))]
+
+
+def random_request(rng: random.Random, number: int) -> GenerationRequest:
+    sampling: dict[str, Any] = {"max_tokens": rng.randint(1, 60), "ignore_eos": rng.random() < 0.5}
+    if rng.random() < 0.5:
+        sampling |= {"temperature": 0.8, "seed": rng.randrange(1000), "top_p": rng.choice([1.0, 0.9])}
+    if rng.random() < 0.2:
+        sampling |= {"frequency_penalty": 0.5, "repetition_penalty": 1.2}
+    return _request(f"s{number}", random_prompt(rng), rng.choice(PATHS), **sampling)
+
+
+def _request(id: str, prompt: list[int], path: str, **sampling: Any) -> GenerationRequest:
+    params = SamplingParams(**{"temperature": 0.0, **sampling})
+    return GenerationRequest(id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params)
+
+
+def random_settings(rng: random.Random) -> dict[str, Any]:
+    """From roomy to so tight that a single long sequence fills the KV."""
+    busy_step_tokens = rng.choice([1, 7, 16, 64])
+    return {
+        "max_running": rng.choice([2, 3, 5, 8]),
+        "max_waiting": 1000,
+        "kv_bytes": rng.choice([4608, 6000, 8000, 100_000]),
+        "prefix_cache_bytes": rng.choice([0, 4, 40, 400]) * BLOCK_TOKENS * 8,
+        "step_tokens": rng.choice([busy_step_tokens, 200]),
+        "busy_step_tokens": busy_step_tokens,
+    }
+
+
+def check_integrity(fake: Any) -> None:
+    """KV bytes add up, slots and sequences agree, nobody is in two places."""
+    engine, scheduler = fake.engine, fake.engine._scheduler
+    running, waiting = list(scheduler.running), list(scheduler.waiting)
+    needed = [engine._kv.needed_bytes(sequence.path, 1) for sequence in running]
+    assert all(needed)
+    assert engine._kv.used_bytes == sum(engine._kv._held.values()) <= engine._kv.capacity_bytes
+    assert set(engine._kv._held) == {sequence.id for sequence in running}
+    for sequence in running:
+        assert scheduler._slots.occupant(sequence.slot) is sequence
+        assert engine._kv._held[sequence.id] >= engine._kv.needed_bytes(sequence.path, sequence.num_computed_tokens)
+        assert sequence.status in (SequenceStatus.PREFILLING, SequenceStatus.DECODING)
+        assert sequence.num_computed_tokens < sequence.num_tokens
+    assert scheduler._slots.num_used == len(running)
+    assert all(sequence.slot is None and sequence.status is SequenceStatus.WAITING for sequence in waiting)
+    assert engine._living == {sequence.id for sequence in (*running, *waiting)} == set(engine._texts)
+
+
+def check_nothing_left(fake: Any) -> None:
+    engine = fake.engine
+    check_integrity(fake)
+    assert not engine._living
+    assert not engine._matches
+    assert engine._kv.used_bytes == 0
+    assert all(entry.num_holders == 0 for entry in engine._cache._entries.values())
+
+
+def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], abort_share: float) -> set[str]:
+    """Submit and abort between steps, checking after each; returns what was aborted while it lived."""
+    fake.load_by_hand()
+    pending, aborted = list(requests), set[str]()
+    for _ in range(5000):
+        while pending and rng.random() < 0.5:
+            fake.engine.submit(pending.pop())
+        if rng.random() < abort_share and fake.engine._living:
+            victim = rng.choice(sorted(fake.engine._living))
+            fake.engine.abort(victim)
+            aborted.add(victim)
+        is_busy = fake.engine.step()
+        check_integrity(fake)
+        if not is_busy and not pending:
+            return aborted
+    pytest.fail("sequences are stuck")
+
+
+@pytest.mark.parametrize("group", range(6))
+def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, group: int) -> None:
+    num_moves = num_preemptions = num_hits = num_aborted = 0
+    for seed in range(group * 12, group * 12 + 12):
+        rng = random.Random(seed)
+        fake = make_engine(**random_settings(rng))
+        requests = [random_request(rng, number) for number in range(rng.randint(2, 16))]
+        aborted = run_mix(fake, rng, requests, abort_share=rng.choice([0.0, 0.05]))
+        for request in requests:
+            expected, finish = fake.alone(request), fake.finish(request.id)
+            assert finish.error is None
+            tokens = fake.tokens(request.id)
+            if request.id in aborted and finish.reason is FinishReason.ABORT:
+                assert tokens == expected[: len(tokens)]
+                num_aborted += 1
+            else:
+                assert tokens == expected, f"seed {seed} {request.id} on {request.path}"
+                assert finish.path == request.path
+                assert finish.usage.num_cached_tokens < len(request.prompt_token_ids)
+        check_nothing_left(fake)
+        assert fake.runner.max_step_tokens <= max(fake.config.step_tokens, fake.config.busy_step_tokens)
+        num_moves += fake.runner.num_moves
+        num_preemptions += fake.engine.status().num_preemptions
+        num_hits += sum(fake.engine.status().prefix_hit_tokens.values())
+    assert min(num_moves, num_preemptions, num_hits, num_aborted) > 0, "the mix proves too little"
+
+
+def test_loop_long_prompts_leave_busy_streams_their_share(make_engine: Any) -> None:
+    fake = make_engine(step_tokens=100, busy_step_tokens=10)
+    fake.load_by_hand()
+    fake.submit("stream", max_tokens=60, ignore_eos=True)
+    fake.engine.step()
+    fake.submit("long", range(3, 103), max_tokens=1)
+    fake.step_until_idle()
+    shared = [step for step in fake.runner.forward_calls if step.prefill and step.decode]
+    assert len(shared) == 10
+    assert all(sum(len(chunk.token_ids) for chunk in step.prefill) == 10 for step in shared)
+
+
+def test_loop_same_seed_gives_same_text_alone_and_in_a_batch(make_engine: Any) -> None:
+    fake = make_engine(max_running=8)
+    fake.load_by_hand()
+    for number in range(7):
+        fake.submit(f"s{number}", [5, 6], seed=number % 2, temperature=1.0, max_tokens=30)
+        fake.engine.step()
+    fake.step_until_idle()
+    texts = [fake.tokens(f"s{number}") for number in range(7)]
+    assert texts[0] == texts[2] == texts[4] != texts[1] == texts[3]
+    assert texts[0] == fake.alone(fake.request("x", [5, 6], "full", seed=0, temperature=1.0, max_tokens=30))
+
+
+def test_loop_without_a_seed_draws_a_fresh_one(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    for id in ("a", "b"):
+        fake.submit(id, [5, 6], temperature=1.0, max_tokens=30, ignore_eos=True)
+    fake.step_until_idle()
+    assert fake.tokens("a") != fake.tokens("b")
+
+
+def test_loop_prefix_of_a_shallow_path_serves_a_deep_one_only_where_its_kv_is(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    prompt = list(range(3, 80))
+    for id, path in (("first", "knowledge"), ("deep", "full"), ("again", "full"), ("shallow", "knowledge")):
+        fake.submit(id, prompt, path)
+        fake.step_until_idle()
+    cached = {id: fake.finish(id).usage.num_cached_tokens for id in ("first", "deep", "again", "shallow")}
+    assert cached == {"first": 0, "deep": 0, "again": 64, "shallow": 64}
+    assert fake.tokens("again") == fake.tokens("deep")
+    assert fake.tokens("shallow") == fake.tokens("first")
+
+
+def test_loop_usage_of_a_preempted_sequence_counts_its_prompt_alone(make_engine: Any) -> None:
+    fake = make_engine(max_running=2, kv_bytes=9 * 16 * 24)
+    fake.load_by_hand()
+    for id in ("old", "young"):
+        fake.submit(id, range(3, 43), max_tokens=60, ignore_eos=True)
+        fake.engine.step()
+    fake.step_until_idle()
+    assert fake.engine.status().num_preemptions
+    # The young one comes back to find its prompt and its answer so far cached.
+    for id, num_cached in (("old", 0), ("young", 32)):
+        usage = fake.finish(id).usage
+        assert usage.num_prompt_tokens == 40
+        assert usage.num_completion_tokens == 60
+        assert usage.num_cached_tokens == num_cached
+
+
+def test_loop_counts_stage_runs_and_rows(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    fake.submit("a", [5, 6, 7], "knowledge", max_tokens=3, ignore_eos=True)
+    fake.submit("b", [5, 6, 7, 8], "full", max_tokens=3, ignore_eos=True)
+    fake.step_until_idle()
+    status = fake.engine.status()
+    assert status.stage_runs["knowledge"] == status.stage_runs["adapter"] == status.num_steps == 3
+    assert status.stage_rows["knowledge"] == 3 + 4 + 2 * 2
+    assert status.stage_rows["adapter"] == 4 + 2
+    assert (status.num_prompt_tokens, status.num_generation_tokens) == (7, 6)
+
+
+def test_path_depths_rank_the_deepest_first(fake_student: Student) -> None:
+    assert path_depths(fake_student.manifest) == {"full": 0, "reasoning": 1, "knowledge": 2}
+
+
+def test_path_depths_refuse_paths_whose_rows_cannot_be_a_prefix(fake_student: Student) -> None:
+    paths = (
+        StudentPath(name="full", modules=("knowledge", "reasoning", "adapter"), exit="adapter_exit"),
+        StudentPath(name="skip", modules=("knowledge", "adapter"), exit="adapter_exit"),
+        StudentPath(name="short", modules=("knowledge", "reasoning"), exit="reasoning_exit"),
+    )
+    with pytest.raises(ConfigError, match="not nested around module"):
+        path_depths(msgspec.structs.replace(fake_student.manifest, paths=paths))

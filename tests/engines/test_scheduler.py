@@ -1,0 +1,253 @@
+"""The scheduler alone: what it plans stays within its budgets, and nobody is lost, stuck or starved."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engines.loop import new_sequence
+from engines.prefix_cache import PrefixCache
+from engines.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan
+from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading
+
+DEPTHS = {"full": 0, "middle": 1, "short": 2}
+STAGES = {"full": ("k", "r", "a"), "middle": ("k", "r"), "short": ("k",)}
+BYTES_PER_TOKEN = {"full": 3, "middle": 2, "short": 1}
+BLOCK_BYTES = KV_BLOCK_TOKENS * 3
+"""A block of a sequence on the full path."""
+
+
+def make_sequence(id: str, num_tokens: int = 10, path: str = "full") -> Sequence:
+    request = GenerationRequest(
+        id=id,
+        prompt_token_ids=tuple(range(num_tokens)),
+        path=path,
+        sampling=SamplingParams(max_tokens=100),
+    )
+    return new_sequence(request)
+
+
+class Rig:
+    """A scheduler and the steps taken with it, checked one by one."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.kv = KvBudget(settings.pop("kv_bytes", 100 * BLOCK_BYTES), BYTES_PER_TOKEN)
+        self.settings = {"max_running": 4, "step_tokens": 64, "busy_step_tokens": 16, **settings}
+        self.loaded = set(DEPTHS)
+        self.scheduler = Scheduler(
+            **self.settings,
+            kv=self.kv,
+            cache=PrefixCache(0),
+            depths=DEPTHS,
+            stages=STAGES,
+            resolve_path=self._resolve,
+        )
+
+    def _resolve(self, path: str, while_loading: WhileLoading) -> str | None:
+        return path if path in self.loaded else None
+
+    def add(self, *sequences: Sequence) -> None:
+        for sequence in sequences:
+            self.scheduler.add(sequence)
+
+    def step(self) -> StepPlan:
+        """Plan, check, commit, and give everyone whose tokens are computed another one."""
+        was_busy = any(sequence.status is SequenceStatus.DECODING for sequence in self.scheduler.running)
+        plan = self.scheduler.plan()
+        self.check(plan, was_busy)
+        self.scheduler.commit(plan)
+        for sequence in plan.sequences:
+            if sequence.num_uncomputed_tokens == 0:
+                sequence.token_ids.append(7)
+        return plan
+
+    def check(self, plan: StepPlan, was_busy: bool) -> None:
+        self.check_slots()
+        self.check_kv(plan)
+        self.check_rows(plan)
+        chunk_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        # Who was busy may have given way in this very plan.
+        bound = self.settings["busy_step_tokens"] if any(plan.decode) else self.settings["step_tokens"]
+        assert chunk_tokens <= bound
+        assert was_busy or not any(plan.decode)
+
+    def check_slots(self) -> None:
+        scheduler = self.scheduler
+        slots = [scheduler._slots.occupant(slot) for slot in range(self.settings["max_running"])]
+        assert [sequence for sequence in slots if sequence is not None] == sorted(
+            scheduler.running, key=lambda sequence: sequence.slot or 0
+        )
+        assert all(slots[sequence.slot] is sequence for sequence in scheduler.running if sequence.slot is not None)
+        ranks = [DEPTHS[sequence.path] for sequence in slots if sequence is not None]
+        assert ranks == sorted(ranks)
+        assert all(sequence.slot is None for sequence in scheduler.waiting)
+        assert not {sequence.id for sequence in scheduler.waiting} & {sequence.id for sequence in scheduler.running}
+
+    def check_kv(self, plan: StepPlan) -> None:
+        held = self.kv._held
+        assert set(held) == {sequence.id for sequence in self.scheduler.running}
+        assert self.kv.used_bytes == sum(held.values()) <= self.kv.capacity_bytes
+        for sequence in self.scheduler.running:
+            # Every token the step writes has its KV.
+            assert held[sequence.id] >= sequence.num_tokens * BYTES_PER_TOKEN[sequence.path]
+            assert held[sequence.id] % (KV_BLOCK_TOKENS * BYTES_PER_TOKEN[sequence.path]) == 0
+
+    def check_rows(self, plan: StepPlan) -> None:
+        step = self.scheduler.step_input(plan)
+        assert not step.decode or step.decode[-1].path is not None
+        for slot, row in enumerate(step.decode):
+            occupant = self.scheduler._slots.occupant(slot)
+            assert row.position == (occupant.num_computed_tokens if occupant else 0)
+            if row.path is not None:
+                assert occupant is not None
+                assert (row.path, row.token_id) == (occupant.path, occupant.token_ids[row.position])
+                assert row.position == occupant.num_tokens - 1
+        for chunk, given in zip(plan.chunks, step.prefill, strict=True):
+            sequence = chunk.sequence
+            assert (given.slot, given.start) == (sequence.slot, sequence.num_computed_tokens)
+            assert given.token_ids == tuple(sequence.token_ids[given.start : given.start + chunk.num_tokens])
+            assert given.wants_logits == (given.start + chunk.num_tokens == sequence.num_tokens)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_scheduler_keeps_its_promises_under_random_operations(seed: int) -> None:
+    rng = random.Random(seed)
+    rig = Rig(
+        max_running=rng.randint(1, 6),
+        step_tokens=rng.randint(8, 64),
+        busy_step_tokens=rng.randint(1, 8),
+        kv_bytes=BLOCK_BYTES * rng.choice([5, 8, 40]),
+    )
+    lengths: dict[str, int] = {}
+    living: dict[str, Sequence] = {}
+    for turn in range(400):
+        if turn < 200 and rng.random() < 0.3:
+            sequence = make_sequence(f"s{turn}", rng.randint(1, 50), rng.choice(sorted(DEPTHS)))
+            living[sequence.id] = sequence
+            lengths[sequence.id] = sequence.num_tokens + rng.randint(1, 29)
+            rig.add(sequence)
+        rig.loaded = set(DEPTHS) - ({"full"} if turn < 200 and rng.random() < 0.2 else set())
+        rig.step()
+        for sequence in [s for s in living.values() if s.num_tokens >= lengths[s.id] or rng.random() < 0.01]:
+            assert rig.scheduler.find(sequence.id) is sequence
+            rig.scheduler.remove(living.pop(sequence.id))
+            assert rig.scheduler.find(sequence.id) is None
+        assert {s.id for s in (*rig.scheduler.running, *rig.scheduler.waiting)} == set(living)
+    for _ in range(5000):
+        if not living:
+            break
+        rig.step()
+        for sequence in [s for s in living.values() if s.num_tokens >= lengths[s.id]]:
+            rig.scheduler.remove(living.pop(sequence.id))
+    assert not living, "a sequence is stuck"
+    assert rig.kv.used_bytes == 0
+
+
+def step_until(rig: Rig, condition: Callable[[], bool]) -> list[StepPlan]:
+    plans: list[StepPlan] = []
+    for _ in range(500):
+        if condition():
+            return plans
+        plans.append(rig.step())
+    pytest.fail("it never came to that")
+
+
+def test_scheduler_admits_in_order_up_to_its_slots() -> None:
+    rig = Rig(max_running=2)
+    rig.add(*(make_sequence(id) for id in "abc"))
+    rig.step()
+    assert [sequence.id for sequence in rig.scheduler.running] == ["a", "b"]
+    assert [sequence.id for sequence in rig.scheduler.waiting] == ["c"]
+
+
+def test_scheduler_without_kv_lets_the_youngest_give_way_and_resumes_it() -> None:
+    rig = Rig(kv_bytes=3 * BLOCK_BYTES)
+    old, young = make_sequence("old", 14), make_sequence("young", 14)
+    rig.add(old, young)
+    (*_, plan) = step_until(rig, lambda: rig.scheduler.num_preemptions == 1)
+    # The old one took the third block, the young one wanted a fourth.
+    assert (young.status, young.num_computed_tokens, young.slot) == (SequenceStatus.WAITING, 0, None)
+    assert plan.vacated == [(1, 16)]
+    assert old.status is SequenceStatus.DECODING
+    kept = list(young.token_ids)
+    rig.scheduler.remove(old)
+    rig.step()
+    assert young.num_computed_tokens == len(kept) == young.num_tokens - 1
+
+
+def test_scheduler_lets_who_gave_way_come_back_before_the_others() -> None:
+    rig = Rig(kv_bytes=3 * BLOCK_BYTES)
+    rig.add(make_sequence("old", 14), make_sequence("young", 14))
+    rig.step()
+    rig.add(make_sequence("new", 14))
+    step_until(rig, lambda: rig.scheduler.num_preemptions == 2)
+    assert [sequence.id for sequence in rig.scheduler.waiting] == ["young", "new"]
+
+
+def test_scheduler_waiter_for_modules_blocks_nobody() -> None:
+    rig = Rig()
+    rig.loaded = {"short"}
+    rig.add(make_sequence("deep", path="full"), make_sequence("shallow", path="short"))
+    rig.step()
+    assert [sequence.id for sequence in rig.scheduler.running] == ["shallow"]
+    rig.loaded.add("full")
+    rig.step()
+    assert [sequence.id for sequence in rig.scheduler.running] == ["shallow", "deep"]
+
+
+def test_scheduler_waiter_for_kv_is_not_starved_by_small_ones() -> None:
+    rig = Rig(kv_bytes=4 * BLOCK_BYTES)
+    small, large = make_sequence("small", 20), make_sequence("large", 60)
+    rig.add(small)
+    rig.step()
+    rig.add(large, *(make_sequence(f"tiny{number}", 2, "short") for number in range(3)))
+    rig.step()
+    assert rig.scheduler.running == [small]
+    rig.scheduler.remove(small)
+    rig.step()
+    assert rig.scheduler.running[0] is large
+
+
+def test_scheduler_cuts_prompts_to_the_step() -> None:
+    rig = Rig(step_tokens=64, busy_step_tokens=16)
+    rig.add(make_sequence("a", 100), make_sequence("b", 10))
+    sizes = [[(chunk.sequence.id, chunk.num_tokens) for chunk in rig.step().chunks] for _ in range(3)]
+    assert sizes == [[("a", 64)], [("a", 36), ("b", 10)], []]
+    rig.add(make_sequence("c", 20))
+    assert [chunk.num_tokens for chunk in rig.step().chunks] == [16]
+    assert [chunk.num_tokens for chunk in rig.step().chunks] == [4]
+
+
+def test_scheduler_pads_the_slot_of_a_prompt_between_streams() -> None:
+    rig = Rig(busy_step_tokens=4)
+    rig.add(*(make_sequence(id, 4) for id in "abc"))
+    rig.step()
+    rig.scheduler.remove(rig.scheduler.running[1])
+    rig.add(make_sequence("prompt", 10))
+    plan = rig.step()
+    assert [row and row.id for row in plan.decode] == ["a", None, "c"]
+    assert rig.scheduler.step_input(rig.scheduler.plan()).decode[1].position == 4
+
+
+def test_scheduler_puts_a_deeper_arrival_before_shallower_ones() -> None:
+    rig = Rig()
+    rig.add(make_sequence("shallow", path="short"))
+    rig.step()
+    rig.add(make_sequence("deep"))
+    plan = rig.step()
+    assert [(move.source, move.target, sequence.id) for move, sequence in plan.moves] == [(0, 1, "shallow")]
+    assert rig.scheduler.running[0].slot == 1
+
+
+def test_kv_budget_counts_blocks_and_forgets_who_left() -> None:
+    kv, sequence = KvBudget(4 * BLOCK_BYTES, BYTES_PER_TOKEN), make_sequence("a")
+    kv.hold(sequence, 17)
+    assert kv.used_bytes == 2 * BLOCK_BYTES
+    kv.hold(sequence, 18)
+    assert kv.used_bytes == 2 * BLOCK_BYTES
+    assert kv.can_hold(sequence, 64)
+    assert not kv.can_hold(sequence, 65)
+    kv.release(sequence)
+    kv.release(sequence)
+    assert kv.used_bytes == 0

@@ -1,0 +1,174 @@
+"""A manifest survives its file, and every inconsistency is found and named."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from models.architecture import Architecture
+from models.cut import default_modules, exits_of, paths_of
+from models.errors import ConfigError
+from models.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    DepthRule,
+    Exit,
+    FileEntry,
+    Manifest,
+    Module,
+    Quality,
+    StudentPath,
+    Variant,
+    find_problems,
+    read_manifest,
+    write_manifest,
+)
+
+STAGES = ("knowledge", "reasoning", "adapter", "knowledge_exit", "reasoning_exit", "adapter_exit")
+VARIANT = Variant(
+    name="fp32",
+    stages={stage: f"{stage}.onnx" for stage in STAGES},
+    head="head.onnx",
+    embedding="e.npy",
+    weight_bytes=9,
+)
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    modules = default_modules(10)
+    architecture = Architecture(
+        family="qwen3",
+        num_layers=10,
+        hidden_size=64,
+        intermediate_size=96,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        vocab_size=320,
+        max_context_tokens=128,
+        norm_eps=1e-6,
+        rope_theta=1e4,
+        has_qk_norm=True,
+    )
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name="tiny",
+        source="model.safetensors",
+        source_sha256="ab" * 32,
+        licence="apache-2.0",
+        architecture=architecture,
+        modules=modules,
+        exits=exits_of(modules),
+        paths=paths_of(modules),
+        tasks={"math": "full", "fact": "knowledge"},
+        depth_rules=(DepthRule(max_prompt_tokens=64, path="knowledge"), DepthRule(max_prompt_tokens=None, path="full")),
+        variants=(VARIANT,),
+        files=(FileEntry(name="head.onnx", size_bytes=3, sha256="cd" * 32),),
+        quality=(Quality(path="full", variant="fp32", cross_entropy=2.25, text="eval", num_tokens=100),),
+    )
+
+
+def changed(manifest: Manifest, **fields: Any) -> Manifest:
+    return msgspec.structs.replace(manifest, **fields)
+
+
+def test_manifest_survives_its_file(manifest: Manifest, tmp_path: Path) -> None:
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert [file.name for file in tmp_path.iterdir()] == [MANIFEST_NAME]
+
+
+def test_manifest_finds_its_records_by_name(manifest: Manifest) -> None:
+    assert manifest.path("reasoning").modules == ("knowledge", "reasoning")
+    assert manifest.module("adapter").first_layer == 8
+    assert manifest.exit("adapter_exit").after == "adapter"
+    assert manifest.variant("fp32") is VARIANT
+    assert manifest.full_path.name == "full"
+    with pytest.raises(KeyError):
+        manifest.path("nowhere")
+
+
+def test_manifest_orders_stages_as_they_run(manifest: Manifest) -> None:
+    assert manifest.stages(manifest.path("reasoning")) == ("knowledge", "reasoning", "reasoning_exit")
+    assert manifest.stage_order() == (
+        *("knowledge", "knowledge_exit"),
+        *("reasoning", "reasoning_exit"),
+        *("adapter", "adapter_exit"),
+    )
+
+
+def test_manifest_counts_layers_of_modules_and_exit_blocks(manifest: Manifest) -> None:
+    exits = (Exit(name="knowledge_exit", after="knowledge", num_blocks=2), *manifest.exits[1:])
+    with_blocks = changed(manifest, exits=exits)
+    counts = {stage: with_blocks.num_layers_in(stage) for stage in ("knowledge", "knowledge_exit", "adapter_exit")}
+    assert counts == {"knowledge": 3, "knowledge_exit": 2, "adapter_exit": 0}
+
+
+def test_manifest_without_faults_has_no_problems(manifest: Manifest) -> None:
+    assert find_problems(manifest) == []
+
+
+def path(name: str, *modules: str, exit: str | None = None) -> StudentPath:
+    return StudentPath(name=name, modules=modules, exit=exit or f"{modules[-1]}_exit")
+
+
+FULL = path("full", "knowledge", "reasoning", "adapter")
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"format_version": 99}, "format_version 99 is not"),
+        ({"modules": (Module(name="knowledge", first_layer=1, num_layers=9),)}, "must start at layer 0"),
+        ({"modules": (Module(name="knowledge", first_layer=0, num_layers=0),)}, "have at least one layer"),
+        ({"modules": (Module(name="knowledge", first_layer=0, num_layers=9),)}, "modules cover 9 layers of 10"),
+        ({"modules": tuple(Module(name="a", first_layer=i * 5, num_layers=5) for i in (0, 1))}, "'a' is used twice"),
+        ({"exits": (Exit(name="adapter", after="adapter"),)}, "the name 'adapter' is used twice"),
+        ({"paths": (FULL, path("back", "reasoning", "knowledge"))}, "must name modules in their order"),
+        ({"paths": (FULL, path("twice", "knowledge", "knowledge"))}, "must name modules in their order"),
+        ({"paths": (FULL, path("odd", "knowledge", "poetry"))}, "must name modules in their order"),
+        ({"paths": (FULL, StudentPath(name="empty", modules=(), exit="x"))}, "must name modules in their order"),
+        ({"paths": (FULL, path("lost", "knowledge", exit="way_out"))}, "unknown exit 'way_out'"),
+        ({"paths": (FULL, path("late", "knowledge", exit="adapter_exit"))}, "its exit is elsewhere"),
+        ({"paths": (path("short", "knowledge"),)}, "no path runs every module"),
+        ({"tasks": {"math": "nowhere"}}, "task 'math' has no path 'nowhere'"),
+        ({"depth_rules": (DepthRule(max_prompt_tokens=1, path="nowhere"),)}, "a depth rule names no path: 'nowhere'"),
+        (
+            {"variants": (msgspec.structs.replace(VARIANT, stages={"knowledge": "k.onnx"}),)},
+            "has no graph for adapter, adapter_exit, knowledge_exit, reasoning, reasoning_exit",
+        ),
+    ],
+)
+def test_manifest_problems_are_named(manifest: Manifest, tmp_path: Path, fields: dict[str, Any], problem: str) -> None:
+    wrong = changed(manifest, **fields)
+    assert any(problem in found for found in find_problems(wrong)), find_problems(wrong)
+    write_manifest(tmp_path, wrong)
+    with pytest.raises(ConfigError) as caught:
+        read_manifest(tmp_path)
+    assert problem in str(caught.value)
+
+
+def test_manifest_problems_are_reported_together(manifest: Manifest) -> None:
+    wrong = changed(manifest, format_version=99, tasks={"math": "nowhere", "fact": "gone"})
+    assert len(find_problems(wrong)) == 3
+
+
+def test_read_manifest_of_a_folder_without_one_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fenhe build"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}', ""])
+def test_read_manifest_of_a_damaged_file_names_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST_NAME).write_text(text)
+    with pytest.raises(ConfigError, match=MANIFEST_NAME):
+        read_manifest(tmp_path)
+
+
+def test_read_manifest_refuses_unknown_keys(manifest: Manifest, tmp_path: Path) -> None:
+    raw = msgspec.to_builtins(manifest) | {"colour": "red"}
+    (tmp_path / MANIFEST_NAME).write_bytes(msgspec.json.encode(raw))
+    with pytest.raises(ConfigError, match="colour"):
+        read_manifest(tmp_path)
