@@ -212,6 +212,7 @@ class ModuleEngine:
             self._runner.release_slot(slot, num_tokens)
         for move, sequence in plan.moves:
             self._runner.move_slot(move.source, move.target, sequence.path, sequence.num_computed_tokens)
+            self._runner.release_slot(move.source, sequence.num_computed_tokens)
         for sequence, match in plan.restores:
             self._restore(sequence, match)
         return self._runner.forward(self._scheduler.step_input(plan))
@@ -284,7 +285,8 @@ class ModuleEngine:
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._remember(sequence)
         self._release_match(sequence)
-        num_written = sequence.num_computed_tokens
+        # A step that failed may have written more than was computed.
+        num_written = sequence.num_tokens
         slot = self._scheduler.remove(sequence)
         stream = self._texts.pop(sequence.id)
         finish = Finish(

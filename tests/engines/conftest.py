@@ -54,6 +54,7 @@ TOKENS = mixed(np.arange(1000, 1000 + VOCAB_SIZE, dtype=np.uint64))
 class FakeRunner:
     """`Runner` with one word of KV per token and stage.
 
+    `written` is how far a slot was written since it was last released whole.
     Faults: `fail_next` raises in that many passes; `gates` hold `load` of a stage back until they are set.
     """
 
@@ -65,6 +66,7 @@ class FakeRunner:
         self.kv = {name: np.zeros((num_slots, len(PLACES)), np.uint64) for name in modules}
         for entries in self.kv.values():
             self._spoil(entries)
+        self.written = [0] * num_slots
         self.fail_next = 0
         self.gates: dict[str, threading.Event] = {}
         self.load_errors: dict[str, Exception] = {}
@@ -108,16 +110,20 @@ class FakeRunner:
             self.kv[stage][target, :num_tokens] = self.kv[stage][source, :num_tokens]
         for entries in self.kv.values():
             self._spoil(entries[source])
+        self.written[target] = max(self.written[target], num_tokens)
 
     def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
         return self.kv[stage][slot, start : start + num_tokens].copy()
 
     def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
         self.kv[stage][slot, start : start + len(block)] = block
+        self.written[slot] = max(self.written[slot], start + len(block))
 
     def release_slot(self, slot: int, num_tokens: int) -> None:
         for entries in self.kv.values():
             self._spoil(entries[slot, :num_tokens])
+        if num_tokens >= self.written[slot]:
+            self.written[slot] = 0
 
     def kv_bytes_per_token(self, stage: str) -> int:
         return ENTRY_BYTES if stage in self.kv else 0
@@ -125,6 +131,7 @@ class FakeRunner:
     def _run(self, slot: int, path: str, start: int, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         hidden = TOKENS[list(token_ids)]
         end = start + len(token_ids)
+        self.written[slot] = max(self.written[slot], end)
         for stage in self._manifest.path(path).modules:
             entries = self.kv[stage][slot]
             entries[start:end] = mixed(hidden)

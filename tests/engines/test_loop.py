@@ -73,6 +73,7 @@ def check_nothing_left(fake: Any) -> None:
     assert not engine._living
     assert not engine._matches
     assert engine._kv.used_bytes == 0
+    assert not any(fake.runner.written), "a slot nobody uses holds memory"
     assert all(entry.num_holders == 0 for entry in engine._cache._entries.values())
 
 

@@ -93,11 +93,12 @@ def test_slot_kv_takes_memory_as_it_is_written_and_gives_it_back() -> None:
     assert resident_kib(kv) < 2 * 16 * tokens_kib
     kv.write(3, 0, random_block(kv, 2000, 1))
     kv.write(4, 0, random_block(kv, 100, 2))
-    kept = kv.read(4, 0, 100)
+    kept, start = kv.read(4, 0, 100), kv.read(3, 0, KEPT_TOKENS)
     assert resident_kib(kv) > 2000 * tokens_kib
     kv.release(3, 2000)
     assert resident_kib(kv) < (KEPT_TOKENS + 100 + 64) * tokens_kib
     np.testing.assert_array_equal(kv.read(4, 0, 100), kept)
+    np.testing.assert_array_equal(kv.read(3, 0, KEPT_TOKENS), start)
 
 
 @pytest.mark.parametrize(("capacity", "head_dim", "dtype"), [(4096, 64, "float16"), (1000, 80, "float32")])
