@@ -31,7 +31,7 @@ class EngineConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
-        positive = ("max_running", "kv_bytes", "weights_bytes", "step_tokens", "busy_step_tokens")
+        positive = ("max_running", "kv_bytes", "weights_bytes")
         found = [
             f"{name} must be at least 1, not {getattr(self, name)}" for name in positive if getattr(self, name) < 1
         ]
@@ -39,6 +39,12 @@ class EngineConfig:
             f"{name} must not be negative, not {getattr(self, name)}"
             for name in ("max_waiting", "prefix_cache_bytes")
             if getattr(self, name) < 0
+        ]
+        # Prompts are never cut into single tokens, so a step must have room for more.
+        found += [
+            f"{name} must be at least 4, not {getattr(self, name)}"
+            for name in ("step_tokens", "busy_step_tokens")
+            if getattr(self, name) < 4
         ]
         if self.max_context_tokens is not None and self.max_context_tokens < 2:
             found.append(f"max_context_tokens must be at least 2, not {self.max_context_tokens}")

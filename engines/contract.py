@@ -38,7 +38,8 @@ class PathStatus:
 class EngineStatus:
     """A snapshot for probes, admission and metrics. Counters only grow while the engine lives.
 
-    `is_healthy` False comes with `error`, a sentence. Stage keys are module and exit names, and `head`.
+    `is_healthy` False comes with `error`, a sentence. Stage keys are module and exit names, and `head`; `stage_runs`
+    counts the steps in which a stage ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
     """
 
     student: str
@@ -60,6 +61,7 @@ class EngineStatus:
     num_steps: int = 0
     num_failed_steps: int = 0
     variant: str = ""
+    kv_capacity_tokens: int | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -161,6 +161,7 @@ class ModuleEngine:
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
             variant=self._variant,
+            kv_capacity_tokens=self._kv.capacity_tokens(self._manifest.full_path.name),
         )
 
     def stop(self, grace_s: float) -> None:
@@ -168,8 +169,9 @@ class ModuleEngine:
             self._is_stopping = True
         self._abort_at_s = time.monotonic() + grace_s
         self._commands.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in (self._thread, self._loader):
+            if thread.is_alive():
+                thread.join()
 
     # The engine thread.
 
@@ -255,6 +257,7 @@ class ModuleEngine:
         self._counters.num_generation_tokens += 1
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
+            self._counters.num_prompt_tokens += sequence.num_prompt_tokens
         text = self._texts[sequence.id]
         sampling = sequence.request.sampling
         is_eos = token.token_id in self._tokenizer.eos_token_ids and not sampling.ignore_eos
@@ -363,7 +366,6 @@ class ModuleEngine:
     def _accept(self, sequence: Sequence) -> None:
         self._texts[sequence.id] = TextStream(self._tokenizer.token_bytes, sequence.request.sampling.stop)
         self._scheduler.add(sequence)
-        self._counters.num_prompt_tokens += sequence.num_prompt_tokens
         if self._error is not None:
             self._end(sequence, FinishReason.ERROR, error=self._error)
 
@@ -385,6 +387,8 @@ class ModuleEngine:
         started_s = time.monotonic()
         try:
             for stage in (HEAD, *self._manifest.stage_order()):
+                if self._is_stopping:
+                    return
                 self._runner.load(stage)
                 self._loaded |= {stage}
                 self._commands.put(None)
@@ -419,6 +423,10 @@ class ModuleEngine:
             raise UnknownModel(f"student {self._manifest.name!r} has no path {request.path!r}")
         if not request.prompt_token_ids:
             raise InvalidParameter("the prompt is empty")
+        vocab_size = self._manifest.architecture.vocab_size
+        strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
+        if strange or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
+            raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         if num_tokens > self._capacity_tokens:
             raise ContextTooLong(
@@ -435,13 +443,18 @@ class ModuleEngine:
         """Count stage runs and rows of a step about to be committed."""
         counters = self._counters
         counters.num_steps += 1
-        rows = Counter(sequence.path for sequence in plan.decode if sequence is not None)
-        for chunk in plan.chunks:
-            rows[chunk.sequence.path] += chunk.num_tokens
+        decoded = Counter(sequence.path for sequence in plan.decode if sequence is not None)
         stages: Counter[str] = Counter()
-        for path, num_rows in rows.items():
-            for stage in self._manifest.stages(self._manifest.path(path)):
+        for path, num_rows in decoded.items():
+            for stage in (*self._manifest.stages(self._manifest.path(path)), HEAD):
                 stages[stage] += num_rows
+        for chunk in plan.chunks:
+            for stage in self._manifest.stages(self._manifest.path(chunk.sequence.path)):
+                # An exit without layers looks at a prompt's last token alone, as the head does.
+                has_kv = stage in self._kv_stages[chunk.sequence.path]
+                stages[stage] += chunk.num_tokens if has_kv else chunk.is_last
+            stages[HEAD] += chunk.is_last
+        stages = +stages
         counters.stage_rows.update(stages)
         counters.stage_runs.update(stages.keys())
 

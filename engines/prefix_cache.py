@@ -15,6 +15,8 @@ import numpy as np
 from engines.contract import Block
 
 BLOCK_TOKENS = 32
+MIN_LEFT_TOKENS = 2
+"""How many tokens a match leaves to compute: the last one gives the logits, and passes of one sum in another order."""
 
 Digest = bytes
 BlockKey = tuple[str, Digest]
@@ -72,11 +74,11 @@ class PrefixCache:
         self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()
 
     def match(self, token_ids: Sequence[int], stages: Sequence[str]) -> Match:
-        """The longest prefix whose KV is there for all stages, at least one token short of the whole; held.
+        """The longest prefix whose KV is there for all stages, two tokens or more short of the whole; held.
 
         `stages` are those of the path that have KV, in order.
         """
-        digests = block_digests(token_ids, max(len(token_ids) - 1, 0) // BLOCK_TOKENS)
+        digests = block_digests(token_ids, max(len(token_ids) - MIN_LEFT_TOKENS, 0) // BLOCK_TOKENS)
         num_blocks = len(digests)
         for stage, lineage in lineages(stages).items():
             known = next((i for i, d in enumerate(digests) if (lineage, d) not in self._entries), len(digests))
@@ -109,13 +111,17 @@ class PrefixCache:
         digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
         chain = Match(num_tokens=0)
-        for stage, lineage in lineages(stages).items():
-            for index, digest in enumerate(digests):
+        # Block by block through all stages: a chain that does not fit whole is of use as far as it goes.
+        for index, digest in enumerate(digests):
+            for stage, lineage in lineages(stages).items():
                 key = (lineage, digest)
                 if key not in self._entries and not self._add(key, read(stage, index * BLOCK_TOKENS)):
                     break
                 self._entries[key].num_holders += 1
                 chain.keys.append(key)
+            else:
+                continue
+            break
         self.release(chain)
         self._touch(stages, digests)
 

@@ -16,6 +16,7 @@ Row = npt.NDArray[np.float32]
 
 SPAN = 16.0
 """First guess, in nats below the largest, at which tokens can matter to top-p and top-k."""
+LARGEST_LOGIT = np.float32(1e30)
 BLOCK = 128
 """Tokens per block of the two-level search in the cumulated distribution."""
 
@@ -113,7 +114,8 @@ def adjust(row: Row, sequence: Sequence) -> Row:
         adjusted[tokens] -= params.presence_penalty + params.frequency_penalty * times
     for token_id, bias in params.logit_bias.items():
         adjusted[token_id] += bias
-    return adjusted
+    # An extreme penalty overflows; infinities would turn to NaN in the softmax.
+    return np.clip(adjusted, -LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def uniform(seed: int, position: int) -> float:
@@ -181,7 +183,7 @@ def _filtered(
 def _candidates(scaled: npt.NDArray[np.float64], limit: int, mass: float | None) -> npt.NDArray[np.int64]:
     """Tokens among which the `limit` largest, or those that make up `mass`, surely are; without sorting them all."""
     span = SPAN
-    while True:
+    while True:  # ends: at an infinite span every token is in
         tokens = np.flatnonzero(scaled >= -span)
         is_enough = len(tokens) >= limit if mass is None else float(np.exp(scaled[tokens]).sum()) >= mass
         if is_enough or len(tokens) == len(scaled):

@@ -31,6 +31,11 @@ class KvBudget:
         num_blocks = -(-num_tokens // KV_BLOCK_TOKENS)
         return num_blocks * KV_BLOCK_TOKENS * self._bytes_per_token[path]
 
+    def capacity_tokens(self, path: str) -> int:
+        """The longest sequence on a path that could run alone."""
+        block_bytes = KV_BLOCK_TOKENS * self._bytes_per_token[path]
+        return self.capacity_bytes // block_bytes * KV_BLOCK_TOKENS if block_bytes else self.capacity_bytes
+
     def can_hold(self, sequence: Sequence, num_tokens: int) -> bool:
         """Whether the sequence can hold `num_tokens` in all, in place of what it holds now."""
         more = self.needed_bytes(sequence.path, num_tokens) - self._held.get(sequence.id, 0)
@@ -188,10 +193,11 @@ class Scheduler:
         for sequence in list(self.waiting):
             if not self._slots.has_room:
                 return
-            path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
-            if path is None:
-                continue
-            sequence.path = path
+            if sequence.admitted_s is None:  # one that gave way keeps the path it began on
+                path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
+                if path is None:
+                    continue
+                sequence.path = path
             if not self._kv.can_hold(sequence, sequence.num_tokens):
                 return
             self.waiting.remove(sequence)
@@ -223,8 +229,9 @@ class Scheduler:
         budget = self._busy_step_tokens if is_busy else self._step_tokens
         for sequence in self.running:
             if sequence.status is SequenceStatus.PREFILLING and budget > 0:
-                num_tokens = min(sequence.num_uncomputed_tokens, budget)
-                plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
+                num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, budget)
+                if num_tokens:
+                    plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
                 budget -= num_tokens
 
     def _plan_decode(self, plan: StepPlan) -> None:
@@ -246,6 +253,18 @@ class Scheduler:
             occupant = self._slots.occupant(slot)
             return DecodeRow(path=None, position=occupant.num_computed_tokens if occupant else 0, token_id=0)
         return DecodeRow(path=sequence.path, position=sequence.num_computed_tokens, token_id=sequence.token_ids[-1])
+
+
+def chunk_tokens(num_uncomputed: int, budget: int) -> int:
+    """How many of a prompt's tokens to compute now: what the budget allows, but neither one alone nor all but one.
+
+    Passes of one token sum in another order than longer ones, and an answer must not change by its last bits because
+    load cut its prompt elsewhere.
+    """
+    if num_uncomputed <= budget:
+        return num_uncomputed
+    num_tokens = budget - 1 if num_uncomputed - budget == 1 else budget
+    return num_tokens if num_tokens > 1 else 0
 
 
 def _prefill_chunk(chunk: Chunk) -> PrefillChunk:

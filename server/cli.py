@@ -86,6 +86,7 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
     parser = commands.add_parser("inspect", parents=[debug], help="show what a student folder holds")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", action="store_true", help="the manifest itself")
+    parser.add_argument("--verify", action="store_true", help="compare every file with its SHA-256")
     parser.set_defaults(run=inspect)
 
 
@@ -163,6 +164,12 @@ def inspect(arguments: argparse.Namespace) -> int:
     from models.manifest import MANIFEST_NAME, read_manifest
 
     read_manifest(arguments.folder)
+    if arguments.verify:
+        from models.student import Student
+
+        Student.open(arguments.folder).verify()
+        print("every file has the SHA-256 that the manifest names")
+        return 0
     if arguments.json:
         sys.stdout.write((arguments.folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         return 0

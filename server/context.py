@@ -47,9 +47,13 @@ class Context:
 
     @property
     def max_context_tokens(self) -> int:
-        own = self.student.manifest.architecture.max_context_tokens
-        configured = self.config.engine.max_context_tokens
-        return own if configured is None else min(own, configured)
+        """The longest prompt and answer together: the student's, the configured one, or what KV has room for."""
+        bounds = (
+            self.student.manifest.architecture.max_context_tokens,
+            self.config.engine.max_context_tokens,
+            self.engine.status().kv_capacity_tokens,
+        )
+        return min(bound for bound in bounds if bound is not None)
 
     @property
     def fingerprint(self) -> str:

@@ -70,6 +70,8 @@ def choose_plan(student: Student, config: EngineConfig, num_threads: int, librar
     plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
     if config.precision == ADAPTIVE:
         plan = _with_few(plan, student, speeds, config.weights_bytes)
+        if not plan.few:
+            logger.warning("adaptive precision found nothing faster for few rows plan=%r", plan.describe())
     logger.info("precision chosen plan=%r speeds=%s", plan.describe(), dict(speeds))
     return plan
 

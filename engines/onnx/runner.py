@@ -206,4 +206,6 @@ def _fits(group: Sequence[PrefillChunk], chunk: PrefillChunk) -> bool:
     if chunk.path != last.path or chunk.slot != last.slot + 1 or chunk.start or last.start:
         return False
     lengths = [len(member.token_ids) for member in (*group, chunk)]
+    if 1 in lengths and max(lengths) > 1:  # passes of one token sum in another order
+        return False
     return max(lengths) * len(lengths) * (1 - MAX_PADDING_SHARE) <= sum(lengths)

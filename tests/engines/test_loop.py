@@ -38,7 +38,7 @@ def _request(id: str, prompt: list[int], path: str, **sampling: Any) -> Generati
 
 def random_settings(rng: random.Random) -> dict[str, Any]:
     """From roomy to so tight that a single long sequence fills the KV."""
-    busy_step_tokens = rng.choice([1, 7, 16, 64])
+    busy_step_tokens = rng.choice([4, 7, 16, 64])
     return {
         "max_running": rng.choice([2, 3, 5, 8]),
         "max_waiting": 1000,
@@ -95,10 +95,10 @@ def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], ab
     pytest.fail("sequences are stuck")
 
 
-@pytest.mark.parametrize("group", range(6))
+@pytest.mark.parametrize("group", range(3))
 def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, group: int) -> None:
     num_moves = num_preemptions = num_hits = num_aborted = 0
-    for seed in range(group * 12, group * 12 + 12):
+    for seed in range(group * 24, group * 24 + 24):
         rng = random.Random(seed)
         fake = make_engine(**random_settings(rng))
         requests = [random_request(rng, number) for number in range(rng.randint(2, 16))]

@@ -121,7 +121,7 @@ def test_failed_step_ends_its_sequences_only_and_the_engine_serves_on(make_engin
 
 
 def test_failed_move_also_ends_the_sequence_that_was_only_moved(make_engine: Any) -> None:
-    fake = running(make_engine, step_tokens=20, busy_step_tokens=2)
+    fake = running(make_engine, step_tokens=20, busy_step_tokens=4)
     fake.submit("stream", (5,), "knowledge", **LONG)
     fake.engine.step()
     fake.submit("prompt", range(3, 60), "knowledge", max_tokens=2)

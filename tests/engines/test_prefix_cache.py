@@ -92,20 +92,20 @@ def test_prefix_cache_keeps_held_blocks_when_full() -> None:
     cache = PrefixCache(2 * BLOCK_BYTES)
     held, other = list(range(64)), list(range(1000, 1064))
     cache.insert(held, ("k",), reader(held))
-    match = cache.match([*held, 0], ("k",))
+    match = cache.match([*held, 0, 0], ("k",))
     cache.insert(other, ("k",), reader(other))
-    check_match(match, cache, [*held, 0], ("k",))
-    assert cache.match([*other, 0], ("k",)).num_tokens == 0
+    check_match(match, cache, [*held, 0, 0], ("k",))
+    assert cache.match([*other, 0, 0], ("k",)).num_tokens == 0
     cache.release(match)
     cache.insert(other, ("k",), reader(other))
-    assert cache.match([*other, 0], ("k",)).num_tokens == 64
+    assert cache.match([*other, 0, 0], ("k",)).num_tokens == 64
 
 
 def test_prefix_cache_of_no_bytes_holds_nothing() -> None:
     cache = PrefixCache(0)
     tokens = list(range(64))
     cache.insert(tokens, ("k",), reader(tokens))
-    assert cache.match([*tokens, 1], ("k",)).num_tokens == 0
+    assert cache.match([*tokens, 1, 1], ("k",)).num_tokens == 0
     check_integrity(cache)
 
 
@@ -131,3 +131,10 @@ def test_prefix_cache_stays_true_under_random_operations(seed: int) -> None:
     for match, _, _ in held:
         cache.release(match)
     assert all(entry.num_holders == 0 for entry in cache._entries.values())
+
+
+def test_prefix_cache_smaller_than_a_prompt_serves_its_beginning_on_every_stage() -> None:
+    cache = PrefixCache(4 * BLOCK_BYTES)
+    tokens = list(range(32 * 10))
+    cache.insert(tokens, ("k", "r"), reader(tokens))
+    assert cache.match(tokens, ("k", "r")).num_tokens == 64

@@ -151,3 +151,10 @@ def test_sampler_reports_the_chosen_token_alone_with_zero_alternatives() -> None
 def test_sampler_refuses_logits_that_are_not_numbers() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         sampler().sample(np.array([[1.0, np.nan]], np.float32), [sequence(temperature=0.0)])
+
+
+@pytest.mark.parametrize("filters", [{"top_p": 0.5}, {"min_p": 0.1}, {"top_k": 1}])
+def test_sampler_survives_penalties_that_overflow(filters: dict[str, Any]) -> None:
+    logits = np.array([[3.0, 2.0, 1.0]], np.float32)
+    params = {"repetition_penalty": 1e-38, **filters}
+    assert sampler().sample(logits, [sequence(prompt=(1,), seed=1, **params)])[0].token_id == 1

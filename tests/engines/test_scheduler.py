@@ -8,7 +8,7 @@ import pytest
 
 from engines.loop import new_sequence
 from engines.prefix_cache import PrefixCache
-from engines.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan
+from engines.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
@@ -116,7 +116,7 @@ def test_scheduler_keeps_its_promises_under_random_operations(seed: int) -> None
     rig = Rig(
         max_running=rng.randint(1, 6),
         step_tokens=rng.randint(8, 64),
-        busy_step_tokens=rng.randint(1, 8),
+        busy_step_tokens=rng.randint(4, 8),
         kv_bytes=BLOCK_BYTES * rng.choice([5, 8, 40]),
     )
     lengths: dict[str, int] = {}
@@ -251,3 +251,14 @@ def test_kv_budget_counts_blocks_and_forgets_who_left() -> None:
     kv.release(sequence)
     kv.release(sequence)
     assert kv.used_bytes == 0
+
+
+@pytest.mark.parametrize("num_tokens", range(2, 40))
+@pytest.mark.parametrize("budget", [4, 5, 16])
+def test_scheduler_never_computes_a_single_token_of_a_longer_prompt(num_tokens: int, budget: int) -> None:
+    pieces = []
+    while num_tokens:
+        pieces.append(chunk_tokens(num_tokens, budget))
+        num_tokens -= pieces[-1]
+    assert min(pieces) > 1
+    assert max(pieces) <= budget

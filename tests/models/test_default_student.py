@@ -9,7 +9,7 @@ import pytest
 import models.default_student
 from models.default_student import find_student
 from models.manifest import write_manifest
-from tests.server.conftest import make_manifest
+from tests.server.conftest import make_manifest, make_tokenizer
 
 
 def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +26,7 @@ def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: p
         calls.append(f"build {source.name}")
         out.mkdir(parents=True)
         write_manifest(out, make_manifest())
+        make_tokenizer().save(out)
 
     monkeypatch.setattr(models.default_student, "cache_folder", cache_folder)
     monkeypatch.setattr(models.default_student, "pull", pull)
