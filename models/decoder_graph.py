@@ -18,6 +18,7 @@ from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
 from models.rotate import hadamard, hadamard_size
 from models.source import ModelSource
 
+GATE_UP = ("gate_proj", "up_proj")
 KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
@@ -223,8 +224,9 @@ class StockLayerWriter:
 
     def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str) -> str:
         prepared = self.linear.prepare(graph, normed)
-        gate = self._project(graph, source, f"{prefix}.mlp", ("gate_proj",), prepared)
-        up = self._project(graph, source, f"{prefix}.mlp", ("up_proj",), prepared)
+        gate_up = self._project(graph, source, f"{prefix}.mlp", GATE_UP, prepared)
+        sizes = np.array([source.architecture.intermediate_size] * 2, np.int64)
+        gate, up = graph.nodes("Split", [gate_up, graph.weight("gate_up_sizes", sizes)], 2, axis=-1)
         silu = graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
         product = graph.node("Mul", [silu, up])
         if self.mixes_down_input:

@@ -11,7 +11,7 @@ import msgspec
 from models.architecture import Architecture
 from models.errors import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 

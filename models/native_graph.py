@@ -6,11 +6,10 @@ its output's row scale out, so that no pass over memory is spent on scaling alon
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from models.decoder_graph import Residual, head_weight, stacked, stacked_bias
-from models.linear import LinearInput, Matrix, integer_product, zero_point
+from models.decoder_graph import GATE_UP, Residual, head_weight, stacked, stacked_bias
+from models.linear import LinearInput, Matrix
 from models.onnx_graph import FENHE, GraphWriter
+from models.quantise import quantise_columns
 from models.rotate import hadamard_size
 from models.source import ModelSource
 
@@ -39,8 +38,8 @@ class NativeLayerWriter:
 
     def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
         quantised, scale = graph.nodes("QuantizeRows", [value], 2, domain=FENHE)
-        logits = _product(graph, quantised, "head", source.read(head_weight(source)))
-        graph.named_node("Mul", [logits, scale], [output])
+        inputs = [quantised, *_columns(graph, "head", source.read(head_weight(source))), scale]
+        graph.named_node("QuantizedProduct", inputs, [output], domain=FENHE)
 
     def _normalise(
         self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual
@@ -82,7 +81,7 @@ class NativeLayerWriter:
             local_window_size=architecture.sliding_window or -1,
             norm_epsilon=architecture.norm_eps,
         )
-        return self._project(graph, source, prefix, "o_proj", LinearInput(value=attended, row_scale=scale))
+        return self._project(graph, source, prefix, ("o_proj",), LinearInput(value=attended, row_scale=scale))
 
     def _head_norms(self, graph: GraphWriter, source: ModelSource, prefix: str) -> list[str]:
         if not source.architecture.has_qk_norm:
@@ -91,24 +90,23 @@ class NativeLayerWriter:
         return [graph.weight(name, source.read(name)) for name in names]
 
     def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: LinearInput) -> LinearInput:
-        gate = self._project(graph, source, prefix, "gate_proj", normed)
-        up = self._project(graph, source, prefix, "up_proj", normed)
+        gate_up = self._project(graph, source, prefix, GATE_UP, normed)
         quantised, scale = graph.nodes(
             "SwigluQuantize",
-            [gate.value, up.value, gate.row_scale or ""],
+            [gate_up.value, gate_up.row_scale or ""],
             2,
             domain=FENHE,
             hadamard_parts=hadamard_size(source.architecture.intermediate_size),
         )
-        return self._project(graph, source, prefix, "down_proj", LinearInput(value=quantised, row_scale=scale))
+        return self._project(graph, source, prefix, ("down_proj",), LinearInput(value=quantised, row_scale=scale))
 
     def _project(
-        self, graph: GraphWriter, source: ModelSource, prefix: str, part: str, prepared: LinearInput
+        self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
     ) -> LinearInput:
         """A product whose row scale is still to be applied, or was, where a bias had to be added."""
-        name = f"{prefix}.{part}"
-        result = _product(graph, prepared.value, name, source.read(f"{name}.weight"))
-        bias = stacked_bias(source, prefix, (part,))
+        name = f"{prefix}.{'_'.join(parts)}"
+        result = _product(graph, prepared.value, name, stacked(source, prefix, parts))
+        bias = stacked_bias(source, prefix, parts)
         if bias is None:
             return LinearInput(value=result, row_scale=prepared.row_scale)
         scaled = graph.node("Mul", [result, prepared.row_scale or ""])
@@ -123,5 +121,9 @@ def _pending(residual: Residual) -> list[str]:
 
 
 def _product(graph: GraphWriter, quantised: str, name: str, weight: Matrix) -> str:
-    unit = graph.weight("row_unit", np.array(1, np.float32))
-    return integer_product(graph, quantised, name, weight, unit, zero_point(graph))
+    return graph.node("QuantizedProduct", [quantised, *_columns(graph, name, weight)], domain=FENHE)
+
+
+def _columns(graph: GraphWriter, name: str, weight: Matrix) -> list[str]:
+    columns = quantise_columns(weight)
+    return [graph.weight(f"{name}.int8", columns.values), graph.weight(f"{name}.scales", columns.scales)]

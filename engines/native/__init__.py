@@ -9,9 +9,11 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
         -> q[B,S,H] uint8, row_scale[B,S,1], sum[B,S,H]?                  sum = x + skip * skip_row_scale
     SkipRmsNorm(x, gamma, skip?, skip_row_scale?; epsilon) -> normed[B,S,H], sum[B,S,H]?
     ScaleAdd(x, skip, skip_row_scale?) -> sum
-    SwigluQuantize(gate[B,S,F], up[B,S,F], row_scale[B,S,1]; hadamard_parts)
+    SwigluQuantize(gate_up[B,S,2*F], row_scale[B,S,1]; hadamard_parts)
         -> q[B,S,F] uint8, row_scale[B,S,1]                  after mixing that many equal parts; a power of two, 1: none
     QuantizeRows(x[B,S,H]) -> q[B,S,H] uint8, row_scale[B,S,1]
+    QuantizedProduct(q[B,S,K] uint8, weight[K,N] int8, column_scale[N], row_scale[B,S,1]?) -> product[B,S,N]
+        weight and its scale are constants, packed at the first call; K a multiple of 4; zero point 128
     SlotAttention(qkv[B,S,(NH+2*KVH)*D], qkv_row_scale[B,S,1], past_k[B,KVH,N,D] float16, past_v float16,
                   seqlens_k[B] int32, cos[P,D/2], sin[P,D/2], qkv_bias[(NH+2*KVH)*D]?, q_norm[D]?, k_norm[D]?;
                   num_heads, kv_num_heads, scale, local_window_size, norm_epsilon)

@@ -12,8 +12,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 SOURCE = PACKAGE / "source"
-PARTS = ("dispatch.c", "operators.c", "row_operators.c", "attention_operator.c")
-VARIANT_FLAGS = {"generic": (), "avx2": ("-march=x86-64-v3",), "avx512": ("-march=x86-64-v4",)}
+PARTS = ("dispatch.c", "operators.c", "row_operators.c", "attention_operator.c", "product_operator.c")
+VARIANT_FLAGS = {
+    "generic": (),
+    "avx2": ("-march=x86-64-v3",),
+    "avx512": ("-march=x86-64-v4",),
+    "vnni": ("-march=x86-64-v4", "-mavx512vnni"),
+}
 FLAGS = (
     "-std=gnu11",
     "-O3",

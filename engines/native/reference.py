@@ -29,7 +29,8 @@ def mixed(values: Floats, parts: int) -> Floats:
     return np.asarray(np.einsum("pq,...qr->...pr", matrix, split).reshape(values.shape), np.float32)
 
 
-def swiglu(gate: Floats, up: Floats) -> Floats:
+def swiglu(gate_up: Floats) -> Floats:
+    gate, up = np.split(gate_up, 2, -1)
     hidden: Floats = gate / (1 + np.exp(-gate)) * up
     return hidden
 

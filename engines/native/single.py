@@ -15,6 +15,7 @@ OUTPUT_TYPES = {
     "ScaleAdd": (TensorProto.FLOAT,),
     "SwigluQuantize": (TensorProto.UINT8, TensorProto.FLOAT),
     "QuantizeRows": (TensorProto.UINT8, TensorProto.FLOAT),
+    "QuantizedProduct": (TensorProto.FLOAT,),
     "SlotAttention": KV_OUTPUTS,
 }
 

@@ -18,9 +18,22 @@ def check_rows(library: Path) -> None:
     q, row_scale, total = run_operator(library, "SkipRmsNormQuantize", inputs, 3, attributes={"epsilon": 1e-5})
     _expect("SkipRmsNormQuantize", dequantize(q, row_scale), rms_norm(total, gamma, 1e-5), row_scale)
     _expect("SkipRmsNormQuantize sum", total, x + skip * scale, np.float32(0))
-    inputs = {"gate": x, "up": skip, "row_scale": scale}
+    inputs = {"gate_up": np.concatenate([x, skip], -1), "row_scale": scale}
     q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": 4})
-    _expect("SwigluQuantize", dequantize(q, row_scale), mixed(swiglu(x * scale, skip * scale), 4), row_scale)
+    _expect("SwigluQuantize", dequantize(q, row_scale), mixed(swiglu(inputs["gate_up"] * scale), 4), row_scale)
+
+
+def check_product(library: Path) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.integers(1, 256, (1, 3, 80)).astype(np.uint8)
+    weight = rng.integers(-127, 128, (80, 50)).astype(np.int8)
+    column_scale, row_scale = rng.random(50, np.float32), rng.random((1, 3, 1), np.float32)
+    inputs: dict[str, np.ndarray | None] = {"q": q, "weight": weight, "column_scale": column_scale}
+    inputs["row_scale"] = row_scale
+    (product,) = run_operator(library, "QuantizedProduct", inputs, 1)
+    exact = (q.astype(np.int64) - 128) @ weight.astype(np.int64)
+    if not np.allclose(product, exact * column_scale * row_scale, rtol=1e-5, atol=1e-3):
+        raise SystemExit("QuantizedProduct is wrong")
 
 
 def check_attention(library: Path, num_tokens: int) -> None:
@@ -40,5 +53,6 @@ def _expect(name: str, got: np.ndarray, expected: np.ndarray, row_scale: np.ndar
 
 if __name__ == "__main__":
     check_rows(Path(sys.argv[1]))
+    check_product(Path(sys.argv[1]))
     check_attention(Path(sys.argv[1]), 1)
     check_attention(Path(sys.argv[1]), 5)

@@ -16,6 +16,7 @@ from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
+from models.architecture import Architecture
 from models.rope import inverse_frequencies
 from models.student import HEAD, Student
 
@@ -69,9 +70,10 @@ class OnnxRunner:
         for variant in self._plan.variants:
             session = open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)
             if stage == HEAD:
-                self._heads[variant] = HeadSession(session)
+                self._heads[variant] = _warm_head(HeadSession(session), self._manifest.architecture)
             else:
-                self._stages[stage, variant] = StageSession(session, self._kv.get(stage), self._tables)
+                opened = StageSession(session, self._kv.get(stage), self._tables)
+                self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
 
     def forward(self, step: StepInput) -> Float:
         num_decode = len(step.decode)
@@ -109,7 +111,7 @@ class OnnxRunner:
         architecture = self._manifest.architecture
         return SlotKv(
             num_layers=self._manifest.num_layers_in(stage),
-            num_slots=self._limits.num_slots,
+            num_slots=self._limits.num_slots + 1,  # the last one is for the first run of a stage
             num_kv_heads=architecture.num_kv_heads,
             capacity=self._limits.capacity_tokens,
             head_dim=architecture.head_dim,
@@ -185,6 +187,20 @@ class OnnxRunner:
             last_positions=np.array(last, np.int32),
             total_length=np.array(max(last) + 1, np.int32),
         )
+
+
+def _warm_stage(stage: StageSession, architecture: Architecture, spare_slot: int) -> StageSession:
+    """Run a stage once in a slot that no sequence uses: operators pack their weights at their first run."""
+    hidden = np.zeros((1, 1, architecture.hidden_size), np.float32)
+    last_positions, total_length = np.zeros(1, np.int32), np.ones((), np.int32)
+    stage.run(hidden, hidden, slot=spare_slot, last_positions=last_positions, total_length=total_length)
+    stage.forget_bindings()
+    return stage
+
+
+def _warm_head(head: HeadSession, architecture: Architecture) -> HeadSession:
+    head.run(np.zeros((1, architecture.hidden_size), np.float32), np.zeros((1, architecture.vocab_size), np.float32))
+    return head
 
 
 def grouped(chunks: Iterable[PrefillChunk]) -> list[list[PrefillChunk]]:

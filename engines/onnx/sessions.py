@@ -85,6 +85,10 @@ class StageSession:
             self._bindings.move_to_end(key)
         self._session.run_with_iobinding(binding)
 
+    def forget_bindings(self) -> None:
+        """Drop the kept bindings: their arrays are gone."""
+        self._bindings.clear()
+
     def _bind(
         self,
         hidden: Float,

@@ -27,7 +27,12 @@ Arrays = list[Any]
 
 def runs_here(variant: str) -> bool:
     flags = Path("/proc/cpuinfo").read_text() if variant != "generic" else ""
-    needed = {"generic": (), "avx2": ("avx2", "fma", "f16c"), "avx512": ("avx512bw", "avx512dq", "avx512vl")}
+    needed = {
+        "generic": (),
+        "avx2": ("avx2", "fma", "f16c"),
+        "avx512": ("avx512bw", "avx512dq", "avx512vl"),
+        "vnni": ("avx512_vnni",),
+    }
     return all(flag in flags for flag in needed[variant])
 
 
@@ -269,15 +274,16 @@ def test_sums_may_take_the_memory_of_their_input(library: Path) -> None:
 
 @pytest.mark.parametrize(("width", "parts"), [(1536, 1), (1536, 64), (21, 1), (88, 8)])
 def test_swiglu_quantize_equals_the_reference(library: Path, width: int, parts: int) -> None:
-    gate, up, scale = random_rows(1, 33, width) * 8, random_rows(1, 33, width) + 1, random_rows(1, 33, 1)
-    inputs = {"gate": gate, "up": up, "row_scale": scale}
+    gate_up, scale = random_rows(1, 33, 2 * width) * 8, random_rows(1, 33, 1)
+    inputs = {"gate_up": gate_up, "row_scale": scale}
     q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": parts})
-    assert_quantised(q, row_scale, mixed(swiglu(gate * scale, up * scale), parts))
+    assert_quantised(q, row_scale, mixed(swiglu(gate_up * scale), parts))
 
 
 def test_swiglu_is_finite_far_from_zero(library: Path) -> None:
     gate = np.array([[-1e4, -90, 0, 90, 1e4]], np.float32)
-    inputs = {"gate": gate, "up": np.ones_like(gate), "row_scale": np.ones((1, 1), np.float32)}
+    gate_up = np.concatenate([gate, np.ones_like(gate)], -1)
+    inputs = {"gate_up": gate_up, "row_scale": np.ones((1, 1), np.float32)}
     q, row_scale = run_operator(library, "SwigluQuantize", inputs, 2, attributes={"hadamard_parts": 1})
     assert_quantised(q, row_scale, np.maximum(gate, 0))
 
@@ -292,14 +298,31 @@ def test_quantize_rows_keeps_zero_and_tiny_rows_finite(library: Path) -> None:
 
 
 def test_row_operators_ignore_neighbours_and_threads(library: Path) -> None:
-    gate, up, scale = random_rows(64, 1536), random_rows(64, 1536) * 2, random_rows(64, 1)
-    inputs = {"gate": gate, "up": up, "row_scale": scale}
+    inputs = {"gate_up": random_rows(64, 3072), "row_scale": random_rows(64, 1)}
     attributes = {"hadamard_parts": 64}
     together = run_operator(library, "SwigluQuantize", inputs, 2, attributes=attributes, num_threads=2)
     for row in (0, 17, 63):
         alone = {name: value[row : row + 1] for name, value in inputs.items()}
         single = run_operator(library, "SwigluQuantize", alone, 2, attributes=attributes, num_threads=1)
         assert_same_bits([part[row : row + 1] for part in together], single)
+
+
+@pytest.mark.parametrize(("num_rows", "depth", "width"), [(1, 576, 3072), (27, 96, 50), (7, 1536, 576)])
+def test_quantized_product_is_exact_for_any_threads(library: Path, num_rows: int, depth: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 256, (num_rows, depth)).astype(np.uint8)
+    weight = rng.integers(-128, 128, (depth, width)).astype(np.int8)
+    scale, row_scale = rng.random(width, np.float32), rng.random((num_rows, 1), np.float32)
+    inputs: dict[str, np.ndarray | None] = {
+        "q": q,
+        "weight": weight,
+        "column_scale": scale,
+        "row_scale": row_scale,
+    }
+    expected = ((q.astype(np.int64) - 128) @ weight.astype(np.int64)).astype(np.float32) * scale * row_scale
+    for num_threads in (1, 2):
+        (got,) = run_operator(library, "QuantizedProduct", inputs, 1, num_threads=num_threads)
+        assert_same_bits([got], [expected])
 
 
 def test_library_path_builds_once_and_remembers_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

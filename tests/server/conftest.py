@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from engines.config import EngineConfig
 from engines.scripted import Line, ScriptedEngine
 from models.architecture import Architecture
-from models.manifest import DepthRule, Exit, Manifest, Module, Quality, StudentPath
+from models.manifest import FORMAT_VERSION, DepthRule, Exit, Manifest, Module, Quality, StudentPath
 from models.tokenizer import Tokenizer as StudentTokenizer
 from models.tokenizer import TokenizerSettings, byte_alphabet
 from server.app import create_app
@@ -41,7 +41,7 @@ class TinyStudent:
 
 def make_manifest() -> Manifest:
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         name=STUDENT,
         source="test",
         source_sha256="0" * 64,

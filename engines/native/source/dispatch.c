@@ -8,7 +8,7 @@
 extern const Kernels TABLE(FENHE_ONLY);
 const Kernels *fenhe_kernels(void) { return &TABLE(FENHE_ONLY); }
 #elif defined(__x86_64__)
-extern const Kernels fenhe_kernels_avx512, fenhe_kernels_avx2, fenhe_kernels_generic;
+extern const Kernels fenhe_kernels_vnni, fenhe_kernels_avx512, fenhe_kernels_avx2, fenhe_kernels_generic;
 
 const Kernels *fenhe_kernels(void) {
     __builtin_cpu_init();
@@ -16,6 +16,7 @@ const Kernels *fenhe_kernels(void) {
     int has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                      __builtin_cpu_supports("avx512cd");
+    if (has_avx2 && has_avx512 && __builtin_cpu_supports("avx512vnni")) return &fenhe_kernels_vnni;
     return has_avx2 && has_avx512 ? &fenhe_kernels_avx512 : has_avx2 ? &fenhe_kernels_avx2 : &fenhe_kernels_generic;
 }
 #else

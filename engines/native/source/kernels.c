@@ -1,5 +1,6 @@
 /* One table of kernels; compiled once per instruction set with FENHE_VARIANT naming the table. */
 #include "prefill.h"
+#include "product.h"
 
 #define JOIN(a, b) a##b
 #define TABLE(variant) JOIN(fenhe_kernels_, variant)
@@ -15,4 +16,5 @@ const Kernels TABLE(FENHE_VARIANT) = {
     .decode_unit = decode_unit,
     .write_token = write_token,
     .prefill_unit = prefill_unit,
+    .product_panel = product_panel,
 };

@@ -14,6 +14,7 @@
 
 #define KEYS_PER_CHUNK 64    /* Keys that share one running maximum; chunk borders are multiples of it. */
 #define QUERIES_PER_BLOCK 32 /* Queries of a prompt that share one unpacked chunk of keys and values. */
+#define PANEL 32 /* Columns of a weight that are packed together. */
 #define MAX_HEAD_DIM 256
 #define MAX_GROUP 16 /* Query heads per key head; bounds what a prefill unit keeps on a thread's stack. */
 
@@ -22,7 +23,7 @@ typedef struct {
     int64_t width;
     float epsilon;
     const float *x, *skip, *skip_scale, *gamma; /* [T,width], [T,width], [T], [width] */
-    const float *up, *scale;                    /* SwiGLU: [T,width], [T] */
+    const float *scale;                         /* SwiGLU: [T]; its x is [T,2*width], gate before up */
     int64_t parts;                              /* SwiGLU: how many parts its Hadamard transform mixes */
     float *sum, *normed;                        /* [T,width] each */
     uint8_t *q;                                 /* [T,width] */
@@ -52,6 +53,16 @@ typedef struct {
     const int64_t *partial_of;  /* [B,KVH] index of the first partial */
 } AttentionJob;
 
+/* Rows of a product whose weights are packed as product.h says. */
+typedef struct {
+    int64_t num_rows, depth, width;
+    const uint8_t *x;                      /* [T,depth] */
+    const int8_t *packed;
+    const int32_t *offsets;                /* [width] -128 * the column's sum; padded to whole panels, as scales */
+    const float *column_scale, *row_scale; /* [width], [T] or null */
+    float *product;                        /* [T,width] */
+} ProductJob;
+
 typedef struct {
     const char *name;
     void (*norm_row)(void *job, size_t token);
@@ -61,6 +72,7 @@ typedef struct {
     void (*decode_unit)(void *job, size_t unit);
     void (*write_token)(void *job, size_t token);
     void (*prefill_unit)(void *job, size_t unit);
+    void (*product_panel)(void *job, size_t panel);
 } Kernels;
 
 /* The first chunk and the number of chunks that a query at `position` attends to. */

@@ -98,6 +98,12 @@ static OrtStatus *compute(void *data, OrtKernelContext *context) {
     return kernel->spec->compute(kernel->api, context, &kernel->attributes);
 }
 
+static void destroy(void *data) {
+    Kernel *kernel = data;
+    if (kernel->spec->release != NULL) kernel->spec->release(&kernel->attributes);
+    free(kernel);
+}
+
 static Operator make_operator(const OperatorSpec *spec) {
     return (Operator){
         .spec = spec,
@@ -108,7 +114,7 @@ static Operator make_operator(const OperatorSpec *spec) {
                  .GetInputTypeCount = num_inputs,
                  .GetOutputType = output_type,
                  .GetOutputTypeCount = num_outputs,
-                 .KernelDestroy = free,
+                 .KernelDestroy = destroy,
                  .GetInputCharacteristic = input_kind,
                  .GetOutputCharacteristic = output_kind,
                  .GetInputMemoryType = default_memory,
@@ -134,8 +140,10 @@ static OrtStatus *make_domain(const OrtApi *api, OrtCustomOpDomain **out) {
     if (domain == NULL) {
         OrtCustomOpDomain *made;
         TRY(ORT(api, CreateCustomOpDomain)("fenhe", &made));
-        for (size_t i = 0; i <= fenhe_num_row_operators; i++) {
-            operators[i] = make_operator(i == 0 ? &fenhe_slot_attention : &fenhe_row_operators[i - 1]);
+        for (size_t i = 0; i < fenhe_num_row_operators + 2; i++) {
+            operators[i] = make_operator(i == 0   ? &fenhe_slot_attention
+                                         : i == 1 ? &fenhe_quantized_product
+                                                  : &fenhe_row_operators[i - 2]);
             TRY(ORT(api, CustomOpDomain_Add)(made, &operators[i].base));
         }
         domain = made;

@@ -15,6 +15,7 @@ typedef struct {
     OrtStatus *(*read_attributes)(const OrtApi *api, const OrtKernelInfo *info, void *attributes);
     OrtStatus *(*compute)(const OrtApi *api, OrtKernelContext *context, const void *attributes);
     size_t (*may_inplace)(int **inputs, int **outputs);
+    void (*release)(void *attributes);
 } OperatorSpec;
 
 typedef struct {
@@ -30,10 +31,22 @@ typedef struct {
     int64_t parts;
 } SwigluAttributes;
 
+typedef struct {
+    int64_t depth, width;
+    int8_t *values; /* null until the first call; owns the memory of all three */
+    int32_t *offsets;
+    float *scales;
+} PackedWeight;
+
+typedef struct {
+    PackedWeight weight;
+} ProductState;
+
 typedef union {
     NormAttributes norm;
     SwigluAttributes swiglu;
     AttentionAttributes attention;
+    ProductState product;
 } Attributes;
 
 typedef struct {
@@ -50,7 +63,7 @@ OrtStatus *fenhe_refuse(const OrtApi *api, const char *message);
 OrtStatus *fenhe_run(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t), size_t count,
                      size_t num_batches, int64_t cost, void *job);
 
-extern const OperatorSpec fenhe_slot_attention;
+extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product;
 extern const OperatorSpec fenhe_row_operators[];
 extern const size_t fenhe_num_row_operators;
 

@@ -32,7 +32,7 @@ typedef struct {
 } OrtApiBase;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT32 = 6, ORT_FLOAT16 = 10 };
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_FLOAT16 = 10 };
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 
 /* X(index, result, name, parameters) */

@@ -102,12 +102,11 @@ static OrtStatus *compute_scale_add(const OrtApi *api, OrtKernelContext *context
 
 static OrtStatus *compute_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
     RowJob job = {.parts = ((const SwigluAttributes *)attributes)->parts};
-    Shape shape, up_shape, scale_shape;
+    Shape shape, scale_shape;
     TRY(read_x(api, context, &job, &shape));
-    if (job.width % job.parts) return fenhe_refuse(api, "fenhe: hadamard_parts must divide the width of gate");
-    TRY(fenhe_input(api, context, 1, &job.up, &up_shape));
-    TRY(fenhe_input(api, context, 2, &job.scale, &scale_shape));
-    if (!is_same(&shape, &up_shape)) return fenhe_refuse(api, "fenhe: gate and up must have one shape");
+    if (job.width % (2 * job.parts)) return fenhe_refuse(api, "fenhe: gate_up must be 2 * hadamard_parts * n wide");
+    shape.dims[shape.rank - 1] = job.width /= 2;
+    TRY(fenhe_input(api, context, 1, &job.scale, &scale_shape));
     if (!is_count(&scale_shape, num_tokens_of(&shape)))
         return fenhe_refuse(api, "fenhe: row_scale must have one value per row");
     TRY(quantized_outputs(api, context, &job, shape));
@@ -158,8 +157,8 @@ const OperatorSpec fenhe_row_operators[] = {
      .num_inputs = 3, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
      .num_outputs = 1, .num_required_outputs = 1, .output_types = {ORT_FLOAT},
      .compute = compute_scale_add, .may_inplace = sum_over_x_0},
-    {.name = "SwigluQuantize", /* gate, up, row_scale -> q, row_scale */
-     .num_inputs = 3, .num_required = 3, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+    {.name = "SwigluQuantize", /* gate_up, row_scale -> q, row_scale */
+     .num_inputs = 2, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
      .read_attributes = read_parts, .compute = compute_swiglu},
     {.name = "QuantizeRows", /* x -> q, row_scale */

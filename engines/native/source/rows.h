@@ -113,12 +113,12 @@ INLINE vf swiglu(vf gate, vf up, float scale) {
 
 static void swiglu_row(void *data, size_t token) {
     const RowJob *job = data;
-    int64_t width = job->width, at = (int64_t)token * width, i = 0;
-    const float *gate = job->x + at, *up = job->up + at;
+    int64_t width = job->width, i = 0;
+    const float *gate = job->x + (int64_t)token * 2 * width, *up = gate + width;
     float scale = job->scale[token];
     float hidden[width]; /* operators.c bounds the width, so this fits a thread's stack */
     for (; i + VW <= width; i += VW) store(hidden + i, swiglu(load(gate + i), load(up + i), scale));
     for (; i < width; i++) hidden[i] = swiglu(splat(gate[i]), splat(up[i]), scale)[0];
     hadamard(hidden, width, job->parts);
-    job->row_scale[token] = quantize(hidden, NULL, width, job->q + at) / sqrtf((float)job->parts);
+    job->row_scale[token] = quantize(hidden, NULL, width, job->q + (int64_t)token * width) / sqrtf((float)job->parts);
 }
