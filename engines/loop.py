@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 2
 IDLE_WAIT_S = 0.5
 RETRY_AFTER_S = 1.0
+LOADER_JOIN_S = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,9 +170,11 @@ class ModuleEngine:
             self._is_stopping = True
         self._abort_at_s = time.monotonic() + grace_s
         self._commands.put(None)
-        for thread in (self._thread, self._loader):
-            if thread.is_alive():
-                thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._loader.is_alive():
+            # Leaving the interpreter while a session is being made would abort the process.
+            self._loader.join(LOADER_JOIN_S)
 
     # The engine thread.
 
@@ -245,11 +248,13 @@ class ModuleEngine:
         self._num_failures_in_a_row = 0
         self._count(plan)
         self._scheduler.commit(plan)
-        for chunk in plan.chunks:
-            if chunk.sequence.num_uncomputed_tokens == 0:
-                self._remember(chunk.sequence)
+        prefilled = [chunk.sequence for chunk in plan.chunks if chunk.sequence.num_uncomputed_tokens == 0]
         for sequence, token in sampled:
             self._append(sequence, token)
+        # Tokens first: copying a prompt's KV into the cache must not delay its first token.
+        self._flush()
+        for sequence in prefilled:
+            self._remember(sequence)
 
     def _append(self, sequence: Sequence, token: Sampled) -> None:
         """Give a sequence its next token, and its end if this is it."""

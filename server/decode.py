@@ -93,7 +93,7 @@ def _decode_slowly(body: bytes, kind: type[W]) -> W:
         raw = any_decoder.decode(body)
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise BadRequest("the body must be a JSON object")

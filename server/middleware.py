@@ -7,7 +7,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import EngineUnhealthy, InvalidParameter, ServingError
+from models.errors import EngineUnhealthy, ServingError
 from server import errors, sse
 from server.bridge import ClientGone
 from server.context import Context
@@ -42,8 +42,8 @@ class Exchange:
         self._context = context
         self._scope = scope
         self._raw_send = send
-        self._given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        self._record = _make_record(self._given_id, context)
+        given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        self._record = _make_record(given_id, context)
         self._is_work = _WORK.match(scope["path"]) is not None
         scope[KEY] = self._record
 
@@ -66,11 +66,6 @@ class Exchange:
             self._note()
 
     def _check(self) -> None:
-        if self._given_id is not None and _REQUEST_ID.fullmatch(self._given_id) is None:
-            raise InvalidParameter(
-                "the x-request-id must be 1 to 128 letters, digits, dots, colons, hyphens or underscores",
-                param="x-request-id",
-            )
         if self._is_work and self._context.drain.is_draining:
             raise EngineUnhealthy("this server is stopping; send the request again", retry_after_s=1.0)
 

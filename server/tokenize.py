@@ -25,13 +25,15 @@ def tokenize_handler(context: Context) -> Handler:
         wish = decode_body(await read_json_body(request, context), tokenize_decoder)
         find_model(context.student.manifest, wish.model)
         tokens = await _encode(context, wish)
-        texts = [context.student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
+        texts = None
+        if wish.return_token_strs:
+            texts = [context.student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
         return json_response(
             TokenizeResponse(
                 count=len(tokens),
                 max_model_len=context.max_context_tokens,
                 tokens=list(tokens),
-                token_strs=texts if wish.return_token_strs else None,
+                token_strs=texts,
             )
         )
 

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from engines.config import EngineConfig
 from models.errors import ConfigError
 from server.config import ServerConfig, flag_of, load_config, setting_names
 
 
+def defaults() -> ServerConfig:
+    """What is served without any setting: all defaults, compiled operators in the cache."""
+    return ServerConfig(engine=EngineConfig(native_folder=Path.home() / ".cache" / "fenhe" / "native"))
+
+
 def test_config_defaults_need_nothing() -> None:
-    assert load_config({}, {}) == ServerConfig()
+    assert load_config({}, {}) == defaults()
 
 
 def test_config_flags_beat_environment_beats_file(tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_config_ignores_what_kubernetes_sets_for_a_service_called_fenhe() -> Non
         "FENHE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
         "FENHE_CACHE": "/models",
     }
-    assert load_config({}, environ) == ServerConfig()
+    assert load_config({}, environ) == ServerConfig(engine=EngineConfig(native_folder=Path("/models/native")))
 
 
 def test_setting_flags_are_distinct() -> None:
