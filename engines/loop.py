@@ -392,7 +392,7 @@ class ModuleEngine:
         started_s = time.monotonic()
         try:
             for stage in (HEAD, *self._manifest.stage_order()):
-                if self._is_stopping:
+                if self._is_over():
                     return
                 self._runner.load(stage)
                 self._loaded |= {stage}
