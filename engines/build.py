@@ -1,6 +1,5 @@
 """From a student folder and settings to a running engine."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from engines.onnx.plan import PrecisionPlan, choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.errors import ConfigError
 from models.student import Student
-
-logger = logging.getLogger(__name__)
 
 
 def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:

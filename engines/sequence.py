@@ -162,10 +162,6 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         return len(self.token_ids) - self.num_computed_tokens
 
-    @property
-    def is_finished(self) -> bool:
-        return self.status is SequenceStatus.FINISHED
-
     def usage(self) -> Usage:
         return Usage(
             num_prompt_tokens=self.num_prompt_tokens,

@@ -4,7 +4,6 @@ Owns sessions, hidden states and KV. Decode rows of all paths run together, each
 prompts run beside them, in chunks. Schedules nothing.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.rope import inverse_frequencies
 from models.student import HEAD, Student
-
-logger = logging.getLogger(__name__)
 
 Float = npt.NDArray[np.float32]
 
@@ -55,6 +52,7 @@ class OnnxRunner:
         self._embeddings = {variant: student.embedding(variant) for variant in plan.variants}
         self._tables = Tables(inverse_frequencies(manifest.architecture), limits.capacity_tokens)
         self._kv = {stage: self._make_kv(stage) for stage in manifest.stage_order() if manifest.num_layers_in(stage)}
+        self._stage_order = manifest.stage_order()
         self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
         self._exit_names = frozenset(exit.name for exit in manifest.exits)
         self._stages: dict[tuple[str, str], StageSession] = {}
@@ -145,7 +143,7 @@ class OnnxRunner:
                 for stage in self._path_stages[row.path]:
                     first, _ = ranges.get(stage, (index, index))
                     ranges[stage] = (first, index + 1)
-        return {stage: ranges[stage] for stage in self._manifest.stage_order() if stage in ranges}
+        return {stage: ranges[stage] for stage in self._stage_order if stage in ranges}
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions and what they are bound to. The only place that creates sessions."""
 
-import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import onnxruntime as ort
 
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
-
-logger = logging.getLogger(__name__)
 
 MAX_CACHED_BINDINGS = 64
 
