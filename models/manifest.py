@@ -77,6 +77,17 @@ class Quality(Record, frozen=True, kw_only=True):
     num_tokens: int
 
 
+class Retention(Record, frozen=True, kw_only=True):
+    """A measured figure: a path's score on a task over the full path's (1.0: equal), with its 95 % interval."""
+
+    path: str
+    task: str
+    variant: str
+    score: float
+    low: float
+    high: float
+
+
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
 
 
@@ -95,6 +106,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     variants: tuple[Variant, ...]
     files: tuple[FileEntry, ...] = ()
     quality: tuple[Quality, ...] = ()
+    retention: tuple[Retention, ...] = ()
 
     def path(self, name: str) -> StudentPath:
         """Raises: KeyError for a name no path has."""
@@ -111,6 +123,13 @@ class Manifest(Record, frozen=True, kw_only=True):
     def variant(self, name: str) -> Variant:
         """Raises: KeyError for a name no variant has."""
         return _named(self.variants, name)
+
+    def find_retention(self, path: str, task: str, variant: str) -> Retention | None:
+        """What was measured for a path on a task at one precision; None when nothing was."""
+        for figure in self.retention:
+            if figure.path == path and figure.task == task and figure.variant == variant:
+                return figure
+        return None
 
     @property
     def full_path(self) -> StudentPath:
@@ -179,6 +198,7 @@ def find_problems(manifest: Manifest) -> list[str]:
     problems += _module_problems(manifest)
     problems += _path_problems(manifest)
     problems += _variant_problems(manifest)
+    problems += _retention_problems(manifest)
     return problems
 
 
@@ -224,3 +244,20 @@ def _variant_problems(manifest: Manifest) -> list[str]:
         for variant in manifest.variants
         if stages - set(variant.stages)
     ]
+
+
+def _retention_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    paths = {path.name for path in manifest.paths}
+    seen = set()
+    for figure in manifest.retention:
+        key = (figure.path, figure.task, figure.variant)
+        what = f"retention of path {figure.path!r} on {figure.task!r} at {figure.variant!r}"
+        if figure.path not in paths:
+            problems.append(f"{what}: there is no such path")
+        if not figure.low <= figure.score <= figure.high:
+            problems.append(f"{what}: {figure.score} is outside its interval {figure.low} to {figure.high}")
+        if key in seen:
+            problems.append(f"{what} is given twice")
+        seen.add(key)
+    return problems

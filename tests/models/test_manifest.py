@@ -18,6 +18,7 @@ from models.manifest import (
     Manifest,
     Module,
     Quality,
+    Retention,
     StudentPath,
     Variant,
     find_problems,
@@ -67,7 +68,15 @@ def manifest() -> Manifest:
         variants=(VARIANT,),
         files=(FileEntry(name="head.onnx", size_bytes=3, sha256="cd" * 32),),
         quality=(Quality(path="full", variant="fp32", cross_entropy=2.25, text="eval", num_tokens=100),),
+        retention=(retention(score=0.9), retention(variant="int8", score=0.8), retention(task="fact", score=0.7)),
     )
+
+
+def retention(**fields: Any) -> Retention:
+    """Of the knowledge path on math at fp32, unless told otherwise; the interval follows the score."""
+    score = fields.get("score", 0.5)
+    values = {"path": "knowledge", "task": "math", "variant": "fp32", "score": score, "low": score, "high": score}
+    return Retention(**(values | fields))
 
 
 def changed(manifest: Manifest, **fields: Any) -> Manifest:
@@ -88,6 +97,30 @@ def test_manifest_finds_its_records_by_name(manifest: Manifest) -> None:
     assert manifest.full_path.name == "full"
     with pytest.raises(KeyError):
         manifest.path("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("path", "task", "variant", "score"),
+    [
+        ("knowledge", "math", "fp32", 0.9),
+        ("knowledge", "math", "int8", 0.8),
+        ("knowledge", "fact", "fp32", 0.7),
+        ("knowledge", "fact", "int8", None),
+        ("reasoning", "math", "fp32", None),
+    ],
+)
+def test_manifest_finds_what_was_measured(
+    manifest: Manifest, path: str, task: str, variant: str, score: float | None
+) -> None:
+    found = manifest.find_retention(path, task, variant)
+    assert (found and found.score) == score
+
+
+def test_manifest_without_retention_can_be_read(manifest: Manifest, tmp_path: Path) -> None:
+    raw = msgspec.to_builtins(manifest)
+    del raw["retention"]
+    (tmp_path / MANIFEST_NAME).write_bytes(msgspec.json.encode(raw))
+    assert read_manifest(tmp_path).retention == ()
 
 
 def test_manifest_orders_stages_as_they_run(manifest: Manifest) -> None:
@@ -139,6 +172,10 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
             {"variants": (msgspec.structs.replace(VARIANT, stages={"knowledge": "k.onnx"}),)},
             "has no graph for adapter, adapter_exit, knowledge_exit, reasoning, reasoning_exit",
         ),
+        ({"retention": (retention(path="nowhere"),)}, "'nowhere' on 'math' at 'fp32': there is no such path"),
+        ({"retention": (retention(low=0.6, high=0.7),)}, "0.5 is outside its interval 0.6 to 0.7"),
+        ({"retention": (retention(low=0.3, high=0.4),)}, "0.5 is outside its interval 0.3 to 0.4"),
+        ({"retention": (retention(), retention(score=1.0))}, "'knowledge' on 'math' at 'fp32' is given twice"),
     ],
 )
 def test_manifest_problems_are_named(manifest: Manifest, tmp_path: Path, fields: dict[str, Any], problem: str) -> None:

@@ -1,0 +1,106 @@
+"""What the policy is told and what it answers: scores, wishes, the state of the students, the decision."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from models.manifest import Manifest
+from router.tasks import GENERAL, Task
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TaskScores:
+    """Calibrated probabilities over all tasks, `general` included; they sum to 1.
+
+    `task` is the verdict: the likeliest task, or `general` when that is not likely enough. `confidence` is the
+    probability of the likeliest task, whichever the verdict.
+    """
+
+    task: Task
+    confidence: float
+    probabilities: dict[Task, float]
+
+
+class Quality(StrEnum):
+    """How much quality a request is ready to give for speed."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    FULL = "full"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Wishes:
+    """What the request said itself; None where it said nothing. They win over what the classifier finds."""
+
+    student: str | None = None
+    path: str | None = None
+    task: Task | None = None
+    quality: Quality = Quality.BALANCED
+
+
+class Health(StrEnum):
+    """Whether a student may be given new requests."""
+
+    READY = "ready"
+    LOADING = "loading"
+    DRAINING = "draining"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class StudentState:
+    """One student at one moment.
+
+    `tasks` empty: it takes every task. `num_running` and `num_waiting` count sequences. `variant` is the precision
+    that serves. `error` says why it is unhealthy.
+    """
+
+    name: str
+    manifest: Manifest
+    variant: str
+    health: Health
+    tasks: frozenset[Task] = frozenset()
+    num_running: int = 0
+    num_waiting: int = 0
+    max_running: int = 1
+    error: str | None = None
+
+
+class Reason(StrEnum):
+    """What decided the path: the last rule that had a say."""
+
+    WISHED_PATH = "wished_path"
+    WISHED_TASK = "wished_task"
+    WISHED_QUALITY = "wished_quality"
+    TASK = "task"
+    PROMPT_LENGTH = "prompt_length"
+    MIN_QUALITY = "min_quality"
+    LOAD = "load"
+    UNCLASSIFIED = "unclassified"
+    CLASSIFIER_UNAVAILABLE = "classifier_unavailable"
+    NO_TASK_PATH = "no_task_path"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Target:
+    """Where a request can go: a path of a student."""
+
+    student: str
+    path: str
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class RouteDecision:
+    """Where a request goes, and why.
+
+    `confidence` is the classifier's, None when it was not asked or could not answer. `fallbacks` are tried in order
+    when the student turns out to be unable. `skipped` has a sentence per student that was passed over.
+    """
+
+    student: str
+    path: str
+    task: Task = GENERAL
+    confidence: float | None = None
+    reason: Reason
+    fallbacks: tuple[Target, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,260 @@
+"""The decision where a request goes: which student of the pool, and which of its paths.
+
+Pure functions: the same scores, wishes, prompt length, pool and settings give the same decision.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from models.errors import Unavailable, UnknownModel
+from models.manifest import Manifest, StudentPath
+from router.decision import Health, Quality, Reason, RouteDecision, StudentState, Target, TaskScores, Wishes
+from router.tasks import GENERAL, SUBJECTS, Task
+
+RETRY_AFTER_S = 5.0
+MAX_NAME_CHARS = 200
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PolicyConfig:
+    """How much of the full path's score a path must keep, and when a student counts as busy.
+
+    `balanced`, `fast` and `fast_under_load` are the least retention for requests of that quality; `min_retention` is
+    the least for a task, whatever the quality. A student is busy when running and waiting sequences reach `busy_at`
+    of `max_running`; `step_down` lets its requests take shallower paths then.
+    """
+
+    min_retention: dict[Task, float] = field(default_factory=dict)
+    balanced: float = 0.95
+    fast: float = 0.90
+    fast_under_load: float = 0.80
+    busy_at: float = 0.9
+    step_down: bool = True
+
+    def level(self, quality: Quality, *, under_load: bool) -> float:
+        """The least retention for a quality; `full` keeps everything."""
+        if quality is Quality.FULL:
+            return 1.0
+        if quality is Quality.BALANCED:
+            return self.balanced
+        return self.fast_under_load if under_load else self.fast
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        levels = {name: getattr(self, name) for name in ("balanced", "fast", "fast_under_load")}
+        levels |= {f"min_retention.{task}": floor for task, floor in self.min_retention.items()}
+        found = [f"{name} must be from 0 to 1, not {level}" for name, level in levels.items() if not 0 <= level <= 1]
+        if not self.fast_under_load <= self.fast <= self.balanced:
+            found.append(
+                "fast_under_load, fast and balanced must not fall in this order, "
+                f"not {self.fast_under_load}, {self.fast}, {self.balanced}"
+            )
+        found += [
+            f"min_retention.{task} has no effect: name one of {', '.join(SUBJECTS)}"
+            for task in self.min_retention
+            if task not in SUBJECTS
+        ]
+        if not self.busy_at > 0:
+            found.append(f"busy_at must be more than 0, not {self.busy_at}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PathChoice:
+    """A path of one student, and the last rule that had a say in it."""
+
+    path: str
+    reason: Reason
+
+
+def decide(
+    *,
+    scores: TaskScores | None,
+    wishes: Wishes,
+    num_prompt_tokens: int,
+    pool: Sequence[StudentState],
+    config: PolicyConfig,
+) -> RouteDecision:
+    """Where the request goes. `scores` None: the classifier was not asked, or could not answer.
+
+    Raises: UnknownModel (no such student or path), Unavailable (no student can take it).
+    """
+    task, reason = find_task(scores, wishes)
+    students, skipped = choose_student(scores, wishes, pool)
+    targets = []
+    for student in students:
+        choice = choose_path(student, task, reason, wishes, num_prompt_tokens, config)
+        targets.append((Target(student=student.name, path=choice.path), choice.reason))
+    first, reason = targets[0]
+    return RouteDecision(
+        student=first.student,
+        path=first.path,
+        task=task,
+        confidence=None if scores is None else scores.confidence,
+        reason=reason,
+        fallbacks=tuple(target for target, _ in targets[1:]),
+        skipped=skipped,
+    )
+
+
+def find_task(scores: TaskScores | None, wishes: Wishes) -> tuple[Task, Reason]:
+    """The task a request is served as, and why: a wish, the classifier's verdict, its doubt or its fault."""
+    if wishes.task is not None:
+        return wishes.task, Reason.WISHED_TASK
+    if scores is None:
+        return GENERAL, Reason.CLASSIFIER_UNAVAILABLE
+    return scores.task, Reason.UNCLASSIFIED if scores.task == GENERAL else Reason.TASK
+
+
+def choose_student(
+    scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]
+) -> tuple[list[StudentState], dict[str, str]]:
+    """The students that can take the request, best first, and a sentence for each that was passed over.
+
+    Raises: UnknownModel (no such student or path), Unavailable (none is left).
+    """
+    task, _ = find_task(scores, wishes)
+    considered = _considered(wishes, pool)
+    skipped = {student.name: why for student in considered if (why := _why_skipped(student, wishes.path)) is not None}
+    able = [student for student in considered if student.name not in skipped]
+    if not able:
+        listed = "; ".join(f"`{name}`: {why}" for name, why in skipped.items()) or "the server has none"
+        raise Unavailable(f"no student can take this request now: {listed}", retry_after_s=RETRY_AFTER_S)
+    # Sorting is stable: the order of the configuration decides between equals.
+    return sorted(able, key=lambda student: _rank(student, task)), skipped
+
+
+def _considered(wishes: Wishes, pool: Sequence[StudentState]) -> list[StudentState]:
+    considered = [student for student in pool if wishes.student in (None, student.name)]
+    if wishes.student is not None and not considered:
+        known = [student.name for student in pool]
+        raise UnknownModel(_unknown("student", wishes.student, known), param="model")
+    if considered and wishes.path is not None and not any(_has_path(one.manifest, wishes.path) for one in considered):
+        known = [f"{student.name}:{path.name}" for student in considered for path in student.manifest.paths]
+        raise UnknownModel(_unknown("path", wishes.path, known), param="path")
+    return considered
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    listed = ", ".join(f"`{one}`" for one in known) or "none"
+    return f"the {kind} `{name[:MAX_NAME_CHARS]}` does not exist; this server has {listed}"
+
+
+def _has_path(manifest: Manifest, name: str) -> bool:
+    return any(path.name == name for path in manifest.paths)
+
+
+def _why_skipped(student: StudentState, wished_path: str | None) -> str | None:
+    if wished_path is not None and not _has_path(student.manifest, wished_path):
+        return f"it has no path `{wished_path[:MAX_NAME_CHARS]}`"
+    if student.health is Health.DRAINING:
+        return "it is draining and takes no new requests"
+    if student.health is Health.UNHEALTHY:
+        return "it is unhealthy" + (f": {student.error}" if student.error else "")
+    return None
+
+
+def _rank(student: StudentState, task: Task) -> tuple[bool, bool, bool, float]:
+    """Less is better: loaded before loading, then those made for the task, then the less occupied."""
+    is_excluded = bool(student.tasks) and task not in student.tasks
+    return student.health is Health.LOADING, is_excluded, task not in student.tasks, occupancy(student)
+
+
+def occupancy(student: StudentState) -> float:
+    """Sequences it has over sequences it can run; above 1 some wait."""
+    return (student.num_running + student.num_waiting) / student.max_running
+
+
+def choose_path(
+    student: StudentState,
+    task: Task,
+    reason: Reason,
+    wishes: Wishes,
+    num_prompt_tokens: int,
+    config: PolicyConfig,
+) -> PathChoice:
+    """The path a request takes on a student that has the wished one; `reason` is why it has its task."""
+    full = student.manifest.full_path.name
+    if wishes.path is not None:
+        return PathChoice(path=wishes.path, reason=Reason.WISHED_PATH)
+    if wishes.quality is Quality.FULL:
+        return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
+    if task == GENERAL:
+        return PathChoice(path=full, reason=reason)
+    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0))
+    depth, reason = _needed_depth(ladder, reason, num_prompt_tokens)
+    depth, reason = _raise_to_quality(ladder, depth, reason, config.level(wishes.quality, under_load=False))
+    for level, why in _levels_to_step_down(wishes.quality, student, config):
+        lower = ladder.first_that_keeps(level)
+        if lower < depth:
+            depth, reason = lower, why
+    return PathChoice(path=ladder.names[depth], reason=reason)
+
+
+def paths_by_depth(manifest: Manifest) -> tuple[StudentPath, ...]:
+    """Shallowest first by layers, in the manifest's order between equals; the full path is last whatever it counts."""
+    full = manifest.full_path
+
+    def depth(path: StudentPath) -> tuple[bool, int]:
+        return path is full, sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
+
+    return tuple(sorted(manifest.paths, key=depth))
+
+
+class _Ladder:
+    """A student's paths by depth, with what each keeps of the full path's score on one task."""
+
+    def __init__(self, student: StudentState, task: Task, floor: float) -> None:
+        self.manifest = student.manifest
+        self.names = [path.name for path in paths_by_depth(student.manifest)]
+        self.task = task
+        self._variant = student.variant
+        self._floor = floor
+
+    @property
+    def full_depth(self) -> int:
+        return len(self.names) - 1
+
+    def first_that_keeps(self, level: float, *, start: int = 0) -> int:
+        """The shallowest path from `start` on that keeps `level` and the task's floor; the full one always does."""
+        needed = max(self._floor, level)
+        return next((depth for depth in range(start, self.full_depth) if self._keeps(depth, needed)), self.full_depth)
+
+    def _keeps(self, depth: int, needed: float) -> bool:
+        """A path nobody measured keeps nothing that one could rely on."""
+        measured = self.manifest.find_retention(self.names[depth], self.task, self._variant)
+        return measured is not None and measured.score >= needed
+
+
+def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
+    """What the task needs, or more when the prompt's length needs more."""
+    named = ladder.manifest.tasks.get(ladder.task)
+    depth = ladder.full_depth if named is None else ladder.names.index(named)
+    if named is None:
+        reason = Reason.NO_TASK_PATH
+    by_length = _depth_by_length(ladder, num_prompt_tokens)
+    return (by_length, Reason.PROMPT_LENGTH) if by_length > depth else (depth, reason)
+
+
+def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
+    """A prompt longer than every rule allows takes the full path; without rules, length has no say."""
+    rules = ladder.manifest.depth_rules
+    for rule in rules:
+        if rule.max_prompt_tokens is None or num_prompt_tokens <= rule.max_prompt_tokens:
+            return ladder.names.index(rule.path)
+    return ladder.full_depth if rules else 0
+
+
+def _raise_to_quality(ladder: _Ladder, depth: int, reason: Reason, level: float) -> tuple[int, Reason]:
+    raised = ladder.first_that_keeps(level, start=depth)
+    return (raised, Reason.MIN_QUALITY) if raised > depth else (depth, reason)
+
+
+def _levels_to_step_down(quality: Quality, student: StudentState, config: PolicyConfig) -> list[tuple[float, Reason]]:
+    """What a request may go down to besides what its task and length ask for, and the reason if it does."""
+    levels = []
+    if quality is Quality.FAST:
+        levels.append((config.level(quality, under_load=False), Reason.WISHED_QUALITY))
+    if config.step_down and occupancy(student) >= config.busy_at:
+        levels.append((config.level(quality, under_load=True), Reason.LOAD))
+    return levels

@@ -1,0 +1,1 @@
+"""Training and evaluation of the task classifier. Nothing here is imported while serving."""
