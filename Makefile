@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PACKAGES := server engines models tests
+PACKAGES := server router engines models tests
 
 .PHONY: help serve test lint format bench clean
 

@@ -5,6 +5,7 @@ What the bodies look like is a `Shape` (`server/chat.py`, `server/completions.py
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,25 +15,37 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
-from models.errors import DeadlineExceeded, EngineUnhealthy, StepFailed
+from models.errors import DeadlineExceeded, EngineUnhealthy, ServingError, StepFailed
+from router.decision import RouteDecision, Target
 from server import sse
 from server.bridge import ClientGone, EventStream
 from server.context import Context
 from server.limits import check_room
+from server.prompts import Prompt
 from server.record import record_of
+from server.routing import Routable, Routed, route
 from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
-from server.student import ServedModel
+from server.student import ServedStudent
+
+logger = logging.getLogger(__name__)
 
 Batch = list[tuple[int, SequenceEvent]]
+
+ROUTE_HEADERS = ("x-fenhe-task", "x-fenhe-path", "x-fenhe-confidence", "x-fenhe-reason", "x-fenhe-student")
+"""Headers of a generated answer: how it was routed. Confidence is absent when nothing was classified."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Job:
-    """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index."""
+    """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index.
+
+    `model` is the id that the answer carries.
+    """
 
     id: str
     created: int
-    model: ServedModel
+    model: str
+    path: str
     fingerprint: str
     requests: tuple[GenerationRequest, ...]
     n: int = 1
@@ -77,12 +90,38 @@ class Shape(Protocol):
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes: ...
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Plan:
+    """A job for one student, and how its answer looks."""
+
+    student: ServedStudent
+    job: Job
+    shape: Shape
+
+
+class Order(Routable, Protocol):
+    """A generation request, which any student can be planned for."""
+
+    def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
+        """Raises: ContextTooLong, InvalidParameter."""
+        ...
+
+
+async def answer(context: Context, order: Order) -> "Answer":
+    """Route an order and plan it. Raises: what `route` and the order's `plan` raise."""
+    routed = await route(context, order)
+    decision = routed.decision
+    context.metrics.routes.observe(decision, routed.seconds)
+    target = Target(student=decision.student, path=decision.path)
+    return Answer(context, order, routed, order.plan(target, routed.student, routed.prompts))
+
+
 def check_finish(finish: Finish) -> None:
     """Raises: the error a sequence ended with; EngineUnhealthy when the engine gave it up by itself."""
     if finish.reason is FinishReason.ERROR:
         raise finish.error or StepFailed("the engine failed on this sequence")
     if finish.reason is FinishReason.ABORT:
-        raise EngineUnhealthy("the answer was broken off because the server is stopping", retry_after_s=5.0)
+        raise EngineUnhealthy("the answer was broken off because the student is being stopped", retry_after_s=5.0)
 
 
 def merge(batch: Batch) -> list[Part]:
@@ -114,24 +153,54 @@ class Answer(Response):
     """The response to a generation request. Nothing is sent before the engine's first event, so that an early
     failure still has its own status."""
 
-    def __init__(self, context: Context, job: Job, shape: Shape) -> None:
+    def __init__(self, context: Context, order: Order, routed: Routed, plan: Plan) -> None:
         super().__init__()
         self._context = context
-        self._job = job
-        self._shape = shape
+        self._order = order
+        self._decision = routed.decision
+        self._use(plan)
         self._started_s = time.monotonic()
+
+    def _use(self, plan: Plan) -> None:
+        self._student, self._job, self._shape = plan.student, plan.job, plan.shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
         check_room(self._context)
-        record_of(scope).path = self._job.model.path
-        stream = self._context.bridge.open(self._job.requests)
-        self._context.metrics.observe_request(self._job.n, self._job.requests[0].sampling.max_tokens)
+        stream = await self._open()
+        record_of(scope).begin(self._student.name, self._job.path)
+        self._student.metrics.observe_request(self._job.n, self._job.requests[0].sampling.max_tokens)
         with contextlib.closing(stream), self._guard(stream, receive):
             if self._job.is_stream:
                 await self._stream(stream, scope, send)
             else:
                 await self._whole(stream, scope, send)
+
+    async def _open(self) -> EventStream:
+        """Submit to the chosen student, or to the first fallback whose engine is well.
+
+        Raises: what the chosen student's engine raised, when no fallback could take its place.
+        """
+        try:
+            return self._student.bridge.open(self._job.requests)
+        except EngineUnhealthy as error:
+            for target in self._decision.fallbacks:
+                stream = await self._fall_back(target)
+                if stream is not None:
+                    return stream
+            raise error
+
+    async def _fall_back(self, target: Target) -> EventStream | None:
+        logger.warning("student gave way from=%s to=%s", self._student.name, target.student)
+        try:
+            student = self._context.pool.find(target.student)
+            plan = self._order.plan(target, student, await self._order.encode(student))
+            stream = student.bridge.open(plan.job.requests)
+        except ServingError as error:
+            logger.warning("fallback could not take over student=%s error=%s", target.student, error)
+            return None
+        self._use(plan)
+        return stream
 
     @contextlib.contextmanager
     def _guard(self, stream: EventStream, receive: Receive) -> Iterator[None]:
@@ -161,7 +230,7 @@ class Answer(Response):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"openai-processing-ms", str(round(elapsed_ms)).encode()),
-            *self._path_headers(finishes[0].path),
+            *self._route_headers(finishes[0].path),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -171,7 +240,7 @@ class Answer(Response):
         batch = await stream.take()
         finishes: dict[int, Finish] = {}
         body = self._shape.opening() + self._encode(batch, finishes)
-        headers = [*sse.HEADERS, *self._path_headers(self._job.model.path)]
+        headers = [*sse.HEADERS, *self._route_headers(self._job.path)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         record.is_event_stream = True
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -198,13 +267,16 @@ class Answer(Response):
                 chunks.append(self._shape.part(part))
         return b"".join(chunks)
 
-    def _path_headers(self, path: str) -> list[tuple[bytes, bytes]]:
-        student = self._context.student.manifest.name
-        return [(b"x-fenhe-path", _header_value(path)), (b"x-fenhe-student", _header_value(student))]
+    def _route_headers(self, path: str) -> list[tuple[bytes, bytes]]:
+        return route_headers(self._decision, self._student.name, path)
 
 
-def _header_value(text: str) -> bytes:
-    return text.encode("ascii", "replace")
+def route_headers(decision: RouteDecision, student: str, path: str) -> list[tuple[bytes, bytes]]:
+    """How a request was routed; student and path are those that really ran."""
+    told = {"task": decision.task, "path": path, "reason": decision.reason.value, "student": student}
+    if decision.confidence is not None:
+        told["confidence"] = f"{decision.confidence:.3f}"
+    return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in told.items()]
 
 
 async def _watch(receive: Receive, stream: EventStream) -> None:

@@ -1,6 +1,5 @@
 """The FastAPI application of one server: routes, middleware, and the engine's life around them."""
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
+from server.admin import add_handler, drain_handler, remove_handler, students_handler
 from server.chat import Handler, chat_handler
 from server.completions import completion_handler
 from server.context import Context
@@ -21,22 +21,26 @@ from server.models import model_handler, models_handler
 from server.openapi import openapi_document
 from server.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
 from server.replies import raw_json_response
+from server.roster import Roster
+from server.route import route_handler
 from server.tokenize import detokenize_handler, tokenize_handler
 
 logger = logging.getLogger(__name__)
 
 
 def create_app(context: Context) -> FastAPI:
-    """Handlers get what they need from `context`. The engine starts and stops with the application."""
+    """Handlers get what they need from `context`. Engines start and stop with the application."""
+    roster = Roster(context)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context.bridge.attach()
+        context.attach()
         try:
             yield
         finally:
-            await asyncio.to_thread(context.engine.stop, 0.0)
-            logger.info("engine stopped student=%s", context.student.manifest.name)
+            await roster.close()
+            await context.stop_engines()
+            logger.info("engines stopped students=%s", [student.name for student in context.students])
 
     app = FastAPI(
         title="fenhe",
@@ -48,15 +52,16 @@ def create_app(context: Context) -> FastAPI:
         middleware=[Middleware(RequestMiddleware, context=context)],
         exception_handlers={HTTPException: answer_http_error},
     )
-    for method, path, handler in _routes(context):
+    for method, path, handler in _routes(context, roster):
         app.add_api_route(path, handler, methods=[method], response_model=None)
     return app
 
 
-def _routes(context: Context) -> list[tuple[str, str, Handler]]:
+def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:
     return [
         ("POST", "/v1/chat/completions", chat_handler(context)),
         ("POST", "/v1/completions", completion_handler(context)),
+        ("POST", "/v1/route", route_handler(context)),
         ("GET", "/v1/models", models_handler(context)),
         ("GET", "/v1/models/{model:path}", model_handler(context)),
         ("POST", "/tokenize", tokenize_handler(context)),
@@ -66,6 +71,10 @@ def _routes(context: Context) -> list[tuple[str, str, Handler]]:
         ("GET", "/startup", startup_handler(context)),
         ("GET", "/version", version_handler(context)),
         ("GET", "/metrics", metrics_handler(context)),
+        ("GET", "/admin/students", students_handler(context, roster)),
+        ("POST", "/admin/students", add_handler(context, roster)),
+        ("POST", "/admin/students/{name:path}/drain", drain_handler(context, roster)),
+        ("DELETE", "/admin/students/{name:path}", remove_handler(context, roster)),
         ("GET", "/openapi.json", _openapi_handler(context)),
     ]
 

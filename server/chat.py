@@ -9,14 +9,16 @@ from starlette.responses import Response
 
 from engines.sequence import TokenLogprob
 from models.errors import InvalidParameter
+from router.conversation import Conversation
+from router.decision import Target, Wishes
 from server import sse
-from server.answer import Answer, Job, Part
+from server.answer import Job, Part, Plan, answer
 from server.context import Context
 from server.decode import decode_body
 from server.limits import answer_tokens, check_choices, read_json_body
-from server.prompts import encode_messages
+from server.prompts import Prompt, conversation_in, encode_messages
 from server.record import record_of
-from server.requests import choice_requests, finish_reason, text_of
+from server.requests import answered_model, choice_requests, finish_reason, text_of
 from server.sampling import sampling_params, stream_options
 from server.schema import (
     AssistantMessage,
@@ -34,7 +36,8 @@ from server.schema import (
     chat_decoder,
     encoder,
 )
-from server.student import find_model
+from server.student import ServedStudent
+from server.wishes import TASK_HEADER, wishes_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -42,43 +45,59 @@ Handler = Callable[[Request], Awaitable[Response]]
 def chat_handler(context: Context) -> Handler:
     async def create_chat_completion(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), chat_decoder)
-        job = await plan_chat(context, wish, record_of(request.scope).key)
-        return Answer(context, job, ChatShape(job))
+        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.get(TASK_HEADER))
+        return await answer(context, ChatOrder(context, wish, wishes, record_of(request.scope).key))
 
     return create_chat_completion
 
 
-async def plan_chat(context: Context, wish: ChatRequest, key: str) -> Job:
-    """Everything decided before the engine is asked.
+class ChatOrder:
+    """One chat completion to be routed and planned."""
 
-    Raises: BadRequest and its kinds, UnknownModel.
-    """
-    model = find_model(context.student.manifest, wish.model)
-    options = stream_options(wish)
-    n = wish.n or 1
-    check_choices(context, 1, n)
-    if wish.store:
-        raise InvalidParameter("`store`: nothing is stored by this server; leave it out", param="store")
-    num_logprobs = _num_logprobs(wish)
-    wanted = _wanted_tokens(wish)
-    prompt = await encode_messages(context, wish.messages)
-    sampling = sampling_params(
-        wish,
-        max_tokens=answer_tokens(context, len(prompt), wanted, "messages"),
-        logprobs=num_logprobs,
-        vocab_size=context.student.tokenizer.vocab_size,
-    )
-    requests = choice_requests(wish, key, [prompt], [sampling], model.path)
-    return Job(
-        id=f"chatcmpl-{key}",
-        created=int(time.time()),
-        model=model,
-        fingerprint=context.fingerprint,
-        requests=requests,
-        n=n,
-        is_stream=bool(wish.stream),
-        includes_usage=bool(options.include_usage),
-    )
+    def __init__(self, context: Context, wish: ChatRequest, wishes: Wishes, key: str) -> None:
+        """Raises: BadRequest and its kinds."""
+        self._context = context
+        self._wish = wish
+        self._key = key
+        self._includes_usage = bool(stream_options(wish).include_usage)
+        check_choices(context, 1, wish.n or 1)
+        if wish.store:
+            raise InvalidParameter("`store`: nothing is stored by this server; leave it out", param="store")
+        self._num_logprobs = _num_logprobs(wish)
+        self._max_tokens = _wanted_tokens(wish)
+        self._wishes = wishes
+
+    @property
+    def wishes(self) -> Wishes:
+        return self._wishes
+
+    async def conversation(self) -> Conversation:
+        return conversation_in(self._wish.messages)
+
+    async def encode(self, student: ServedStudent) -> list[Prompt]:
+        return [Prompt(token_ids=await encode_messages(student, self._wish.messages))]
+
+    def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
+        wish, token_ids = self._wish, prompts[0].token_ids
+        limits = self._context.config.limits
+        sampling = sampling_params(
+            wish,
+            max_tokens=answer_tokens(limits, student, len(token_ids), self._max_tokens, "messages"),
+            logprobs=self._num_logprobs,
+            vocab_size=student.tokenizer.vocab_size,
+        )
+        job = Job(
+            id=f"chatcmpl-{self._key}",
+            created=int(time.time()),
+            model=answered_model(wish.model, student),
+            path=target.path,
+            fingerprint=student.fingerprint,
+            requests=choice_requests(wish, self._key, [token_ids], [sampling], target.path),
+            n=wish.n or 1,
+            is_stream=bool(wish.stream),
+            includes_usage=self._includes_usage,
+        )
+        return Plan(student=student, job=job, shape=ChatShape(job))
 
 
 def _num_logprobs(wish: ChatRequest) -> int | None:
@@ -138,7 +157,7 @@ class ChatShape:
             ChatCompletion(
                 id=self._job.id,
                 created=self._job.created,
-                model=self._job.model.id,
+                model=self._job.model,
                 system_fingerprint=self._job.fingerprint,
                 choices=[self._choice(part) for part in parts],
                 usage=usage,
@@ -159,7 +178,7 @@ class ChatShape:
         return ChatChunk(
             id=self._job.id,
             created=self._job.created,
-            model=self._job.model.id,
+            model=self._job.model,
             system_fingerprint=self._job.fingerprint,
             choices=[] if choice is None else [choice],
             usage=self._usage if usage is None else usage,

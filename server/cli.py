@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import ConfigError, ServingError
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     _add_serve(commands, debug)
     _add_chat(commands, debug)
+    _add_route(commands, debug)
     _add_model_commands(commands, debug)
     commands.add_parser("bench", help="measure: `fenhe bench engines`", add_help=False)
     return parser
@@ -53,7 +54,7 @@ Commands = argparse._SubParsersAction
 def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
     from server.config import flag_of, setting_names
 
-    parser = commands.add_parser("serve", parents=[debug], help="serve a student over HTTP")
+    parser = commands.add_parser("serve", parents=[debug], help="serve students over HTTP")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (or FENHE_CONFIG)")
     settings = parser.add_argument_group("settings", "also in the file and as FENHE_...; flags win")
     for name in setting_names():
@@ -70,6 +71,21 @@ def _add_chat(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0: the likeliest answer")
     parser.add_argument("--max-tokens", type=int, help="longest answer (default: as long as the context lasts)")
     parser.set_defaults(run=chat)
+
+
+def _add_route(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    from router.decision import Quality
+    from router.tasks import TASKS
+
+    parser = commands.add_parser("route", parents=[debug], help="show where a question would go, and why")
+    parser.add_argument("text", help="the question")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--url", help="ask a running server; without it, decide here")
+    where.add_argument("--student", type=Path, metavar="DIR", help="decide for this student (default: the default one)")
+    parser.add_argument("--task", choices=TASKS, help="as if the request had wished for this task")
+    parser.add_argument("--quality", choices=[quality.value for quality in Quality], help="as if it had wished for it")
+    parser.add_argument("--json", action="store_true", help="the answer of POST /v1/route itself")
+    parser.set_defaults(run=route)
 
 
 def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
@@ -91,35 +107,36 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    from engines.build import build_engine
     from models.default_student import find_student
-    from models.student import Student
     from server.config import load_config, setting_names
     from server.context import make_context
     from server.listener import open_socket
     from server.logs import set_up_logging
+    from server.opening import load_classifier, make_opener, open_all
 
     flags = {name: getattr(arguments, name) for name in setting_names()}
     config = load_config(flags, os.environ, arguments.config)
     set_up_logging(config)
     with open_socket(config) as listener:
-        student = Student.open(config.student or find_student(os.environ, report=_report))
-        context = make_context(config, student, build_engine(student, config.engine))
-        context.bridge.start_engine()  # it loads while the web framework is imported
+        opener = make_opener(config.engine, lambda: find_student(os.environ, report=_report))
+        classifier = load_classifier(config.router)
+        context = make_context(config, open_all(config.student, opener), classifier=classifier, opener=opener)
+        context.start_engines()  # they load while the web framework is imported
         try:
             from server.serve import serve as run_server
 
-            return run_server(context, listener, announce=lambda url: _announce(student.manifest.name, url))
+            return run_server(context, listener, announce=_announcer([student.name for student in context.students]))
         finally:
-            context.engine.stop(0.0)
+            for student in context.students:
+                student.engine.stop(0.0)
 
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _announce(student: str, url: str) -> None:
-    print(f"fenhe serves {student} at {url}/v1", flush=True)
+def _announcer(students: list[str]) -> Callable[[str], None]:
+    return lambda url: print(f"fenhe serves {', '.join(students)} at {url}/v1", flush=True)
 
 
 def chat(arguments: argparse.Namespace) -> int:
@@ -133,6 +150,17 @@ def chat(arguments: argparse.Namespace) -> int:
         system=arguments.system,
     )
     return converse(wish, arguments.prompt, sys.stdin, sys.stdout)
+
+
+def route(arguments: argparse.Namespace) -> int:
+    from server.route_command import ask_server, decide_here, show
+
+    if arguments.url is not None:
+        reply = ask_server(arguments.url, arguments.text, arguments.task, arguments.quality)
+    else:
+        reply = decide_here(arguments.text, arguments.student, arguments.task, arguments.quality, os.environ)
+    print(show(reply, is_json=arguments.json))
+    return 0
 
 
 def pull(arguments: argparse.Namespace) -> int:

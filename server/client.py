@@ -80,7 +80,7 @@ def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    connection, base = _connect(wish.url)
+    connection, base = connect(wish.url)
     reply = Reply(started_s=time.monotonic())
     try:
         headers = {"content-type": "application/json"}
@@ -91,16 +91,37 @@ def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
         reply.path = response.headers.get("x-fenhe-path", "?")
         for chunk in _chunks(response):
             _take(chunk, reply, out)
-    except ConnectionRefusedError:
-        raise Unavailable(f"no server answers at {wish.url}; start one with `fenhe serve`") from None
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"the connection to {wish.url} failed: {error or type(error).__name__}") from None
+        raise connection_failure(wish.url, error) from None
     finally:
         connection.close()
     return reply
 
 
-def _connect(url: str) -> tuple[http.client.HTTPConnection, str]:
+def post(url: str, path: str, body: object) -> bytes:
+    """The body of a 200 answer. Raises: BadRequest, Unavailable."""
+    connection, base = connect(url)
+    try:
+        connection.request("POST", f"{base}{path}", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise connection_failure(url, error) from None
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise read_refusal(response.status, answer)
+    return answer
+
+
+def connection_failure(url: str, error: Exception) -> Unavailable:
+    if isinstance(error, ConnectionRefusedError):
+        return Unavailable(f"no server answers at {url}; start one with `fenhe serve`")
+    return Unavailable(f"the connection to {url} failed: {error or type(error).__name__}")
+
+
+def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """A connection to a server and the prefix of its addresses. Raises: ConfigError for a URL nobody can use."""
     parts = urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:

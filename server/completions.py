@@ -1,23 +1,24 @@
 """`POST /v1/completions`: what its fields mean, and how its bodies look."""
 
 import time
-from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.sequence import TokenLogprob
-from models.errors import InvalidParameter, UnsupportedField
+from models.errors import UnsupportedField
+from router.conversation import Conversation
+from router.decision import Target, Wishes
 from server import sse
-from server.answer import Answer, Job, Part
+from server.answer import Job, Part, Plan, answer
 from server.chat import Handler
 from server.context import Context
 from server.decode import decode_body
 from server.limits import answer_tokens, check_choices, read_json_body
-from server.prompts import check_token_ids, encode_text
+from server.prompts import Prompt, encode_prompt, prompt_text, split_prompt
 from server.record import record_of
-from server.requests import choice_requests, finish_reason, text_of
+from server.requests import answered_model, choice_requests, finish_reason, text_of
 from server.sampling import sampling_params, stream_options
 from server.schema import (
     ChoiceFenhe,
@@ -29,93 +30,80 @@ from server.schema import (
     completion_decoder,
     encoder,
 )
-from server.student import find_model
+from server.student import ServedStudent, find_student
+from server.wishes import TASK_HEADER, wishes_of
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Prompt:
-    """`text` is kept only for `echo`."""
-
-    token_ids: tuple[int, ...]
-    text: str = ""
-
-
 def completion_handler(context: Context) -> Handler:
     async def create_completion(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), completion_decoder)
-        job, echoes = await plan_completion(context, wish, record_of(request.scope).key)
-        return Answer(context, job, TextShape(job, echoes))
+        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.get(TASK_HEADER))
+        return await answer(context, CompletionOrder(context, wish, wishes, record_of(request.scope).key))
 
     return create_completion
 
 
-async def plan_completion(context: Context, wish: CompletionRequest, key: str) -> tuple[Job, list[str]]:
-    """Everything decided before the engine is asked, and the text to echo per prompt.
+class CompletionOrder:
+    """One text completion to be routed and planned; the first of its prompts decides the way of all."""
 
-    Raises: BadRequest and its kinds, UnknownModel.
-    """
-    model = find_model(context.student.manifest, wish.model)
-    options = stream_options(wish)
-    if wish.echo and wish.logprobs is not None:
-        raise UnsupportedField("`echo` with `logprobs` is not supported by this server; leave one out", param="echo")
-    n = wish.n or 1
-    wanted = _split_prompt(wish.prompt)
-    check_choices(context, len(wanted), n)
-    prompts = [await _encode(context, one, bool(wish.echo)) for one in wanted]
-    samplings = [
-        sampling_params(
-            wish,
-            max_tokens=_answer_tokens(context, prompt, wish),
-            logprobs=wish.logprobs,
-            vocab_size=context.student.tokenizer.vocab_size,
+    def __init__(self, context: Context, wish: CompletionRequest, wishes: Wishes, key: str) -> None:
+        """Raises: BadRequest and its kinds."""
+        self._context = context
+        self._wish = wish
+        self._key = key
+        self._includes_usage = bool(stream_options(wish).include_usage)
+        if wish.echo and wish.logprobs is not None:
+            raise UnsupportedField(
+                "`echo` with `logprobs` is not supported by this server; leave one out", param="echo"
+            )
+        self._prompts = split_prompt(wish.prompt)
+        check_choices(context, len(self._prompts), wish.n or 1)
+        self._wishes = wishes
+
+    @property
+    def wishes(self) -> Wishes:
+        return self._wishes
+
+    async def conversation(self) -> Conversation:
+        student = find_student(self._context.students, self._wish.model)
+        return Conversation(last=await prompt_text(student, self._prompts[0]))
+
+    async def encode(self, student: ServedStudent) -> list[Prompt]:
+        is_echo = bool(self._wish.echo)
+        return [await encode_prompt(student, prompt, keeps_text=is_echo) for prompt in self._prompts]
+
+    def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
+        wish = self._wish
+        samplings = [
+            sampling_params(
+                wish,
+                max_tokens=self._answer_tokens(student, prompt),
+                logprobs=wish.logprobs,
+                vocab_size=student.tokenizer.vocab_size,
+            )
+            for prompt in prompts
+        ]
+        token_ids = [prompt.token_ids for prompt in prompts]
+        job = Job(
+            id=f"cmpl-{self._key}",
+            created=int(time.time()),
+            model=answered_model(wish.model, student),
+            path=target.path,
+            fingerprint=student.fingerprint,
+            requests=choice_requests(wish, self._key, token_ids, samplings, target.path),
+            n=wish.n or 1,
+            is_stream=bool(wish.stream),
+            includes_usage=self._includes_usage,
         )
-        for prompt in prompts
-    ]
-    token_ids = [prompt.token_ids for prompt in prompts]
-    job = Job(
-        id=f"cmpl-{key}",
-        created=int(time.time()),
-        model=model,
-        fingerprint=context.fingerprint,
-        requests=choice_requests(wish, key, token_ids, samplings, model.path),
-        n=n,
-        is_stream=bool(wish.stream),
-        includes_usage=bool(options.include_usage),
-    )
-    return job, [prompt.text for prompt in prompts]
+        return Plan(student=student, job=job, shape=TextShape(job, [prompt.text for prompt in prompts]))
 
-
-def _split_prompt(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """One entry per prompt. Raises: InvalidParameter for a list that mixes kinds."""
-    if isinstance(prompt, str):
-        return [prompt]
-    ids = [item for item in prompt if isinstance(item, int)]
-    if len(ids) == len(prompt):
-        return [ids]
-    several = [item for item in prompt if not isinstance(item, int)]
-    if len(several) < len(prompt) or len({type(item) for item in several}) > 1:
-        raise InvalidParameter("`prompt`: strings, token ids and lists of token ids cannot be mixed", param="prompt")
-    return several
-
-
-async def _encode(context: Context, prompt: str | list[int], is_echo: bool) -> Prompt:
-    if isinstance(prompt, str):
-        token_ids = await encode_text(context, prompt)
-        if not token_ids:
-            raise InvalidParameter("`prompt`: there is nothing to complete in an empty prompt", param="prompt")
-        return Prompt(token_ids=token_ids, text=prompt if is_echo else "")
-    token_ids = check_token_ids(context, prompt, "prompt")
-    text = context.student.tokenizer.decode(token_ids, skip_special=False) if is_echo else ""
-    return Prompt(token_ids=token_ids, text=text)
-
-
-def _answer_tokens(context: Context, prompt: Prompt, wish: CompletionRequest) -> int:
-    if wish.max_tokens is not None:
-        return answer_tokens(context, len(prompt.token_ids), wish.max_tokens, "prompt")
-    return min(DEFAULT_MAX_TOKENS, answer_tokens(context, len(prompt.token_ids), None, "prompt"))
+    def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
+        limits, wanted = self._context.config.limits, self._wish.max_tokens
+        num_tokens = answer_tokens(limits, student, len(prompt.token_ids), wanted, "prompt")
+        return num_tokens if wanted is not None else min(DEFAULT_MAX_TOKENS, num_tokens)
 
 
 class TextShape:
@@ -178,7 +166,7 @@ class TextShape:
         return TextCompletion(
             id=self._job.id,
             created=self._job.created,
-            model=self._job.model.id,
+            model=self._job.model,
             system_fingerprint=self._job.fingerprint,
             choices=choices,
             usage=self._usage if usage is None else usage,

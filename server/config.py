@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -20,10 +20,16 @@ from msgspec import Meta
 from engines.config import EngineConfig
 from models.errors import ConfigError
 from models.fetch import cache_folder
+from router.policy import PolicyConfig
+from router.pool import name_problem
+from router.tasks import Task
 
 ENV_PREFIX = "FENHE_"
 NOT_SETTINGS = frozenset({"FENHE_CACHE", "FENHE_CONFIG"})
 """Variables with our prefix that are read elsewhere: where models are kept and where the file is."""
+
+_SELF_EXPLAINING = ("limits", "engine")
+"""Sections whose settings are clear without their section's name."""
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
 
@@ -45,18 +51,46 @@ class Limits:
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
+class StudentConfig:
+    """One student: `folder` None is the default one, `name` None the manifest's; without `tasks` it takes all."""
+
+    folder: Path | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    tasks: tuple[Task, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class RouterConfig(PolicyConfig):
+    """`enabled` False: nothing is classified, and without a wish every request takes the full path. `classifier` None
+    is the file that ships with fenhe."""
+
+    enabled: bool = True
+    classifier: Path | None = None
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class AdminConfig:
+    """Without the SHA-256 of a key there are no admin endpoints."""
+
+    key_sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
 class ServerConfig:
-    """`student` None is the default one. `grace_s` is how long running requests may take after SIGTERM."""
+    """`student` has all students, in order; written as a text it is the folder of the only one. `grace_s` is how long
+    running requests may take after SIGTERM."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    student: Path | None = None
+    student: tuple[StudentConfig, ...] = (StudentConfig(),)
     grace_s: Annotated[float, Meta(ge=0.0)] = 30.0
     keep_alive_s: Positive = 5
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     access_log: bool = False
     limits: Limits = field(default_factory=Limits)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,21 +107,23 @@ Settings = dict[str, Setting]
 
 
 def setting_names(kind: type[Any] = ServerConfig, prefix: str = "") -> list[str]:
-    """Every setting by its dotted name, in the order of the tree."""
+    """Every setting that is one value by its dotted name, in the order of the tree."""
     hints = get_type_hints(kind)
     names = []
     for part in dataclasses.fields(kind):
         name = f"{prefix}{part.name}"
         inner = hints[part.name]
-        names += (
-            setting_names(inner, f"{name}.") if isinstance(inner, type) and dataclasses.is_dataclass(inner) else [name]
-        )
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            names += setting_names(inner, f"{name}.")
+        elif get_origin(inner) is not dict:
+            names.append(name)
     return names
 
 
 def flag_of(name: str) -> str:
-    """`limits.max_body_bytes` is `--max-body-bytes`: the last word of a setting names it alone."""
-    return "--" + name.rpartition(".")[2].replace("_", "-")
+    """`limits.max_body_bytes` is `--max-body-bytes`, `router.fast` is `--router-fast`."""
+    section, _, last = name.rpartition(".")
+    return "--" + (last if section in _SELF_EXPLAINING else name.replace(".", "-")).replace("_", "-")
 
 
 def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None) -> ServerConfig:
@@ -158,16 +194,56 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]
     hints = get_type_hints(kind, include_extras=True)
     for part in dataclasses.fields(kind):
         name = f"{prefix}{part.name}"
-        if dataclasses.is_dataclass(hints[part.name]):
-            values[part.name] = _build(hints[part.name], settings, f"{name}.", problems)
+        hint = hints[part.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            values[part.name] = _build(hint, settings, f"{name}.", problems)
+        elif get_origin(hint) is dict:
+            values[part.name] = _build_table(hint, settings, f"{name}.", problems)
+        elif name in settings and hint == tuple[StudentConfig, ...]:
+            values[part.name] = _build_students(settings.pop(name), problems)
         elif name in settings:
-            values[part.name] = _convert(settings.pop(name), hints[part.name], problems)
+            values[part.name] = _convert(settings.pop(name), hint, problems)
     if len(problems) > num_before:
         return None
     built: object = kind(**values)
-    if isinstance(built, EngineConfig):
+    if isinstance(built, EngineConfig | PolicyConfig):
         problems += [f"{prefix}{problem}" for problem in built.problems()]
     return built
+
+
+def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[str]) -> dict[Any, Any]:
+    """The entries of a table whose keys are free within their type."""
+    key_hint, value_hint = get_args(hint)
+    table = {}
+    for name in [name for name in settings if name.startswith(prefix)]:
+        setting = settings.pop(name)
+        key = _convert(Setting(name.removeprefix(prefix), setting.origin), key_hint, problems)
+        table[key] = _convert(setting, value_hint, problems)
+    return table
+
+
+def _build_students(setting: Setting, problems: list[str]) -> tuple[StudentConfig, ...]:
+    """From the folder of the only student, or from the tables of several."""
+    if isinstance(setting.value, str):
+        return (StudentConfig(folder=_convert(setting, Path | None, problems)),)
+    tables = setting.value
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        problems.append(f"{setting.origin}: must be a folder or [[student]] tables")
+        return ()
+    file = setting.origin.removesuffix(": student")
+    students: list[StudentConfig] = []
+    for index, table in enumerate(tables):
+        prefix = f"student[{index}]."
+        settings = _flatten(table, prefix, file)
+        student = _build(StudentConfig, settings, prefix, problems)
+        problems += [f"{left.origin}: no such setting" for left in settings.values()]
+        if isinstance(student, StudentConfig):
+            students.append(student)
+    for index, student in enumerate(students):
+        taken = [other.name for other in students[:index] if other.name is not None]
+        problem = None if student.name is None else name_problem(student.name, taken)
+        problems += [] if problem is None else [f"{setting.origin}: {problem}"]
+    return tuple(students)
 
 
 def _convert(setting: Setting, hint: Any, problems: list[str]) -> Any:

@@ -61,7 +61,9 @@ def body_of(error: ServingError) -> bytes:
 
 
 def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
-    """`Retry-After` in whole seconds where trying again can help."""
+    """`Retry-After` in whole seconds where trying again can help; how to authenticate where that is missing."""
+    if status_of(error) == HTTPStatus.UNAUTHORIZED:
+        return [(b"www-authenticate", b"Bearer")]
     if status_of(error) not in {429, 503}:
         return []
     wait_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s

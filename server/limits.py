@@ -7,7 +7,9 @@ from starlette.requests import Request
 
 from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFull
 from server.bridge import ClientGone
+from server.config import Limits
 from server.context import Context
+from server.student import ServedStudent
 
 
 async def read_json_body(request: Request, context: Context) -> bytes:
@@ -63,9 +65,10 @@ def _too_large(max_bytes: int) -> HTTPException:
 
 def check_room(context: Context) -> None:
     """Raises: QueueFull when `limits.max_requests` are being answered already."""
-    if context.bridge.num_streams >= context.config.limits.max_requests:
+    num_streams = context.num_streams
+    if num_streams >= context.config.limits.max_requests:
         raise QueueFull(
-            f"{context.bridge.num_streams} requests are open (limits.max_requests); try again later",
+            f"{num_streams} requests are open (limits.max_requests); try again later",
             retry_after_s=1.0,
         )
 
@@ -84,12 +87,14 @@ def check_choices(context: Context, num_prompts: int, n: int) -> None:
         )
 
 
-def answer_tokens(context: Context, num_prompt_tokens: int, wanted: int | None, param: str) -> int:
+def answer_tokens(
+    limits: Limits, student: ServedStudent, num_prompt_tokens: int, wanted: int | None, param: str
+) -> int:
     """How many tokens the answer may have: what was asked for, or the rest of the context.
 
     Raises: ContextTooLong, InvalidParameter.
     """
-    limits, max_context = context.config.limits, context.max_context_tokens
+    max_context = student.max_context_tokens
     max_prompt = min(limits.max_prompt_tokens or max_context, max_context - 1)
     if num_prompt_tokens > max_prompt:
         raise ContextTooLong(

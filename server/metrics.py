@@ -5,20 +5,17 @@ finished - first token; inference = finished - admitted; e2e = finished - queued
 TPOT = decode / (tokens - 1); ITL = gap between two events with tokens of a sequence, seen by the event loop.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from engines.config import EngineConfig
-from engines.contract import Engine, EngineStatus
 from engines.sequence import Finish, FinishReason, GenerationRequest
+from server.engine_metrics import ENGINE, LABELS, EngineCollector, Statuses
+from server.route_metrics import RouteMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-ENGINE = "0"
-LABELS = ("model_name", "engine")
 
 # Source: vLLM v1/metrics/buckets.py, so that percentiles of both compare; ours begin lower.
 _TTFT_S = (
@@ -115,43 +112,77 @@ _DURATIONS = {
 
 
 class Metrics:
-    """One server's registry. Owned by the event loop; reading it (`render`) is safe anywhere."""
+    """One server's registry. Owned by the event loop; reading it (`render`) is safe anywhere.
 
-    def __init__(self, engine: Engine, config: EngineConfig) -> None:
-        student = engine.status().student
-        labels = (student, ENGINE)
-        self._registry = CollectorRegistry()
-        self._histograms: dict[str, Histogram] = {}
-        for name, (text, buckets) in _DURATIONS.items():
-            family = Histogram(name, text, LABELS, registry=self._registry, buckets=buckets)
-            self._histograms[name.removeprefix("vllm:")] = family.labels(*labels)
+    `statuses` and `num_classifier_faults` are asked when somebody scrapes.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        statuses: Callable[[], Statuses] = lambda: (),
+        num_classifier_faults: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._config = config
+        registry = self._registry = CollectorRegistry()
+        self.families = Families.make(registry)
+        self.routes = RouteMetrics(registry, num_classifier_faults)
+        self._http = Counter("fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=registry)
+        names = (*LABELS, "kv_bytes", "prefix_cache_bytes")
+        self._cache_info = Gauge("vllm:cache_config_info", "How memory for KV is bounded.", names, registry=registry)
+        registry.register(EngineCollector(statuses))
+
+    def for_student(self, name: str) -> "StudentMetrics":
+        """Where a student's sequences are counted; one of that name goes on where an earlier one ended."""
+        config = self._config
+        self._cache_info.labels(name, ENGINE, str(config.kv_bytes), str(config.prefix_cache_bytes)).set(1)
+        return StudentMetrics(name, self.families)
+
+    def observe_http(self, method: str, route: str, status: int) -> None:
+        self._http.labels(method, route, str(status)).inc()
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Families:
+    """What is counted per sequence, by student."""
+
+    histograms: dict[str, Histogram]
+    success: Counter
+    queries: Counter
+    hits: Counter
+    paths: Counter
+
+    @classmethod
+    def make(cls, registry: CollectorRegistry) -> "Families":
+        reasons = (*LABELS, "finished_reason")
+        return cls(
+            histograms={
+                name.removeprefix("vllm:"): Histogram(name, text, LABELS, registry=registry, buckets=buckets)
+                for name, (text, buckets) in _DURATIONS.items()
+            },
+            success=Counter("vllm:request_success", "Sequences by how they ended.", reasons, registry=registry),
+            queries=Counter("vllm:prefix_cache_queries", "Prompt tokens looked up.", LABELS, registry=registry),
+            hits=Counter("vllm:prefix_cache_hits", "Of them, found.", LABELS, registry=registry),
+            paths=Counter(
+                "fenhe_path_sequences", "Sequences by the path that ran.", ("student", "path"), registry=registry
+            ),
+        )
+
+
+class StudentMetrics:
+    """One student's share of the families. Owned by the event loop."""
+
+    def __init__(self, name: str, families: Families) -> None:
+        labels = (name, ENGINE)
+        self._student = name
+        self._paths = families.paths
+        self._histograms = {key: family.labels(*labels) for key, family in families.histograms.items()}
         self._gap = self._histograms["inter_token_latency_seconds"]
-        success = Counter(
-            "vllm:request_success",
-            "Sequences by how they ended.",
-            (*LABELS, "finished_reason"),
-            registry=self._registry,
-        )
-        self._success = {reason: success.labels(*labels, reason.value) for reason in FinishReason}
-        prefix = (
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up."),
-            ("vllm:prefix_cache_hits", "Of them, found."),
-        )
-        self._queries, self._hits = (
-            Counter(name, text, LABELS, registry=self._registry).labels(*labels) for name, text in prefix
-        )
-        self._paths = Counter(
-            "fenhe_path_sequences",
-            "Sequences by the path that ran.",
-            ("student", "path"),
-            registry=self._registry,
-        )
-        self._http = Counter(
-            "fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=self._registry
-        )
-        _describe_cache(self._registry, labels, config)
-        self._student = student
-        self._registry.register(EngineCollector(engine))
+        self._success = {reason: families.success.labels(*labels, reason.value) for reason in FinishReason}
+        self._queries, self._hits = families.queries.labels(*labels), families.hits.labels(*labels)
 
     def observe_gap(self, seconds: float) -> None:
         self._gap.observe(seconds)
@@ -160,9 +191,6 @@ class Metrics:
         self._histograms["request_params_n"].observe(n)
         self._histograms["request_params_max_tokens"].observe(max_tokens)
 
-    def observe_http(self, method: str, route: str, status: int) -> None:
-        self._http.labels(method, route, str(status)).inc()
-
     def observe_finish(self, request: GenerationRequest, finish: Finish) -> None:
         self._success[finish.reason].inc()
         self._paths.labels(self._student, finish.path).inc()
@@ -170,15 +198,6 @@ class Metrics:
         self._hits.inc(finish.usage.num_cached_tokens)
         for name, value in _figures(finish):
             self._histograms[name].observe(value)
-
-    def render(self) -> bytes:
-        return generate_latest(self._registry)
-
-
-def _describe_cache(registry: CollectorRegistry, labels: tuple[str, str], config: EngineConfig) -> None:
-    names = (*LABELS, "kv_bytes", "prefix_cache_bytes")
-    info = Gauge("vllm:cache_config_info", "How memory for KV is bounded.", names, registry=registry)
-    info.labels(*labels, str(config.kv_bytes), str(config.prefix_cache_bytes)).set(1)
 
 
 def _figures(finish: Finish) -> Iterator[tuple[str, float]]:
@@ -199,71 +218,3 @@ def _figures(finish: Finish) -> Iterator[tuple[str, float]]:
     yield "request_decode_time_seconds", decode_s
     if tokens > 1:
         yield "request_time_per_output_token_seconds", decode_s / (tokens - 1)
-
-
-class EngineCollector(Collector):
-    """Reads the engine's own counts when somebody scrapes."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterable[Metric]:
-        status = self._engine.status()
-        yield from _engine_gauges(status)
-        yield from _engine_counters(status)
-        yield from _stage_counters(status)
-        yield from _loading(status)
-
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-
-def _engine_gauges(status: EngineStatus) -> Iterator[Metric]:
-    share = status.kv_used_bytes / status.kv_capacity_bytes if status.kv_capacity_bytes else 0.0
-    for name, text, value in (
-        ("vllm:num_requests_running", "Sequences being generated.", float(status.num_running)),
-        ("vllm:num_requests_waiting", "Sequences waiting to be admitted.", float(status.num_waiting)),
-        ("vllm:kv_cache_usage_perc", "Share of the KV memory in use; 1 is all.", share),
-        ("fenhe_kv_used_bytes", "KV memory in use.", float(status.kv_used_bytes)),
-        ("fenhe_prefix_cache_bytes", "Memory of the prefix cache.", float(status.prefix_cache_bytes)),
-        ("fenhe_engine_healthy", "1 while the engine answers.", float(status.is_healthy)),
-    ):
-        family = GaugeMetricFamily(name, text, labels=LABELS)
-        family.add_metric((status.student, ENGINE), value)
-        yield family
-
-
-def _engine_counters(status: EngineStatus) -> Iterator[Metric]:
-    for name, text, value in (
-        ("vllm:prompt_tokens", "Prompt tokens processed.", status.num_prompt_tokens),
-        ("vllm:generation_tokens", "Tokens generated.", status.num_generation_tokens),
-        ("vllm:num_preemptions", "Sequences put back to wait for memory.", status.num_preemptions),
-        ("fenhe_steps", "Engine steps.", status.num_steps),
-        ("fenhe_failed_steps", "Engine steps that failed.", status.num_failed_steps),
-    ):
-        family = CounterMetricFamily(name, text, labels=LABELS)
-        family.add_metric((status.student, ENGINE), value)
-        yield family
-
-
-def _stage_counters(status: EngineStatus) -> Iterator[Metric]:
-    counts: tuple[tuple[str, str, Mapping[str, int]], ...] = (
-        ("fenhe_stage_runs", "Forward passes of a module, an exit or the head.", status.stage_runs),
-        ("fenhe_stage_rows", "Rows those passes computed.", status.stage_rows),
-        ("fenhe_prefix_query_tokens", "Prompt tokens looked up per module.", status.prefix_query_tokens),
-        ("fenhe_prefix_hit_tokens", "Of them, found.", status.prefix_hit_tokens),
-    )
-    for name, text, values in counts:
-        family = CounterMetricFamily(name, text, labels=("student", "stage"))
-        for stage, value in values.items():
-            family.add_metric((status.student, stage), value)
-        yield family
-
-
-def _loading(status: EngineStatus) -> Iterator[Metric]:
-    family = GaugeMetricFamily(
-        "fenhe_path_loaded", "Share of a path's stages that are loaded.", labels=("student", "path")
-    )
-    for path in status.paths:
-        family.add_metric((status.student, path.path), path.num_loaded_stages / path.num_stages)
-    yield family

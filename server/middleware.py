@@ -98,10 +98,11 @@ class Exchange:
         self._context.metrics.observe_http(scope["method"], route, status)
         logger.log(
             logging.INFO if self._is_work else logging.DEBUG,
-            "request finished id=%s route=%s status=%d path=%s tokens=%d ms=%.1f",
+            "request finished id=%s route=%s status=%d student=%s path=%s tokens=%d ms=%.1f",
             record.id,
             route,
             status,
+            record.student,
             record.path,
             record.num_tokens,
             (time.monotonic() - record.started_s) * 1000,
@@ -113,5 +114,5 @@ def _make_record(given_id: bytes | None, context: Context) -> Record:
     if given_id is None or _REQUEST_ID.fullmatch(given_id) is None:
         return Record(id=fresh, key=fresh)
     name = given_id.decode()
-    is_taken = name in context.drain.open_keys or context.bridge.has_sequences(name)
+    is_taken = name in context.drain.open_keys or context.has_sequences(name)
     return Record(id=name, key=f"{name}.{fresh[:12]}" if is_taken else name)

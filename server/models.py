@@ -9,8 +9,8 @@ from models.manifest import Manifest, StudentPath
 from server.chat import Handler
 from server.context import Context
 from server.replies import json_response
-from server.schema import ModelFenhe, ModelList, ModelReply, QualityReply
-from server.student import ServedModel, served_models
+from server.status_schema import ModelFenhe, ModelList, ModelReply, QualityReply
+from server.student import NamedModel, ServedStudent, named_models
 
 
 def models_handler(context: Context) -> Handler:
@@ -34,20 +34,24 @@ def model_handler(context: Context) -> Handler:
 
 
 def describe_models(context: Context) -> list[ModelReply]:
-    status = context.engine.status()
-    manifest = context.student.manifest
-    return [
-        ModelReply(id=model.id, created=context.student_created, fenhe=_describe(context, manifest, model, status))
-        for model in served_models(manifest)
-    ]
+    students = {student.name: student for student in context.students}
+    statuses = {name: student.engine.status() for name, student in students.items()}
+    replies = []
+    for model in named_models(context.students):
+        student = students[model.student or context.students[0].name]
+        described = _describe(student, model, statuses[student.name])
+        replies.append(ModelReply(id=model.id, created=student.created, fenhe=described))
+    return replies
 
 
-def _describe(context: Context, manifest: Manifest, model: ServedModel, status: EngineStatus) -> ModelFenhe:
-    path = manifest.path(model.path)
+def _describe(student: ServedStudent, model: NamedModel, status: EngineStatus) -> ModelFenhe:
+    manifest = student.manifest
+    path = manifest.full_path if model.path is None else manifest.path(model.path)
     progress = next(progress for progress in status.paths if progress.path == path.name)
     return ModelFenhe(
-        student=manifest.name,
+        student=student.name,
         path=path.name,
+        is_routed=model.path is None,
         modules=list(path.modules),
         exit=path.exit,
         share_of_layers=round(_num_layers(manifest, path) / manifest.architecture.num_layers, 4),
@@ -55,7 +59,7 @@ def _describe(context: Context, manifest: Manifest, model: ServedModel, status: 
         is_loaded=progress.is_servable,
         num_loaded_stages=progress.num_loaded_stages,
         num_stages=progress.num_stages,
-        max_context_tokens=context.max_context_tokens,
+        max_context_tokens=student.max_context_tokens,
         quality=_quality(manifest, path),
     )
 

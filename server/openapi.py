@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from router.tasks import TASKS
+from server.answer import ROUTE_HEADERS
 from server.schema import (
     ChatChunk,
     ChatCompletion,
@@ -13,15 +15,23 @@ from server.schema import (
     DetokenizeRequest,
     DetokenizeResponse,
     ErrorReply,
+    RouteRequest,
+    StudentRequest,
+    TextCompletion,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from server.status_schema import (
     HealthReply,
     ModelList,
     ModelReply,
     ProgressReply,
-    TextCompletion,
-    TokenizeRequest,
-    TokenizeResponse,
+    RouteReply,
+    StudentList,
+    StudentReply,
     VersionReply,
 )
+from server.wishes import TASK_HEADER
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]
@@ -29,7 +39,8 @@ Refs = dict[type[msgspec.Struct], Schema]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Operation:
-    """One route as the document tells it. `refusals` are the error statuses with an OpenAI error body."""
+    """One route as the document tells it. `refusals` are the error statuses with an OpenAI error body, `parameters`
+    what it reads beside the body and x-request-id."""
 
     method: str
     path: str
@@ -40,9 +51,22 @@ class Operation:
     chunk: type[msgspec.Struct] | None = None
     refusals: tuple[int, ...] = ()
     unready: type[msgspec.Struct] | None = None
+    status: int = 200
+    is_routed: bool = False
+    parameters: tuple[Schema, ...] = ()
+    needs_key: bool = False
 
 
+def _parameter(name: str, where: str, *, is_required: bool = False, **schema: Any) -> Schema:
+    return {"name": name, "in": where, "required": is_required, "schema": {"type": "string", **schema}}
+
+
+_REQUEST_ID = _parameter("x-request-id", "header", pattern="^[A-Za-z0-9._:-]{1,128}$")
+_TASK = _parameter(TASK_HEADER, "header", enum=list(TASKS))
+_MODEL = _parameter("model", "path", is_required=True)
+_STUDENT = _parameter("name", "path", is_required=True)
 _BODY = (400, 408, 413, 415, 503)
+_ADMIN = (400, 401, 404)
 _WORK = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 
 OPERATIONS = (
@@ -55,6 +79,8 @@ OPERATIONS = (
         reply=ChatCompletion,
         chunk=ChatChunk,
         refusals=_WORK,
+        parameters=(_TASK,),
+        is_routed=True,
     ),
     Operation(
         method="post",
@@ -65,6 +91,18 @@ OPERATIONS = (
         reply=TextCompletion,
         chunk=TextCompletion,
         refusals=_WORK,
+        parameters=(_TASK,),
+        is_routed=True,
+    ),
+    Operation(
+        method="post",
+        path="/v1/route",
+        id="create_route",
+        summary="Where a request would go and why, without generating.",
+        body=RouteRequest,
+        reply=RouteReply,
+        refusals=(*_BODY, 404, 500),
+        parameters=(_TASK,),
     ),
     Operation(
         method="get",
@@ -81,6 +119,7 @@ OPERATIONS = (
         summary="One model id.",
         reply=ModelReply,
         refusals=(404, 503),
+        parameters=(_MODEL,),
     ),
     Operation(
         method="post",
@@ -117,8 +156,57 @@ OPERATIONS = (
         unready=ProgressReply,
     ),
     Operation(method="get", path="/startup", id="startup", summary="How far loading is.", reply=ProgressReply),
-    Operation(method="get", path="/version", id="show_version", summary="Versions.", reply=VersionReply),
+    Operation(
+        method="get",
+        path="/version",
+        id="show_version",
+        summary="Versions.",
+        reply=VersionReply,
+        refusals=(404,),
+        parameters=(_parameter("model", "query"),),
+    ),
     Operation(method="get", path="/metrics", id="metrics", summary="Prometheus metrics.", reply=None),
+    Operation(
+        method="get",
+        path="/admin/students",
+        id="list_students",
+        summary="The students of the pool, and those on their way in or out.",
+        reply=StudentList,
+        refusals=_ADMIN,
+        needs_key=True,
+    ),
+    Operation(
+        method="post",
+        path="/admin/students",
+        id="add_student",
+        summary="Add a student; it is opened and loaded in the background.",
+        body=StudentRequest,
+        reply=StudentReply,
+        status=202,
+        refusals=(*_ADMIN, 408, 413, 415),
+        needs_key=True,
+    ),
+    Operation(
+        method="post",
+        path="/admin/students/{name}/drain",
+        id="drain_student",
+        summary="Give a student no new requests; what it runs may finish.",
+        reply=StudentReply,
+        refusals=_ADMIN,
+        parameters=(_STUDENT,),
+        needs_key=True,
+    ),
+    Operation(
+        method="delete",
+        path="/admin/students/{name}",
+        id="remove_student",
+        summary="Remove a student; one that runs sequences must be drained first.",
+        reply=StudentReply,
+        status=202,
+        refusals=_ADMIN,
+        parameters=(_STUDENT,),
+        needs_key=True,
+    ),
 )
 
 
@@ -139,21 +227,27 @@ def openapi_document(version: str) -> Schema:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"adminKey": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
 def _describe(operation: Operation, refs: Refs) -> Schema:
+    answer: Schema = {"description": "The answer.", "content": _content(operation, refs)}
+    if operation.is_routed:
+        answer["headers"] = {name: {"schema": {"type": "string"}} for name in ROUTE_HEADERS}
     described: Schema = {
         "operationId": operation.id,
         "summary": operation.summary,
-        "parameters": [_parameter("x-request-id", "header", is_required=False)],
-        "responses": {"200": {"description": "The answer.", "content": _content(operation, refs)}},
+        "parameters": [_REQUEST_ID, *operation.parameters],
+        "responses": {str(operation.status): answer},
     }
-    if "{model}" in operation.path:
-        described["parameters"].append(_parameter("model", "path", is_required=True))
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(refs[operation.body])}
+    if operation.needs_key:
+        described["security"] = [{"adminKey": []}]
     for status in sorted({400, *operation.refusals}):  # 400: a bad x-request-id
         described["responses"][str(status)] = {"description": "An error.", "content": _json(refs[ErrorReply])}
     if operation.unready is not None:
@@ -178,10 +272,3 @@ def _content(operation: Operation, refs: Refs) -> Schema:
 
 def _json(schema: Schema) -> Schema:
     return {"application/json": {"schema": schema}}
-
-
-def _parameter(name: str, where: str, *, is_required: bool) -> Schema:
-    schema: Schema = {"type": "string"}
-    if where == "header":
-        schema |= {"pattern": "^[A-Za-z0-9._:-]{1,128}$"}
-    return {"name": name, "in": where, "required": is_required, "schema": schema}

@@ -5,29 +5,31 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engines.contract import EngineStatus
+from router.decision import Health
+from router.pool import AUTO
 from server.chat import Handler
 from server.context import Context
 from server.metrics import CONTENT_TYPE
 from server.replies import json_response
-from server.schema import HealthReply, PathProgress, ProgressReply, VersionReply
+from server.status_schema import HealthReply, PathProgress, ProgressReply, StudentProgress, StudentStatus, VersionReply
+from server.student import ServedStudent, find_student
 
 RETRY = {"retry-after": "1"}
 
 
 def health_handler(context: Context) -> Handler:
-    """200 from the first moment on; 503 only for an engine that a restart alone can mend."""
+    """200 from the first moment on; 503 only when every student's engine is one that a restart alone can mend."""
 
     async def health(request: Request) -> Response:
-        status = context.engine.status()
-        word: Literal["ok", "unhealthy"] = "ok" if status.is_healthy else "unhealthy"
-        return json_response(HealthReply(status=word, error=status.error), 200 if status.is_healthy else 503)
+        error = _error_of_all([progress_of(context, student) for student in context.students])
+        word: Literal["ok", "unhealthy"] = "ok" if error is None else "unhealthy"
+        return json_response(HealthReply(status=word, error=error), 200 if error is None else 503)
 
     return health
 
 
 def ready_handler(context: Context) -> Handler:
-    """503 until the default path can be served, and again from the first signal to stop."""
+    """503 until some student's default path can be served, and again from the first signal to stop."""
 
     async def ready(request: Request) -> Response:
         progress = describe_progress(context)
@@ -46,10 +48,17 @@ def startup_handler(context: Context) -> Handler:
 
 
 def version_handler(context: Context) -> Handler:
+    """The versions of a server, and of the student of `?model=`, or of the first one."""
+
     async def show_version(request: Request) -> Response:
-        variant = context.engine.status().variant
+        model = request.query_params.get("model")
+        student = None if model is None and not context.students else find_student(context.students, model or AUTO)
         return json_response(
-            VersionReply(version=context.version, student=context.student.manifest.name, variant=variant)
+            VersionReply(
+                version=context.version,
+                student=None if student is None else student.name,
+                variant=None if student is None else student.engine.status().variant,
+            )
         )
 
     return show_version
@@ -63,29 +72,55 @@ def metrics_handler(context: Context) -> Handler:
 
 
 def describe_progress(context: Context) -> ProgressReply:
-    status = context.engine.status()
-    deepest = max(status.paths, key=lambda path: path.num_stages)
+    students = [progress_of(context, student) for student in context.students]
     return ProgressReply(
-        status=_word(context, status),
-        student=status.student,
+        status=_word(context, students),
+        students=students,
+        paths=[progress for student in context.students for progress in _paths(student)],
+        error=_error_of_all(students),
+    )
+
+
+def progress_of(context: Context, student: ServedStudent) -> StudentProgress:
+    status, state = student.engine.status(), student.state()
+    deepest = max(status.paths, key=lambda path: path.num_stages)
+    is_leaving = context.drain.is_draining and state.health is not Health.UNHEALTHY
+    return StudentProgress(
+        name=student.name,
+        status=Health.DRAINING.value if is_leaving else state.health.value,
         loaded_share=round(deepest.num_loaded_stages / deepest.num_stages, 4),
-        paths=[
-            PathProgress(
-                path=path.path,
-                is_servable=path.is_servable,
-                is_default=path.is_default,
-                num_loaded_stages=path.num_loaded_stages,
-                num_stages=path.num_stages,
-            )
-            for path in status.paths
-        ],
         error=status.error,
     )
 
 
-def _word(context: Context, status: EngineStatus) -> Literal["ready", "loading", "draining", "unhealthy"]:
-    if not status.is_healthy:
-        return "unhealthy"
+def _paths(student: ServedStudent) -> list[PathProgress]:
+    return [
+        PathProgress(
+            student=student.name,
+            path=path.path,
+            is_servable=path.is_servable,
+            is_default=path.is_default,
+            num_loaded_stages=path.num_loaded_stages,
+            num_stages=path.num_stages,
+        )
+        for path in student.engine.status().paths
+    ]
+
+
+def _word(context: Context, students: list[StudentProgress]) -> StudentStatus | Literal["empty"]:
+    """The best of the students' words: one that is ready suffices."""
     if context.drain.is_draining:
-        return "draining"
-    return "ready" if status.is_ready else "loading"
+        return "draining" if _error_of_all(students) is None else "unhealthy"
+    words = {student.status for student in students}
+    ranked: tuple[StudentStatus, ...] = ("ready", "loading", "draining", "unhealthy")
+    return next((word for word in ranked if word in words), "empty")
+
+
+def _error_of_all(students: list[StudentProgress]) -> str | None:
+    """What ails the students, when none is well."""
+    errors = {student.name: student.error for student in students if student.error is not None}
+    if not students or len(errors) < len(students):
+        return None
+    if len(errors) == 1:
+        return next(iter(errors.values()))
+    return "; ".join(f"{name}: {error}" for name, error in errors.items())

@@ -1,32 +1,49 @@
 """From what a request says to prompt token ids: messages through the chat template, text as it is."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from models.errors import BadRequest, InvalidParameter
-from server.context import Context, run_beside
+from router.conversation import Conversation, conversation_of
+from server.context import run_beside
 from server.schema import Message
-from server.student import Template
+from server.student import ServedStudent, Template
+
+TextPrompt = str | list[int]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Prompt:
+    """A prompt in one student's tokens; `text` is what an echo repeats."""
+
+    token_ids: tuple[int, ...]
+    text: str = ""
+
+
+def conversation_in(messages: list[Message]) -> Conversation:
+    """What of the messages is classified. Raises: InvalidParameter."""
+    return conversation_of((message.role, _text(message, f"messages[{i}]")) for i, message in enumerate(messages))
 
 
 async def encode_messages(
-    context: Context, messages: list[Message], *, add_generation_prompt: bool = True
+    student: ServedStudent, messages: list[Message], *, add_generation_prompt: bool = True
 ) -> tuple[int, ...]:
     """Raises: BadRequest for a student without a chat template, or when the template refuses the messages."""
-    template = context.student.tokenizer.chat_template
+    template = student.tokenizer.chat_template
     if template is None:
         raise BadRequest(
             "this student has no chat template; send the prompt as text to /v1/completions", param="messages"
         )
     plain = [_plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     num_chars = sum(len(message["content"]) for message in plain)
-    return await run_beside(num_chars, lambda: _render(context, template, plain, add_generation_prompt))
+    return await run_beside(num_chars, lambda: _render(student, template, plain, add_generation_prompt))
 
 
 def _render(
-    context: Context, template: Template, messages: list[dict[str, Any]], add_generation_prompt: bool
+    student: ServedStudent, template: Template, messages: list[dict[str, Any]], add_generation_prompt: bool
 ) -> tuple[int, ...]:
     text = template.render(messages, add_generation_prompt=add_generation_prompt)
-    ids = tuple(context.student.tokenizer.encode(text))
+    ids = tuple(student.tokenizer.encode(text))
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
     return ids
@@ -55,17 +72,53 @@ def _text(message: Message, where: str) -> str:
     return "\n".join(part.text for part in content)
 
 
-async def encode_text(context: Context, text: str, *, add_special: bool = True) -> tuple[int, ...]:
-    tokenizer = context.student.tokenizer
+async def encode_text(student: ServedStudent, text: str, *, add_special: bool = True) -> tuple[int, ...]:
+    tokenizer = student.tokenizer
     return await run_beside(len(text), lambda: tuple(tokenizer.encode(text, add_special=add_special)))
 
 
-def check_token_ids(context: Context, ids: list[int], param: str) -> tuple[int, ...]:
+def check_token_ids(student: ServedStudent, ids: list[int], param: str) -> tuple[int, ...]:
     """Raises: InvalidParameter for an id the student does not have."""
-    vocab_size = context.student.tokenizer.vocab_size
+    vocab_size = student.tokenizer.vocab_size
     for id in ids:
         if id >= vocab_size:
             raise InvalidParameter(
-                f"`{param}`: {id} is no token id of this student (0 to {vocab_size - 1})", param=param
+                f"`{param}`: {id} is no token id of student `{student.name}` (0 to {vocab_size - 1})", param=param
             )
     return tuple(ids)
+
+
+def split_prompt(prompt: str | list[str | int | list[int]]) -> list[TextPrompt]:
+    """One entry per prompt. Raises: InvalidParameter for a list that is empty or mixes kinds."""
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise InvalidParameter("`prompt`: the list is empty", param="prompt")
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) == len(prompt):
+        return [ids]
+    several = [item for item in prompt if not isinstance(item, int)]
+    if len(several) < len(prompt) or len({type(item) for item in several}) > 1:
+        raise InvalidParameter("`prompt`: strings, token ids and lists of token ids cannot be mixed", param="prompt")
+    return several
+
+
+async def encode_prompt(student: ServedStudent, prompt: TextPrompt, *, keeps_text: bool = False) -> Prompt:
+    """Raises: InvalidParameter for one that is empty or not in the student's vocabulary."""
+    if isinstance(prompt, str):
+        token_ids = await encode_text(student, prompt)
+        if not token_ids:
+            raise InvalidParameter("`prompt`: there is nothing to complete in an empty prompt", param="prompt")
+        return Prompt(token_ids=token_ids, text=prompt if keeps_text else "")
+    token_ids = check_token_ids(student, prompt, "prompt")
+    text = student.tokenizer.decode(token_ids, skip_special=False) if keeps_text else ""
+    return Prompt(token_ids=token_ids, text=text)
+
+
+async def prompt_text(student: ServedStudent, prompt: TextPrompt) -> str:
+    """A prompt as text, for the classifier; ids that the student does not have are left out."""
+    if isinstance(prompt, str):
+        return prompt
+    vocab_size, tokenizer = student.tokenizer.vocab_size, student.tokenizer
+    known = [id for id in prompt if id < vocab_size]
+    return await run_beside(len(known), lambda: tokenizer.decode(known))

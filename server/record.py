@@ -16,9 +16,15 @@ class Record:
     key: str
     started_s: float = field(default_factory=time.monotonic)
     status: int | None = None
+    student: str | None = None
     path: str | None = None
     num_tokens: int = 0
     is_event_stream: bool = False
+
+    def begin(self, student: str, path: str) -> None:
+        """Note where the request went."""
+        self.student = student
+        self.path = path
 
     def finish(self, path: str, num_tokens: int) -> None:
         """Note the path that really ran, and the tokens it brought."""

@@ -7,6 +7,7 @@ from typing import Literal
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
 from server.sampling import seed_of_choice, while_loading
 from server.schema import SamplingWish
+from server.student import ServedStudent
 
 
 def choice_requests(
@@ -31,6 +32,11 @@ def choice_requests(
             )
         )
     return tuple(requests)
+
+
+def answered_model(model: str, student: ServedStudent) -> str:
+    """The model id an answer carries: the student's path that was asked for by name, else the student."""
+    return model if model.startswith(f"{student.name}:") else student.name
 
 
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:

@@ -35,7 +35,7 @@ def seed_of_choice(seed: int | None, index: int) -> int | None:
 
 
 def while_loading(wish: SamplingWish) -> WhileLoading:
-    return WhileLoading.WAIT if wish.fenhe is None else WhileLoading(wish.fenhe.while_loading)
+    return WhileLoading((wish.fenhe and wish.fenhe.while_loading) or WhileLoading.WAIT)
 
 
 def stream_options(wish: SamplingWish) -> StreamOptions:

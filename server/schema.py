@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from router.decision import Quality
+from router.tasks import Task
+
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 PositiveProbability = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -36,9 +39,15 @@ class StreamOptions(Wish, frozen=True, kw_only=True):
 
 
 class FenheOptions(Wish, frozen=True, kw_only=True):
-    """What fenhe adds to the API: `while_loading` says what to do until the path's modules are loaded."""
+    """What fenhe adds to the API: wishes for the router, which win over what it finds by itself.
 
-    while_loading: Literal["wait", "degrade"] = "wait"
+    `while_loading` says what to do until the path's modules are loaded.
+    """
+
+    task: Task | None = None
+    path: Annotated[str, Meta(min_length=1)] | None = None
+    quality: Quality | None = None
+    while_loading: Literal["wait", "degrade"] | None = None
 
 
 class SamplingWish(Wish, frozen=True, kw_only=True):
@@ -102,6 +111,23 @@ class CompletionRequest(SamplingWish, frozen=True, kw_only=True):
     )
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+
+
+class RouteRequest(Wish, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`, as the generating endpoints take them; `fenhe.while_loading` decides nothing."""
+
+    model: str = "auto"
+    prompt: str | list[str | TokenId | TokenPrompt] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    fenhe: FenheOptions | None = None
+
+
+class StudentRequest(Wish, frozen=True, kw_only=True):
+    """A student to add: a folder on the server's disk. `name` is the manifest's when absent."""
+
+    folder: Annotated[str, Meta(min_length=1)]
+    name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    tasks: list[Task] | None = None
 
 
 class TokenizeRequest(Wish, frozen=True, kw_only=True):
@@ -250,44 +276,6 @@ class TextCompletion(Reply, frozen=True, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
 
 
-class QualityReply(Reply, frozen=True, kw_only=True):
-    """Cross-entropy in nats per token on `text`, measured when the student was built."""
-
-    variant: str
-    cross_entropy: float
-    text: str
-    num_tokens: int
-
-
-class ModelFenhe(Reply, frozen=True, kw_only=True):
-    """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1."""
-
-    student: str
-    path: str
-    modules: list[str]
-    exit: str
-    share_of_layers: float
-    is_exit_trained: bool
-    is_loaded: bool
-    num_loaded_stages: int
-    num_stages: int
-    max_context_tokens: int
-    quality: list[QualityReply]
-
-
-class ModelReply(Reply, frozen=True, kw_only=True):
-    id: str
-    created: int
-    fenhe: ModelFenhe
-    owned_by: str = "fenhe"
-    object: Literal["model"] = "model"
-
-
-class ModelList(Reply, frozen=True, kw_only=True):
-    data: list[ModelReply]
-    object: Literal["list"] = "list"
-
-
 class ErrorDetail(Reply, frozen=True, kw_only=True):
     message: str
     type: str
@@ -299,37 +287,10 @@ class ErrorReply(Reply, frozen=True, kw_only=True):
     error: ErrorDetail
 
 
-class PathProgress(Reply, frozen=True, kw_only=True):
-    path: str
-    is_servable: bool
-    is_default: bool
-    num_loaded_stages: int
-    num_stages: int
-
-
-class HealthReply(Reply, frozen=True, kw_only=True):
-    status: Literal["ok", "unhealthy"]
-    error: str | None
-
-
-class ProgressReply(Reply, frozen=True, kw_only=True):
-    """`loaded_share` is stages loaded of stages there are, over the path that needs most of them."""
-
-    status: Literal["ready", "loading", "draining", "unhealthy"]
-    student: str
-    loaded_share: float
-    paths: list[PathProgress]
-    error: str | None
-
-
-class VersionReply(Reply, frozen=True, kw_only=True):
-    version: str
-    student: str
-    variant: str
-
-
 chat_decoder = msgspec.json.Decoder(ChatRequest)
 completion_decoder = msgspec.json.Decoder(CompletionRequest)
+route_decoder = msgspec.json.Decoder(RouteRequest)
+student_decoder = msgspec.json.Decoder(StudentRequest)
 tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
 detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
 any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()

@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         await self._wait_idle(grace_s)
         if drain.open_keys:
             logger.warning("grace period over open_requests=%d", len(drain.open_keys))
-            await asyncio.to_thread(self._context.engine.stop, 0.0)
+            await self._context.stop_engines()
             await self._wait_idle(LAST_BYTES_S)
         self.should_exit = True
 

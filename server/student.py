@@ -1,14 +1,18 @@
-"""What the server needs of a student: its manifest, its words, and which path a model id stands for."""
+"""A student as the server holds it, and which student and path a model id stands for."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.errors import UnknownModel
-from models.manifest import Manifest
+from models.errors import Unavailable, UnknownModel
+from models.manifest import MANIFEST_NAME, Manifest
+from router.pool import AUTO, Member
+from server.bridge import Bridge
+from server.metrics import StudentMetrics
 
-AUTO = "auto"
+RETRY_AFTER_S = 5.0
 
 
 class Template(Protocol):
@@ -44,30 +48,86 @@ class Student(Protocol):
     def tokenizer(self) -> Tokenizer: ...
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class ServedStudent(Member):
+    """A member of the pool with what brings its engine's events to clients. `version` is the server's own."""
+
+    student: Student
+    bridge: Bridge
+    metrics: StudentMetrics
+    version: str
+    max_configured_tokens: int | None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.student.manifest
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.student.tokenizer
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The longest prompt and answer together: the student's, the configured one, or what KV has room for."""
+        bounds = (
+            self.manifest.architecture.max_context_tokens,
+            self.max_configured_tokens,
+            self.engine.status().kv_capacity_tokens,
+        )
+        return min(bound for bound in bounds if bound is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint`: changes when the version, the student or its precision does."""
+        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {self.engine.status().variant}"
+        return f"fp_{hashlib.sha256(seed.encode()).hexdigest()[:10]}"
+
+    @property
+    def created(self) -> int:
+        """When the student was built, in Unix seconds."""
+        file = self.student.folder / MANIFEST_NAME
+        return int(file.stat().st_mtime) if file.exists() else 0
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
-class ServedModel:
-    """A model id clients may name, and the path it runs. `id` is what answers carry."""
+class NamedModel:
+    """A model id and what it fixes: nothing (`auto`), a student, or a student's path."""
 
     id: str
-    path: str
+    student: str | None = None
+    path: str | None = None
 
 
-def served_models(manifest: Manifest) -> list[ServedModel]:
-    """Every id `GET /v1/models` lists: `auto`, the student's name, and one per path."""
-    full = manifest.full_path.name
-    named = [ServedModel(id=AUTO, path=full), ServedModel(id=manifest.name, path=full)]
-    return named + [ServedModel(id=f"{manifest.name}:{path.name}", path=path.name) for path in manifest.paths]
+def named_models(students: Sequence[ServedStudent]) -> list[NamedModel]:
+    """Every id `GET /v1/models` lists: `auto`, each student's name, and one per path."""
+    models = [NamedModel(id=AUTO)] if students else []
+    for student in students:
+        models.append(NamedModel(id=student.name, student=student.name))
+        models += [
+            NamedModel(id=f"{student.name}:{path.name}", student=student.name, path=path.name)
+            for path in student.manifest.paths
+        ]
+    return models
 
 
-def find_model(manifest: Manifest, name: str) -> ServedModel:
-    """The model a request names; `auto` answers under the student's own name.
-
-    Raises: UnknownModel.
-    """
-    known = {model.id: model for model in served_models(manifest)}
+def find_model(students: Sequence[ServedStudent], name: str) -> NamedModel:
+    """The model a request names. Raises: UnknownModel."""
     if name == AUTO:
-        return known[manifest.name]
+        return NamedModel(id=AUTO)
+    known = {model.id: model for model in named_models(students)}
     if name not in known:
-        listed = ", ".join(f"`{name}`" for name in known)
+        listed = ", ".join(f"`{name}`" for name in known) or "none"
         raise UnknownModel(f"the model `{name[:200]}` does not exist; this server has {listed}", param="model")
     return known[name]
+
+
+def find_student(students: Sequence[ServedStudent], name: str) -> ServedStudent:
+    """The student of a model id, where only its tokenizer is asked for; `auto` is the first one.
+
+    Raises: UnknownModel; Unavailable for `auto` when there is no student.
+    """
+    model = find_model(students, name)
+    for student in students:
+        if model.student in (None, student.name):
+            return student
+    raise Unavailable("this server has no student now", retry_after_s=RETRY_AFTER_S)

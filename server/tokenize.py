@@ -17,21 +17,21 @@ from server.schema import (
     detokenize_decoder,
     tokenize_decoder,
 )
-from server.student import find_model
+from server.student import ServedStudent, find_student
 
 
 def tokenize_handler(context: Context) -> Handler:
     async def tokenize(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), tokenize_decoder)
-        find_model(context.student.manifest, wish.model)
-        tokens = await _encode(context, wish)
+        student = find_student(context.students, wish.model)
+        tokens = await _encode(student, wish)
         texts = None
         if wish.return_token_strs:
-            texts = [context.student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
+            texts = [student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
         return json_response(
             TokenizeResponse(
                 count=len(tokens),
-                max_model_len=context.max_context_tokens,
+                max_model_len=student.max_context_tokens,
                 tokens=list(tokens),
                 token_strs=texts,
             )
@@ -40,21 +40,21 @@ def tokenize_handler(context: Context) -> Handler:
     return tokenize
 
 
-async def _encode(context: Context, wish: TokenizeRequest) -> tuple[int, ...]:
+async def _encode(student: ServedStudent, wish: TokenizeRequest) -> tuple[int, ...]:
     if (wish.prompt is None) == (wish.messages is None):
         raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
     if wish.messages is not None:
-        return await encode_messages(context, wish.messages, add_generation_prompt=wish.add_generation_prompt)
+        return await encode_messages(student, wish.messages, add_generation_prompt=wish.add_generation_prompt)
     assert wish.prompt is not None
-    return await encode_text(context, wish.prompt, add_special=wish.add_special_tokens)
+    return await encode_text(student, wish.prompt, add_special=wish.add_special_tokens)
 
 
 def detokenize_handler(context: Context) -> Handler:
     async def detokenize(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), detokenize_decoder)
-        find_model(context.student.manifest, wish.model)
-        ids = check_token_ids(context, wish.tokens, "tokens")
-        tokenizer = context.student.tokenizer
+        student = find_student(context.students, wish.model)
+        ids = check_token_ids(student, wish.tokens, "tokens")
+        tokenizer = student.tokenizer
         text = await run_beside(len(ids), lambda: tokenizer.decode(ids, skip_special=False))
         return json_response(DetokenizeResponse(prompt=text))
 

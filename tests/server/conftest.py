@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from engines.config import EngineConfig
 from engines.scripted import Line, ScriptedEngine
 from models.architecture import Architecture
-from models.manifest import FORMAT_VERSION, DepthRule, Exit, Manifest, Module, Quality, StudentPath
+from models.manifest import FORMAT_VERSION, DepthRule, Exit, Manifest, Module, Quality, Retention, StudentPath
 from models.tokenizer import Tokenizer as StudentTokenizer
 from models.tokenizer import TokenizerSettings, byte_alphabet
+from router.conversation import Conversation
+from router.decision import TaskScores
+from router.tasks import GENERAL, TASKS, Task
 from server.app import create_app
-from server.config import Limits, ServerConfig
+from server.config import Limits, RouterConfig, ServerConfig
 from server.context import Context, make_context
+from server.opening import Opened, Opener
+from server.student import ServedStudent
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -39,10 +44,10 @@ class TinyStudent:
     tokenizer: StudentTokenizer
 
 
-def make_manifest() -> Manifest:
+def make_manifest(name: str = STUDENT) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
-        name=STUDENT,
+        name=name,
         source="test",
         source_sha256="0" * 64,
         licence="Apache-2.0",
@@ -72,9 +77,13 @@ def make_manifest() -> Manifest:
             StudentPath(name="shallow", modules=("knowledge",), exit="exit-knowledge"),
             StudentPath(name="full", modules=("knowledge", "reasoning", "adapter"), exit="exit-adapter"),
         ),
-        tasks={"general": "full"},
-        depth_rules=(DepthRule(max_prompt_tokens=None, path="full"),),
+        tasks={"math": "shallow", "fact": "shallow", "legal": "full", "general": "full"},
+        depth_rules=(DepthRule(max_prompt_tokens=128, path="shallow"), DepthRule(max_prompt_tokens=None, path="full")),
         variants=(),
+        retention=(
+            Retention(path="shallow", task="math", variant="scripted", score=0.97, low=0.96, high=0.98),
+            Retention(path="shallow", task="fact", variant="scripted", score=0.85, low=0.80, high=0.90),
+        ),
         quality=(Quality(path="full", variant="int8", cross_entropy=2.3, text="gsm8k", num_tokens=100),),
     )
 
@@ -89,9 +98,35 @@ def make_tokenizer(template: str | None = TEMPLATE) -> StudentTokenizer:
     return StudentTokenizer(backend, settings, template)
 
 
+def make_student(folder: Path, name: str = STUDENT) -> TinyStudent:
+    return TinyStudent(folder=folder, manifest=make_manifest(name), tokenizer=make_tokenizer())
+
+
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> TinyStudent:
-    return TinyStudent(folder=tmp_path_factory.mktemp("student"), manifest=make_manifest(), tokenizer=make_tokenizer())
+    return make_student(tmp_path_factory.mktemp("student"))
+
+
+SURE = 0.9
+"""The confidence of the word classifier in the task it found a word of."""
+
+
+class WordClassifier:
+    """Says `math` of a text with that word, and so on, and counts how often it was asked. It fails on `kaboom`."""
+
+    def __init__(self) -> None:
+        self.asked: list[Conversation] = []
+        self.threads: list[threading.Thread] = []
+
+    def classify(self, conversation: Conversation) -> TaskScores:
+        self.asked.append(conversation)
+        self.threads.append(threading.current_thread())
+        if "kaboom" in conversation.last:
+            raise ZeroDivisionError("kaboom")
+        found: Task = next((task for task in TASKS if task in conversation.last), GENERAL)
+        rest = (1 - SURE) / (len(TASKS) - 1)
+        probabilities = {task: SURE if task == found else rest for task in TASKS}
+        return TaskScores(task=found, confidence=SURE, probabilities=probabilities)
 
 
 SCRIPT = {
@@ -106,25 +141,38 @@ SCRIPT = {
 
 @dataclass(slots=True, kw_only=True)
 class Served:
-    """A running server. `client` never retries: a test must see the first answer."""
+    """A running server. `client` never retries: a test must see the first answer. `engine` is the first student's."""
 
     url: str
     context: Context
-    engine: ScriptedEngine
+    engines: dict[str, ScriptedEngine]
+    classifier: WordClassifier
     client: openai.OpenAI
     http: httpx.Client
+
+    @property
+    def engine(self) -> ScriptedEngine:
+        return next(iter(self.engines.values()))
+
+    @property
+    def student(self) -> ServedStudent:
+        return self.context.students[0]
 
     def post(self, path: str, body: Mapping[str, Any], **options: Any) -> httpx.Response:
         return self.http.post(path, json=dict(body), **options)
 
-    def chat(self, prompt: str, **fields: Any) -> httpx.Response:
+    def chat(self, prompt: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], **fields}
-        return self.post("/v1/chat/completions", body)
+        return self.post("/v1/chat/completions", body, headers=dict(headers or {}))
+
+    def route(self, prompt: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": prompt}], **fields}
+        return self.post("/v1/route", body, headers=dict(headers or {}))
 
 
-def make_engine(script: Mapping[str, Line], **options: Any) -> ScriptedEngine:
+def make_engine(script: Mapping[str, Line], *, student: str = STUDENT, **options: Any) -> ScriptedEngine:
     return ScriptedEngine(
-        student=STUDENT,
+        student=student,
         paths={"shallow": 3, "full": 5},
         default_path="full",
         decode=lambda ids: make_tokenizer().decode(list(ids), skip_special=False),
@@ -134,10 +182,21 @@ def make_engine(script: Mapping[str, Line], **options: Any) -> ScriptedEngine:
     )
 
 
+def open_scripted(student: TinyStudent, engine: ScriptedEngine, tasks: Sequence[Task] = ()) -> Opened:
+    return Opened(name=student.manifest.name, student=student, engine=engine, tasks=frozenset(tasks))
+
+
 @contextlib.contextmanager
-def run_server(student: TinyStudent, engine: ScriptedEngine, config: ServerConfig) -> Iterator[Served]:
+def run_server(
+    students: Sequence[Opened],
+    config: ServerConfig,
+    *,
+    classifier: WordClassifier | None = None,
+    opener: Opener | None = None,
+) -> Iterator[Served]:
     """Serve in a thread on an ephemeral loopback port."""
-    context = make_context(config, student, engine)
+    classifier = classifier or WordClassifier()
+    context = make_context(config, students, classifier=classifier if config.router.enabled else None, opener=opener)
     settings = uvicorn.Config(
         create_app(context), host="127.0.0.1", port=0, log_config=None, loop="uvloop", http="httptools", ws="none"
     )
@@ -159,7 +218,8 @@ def run_server(student: TinyStudent, engine: ScriptedEngine, config: ServerConfi
     )
     try:
         with client, httpx.Client(base_url=url, timeout=20) as http:
-            yield Served(url=url, context=context, engine=engine, client=client, http=http)
+            engines = {opened.name: opened.engine for opened in students if isinstance(opened.engine, ScriptedEngine)}
+            yield Served(url=url, context=context, engines=engines, classifier=classifier, client=client, http=http)
     finally:
         server.should_exit = True
         thread.join(10)
@@ -169,7 +229,7 @@ def run_server(student: TinyStudent, engine: ScriptedEngine, config: ServerConfi
 @pytest.fixture(scope="module")
 def served(student: TinyStudent) -> Iterator[Served]:
     """One server for all tests of a file that do not change it."""
-    with run_server(student, make_engine(SCRIPT), ServerConfig()) as running:
+    with run_server([open_scripted(student, make_engine(SCRIPT))], ServerConfig()) as running:
         yield running
 
 
@@ -186,11 +246,44 @@ def start(student: TinyStudent) -> Iterator[Start]:
             *,
             limits: Limits | None = None,
             engine_config: EngineConfig | None = None,
+            router: RouterConfig | None = None,
             **engine_options: Any,
         ) -> Served:
-            config = ServerConfig(limits=limits or Limits(), engine=engine_config or EngineConfig())
+            config = ServerConfig(
+                limits=limits or Limits(),
+                engine=engine_config or EngineConfig(),
+                router=router or RouterConfig(),
+            )
             engine = make_engine({**SCRIPT, **(script or {})}, **engine_options)
-            return stack.enter_context(run_server(student, engine, config))
+            return stack.enter_context(run_server([open_scripted(student, engine)], config))
+
+        yield begin
+
+
+StartPool = Callable[..., Served]
+
+
+@pytest.fixture
+def start_pool(tmp_path: Path) -> Iterator[StartPool]:
+    """A server of several students: `start_pool({"big": (), "maths": ("math",)}, admin=..., opener=..., big={...})`.
+
+    Each name may come with options for its engine, `script` among them.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def begin(
+            names: Mapping[str, Sequence[Task]],
+            *,
+            config: ServerConfig | None = None,
+            opener: Opener | None = None,
+            **options: Mapping[str, Any],
+        ) -> Served:
+            students = []
+            for name, tasks in names.items():
+                engine_options = {"script": SCRIPT, **options.get(name, {})}
+                engine = make_engine(student=name, **engine_options)
+                students.append(open_scripted(make_student(tmp_path, name), engine, tasks))
+            return stack.enter_context(run_server(students, config or ServerConfig(), opener=opener))
 
         yield begin
 

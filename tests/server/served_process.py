@@ -10,14 +10,14 @@ from server.context import make_context
 from server.listener import open_socket
 from server.logs import set_up_logging
 from server.serve import serve
-from tests.server.conftest import SCRIPT, TinyStudent, make_engine, make_manifest, make_tokenizer
+from tests.server.conftest import SCRIPT, make_engine, make_student, open_scripted
 
 
 def main() -> int:
     config = ServerConfig(port=0, grace_s=float(sys.argv[1]))
     set_up_logging(config)
-    student = TinyStudent(folder=Path("/nowhere"), manifest=make_manifest(), tokenizer=make_tokenizer())
-    context = make_context(config, student, make_engine(SCRIPT))
+    student = make_student(Path("/nowhere"))
+    context = make_context(config, [open_scripted(student, make_engine(SCRIPT))])
     with open_socket(config) as listener:
         return serve(context, listener, announce=lambda url: print(url, flush=True))
 

@@ -133,7 +133,7 @@ def test_chat_renders_parts_and_developer_messages(served: Served) -> None:
     messages = [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}]
     assert served.post("/v1/chat/completions", {"model": "auto", "messages": messages}).status_code == 200
     ids = served.engine.submitted[-1].prompt_token_ids
-    text = served.context.student.tokenizer.decode(ids, skip_special=False)
+    text = served.student.tokenizer.decode(ids, skip_special=False)
     assert text == ("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\na\nb<|im_end|>\n<|im_start|>assistant\n")
 
 
@@ -163,7 +163,11 @@ def test_chat_unknown_model_is_not_found(served: Served) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
         ({"audio": {}}, "audio", "unsupported_parameter"),
         ({"temperatur": 1}, "temperatur", "unsupported_parameter"),
-        ({"fenhe": {"path": "x"}}, "fenhe.path", "unsupported_parameter"),
+        ({"fenhe": {"pth": "x"}}, "fenhe.pth", "unsupported_parameter"),
+        ({"fenhe": {"task": "cooking"}}, "fenhe.task", "invalid_value"),
+        ({"fenhe": {"quality": "best"}}, "fenhe.quality", "invalid_value"),
+        ({"fenhe": {"path": ""}}, "fenhe.path", "invalid_value"),
+        ({"model": "tiny:full", "fenhe": {"path": "shallow"}}, "fenhe.path", "invalid_value"),
         ({"temperature": 2.1}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
         ({"n": 0}, "n", "invalid_value"),

@@ -13,7 +13,7 @@ from tests.server.conftest import Served, Start
 def test_conversation_carries_what_was_said(served: Served) -> None:
     out = io.StringIO()
     assert converse(Wish(url=served.url, system="be kind"), None, io.StringIO("hello\n\nagain\n"), out) == 0
-    prompt = served.context.student.tokenizer.decode(served.engine.submitted[-1].prompt_token_ids)
+    prompt = served.student.tokenizer.decode(served.engine.submitted[-1].prompt_token_ids)
     assert prompt == "system\nbe kind\nuser\nhello\nassistant\nHello, world!\nuser\nagain\nassistant\n"
     assert out.getvalue().count("[path full, 4 tokens, first after ") == 2
 

@@ -6,7 +6,7 @@ import pytest
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
-from server.config import ServerConfig, flag_of, load_config, setting_names
+from server.config import RouterConfig, ServerConfig, StudentConfig, flag_of, load_config, setting_names
 
 
 def defaults() -> ServerConfig:
@@ -25,7 +25,7 @@ def test_config_flags_beat_environment_beats_file(tmp_path: Path) -> None:
     config = load_config({"grace_s": "3", "student": "dir", "engine.precision": None}, environ, file)
     assert (config.host, config.port, config.grace_s) == ("0.0.0.1", 2, 3.0)
     assert (config.limits.max_prompts, config.engine.max_running) == (3, 5)
-    assert config.student == Path("dir")
+    assert config.student == (StudentConfig(folder=Path("dir")),)
     assert config.engine.precision == "auto"
 
 
@@ -85,3 +85,57 @@ def test_setting_flags_are_distinct() -> None:
 def test_config_number_may_be_unset_by_text() -> None:
     assert load_config({}, {"FENHE_ENGINE__NUM_THREADS": "null"}).engine.num_threads is None
     assert load_config({}, {"FENHE_ACCESS_LOG": "true"}).access_log is True
+
+
+def load_text(tmp_path: Path, text: str) -> ServerConfig:
+    file = tmp_path / "fenhe.toml"
+    file.write_text(text)
+    return load_config({}, {}, file)
+
+
+def test_config_student_is_a_folder_or_tables(tmp_path: Path) -> None:
+    assert load_text(tmp_path, 'student = "a"').student == (StudentConfig(folder=Path("a")),)
+    tables = '[[student]]\n[[student]]\nfolder = "b"\nname = "big"\ntasks = ["math", "legal"]\n'
+    assert load_text(tmp_path, tables).student == (
+        StudentConfig(),
+        StudentConfig(folder=Path("b"), name="big", tasks=("math", "legal")),
+    )
+
+
+def test_config_student_flag_beats_tables(tmp_path: Path) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text('[[student]]\nname = "x"\n[[student]]\nname = "y"\n')
+    assert load_config({"student": "z"}, {}, file).student == (StudentConfig(folder=Path("z")),)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('[[student]]\nname = "a"\n[[student]]\nname = "a"\n', ["two students are called 'a'"]),
+        ('[[student]]\nname = "auto"\n', ["'auto'"]),
+        ('[[student]]\nname = "a:b"\n', ["'a:b'"]),
+        ('[[student]]\ntasks = ["maths"]\n[[student]]\nfoldr = "x"\n', ["student[0].tasks", "student[1].foldr"]),
+        ("student = []", ["[[student]] tables"]),
+        ("student = 5", ["[[student]] tables"]),
+        ('[student]\nfolder = "x"\n', ["student.folder: no such setting"]),
+        ("[router]\nfast = 0.99\n", ["router.fast_under_load, fast and balanced"]),
+        ("[router]\nbalanced = 2\n", ["router.balanced must be from 0 to 1"]),
+        ("[router.min_retention]\nmaths = 1.0\n", ["router.min_retention.maths"]),
+        ('[router.min_retention]\nmath = "high"\n', ["router.min_retention.math"]),
+        ('[admin]\nkey_sha256 = "secret"\n', ["admin.key_sha256"]),
+    ],
+)
+def test_config_refuses_by_name(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text)
+    for part in parts:
+        assert part in caught.value.message
+
+
+def test_config_router_table_has_the_policy_s_settings(tmp_path: Path) -> None:
+    text = '[router]\nenabled = false\nclassifier = "c"\nfast = 0.85\n[router.min_retention]\nmath = 0.97\n'
+    expected = RouterConfig(enabled=False, classifier=Path("c"), fast=0.85, min_retention={"math": 0.97})
+    assert load_text(tmp_path, text).router == expected
+    assert load_config({"router.fast": "0.85"}, {}).router.fast == 0.85
+    environ = {"FENHE_ROUTER__MIN_RETENTION__MATH": "0.97"}
+    assert load_config({}, environ).router.min_retention == {"math": 0.97}

@@ -113,7 +113,7 @@ def test_client_gone_aborts_its_sequences(served: Served, is_stream: bool) -> No
     post_and_leave(served, {"messages": [{"role": "user", "content": "slow"}], "n": 2, "stream": is_stream})
     assert until(lambda: len(served.engine.aborted) >= num_aborted + 2)
     assert until(lambda: served.engine.status().num_running == 0)
-    assert served.context.bridge.num_streams == 0
+    assert served.student.bridge.num_streams == 0
 
 
 def test_client_gone_inside_a_stream_aborts(served: Served) -> None:
@@ -227,8 +227,8 @@ def test_request_id_in_use_gets_its_own_sequences(served: Served) -> None:
 
 def test_request_id_may_come_again_while_the_first_is_being_aborted(start: Start) -> None:
     served = start(is_loaded=False)
-    served.context.bridge.open(
+    served.student.bridge.open(
         [GenerationRequest(id="again-0", prompt_token_ids=(1,), path="full", sampling=SamplingParams(max_tokens=1))]
     )
-    assert served.context.bridge.has_sequences("again")
-    assert not served.context.bridge.has_sequences("aga")
+    assert served.student.bridge.has_sequences("again")
+    assert not served.student.bridge.has_sequences("aga")

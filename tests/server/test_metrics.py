@@ -4,7 +4,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.conftest import Served, Start, until
+from engines.scripted import Line
+from models.errors import EngineUnhealthy
+from tests.server.conftest import Served, Start, StartPool, until
 
 VLLM_NAMES = """num_requests_running num_requests_waiting kv_cache_usage_perc prompt_tokens generation_tokens
 request_success num_preemptions prefix_cache_queries prefix_cache_hits time_to_first_token_seconds
@@ -12,7 +14,8 @@ inter_token_latency_seconds request_time_per_output_token_seconds e2e_request_la
 request_queue_time_seconds request_prefill_time_seconds request_decode_time_seconds request_inference_time_seconds
 request_prompt_tokens request_generation_tokens request_params_n request_params_max_tokens cache_config_info"""
 OUR_NAMES = """stage_runs stage_rows path_sequences prefix_query_tokens prefix_hit_tokens path_loaded steps
-failed_steps http_requests engine_healthy kv_used_bytes prefix_cache_bytes"""
+failed_steps http_requests engine_healthy kv_used_bytes prefix_cache_bytes route_decisions route_confidence
+route_seconds classifier_faults"""
 
 
 def samples(served: Served) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -74,3 +77,49 @@ def test_metrics_show_load_and_waiting(start: Start) -> None:
     with pytest.raises(httpx.ReadTimeout):
         served.post("/v1/completions", {"model": "auto", "prompt": "hello"}, timeout=0.3)
     assert until(lambda: value(served, "vllm:request_success_total", finished_reason="abort") == 1)
+
+
+def test_metrics_count_decisions(start: Start) -> None:
+    served = start()
+    for prompt in ("math", "more math", "hello", "kaboom"):
+        assert served.chat(prompt).status_code == 200
+    assert served.chat("hello", model="tiny:full").status_code == 200
+    assert served.route("math").status_code == 200
+    assert served.chat("x", fenhe={"path": "nowhere"}).status_code == 404
+    decisions = "fenhe_route_decisions_total"
+    assert value(served, decisions, student="tiny", task="math", path="shallow", reason="task") == 2
+    assert value(served, decisions, task="general", path="full", reason="unclassified") == 1
+    assert value(served, decisions, reason="classifier_unavailable") == 1
+    assert value(served, decisions, reason="wished_path") == 1
+    assert value(served, "fenhe_classifier_faults_total") == 1
+    assert value(served, "fenhe_route_confidence_count", task="math") == 2
+    assert value(served, "fenhe_route_confidence_bucket", task="math", le="0.85") == 0
+    assert value(served, "fenhe_route_confidence_count", task="general") == 1
+    assert value(served, "fenhe_route_seconds_count") == 5
+
+
+def test_metrics_of_routing_reach_from_ten_microseconds_to_a_tenth_of_a_second(served: Served) -> None:
+    bounds = [dict(labels)["le"] for name, labels in samples(served) if name == "fenhe_route_seconds_bucket"]
+    finite = sorted(float(bound) for bound in bounds if bound != "+Inf")
+    assert (finite[0], finite[-1]) == (1e-5, 0.1)
+
+
+def test_metrics_are_told_per_student(start_pool: StartPool) -> None:
+    served = start_pool({"one": (), "two": ()}, two={"is_loaded": False})
+    assert served.chat("hello", model="one", n=2).status_code == 200
+    assert value(served, "vllm:request_success_total", model_name="one", finished_reason="stop") == 2
+    assert value(served, "vllm:request_success_total", model_name="two", finished_reason="stop") == 0
+    assert value(served, "vllm:generation_tokens_total", model_name="one") == 8
+    assert value(served, "vllm:generation_tokens_total", model_name="two") == 0
+    assert value(served, "fenhe_path_loaded", student="two", path="full") == 0
+    assert value(served, "fenhe_path_sequences_total", student="one", path="full") == 2
+    assert value(served, "vllm:cache_config_info", model_name="two") == 1
+
+
+def test_metrics_count_a_fallback_where_it_ran(start_pool: StartPool) -> None:
+    sick = Line(refusal=EngineUnhealthy("stopping"))
+    served = start_pool({"one": (), "two": ()}, one={"script": {"hello": sick}})
+    assert served.chat("hello").headers["x-fenhe-student"] == "two"
+    assert value(served, "fenhe_route_decisions_total", student="one") == 1
+    assert value(served, "fenhe_path_sequences_total", student="two") == 1
+    assert value(served, "vllm:request_params_n_count", model_name="two") == 1

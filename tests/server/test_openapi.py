@@ -72,3 +72,24 @@ def test_document_answers_match_what_is_sent(served: Served, document: dict[str,
 def test_document_is_served_and_docs_pages_are_off(served: Served) -> None:
     assert served.http.get("/openapi.json").json()["info"]["title"] == "fenhe"
     assert served.http.get("/docs").status_code == 404
+
+
+def test_document_tells_how_answers_are_routed(served: Served, document: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": "math"}]
+    for path, body in (("chat/completions", {"messages": messages}), ("completions", {"prompt": "math"})):
+        told = document["paths"][f"/v1/{path}"]["post"]
+        headers = served.post(f"/v1/{path}", {"model": "auto", **body}).headers
+        assert set(told["responses"]["200"]["headers"]) == {name for name in headers if name.startswith("x-fenhe-")}
+        assert any(parameter["name"] == "x-fenhe-task" for parameter in told["parameters"])
+
+
+def test_document_route_answer_matches_what_is_sent(served: Served, document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["RouteReply"]
+    assert set(served.route("math").json()) == set(schema["properties"]) == set(schema["required"])
+
+
+def test_document_says_which_endpoints_need_the_key(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert ("security" in operation) == path.startswith("/admin/")
+            assert ("401" in operation["responses"]) == path.startswith("/admin/")

@@ -20,7 +20,7 @@ def test_ready_waits_for_the_default_path(start: Start) -> None:
     body = response.json()
     assert body["status"] == "loading"
     assert [(path["path"], path["is_servable"]) for path in body["paths"]] == [("shallow", True), ("full", False)]
-    assert body["loaded_share"] == 0.6
+    assert [student["loaded_share"] for student in body["students"]] == [0.6]
     served.engine.load(5)
     assert served.http.get("/readyz").status_code == 200
 

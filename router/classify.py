@@ -1,0 +1,159 @@
+"""The task classifier at serving time: n-gram weights from one file, summed by numpy.
+
+A decision is a sum of integers, so it is the same on every machine; only its last step is in floating point.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+from safetensors import SafetensorError, safe_open
+
+from models.errors import ConfigError
+from router.conversation import Conversation
+from router.decision import TaskScores
+from router.features import feature_ids
+from router.tasks import GENERAL, SUBJECTS, TASKS, Task
+
+FORMAT_VERSION = 1
+SHIPPED = Path(__file__).parent / "data" / "classifier.safetensors"
+METADATA_KEY = "fenhe"
+MAX_CONTEXT_TURNS = 3
+"""Of what was said before, the last turns of the user and of the system."""
+
+_COLUMNS = 8
+"""A feature's weights fill 8 bytes, so that they are fetched as one number."""
+
+_ONES = np.ones(1 << 15, np.float32)
+"""More than the features of the longest text that is read."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a classifier file says beside its weights.
+
+    `labels` in the order of columns, `general` among them. `scale` turns sums of int8 weights into logits.
+    Below `thresholds[task]` the verdict is `general`. `earlier_weight` and `system_weight` are what earlier user turns
+    and the system prompt count against a last turn of no length; they halve at `context_half_chars`.
+    """
+
+    format_version: int
+    labels: tuple[Task, ...]
+    num_bits: Annotated[int, Meta(ge=8, le=24)]
+    scale: float
+    bias: tuple[float, ...]
+    thresholds: dict[Task, float]
+    earlier_weight: float
+    system_weight: float
+    context_half_chars: float
+    trained_on: str
+
+
+class TaskClassifier:
+    """Scores conversations. Immutable, so safe from any thread."""
+
+    def __init__(self, settings: Settings, weights: npt.NDArray[np.int8]) -> None:
+        """Shapes: weights [2 ** num_bits, labels]."""
+        self.settings = settings
+        padded = np.zeros((len(weights), _COLUMNS), np.int8)
+        padded[:, : weights.shape[1]] = weights
+        self._table = padded.view(np.uint64).reshape(-1)
+        self._num_labels = weights.shape[1]
+
+    @classmethod
+    def load(cls, file: Path | None = None) -> "TaskClassifier":
+        """Read a file that `fenhe router train` wrote; None is the one that ships.
+
+        Raises: ConfigError that names the file and the mend.
+        """
+        return cls(*read_classifier(file or SHIPPED))
+
+    def classify(self, conversation: Conversation) -> TaskScores:
+        """The last user turn in the light of what was said before: the shorter it is, the more that counts."""
+        settings = self.settings
+        values = self.logits(conversation.last)
+        fade = 1.0 / (1.0 + len(conversation.last) / settings.context_half_chars)
+        for turns, weight in (
+            (conversation.earlier, settings.earlier_weight),
+            (conversation.system, settings.system_weight),
+        ):
+            if turns:
+                before = self._mean_logits(turns[-MAX_CONTEXT_TURNS:])
+                values = [value + weight * fade * other for value, other in zip(values, before, strict=True)]
+        return self._verdict(values)
+
+    def classify_text(self, text: str) -> TaskScores:
+        """A text that stands alone."""
+        return self._verdict(self.logits(text))
+
+    def classify_batch(self, texts: Iterable[str]) -> list[TaskScores]:
+        """Every text by itself, in order."""
+        return [self.classify_text(text) for text in texts]
+
+    def logits(self, text: str) -> list[float]:
+        """Calibrated logits in the order of `settings.labels`."""
+        ids = feature_ids(text, self.settings.num_bits)
+        rows = self._table.take(ids.astype(np.intp)).view(np.int8).reshape(-1, _COLUMNS).astype(np.float32)
+        # Whole numbers below 2**24: the sum is exact in whatever order it is taken.
+        sums = (_ONES[: len(rows)] @ rows)[: self._num_labels].tolist()
+        factor = self.settings.scale / math.sqrt(len(ids))
+        return [value * factor + bias for value, bias in zip(sums, self.settings.bias, strict=True)]
+
+    def _mean_logits(self, turns: Sequence[str]) -> list[float]:
+        logits = [self.logits(turn) for turn in turns]
+        return [sum(values) / len(logits) for values in zip(*logits, strict=True)]
+
+    def _verdict(self, values: list[float]) -> TaskScores:
+        top = max(values)
+        exps = [math.exp(value - top) for value in values]
+        total = sum(exps)
+        probabilities = {label: exp / total for label, exp in zip(self.settings.labels, exps, strict=True)}
+        task = max(TASKS, key=lambda name: probabilities[name])
+        confidence = probabilities[task]
+        if confidence < self.settings.thresholds.get(task, 0.0):
+            task = GENERAL
+        return TaskScores(task=task, confidence=confidence, probabilities=probabilities)
+
+
+def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
+    """Raises: ConfigError."""
+    mend = "train one with `fenhe router train`"
+    try:
+        with safe_open(str(file), framework="numpy") as stored:
+            text = (stored.metadata() or {}).get(METADATA_KEY)
+            weights = stored.get_tensor("weights")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no classifier at {file}; {mend}") from None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{file} is not a classifier: {error}; {mend}") from error
+    if text is None:
+        raise ConfigError(f"{file} is not a classifier: it has no settings; {mend}")
+    try:
+        settings = msgspec.json.decode(text, type=Settings)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file}: its settings cannot be read: {error}; {mend}") from error
+    problems = find_problems(settings, weights)
+    if problems:
+        raise ConfigError(f"{file}: {'; '.join(problems)}; {mend}")
+    return settings, weights
+
+
+def find_problems(settings: Settings, weights: npt.NDArray[np.generic]) -> list[str]:
+    """What is inconsistent in a classifier file, as sentences."""
+    problems = []
+    if settings.format_version != FORMAT_VERSION:
+        problems.append(f"format_version {settings.format_version} is not {FORMAT_VERSION}")
+    if set(settings.labels) != set(TASKS) or len(settings.labels) != len(TASKS):
+        problems.append(f"its labels are not {', '.join(TASKS)}")
+    if len(settings.bias) != len(settings.labels):
+        problems.append("there is not one bias per label")
+    shape = (1 << settings.num_bits, len(settings.labels))
+    if weights.shape != shape or weights.dtype != np.int8:
+        problems.append(f"its weights are {weights.dtype} {list(weights.shape)}, not int8 {list(shape)}")
+    if not set(settings.thresholds) <= set(SUBJECTS):
+        problems.append("a threshold is for no task")
+    return problems

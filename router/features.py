@@ -1,0 +1,116 @@
+"""Hashed n-grams of a text, by numpy alone: what the task classifier reads.
+
+Every span is known by a polynomial hash modulo 2**32. Character n-grams come from hashes that grow by one character
+at a time; words and pairs of words from differences of prefix sums, so that a span of any length costs the same.
+Source: feature hashing, Weinberger et al. 2009 (arXiv 0902.2206); subword n-grams, Bojanowski et al. 2017.
+"""
+
+import sys
+import unicodedata
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.uint32]
+
+HEAD_CHARS = 600
+TAIL_CHARS = 360
+"""Of a longer text only its beginning and its end are read: questions stand there, documents between them."""
+
+_UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
+_NUM_CODES = 1 << 16
+_BASE = 0x9E3779B1
+_MAX_CHARS = 4096
+"""Compatibility forms can unfold (one character into 18 at most); no more than this is read of what comes out."""
+_ORDERS = (1, 2, 3, 4)
+_SALTS = (0x2C1B3C6D, 0x2C1B3C6F, 0x2C1B3C71, 0x2C1B3C73)
+_WORD_SALT = 0x7FEB352D
+_PAIR_SALT = 0x846CA68B
+
+
+def _powers(base: int) -> Ids:
+    """1, base, base ** 2, ..., modulo 2**32."""
+    factors = np.full(_MAX_CHARS, base, np.uint32)
+    factors[0] = 1
+    return np.cumprod(factors, dtype=np.uint32)
+
+
+def _char_values() -> Ids:
+    """A scattered value per character; all ten digits share one."""
+    codes = np.arange(_NUM_CODES, dtype=np.uint32)
+    codes[ord("0") : ord("9") + 1] = ord("0")
+    return codes * np.uint32(0x85EBCA6B) + np.uint32(0x27D4EB2F)
+
+
+def _word_chars() -> npt.NDArray[np.bool_]:
+    """Letters and digits of scripts that put spaces between words; not those of East Asia."""
+    is_word = np.zeros(_NUM_CODES, np.bool_)
+    for code in (*range(0x2E80), *range(0xD800, _NUM_CODES)):
+        is_word[code] = chr(code).isalnum()
+    is_word[ord("'")] = True
+    return is_word
+
+
+_POWERS = _powers(_BASE)
+_INVERSES = _powers(pow(_BASE, -1, 1 << 32))
+_VALUES = _char_values()
+_IS_WORD = _word_chars()
+
+
+def sample(text: str) -> str:
+    """Head and tail of a long text; a short one as it is."""
+    if len(text) <= HEAD_CHARS + TAIL_CHARS:
+        return text
+    return f"{text[:HEAD_CHARS]} {text[-TAIL_CHARS:]}"
+
+
+def normalise(text: str) -> str:
+    """Sampled, lower case, full-width forms narrowed, white space single, one space at either end."""
+    text = sample(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return f" {' '.join(text.lower().split())[: _MAX_CHARS - 2]} "
+
+
+def feature_ids(text: str, num_bits: int) -> Ids:
+    """The features of a text, repeated as often as they occur.
+
+    Shapes: [features], each below 2 ** num_bits; about five per character.
+    """
+    codes = np.frombuffer(normalise(text).encode(_UTF32, "surrogatepass"), np.uint32)
+    codes = np.minimum(codes, _NUM_CODES - 1)
+    values = _VALUES[codes]
+    spans = [*_char_spans(values), *_word_spans(values, _IS_WORD[codes])]
+    return np.concatenate(spans) >> np.uint32(32 - num_bits)
+
+
+def _char_spans(values: Ids) -> list[Ids]:
+    spans = []
+    hashes = values
+    for order, salt in zip(_ORDERS, _SALTS, strict=True):
+        if order > 1:
+            hashes = hashes[:-1] * np.uint32(_BASE) + values[order - 1 :]
+        spans.append(_mix(hashes, salt))
+        if len(hashes) < 2:
+            break
+    return spans
+
+
+def _word_spans(values: Ids, is_word: npt.NDArray[np.bool_]) -> list[Ids]:
+    """Words and pairs of neighbouring words. The text begins and ends with a space, so edges come in pairs."""
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return []
+    sums = np.zeros(len(values) + 1, np.uint32)
+    np.cumsum(values * _POWERS[: len(values)], out=sums[1:], dtype=np.uint32)
+    spans = [_mix((sums[ends] - sums[starts]) * _INVERSES[starts], _WORD_SALT)]
+    if len(starts) > 1:
+        spans.append(_mix((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]], _PAIR_SALT))
+    return spans
+
+
+def _mix(hashes: Ids, salt: int) -> Ids:
+    """Bring low bits up: only the highest bits are used as an index."""
+    mixed: Ids = (hashes ^ (hashes >> np.uint32(15))) * np.uint32(salt)
+    return mixed

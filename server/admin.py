@@ -1,0 +1,124 @@
+"""The admin endpoints: students added, drained and removed while the server runs, behind a key of their own."""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.errors import BadRequest, ConfigError, NotFound, Unauthorized
+from models.manifest import read_manifest
+from server.chat import Handler
+from server.config import StudentConfig
+from server.context import Context
+from server.decode import decode_body
+from server.limits import read_json_body
+from server.replies import json_response
+from server.roster import Arrival, Roster
+from server.schema import StudentRequest, student_decoder
+from server.status_schema import StudentList, StudentReply
+from server.student import ServedStudent
+
+ACCEPTED = 202
+
+
+def students_handler(context: Context, roster: Roster) -> Handler:
+    async def list_students(request: Request) -> Response:
+        check_key(context, request)
+        return json_response(StudentList(students=list(_describe_all(context, roster))))
+
+    return list_students
+
+
+def add_handler(context: Context, roster: Roster) -> Handler:
+    """202: the folder is a student's; the rest is done in the background, and the list tells how it goes."""
+
+    async def add_student(request: Request) -> Response:
+        check_key(context, request)
+        wish = decode_body(await read_json_body(request, context), student_decoder)
+        own_name = await asyncio.to_thread(_name_in, wish)
+        name = wish.name or own_name
+        config = StudentConfig(folder=Path(wish.folder).expanduser(), name=name, tasks=tuple(wish.tasks or ()))
+        return json_response(_describe_arrival(roster.add(name, config)), ACCEPTED)
+
+    return add_student
+
+
+def drain_handler(context: Context, roster: Roster) -> Handler:
+    async def drain_student(request: Request) -> Response:
+        check_key(context, request)
+        return json_response(describe_student(context.pool.drain(request.path_params["name"])))
+
+    return drain_student
+
+
+def remove_handler(context: Context, roster: Roster) -> Handler:
+    """202: it gets nothing new from now on, and its engine stops when its sequences have ended or the grace is over."""
+
+    async def remove_student(request: Request) -> Response:
+        check_key(context, request)
+        removed = roster.remove(request.path_params["name"])
+        described = _describe_arrival(removed) if isinstance(removed, Arrival) else _describe_leaving(removed)
+        return json_response(described, ACCEPTED)
+
+    return remove_student
+
+
+def check_key(context: Context, request: Request) -> None:
+    """Raises: NotFound when there are no admin endpoints; Unauthorized."""
+    wanted = context.config.admin.key_sha256
+    if wanted is None:
+        raise NotFound(
+            "the admin endpoints are off; switch them on with `[admin] key_sha256 = ...`, "
+            "the SHA-256 of a key in hexadecimal"
+        )
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given, wanted.lower()):
+        raise Unauthorized("the admin endpoints need `Authorization: Bearer KEY` with the admin key")
+
+
+def _name_in(wish: StudentRequest) -> str:
+    """The name in the folder's manifest. Raises: BadRequest when it has none."""
+    try:
+        return read_manifest(Path(wish.folder).expanduser()).name
+    except (ConfigError, OSError) as error:
+        raise BadRequest(str(error), param="folder") from None
+
+
+def _describe_all(context: Context, roster: Roster) -> Iterator[StudentReply]:
+    yield from map(describe_student, context.students)
+    yield from map(_describe_arrival, roster.arrivals.values())
+    yield from map(_describe_leaving, context.leaving.values())
+
+
+def describe_student(student: ServedStudent) -> StudentReply:
+    state = student.state()
+    return StudentReply(
+        name=student.name,
+        status=state.health.value,
+        folder=str(student.student.folder),
+        tasks=sorted(student.tasks),
+        error=state.error,
+        num_running=state.num_running,
+        num_waiting=state.num_waiting,
+        variant=state.variant,
+    )
+
+
+def _describe_leaving(student: ServedStudent) -> StudentReply:
+    return msgspec.structs.replace(describe_student(student), status="stopping", error=None)
+
+
+def _describe_arrival(arrival: Arrival) -> StudentReply:
+    return StudentReply(
+        name=arrival.name,
+        status="opening" if arrival.error is None else "failed",
+        folder=str(arrival.config.folder),
+        tasks=sorted(arrival.config.tasks),
+        error=arrival.error,
+    )

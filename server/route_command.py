@@ -1,0 +1,96 @@
+"""`fenhe route`: where a question would go and why, as a server or as this process sees it."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from models.default_student import find_student
+from models.errors import Unavailable
+from models.manifest import Manifest
+from models.student import Student
+from router.conversation import Conversation
+from router.decision import Health, Quality, StudentState, Wishes
+from router.router import Router
+from router.tasks import Task
+from server.client import post
+from server.config import load_config
+from server.opening import load_classifier
+from server.status_schema import RouteReply, TargetReply
+
+BAR_CHARS = 30
+
+
+def ask_server(url: str, text: str, task: Task | None, quality: str | None) -> RouteReply:
+    """Raises: ConfigError for the URL; BadRequest, Unavailable."""
+    wishes = {"task": task, "quality": quality}
+    answer = post(url, "/v1/route", {"messages": [{"role": "user", "content": text}], "fenhe": wishes})
+    try:
+        return msgspec.json.decode(answer, type=RouteReply)
+    except msgspec.DecodeError:
+        raise Unavailable(f"{url} answered, and not as this API does; is the URL right?") from None
+
+
+def decide_here(
+    text: str, folder: Path | None, task: Task | None, quality: str | None, environ: Mapping[str, str]
+) -> RouteReply:
+    """The decision for a student that is loaded and idle, with the router's settings of the environment.
+
+    Raises: ConfigError, WeightsError.
+    """
+    config = load_config({}, environ).router
+    student = Student.open(folder or find_student(environ, report=lambda line: print(line, file=sys.stderr)))
+    router = Router(load_classifier(config), config)
+    wishes = Wishes(task=task, quality=Quality(quality or Quality.BALANCED))
+    num_tokens = len(_encode(student, text))
+    router.classify(Conversation(last=""))  # the first one is slower than all that follow
+    begun_s = time.perf_counter()
+    scores = None if task is not None or wishes.quality is Quality.FULL else router.classify(Conversation(last=text))
+    decision = router.decide(scores, wishes, num_tokens, [idle_state(student.manifest)])
+    seconds = time.perf_counter() - begun_s
+    return RouteReply(
+        student=decision.student,
+        path=decision.path,
+        task=decision.task,
+        confidence=decision.confidence,
+        reason=decision.reason,
+        probabilities=None if scores is None else scores.probabilities,
+        num_prompt_tokens=num_tokens,
+        fallbacks=[TargetReply(student=target.student, path=target.path) for target in decision.fallbacks],
+        skipped=decision.skipped,
+        decision_us=round(seconds * 1e6, 1),
+    )
+
+
+def idle_state(manifest: Manifest) -> StudentState:
+    """A student nobody serves yet. Its precision is the one that was measured, as far as one was."""
+    measured = [figure.variant for figure in manifest.retention]
+    variants = [*measured, *(variant.name for variant in manifest.variants), ""]
+    return StudentState(name=manifest.name, manifest=manifest, variant=variants[0], health=Health.READY)
+
+
+def _encode(student: Student, text: str) -> list[int]:
+    template = student.tokenizer.chat_template
+    rendered = text if template is None else template.render([{"role": "user", "content": text}])
+    return student.tokenizer.encode(rendered)
+
+
+def show(reply: RouteReply, *, is_json: bool) -> str:
+    """The answer itself, or a table of the scores and the decision in words."""
+    if is_json:
+        return msgspec.json.format(msgspec.json.encode(reply), indent=2).decode()
+    lines = _score_lines(reply.probabilities)
+    lines.append(f"student {reply.student}, path {reply.path}, task {reply.task} ({reply.reason.value})")
+    lines.append(f"{reply.num_prompt_tokens} prompt tokens, decided in {reply.decision_us:.0f} us")
+    lines += [f"else: student {target.student}, path {target.path}" for target in reply.fallbacks]
+    lines += [f"passed over: student {name}: {why}" for name, why in reply.skipped.items()]
+    return "\n".join(lines)
+
+
+def _score_lines(probabilities: dict[Task, float] | None) -> list[str]:
+    if probabilities is None:
+        return ["not classified"]
+    ranked = sorted(probabilities.items(), key=lambda entry: -entry[1])
+    return [f"{task:<9} {score:6.3f}  {'#' * round(score * BAR_CHARS)}".rstrip() for task, score in ranked]

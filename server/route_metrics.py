@@ -1,0 +1,57 @@
+"""How requests are routed, as Prometheus families.
+
+Definitions: a decision is counted once per generation request, when it is made: its student and path may still give
+way to a fallback. Confidence is the classifier's, whatever the verdict; requests it was not asked about have none.
+Route seconds: classifying, reading the pool's state and applying the policy; tokenising is not in them. A fault is a
+classifier that raised; one that is switched off has none.
+"""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from router.decision import RouteDecision
+
+_CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
+_ROUTE_S = (1e-5, 2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+
+
+class RouteMetrics:
+    """Owned by the event loop."""
+
+    def __init__(self, registry: CollectorRegistry, num_faults: Callable[[], int]) -> None:
+        labels = ("student", "task", "path", "reason")
+        self._decisions = Counter("fenhe_route_decisions", "Routed requests.", labels, registry=registry)
+        self._confidence = Histogram(
+            "fenhe_route_confidence",
+            "The classifier's confidence, by the task it led to.",
+            ("task",),
+            registry=registry,
+            buckets=_CONFIDENCE,
+        )
+        self._seconds = Histogram(
+            "fenhe_route_seconds", "Time of a routing decision.", registry=registry, buckets=_ROUTE_S
+        )
+        registry.register(_FaultCollector(num_faults))
+
+    def observe(self, decision: RouteDecision, seconds: float) -> None:
+        self._decisions.labels(decision.student, decision.task, decision.path, decision.reason.value).inc()
+        self._seconds.observe(seconds)
+        if decision.confidence is not None:
+            self._confidence.labels(decision.task).observe(decision.confidence)
+
+
+class _FaultCollector(Collector):
+    def __init__(self, num_faults: Callable[[], int]) -> None:
+        self._num_faults = num_faults
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily("fenhe_classifier_faults", "Requests on which the classifier failed.")
+        family.add_metric((), self._num_faults())
+        yield family
+
+    def describe(self) -> Iterable[Metric]:
+        return []

@@ -1,0 +1,138 @@
+"""The wire, what is told about the server rather than generated: models, routes, probes, students."""
+
+from typing import Literal
+
+from router.decision import Reason
+from router.tasks import Task
+from server.schema import Reply
+
+
+class QualityReply(Reply, frozen=True, kw_only=True):
+    """Cross-entropy in nats per token on `text`, measured when the student was built."""
+
+    variant: str
+    cross_entropy: float
+    text: str
+    num_tokens: int
+
+
+class ModelFenhe(Reply, frozen=True, kw_only=True):
+    """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1.
+
+    With `is_routed` the router chooses the path, and for `auto` the student too: what is told here is then the deepest
+    path it may take, for `auto` the first student's.
+    """
+
+    student: str
+    path: str
+    is_routed: bool
+    modules: list[str]
+    exit: str
+    share_of_layers: float
+    is_exit_trained: bool
+    is_loaded: bool
+    num_loaded_stages: int
+    num_stages: int
+    max_context_tokens: int
+    quality: list[QualityReply]
+
+
+class ModelReply(Reply, frozen=True, kw_only=True):
+    id: str
+    created: int
+    fenhe: ModelFenhe
+    owned_by: str = "fenhe"
+    object: Literal["model"] = "model"
+
+
+class ModelList(Reply, frozen=True, kw_only=True):
+    data: list[ModelReply]
+    object: Literal["list"] = "list"
+
+
+class TargetReply(Reply, frozen=True, kw_only=True):
+    student: str
+    path: str
+
+
+class RouteReply(Reply, frozen=True, kw_only=True):
+    """Where a request would go. `probabilities` and `confidence` are null when nothing was classified.
+
+    `skipped` says per student why it was passed over. `num_prompt_tokens` are those of the first prompt; `decision_us`
+    is the time of classifying and deciding, without tokenising.
+    """
+
+    student: str
+    path: str
+    task: Task
+    confidence: float | None
+    reason: Reason
+    probabilities: dict[Task, float] | None
+    num_prompt_tokens: int
+    fallbacks: list[TargetReply]
+    skipped: dict[str, str]
+    decision_us: float
+
+
+class PathProgress(Reply, frozen=True, kw_only=True):
+    student: str
+    path: str
+    is_servable: bool
+    is_default: bool
+    num_loaded_stages: int
+    num_stages: int
+
+
+class HealthReply(Reply, frozen=True, kw_only=True):
+    status: Literal["ok", "unhealthy"]
+    error: str | None
+
+
+StudentStatus = Literal["ready", "loading", "draining", "unhealthy"]
+
+
+class StudentProgress(Reply, frozen=True, kw_only=True):
+    """`loaded_share` is stages loaded of stages there are, over the path that needs most of them."""
+
+    name: str
+    status: StudentStatus
+    loaded_share: float
+    error: str | None
+
+
+class ProgressReply(Reply, frozen=True, kw_only=True):
+    """Ready while any student is. `error` says what ails the students when none of them can answer."""
+
+    status: StudentStatus | Literal["empty"]
+    students: list[StudentProgress]
+    paths: list[PathProgress]
+    error: str | None
+
+
+class VersionReply(Reply, frozen=True, kw_only=True):
+    """`student` and `variant` are those of the `model` in the query; without one, of the first student."""
+
+    version: str
+    student: str | None
+    variant: str | None
+
+
+class StudentReply(Reply, frozen=True, kw_only=True):
+    """A student of the pool, or on its way in or out. Empty `tasks`: it takes every task.
+
+    `opening`: its files are being read; `failed`: they could not be, see `error`; `stopping`: it was removed, and what
+    it runs may finish within the grace period.
+    """
+
+    name: str
+    status: StudentStatus | Literal["opening", "failed", "stopping"]
+    folder: str
+    tasks: list[Task]
+    error: str | None = None
+    num_running: int = 0
+    num_waiting: int = 0
+    variant: str | None = None
+
+
+class StudentList(Reply, frozen=True, kw_only=True):
+    students: list[StudentReply]

@@ -1,0 +1,44 @@
+"""Students from their settings: all mistakes at once, and a classifier that may be absent."""
+
+from pathlib import Path
+
+import pytest
+
+from engines.config import EngineConfig
+from models.errors import ConfigError, WeightsError
+from server.config import RouterConfig, StudentConfig
+from server.opening import Opened, load_classifier, make_opener, open_all
+from tests.server.conftest import make_engine, make_student, open_scripted
+
+
+def open_fake(config: StudentConfig) -> Opened:
+    if config.folder == Path("broken"):
+        raise WeightsError("a file is missing")
+    if config.folder == Path("wrong"):
+        raise ConfigError("no student folder")
+    name = config.name or "own"
+    return open_scripted(make_student(Path("/nowhere"), name), make_engine({}, student=name), config.tasks)
+
+
+def test_open_all_keeps_the_order() -> None:
+    opened = open_all([StudentConfig(name="b", tasks=("math",)), StudentConfig()], open_fake)
+    assert [(student.name, student.tasks) for student in opened] == [("b", frozenset({"math"})), ("own", frozenset())]
+
+
+def test_open_all_tells_everything_at_once() -> None:
+    folders = [StudentConfig(folder=Path(name)) for name in ("broken", "wrong")]
+    with pytest.raises(ConfigError) as caught:
+        open_all([*folders, StudentConfig(), StudentConfig()], open_fake)
+    for part in ("a file is missing", "no student folder", "two students are called 'own'"):
+        assert part in caught.value.message
+
+
+def test_opener_names_what_is_no_student(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fenhe build"):
+        make_opener(EngineConfig(), lambda: tmp_path)(StudentConfig())
+    with pytest.raises(ConfigError, match="folder"):
+        make_opener(EngineConfig())(StudentConfig())
+
+
+def test_classifier_that_is_off_is_not_read(tmp_path: Path) -> None:
+    assert load_classifier(RouterConfig(enabled=False, classifier=tmp_path / "nothing")) is None
