@@ -37,8 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a classifier file says beside its weights.
 
     `labels` in the order of columns, `general` among them. `scale` turns sums of int8 weights into logits.
-    Below `thresholds[task]` the verdict is `general`. `earlier_weight` and `system_weight` are what earlier user turns
-    and the system prompt count against a last turn of no length; they halve at `context_half_chars`.
+    Below `thresholds[task]` the verdict is `general`. `earlier_weight` and `system_weight` are what the logits of
+    earlier user turns and of the system prompt count, times the doubt that the last turn leaves (1 minus the
+    probability of its likeliest subject), halved where it is `context_half_chars` long.
     """
 
     format_version: int
@@ -49,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     thresholds: dict[Task, float]
     earlier_weight: float
     system_weight: float
-    context_half_chars: float
+    context_half_chars: Annotated[float, Meta(gt=0)]
     trained_on: str
 
 
@@ -73,18 +74,25 @@ class TaskClassifier:
         return cls(*read_classifier(file or SHIPPED))
 
     def classify(self, conversation: Conversation) -> TaskScores:
-        """The last user turn in the light of what was said before: the shorter it is, the more that counts."""
-        settings = self.settings
+        """The last user turn in the light of what was said before, which counts the more, the less the turn says."""
         values = self.logits(conversation.last)
-        fade = 1.0 / (1.0 + len(conversation.last) / settings.context_half_chars)
+        if conversation.earlier or conversation.system:
+            values = self._add_context(values, conversation)
+        return self._verdict(values)
+
+    def _add_context(self, values: list[float], conversation: Conversation) -> list[float]:
+        settings = self.settings
+        shares = _softmax(values)
+        doubt = 1.0 - max(share for label, share in zip(settings.labels, shares, strict=True) if label != GENERAL)
+        room = doubt / (1.0 + len(conversation.last) / settings.context_half_chars)
         for turns, weight in (
             (conversation.earlier, settings.earlier_weight),
             (conversation.system, settings.system_weight),
         ):
             if turns:
                 before = self._mean_logits(turns[-MAX_CONTEXT_TURNS:])
-                values = [value + weight * fade * other for value, other in zip(values, before, strict=True)]
-        return self._verdict(values)
+                values = [value + weight * room * other for value, other in zip(values, before, strict=True)]
+        return values
 
     def classify_text(self, text: str) -> TaskScores:
         """A text that stands alone."""
@@ -108,15 +116,19 @@ class TaskClassifier:
         return [sum(values) / len(logits) for values in zip(*logits, strict=True)]
 
     def _verdict(self, values: list[float]) -> TaskScores:
-        top = max(values)
-        exps = [math.exp(value - top) for value in values]
-        total = sum(exps)
-        probabilities = {label: exp / total for label, exp in zip(self.settings.labels, exps, strict=True)}
+        probabilities = dict(zip(self.settings.labels, _softmax(values), strict=True))
         task = max(TASKS, key=lambda name: probabilities[name])
         confidence = probabilities[task]
         if confidence < self.settings.thresholds.get(task, 0.0):
             task = GENERAL
         return TaskScores(task=task, confidence=confidence, probabilities=probabilities)
+
+
+def _softmax(values: list[float]) -> list[float]:
+    top = max(values)
+    exps = [math.exp(value - top) for value in values]
+    total = sum(exps)
+    return [exp / total for exp in exps]
 
 
 def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
@@ -128,7 +140,7 @@ def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
             weights = stored.get_tensor("weights")
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier at {file}; {mend}") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a type numpy lacks
         raise ConfigError(f"{file} is not a classifier: {error}; {mend}") from error
     if text is None:
         raise ConfigError(f"{file} is not a classifier: it has no settings; {mend}")

@@ -24,6 +24,9 @@ _MAX_CHARS = 4096
 """Compatibility forms can unfold (one character into 18 at most); no more than this is read of what comes out."""
 _ORDERS = (1, 2, 3, 4)
 _SALTS = (0x2C1B3C6D, 0x2C1B3C6F, 0x2C1B3C71, 0x2C1B3C73)
+_NARROW_FORMS = tuple((wide, unicodedata.normalize("NFKC", wide)) for wide in "，？！：；（）～\u3000…")
+"""What Chinese is full of. With these alone out of the way most texts are in their normal form already."""
+
 _WORD_SALT = 0x7FEB352D
 _PAIR_SALT = 0x846CA68B
 
@@ -68,8 +71,18 @@ def normalise(text: str) -> str:
     """Sampled, lower case, full-width forms narrowed, white space single, one space at either end."""
     text = sample(text)
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = _normal_form(text)
     return f" {' '.join(text.lower().split())[: _MAX_CHARS - 2]} "
+
+
+def _normal_form(text: str) -> str:
+    """NFKC, where what is in it already is seen about ten times faster than it is made.
+
+    Narrowing a form first changes nothing: its compatibility decomposition is the narrow one.
+    """
+    for wide, narrow in _NARROW_FORMS:
+        text = text.replace(wide, narrow)
+    return unicodedata.normalize("NFKC", text)
 
 
 def feature_ids(text: str, num_bits: int) -> Ids:

@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["bench"]:
             return bench(arguments[1:])
+        if arguments[:1] == ["router"]:
+            return router(arguments[1:])
         parsed = make_parser().parse_args(arguments)
         status: int = parsed.run(parsed)
         return status
@@ -44,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_chat(commands, debug)
     _add_route(commands, debug)
     _add_model_commands(commands, debug)
+    commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
     commands.add_parser("bench", help="measure: `fenhe bench engines`", add_help=False)
     return parser
 
@@ -205,6 +208,14 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     print(describe(arguments.folder))
     return 0
+
+
+def router(arguments: list[str]) -> int:
+    """`fenhe router ...`: the rest of the line belongs to `router.training`."""
+    from router.training.command import run
+
+    status: int = run(arguments)
+    return status
 
 
 def bench(arguments: list[str]) -> int:

@@ -45,6 +45,7 @@ class Grammar:
 
     def num_variants(self, prompt: str, depth: int = _MAX_DEPTH) -> int:
         """How many texts a prompt can give (an upper bound: equal ones count twice)."""
+        self._check_depth(prompt, depth)
         count = 1
         for inner in _PLACE.findall(prompt):
             count *= self._num_choices(inner, depth)
@@ -59,9 +60,12 @@ class Grammar:
         return sum(self.num_variants(value, depth - 1) for value in self.slots[inner])
 
     def _fill(self, text: str, rng: random.Random, depth: int) -> str:
+        self._check_depth(text, depth)
+        return _PLACE.sub(lambda match: self._draw(match[1], rng, depth), text)
+
+    def _check_depth(self, text: str, depth: int) -> None:
         if depth == 0:
             raise ConfigError(f"the slots of {self.lang}/{self.label} name each other in a circle: {text[:80]!r}")
-        return _PLACE.sub(lambda match: self._draw(match[1], rng, depth), text)
 
     def _draw(self, inner: str, rng: random.Random, depth: int) -> str:
         if "|" in inner:
@@ -81,7 +85,7 @@ def read_grammar(file: Path) -> Grammar:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
         slots = {name: tuple(values) for name, values in table.get("slots", {}).items()}
         styles = tuple(Style(name=style["name"], prompts=tuple(style["prompts"])) for style in table["styles"])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file}: cannot be read as prompts: {error}") from error
     grammar = Grammar(
         name=file.stem, label=file.stem.partition("-")[0], lang=file.parent.name, slots=slots, styles=styles
