@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from models.errors import ConfigError
 from router.conversation import Conversation
 from router.decision import TaskScores
-from router.features import feature_ids
+from router.features import Ids, read_features
 from router.tasks import GENERAL, SUBJECTS, TASKS, Task
 
 FORMAT_VERSION = 1
@@ -36,7 +36,8 @@ _ONES = np.ones(1 << 15, np.float32)
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a classifier file says beside its weights.
 
-    `labels` in the order of columns, `general` among them. `scale` turns sums of int8 weights into logits.
+    `labels` in the order of columns, `general` among them. `scale` turns sums of int8 weights into logits;
+    `opening_weight` is what the features of the opening count against those of the whole text.
     Below `thresholds[task]` the verdict is `general`. `earlier_weight` and `system_weight` are what the logits of
     earlier user turns and of the system prompt count, times the doubt that the last turn leaves (1 minus the
     probability of its likeliest subject), halved where it is `context_half_chars` long.
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     labels: tuple[Task, ...]
     num_bits: Annotated[int, Meta(ge=8, le=24)]
     scale: float
+    opening_weight: float
     bias: tuple[float, ...]
     thresholds: dict[Task, float]
     earlier_weight: float
@@ -104,12 +106,19 @@ class TaskClassifier:
 
     def logits(self, text: str) -> list[float]:
         """Calibrated logits in the order of `settings.labels`."""
-        ids = feature_ids(text, self.settings.num_bits)
+        settings = self.settings
+        whole, opening = read_features(text, settings.num_bits)
+        sums = self._sum(whole, settings.scale)
+        if settings.opening_weight:
+            sums = sums + self._sum(opening, settings.scale * settings.opening_weight)
+        return [value + bias for value, bias in zip(sums.tolist(), settings.bias, strict=True)]
+
+    def _sum(self, ids: Ids, scale: float) -> npt.NDArray[np.float64]:
+        """Weights summed over features, over the root of their number. Shapes: [labels]."""
         rows = self._table.take(ids.astype(np.intp)).view(np.int8).reshape(-1, _COLUMNS).astype(np.float32)
         # Whole numbers below 2**24: the sum is exact in whatever order it is taken.
-        sums = (_ONES[: len(rows)] @ rows)[: self._num_labels].tolist()
-        factor = self.settings.scale / math.sqrt(len(ids))
-        return [value * factor + bias for value, bias in zip(sums, self.settings.bias, strict=True)]
+        sums: npt.NDArray[np.float64] = (_ONES[: len(rows)] @ rows)[: self._num_labels].astype(np.float64)
+        return sums * (scale / math.sqrt(len(ids)))
 
     def _mean_logits(self, turns: Sequence[str]) -> list[float]:
         logits = [self.logits(turn) for turn in turns]

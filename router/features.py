@@ -7,6 +7,7 @@ Source: feature hashing, Weinberger et al. 2009 (arXiv 0902.2206); subword n-gra
 
 import sys
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ HEAD_CHARS = 600
 TAIL_CHARS = 360
 """Of a longer text only its beginning and its end are read: questions stand there, documents between them."""
 
+OPENING_CHARS = 48
+
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 _NUM_CODES = 1 << 16
 _BASE = 0x9E3779B1
@@ -24,11 +27,14 @@ _MAX_CHARS = 4096
 """Compatibility forms can unfold (one character into 18 at most); no more than this is read of what comes out."""
 _ORDERS = (1, 2, 3, 4)
 _SALTS = (0x2C1B3C6D, 0x2C1B3C6F, 0x2C1B3C71, 0x2C1B3C73)
-_NARROW_FORMS = tuple((wide, unicodedata.normalize("NFKC", wide)) for wide in "，？！：；（）～\u3000…")
-"""What Chinese is full of. With these alone out of the way most texts are in their normal form already."""
+_WIDE_FORMS = "，？！：；（）．～＿／｜＝＋－％…²³①②③④⑤\u3000\xa0"
+_NARROW_FORMS = tuple((wide, unicodedata.normalize("NFKC", wide)) for wide in _WIDE_FORMS)
+"""What Chinese and copied text are full of: with these out of the way most texts are in their normal form already."""
 
 _WORD_SALT = 0x7FEB352D
 _PAIR_SALT = 0x846CA68B
+_OPENING_MARK = 0x1B873593
+_OPENING_SALT = 0x85EBCA6B
 
 
 def _powers(base: int) -> Ids:
@@ -85,16 +91,37 @@ def _normal_form(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
-def feature_ids(text: str, num_bits: int) -> Ids:
-    """The features of a text, repeated as often as they occur.
+class Features(NamedTuple):
+    """What a text is judged by: everything in it, and how it opens, as features of their own.
 
-    Shapes: [features], each below 2 ** num_bits; about five per character.
+    A request mostly says in its first words what is wanted ("Write", "Imagine you are", "Is it legal"), which a mean
+    over a long text would drown. Repeated as often as they occur. Shapes: [features] each, about five per character.
     """
+
+    whole: Ids
+    opening: Ids
+
+
+def read_features(text: str, num_bits: int) -> Features:
+    """All features are below 2 ** num_bits."""
     codes = np.frombuffer(normalise(text).encode(_UTF32, "surrogatepass"), np.uint32)
     codes = np.minimum(codes, _NUM_CODES - 1)
-    values = _VALUES[codes]
-    spans = [*_char_spans(values), *_word_spans(values, _IS_WORD[codes])]
-    return np.concatenate(spans) >> np.uint32(32 - num_bits)
+    values, is_word = _VALUES[codes], _IS_WORD[codes]
+    shift = np.uint32(32 - num_bits)
+    end = _opening_end(is_word)
+    opening = _mix(_spans(values[:end], is_word[:end]) ^ np.uint32(_OPENING_MARK), _OPENING_SALT)
+    return Features(_spans(values, is_word) >> shift, opening >> shift)
+
+
+def _opening_end(is_word: npt.NDArray[np.bool_]) -> int:
+    """Behind the first `OPENING_CHARS` characters, but not within a word, unless that is longer than all of them."""
+    end = min(OPENING_CHARS, len(is_word))
+    breaks = np.flatnonzero(~is_word[:end])
+    return int(breaks[-1]) + 1 if breaks[-1] > 0 else end
+
+
+def _spans(values: Ids, is_word: npt.NDArray[np.bool_]) -> Ids:
+    return np.concatenate([*_char_spans(values), *_word_spans(values, is_word)])
 
 
 def _char_spans(values: Ids) -> list[Ids]:
@@ -110,9 +137,9 @@ def _char_spans(values: Ids) -> list[Ids]:
 
 
 def _word_spans(values: Ids, is_word: npt.NDArray[np.bool_]) -> list[Ids]:
-    """Words and pairs of neighbouring words. The text begins and ends with a space, so edges come in pairs."""
+    """Words and pairs of neighbouring words. A text begins with a space; a word that has no end here is none."""
     edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
-    starts, ends = edges[::2], edges[1::2]
+    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
     if not len(starts):
         return []
     sums = np.zeros(len(values) + 1, np.uint32)

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_route(commands, debug)
     _add_model_commands(commands, debug)
     commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
-    commands.add_parser("bench", help="measure: `fenhe bench engines`", add_help=False)
+    commands.add_parser("bench", help="measure: `fenhe bench engines`, `fenhe bench router`", add_help=False)
     return parser
 
 
@@ -219,13 +219,19 @@ def router(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`fenhe bench engines ...`: the rest of the line belongs to `engines.bench`."""
-    if arguments[:1] != ["engines"]:
-        raise ConfigError("what to measure? There is `fenhe bench engines`; its options: `fenhe bench engines --help`")
-    from engines.bench.cli import run
+    """`fenhe bench engines ...`, `fenhe bench router ...`: the rest of the line belongs to the bench of that name."""
+    if arguments[:1] == ["engines"]:
+        from engines.bench.cli import run as bench_engines
 
-    status: int = run(arguments[1:])
-    return status
+        return bench_engines(arguments[1:])
+    if arguments[:1] == ["router"]:
+        from router.bench.cli import run as bench_router
+
+        return bench_router(arguments[1:])
+    raise ConfigError(
+        "what to measure? There are `fenhe bench engines` and `fenhe bench router`; "
+        "their options: `fenhe bench router --help`"
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ LAYERS = ("server", "router", "engines", "models")
 OUTSIDE = ("loadtest", "tests")
 
 HOMES = {
-    "torch": ("models/", "engines/"),
-    "transformers": ("models/", "engines/"),
+    "torch": ("models/", "engines/", "router/bench/"),
+    "transformers": ("models/", "engines/", "router/bench/"),
+    "sklearn": ("router/bench/",),
     "onnxruntime": ("engines/onnx/", "engines/native/", "engines/bench/"),
     "tensorrt": ("engines/",),
     "vllm": ("engines/",),

@@ -9,6 +9,7 @@ from router.classify import SHIPPED, TaskClassifier
 from router.training.card import write_card
 from router.training.corpus import read_rows
 from router.training.evaluate import describe, judge, write_json, write_report
+from router.training.fit import FitConfig
 from router.training.measure import Figures
 from router.training.train import TrainConfig, train
 
@@ -43,7 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Write the classifier and, beside it, its model card."""
-    trained = train(arguments.data, arguments.out, TrainConfig(seed=arguments.seed), _report)
+    trained = train(
+        arguments.data, arguments.out, TrainConfig(seed=arguments.seed, fit=FitConfig(seed=arguments.seed)), _report
+    )
     tested: dict[str, Figures] = {}
     dev = arguments.data / "dev.jsonl"
     if dev.exists():

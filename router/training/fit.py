@@ -4,47 +4,50 @@ Plain numpy, one text at a time: no thread and no BLAS decides about a rounding,
 Source: Adagrad, Duchi et al. 2011; dropout as regularisation, Wager et al. 2013 (arXiv 1307.1493).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from router.features import Ids
+from router.features import Features, Ids
 
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class FitConfig:
-    """`smoothing` is the share of a row's mass spread over the other classes."""
+    """`opening_weight`: see `bag_of`. `smoothing` is the share of a row's mass spread over the other classes."""
 
     num_bits: int = 19
+    opening_weight: float = 0.5
     num_epochs: int = 2
     rate: float = 0.2
     bias_rate: float = 0.01
-    drop_share: float = 0.5
+    drop_share: float = 0.4
     smoothing: float = 0.05
     seed: int = 0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Bag:
-    """Features of a text, each once. Shapes: ids [distinct]; counts [distinct]."""
+    """Features of a text, each once per part, and the value each has. Shapes: ids [features]; values [features]."""
 
     ids: Ids
-    counts: Array
-
-    @property
-    def length(self) -> float:
-        """The root of the number of features: what sums are divided by."""
-        return math.sqrt(float(self.counts.sum()))
+    values: Array
 
 
-def bag_of(ids: Ids) -> Bag:
+def bag_of(features: Features, opening_weight: float) -> Bag:
+    """A feature's value is how often it occurs over the root of all that occur, in its part of the text."""
+    whole_ids, whole_values = _count(features.whole)
+    opening_ids, opening_values = _count(features.opening)
+    values = np.concatenate((whole_values, opening_values * np.float32(opening_weight)))
+    return Bag(ids=np.concatenate((whole_ids, opening_ids)), values=values)
+
+
+def _count(ids: Ids) -> tuple[Ids, Array]:
     distinct, counts = np.unique(ids, return_counts=True)
-    return Bag(ids=distinct, counts=counts.astype(np.float32))
+    return distinct, (counts / len(ids) ** 0.5).astype(np.float32)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -55,8 +58,8 @@ class LinearModel:
     bias: Array
 
     def logits(self, bag: Bag) -> Array:
-        """Shapes: [classes]. The sum over features, over the root of their number."""
-        return _logits(self.weights[bag.ids], bag.counts / np.float32(bag.length), self.bias)
+        """Shapes: [classes]."""
+        return _logits(self.weights[bag.ids], bag.values, self.bias)
 
 
 def _logits(rows: Array, values: Array, bias: Array) -> Array:
@@ -76,11 +79,11 @@ def fit(
     squares = np.full_like(table, 1e-3)
     bias = np.zeros(num_classes, np.float32)
     targets = _targets(num_classes, config.smoothing)
-    scale = (1.0 - config.drop_share) ** -0.5
+    scale = np.float32((1.0 - config.drop_share) ** -0.5)
     for row in _order(len(bags), config.num_epochs, rng):
         bag = bags[row]
         kept = rng.random(len(bag.ids), np.float32) >= config.drop_share
-        ids, values = bag.ids[kept], bag.counts[kept] * np.float32(scale / bag.length)
+        ids, values = bag.ids[kept], bag.values[kept] * scale
         rows = table[ids]
         shares = softmax(_logits(rows, values, bias).astype(np.float64)).astype(np.float32)
         error = (shares - targets[labels[row]]) * weights[row]

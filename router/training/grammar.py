@@ -90,17 +90,20 @@ def read_grammar(file: Path) -> Grammar:
     grammar = Grammar(
         name=file.stem, label=file.stem.partition("-")[0], lang=file.parent.name, slots=slots, styles=styles
     )
-    unknown = sorted(_unknown_slots(grammar))
-    if unknown:
-        raise ConfigError(f"{file}: no such slots: {', '.join(unknown)}")
+    problems = find_problems(grammar)
+    if problems:
+        raise ConfigError(f"{file}: {'; '.join(problems)}")
     return grammar
 
 
-def _unknown_slots(grammar: Grammar) -> set[str]:
+def find_problems(grammar: Grammar) -> list[str]:
+    """Slots nobody defined, and ranges that end before they begin."""
     texts = [prompt for style in grammar.styles for prompt in style.prompts]
     texts += [value for values in grammar.slots.values() for value in values]
-    named = {inner for text in texts for inner in _PLACE.findall(text)}
-    return {inner for inner in named if "|" not in inner and not _RANGE.fullmatch(inner)} - grammar.slots.keys()
+    places = sorted({inner for text in texts for inner in _PLACE.findall(text) if "|" not in inner})
+    spans = {inner: _RANGE.fullmatch(inner) for inner in places}
+    problems = [f"no such slot: {inner}" for inner, span in spans.items() if not span and inner not in grammar.slots]
+    return problems + [f"empty range: {inner}" for inner, span in spans.items() if span and int(span[1]) > int(span[2])]
 
 
 def read_grammars(folder: Path = GRAMMAR_FOLDER) -> tuple[Grammar, ...]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from models.errors import ConfigError
 from router.classify import FORMAT_VERSION, METADATA_KEY, Settings, TaskClassifier
-from router.features import feature_ids
+from router.features import read_features
 from router.tasks import TASKS
 from router.training.augment import Variation
 from router.training.calibrate import Calibration, calibrate, thresholds
@@ -97,17 +97,23 @@ def read_corpus(data: Path, config: TrainConfig, report: Report) -> Corpus:
     real = read_rows(file)
     grammars = read_grammars(config.grammar_folder)
     rows = (*real, *written_rows(grammars, config.seed))
+    unknown = {grammar.label for grammar in grammars} - set(LABELS)
+    if unknown:
+        raise ConfigError(f"{config.grammar_folder}: no label is called {', '.join(sorted(unknown))}")
     missing = set(LABELS) - {row.label for row in rows}
     if missing:
         raise ConfigError(f"{file}: no rows for {', '.join(sorted(missing))}; every label needs some")
     variation = Variation(rows, config.seed)
     report("reading features")
     bags = tuple(
-        tuple(bag_of(feature_ids(text, config.fit.num_bits)) for text in (row.text, *_variants(row, variation, config)))
-        for row in rows
+        tuple(_bag(text, config.fit) for text in (row.text, *_variants(row, variation, config))) for row in rows
     )
     labels = np.array([TASKS.index(task_of(row.label)) for row in rows])
     return Corpus(rows=rows, bags=bags, labels=labels, digest=_digest(rows))
+
+
+def _bag(text: str, config: FitConfig) -> Bag:
+    return bag_of(read_features(text, config.num_bits), config.opening_weight)
 
 
 def _variants(row: Row, variation: Variation, config: TrainConfig) -> list[str]:
@@ -125,6 +131,8 @@ def judge_unseen(corpus: Corpus, config: TrainConfig, report: Report) -> tuple[F
     """
     folds = fold_numbers(corpus.rows, config.num_folds)
     numbers = sorted({fold for fold in folds if fold is not None})
+    if len(numbers) < 2 and None not in folds:
+        raise ConfigError("all rows are of one data set: nothing would be left to train on when it is left out")
     tested = [[index for index, fold in enumerate(folds) if fold == number] for number in numbers]
     jobs = [(number, [index for index, fold in enumerate(folds) if fold != number]) for number in numbers]
     logits: list[Floats] = []
@@ -183,6 +191,7 @@ def write_classifier(out: Path, model: LinearModel, calibration: Calibration, co
         labels=TASKS,
         num_bits=config.fit.num_bits,
         scale=step / calibration.temperature,
+        opening_weight=config.fit.opening_weight,
         bias=tuple(bias.tolist()),
         thresholds=thresholds(calibration),
         earlier_weight=config.earlier_weight,
