@@ -107,10 +107,13 @@ def read_features(text: str, num_bits: int) -> Features:
     codes = np.frombuffer(normalise(text).encode(_UTF32, "surrogatepass"), np.uint32)
     codes = np.minimum(codes, _NUM_CODES - 1)
     values, is_word = _VALUES[codes], _IS_WORD[codes]
-    shift = np.uint32(32 - num_bits)
     end = _opening_end(is_word)
-    opening = _mix(_spans(values[:end], is_word[:end]) ^ np.uint32(_OPENING_MARK), _OPENING_SALT)
-    return Features(_spans(values, is_word) >> shift, opening >> shift)
+    chars, (words, pairs, num_opening_words) = _char_spans(values), _word_spans(values, is_word, end)
+    opening = [spans[: max(end - order, 0)] for order, spans in enumerate(chars)]
+    opening += [words[:num_opening_words], pairs[: max(num_opening_words - 1, 0)]]
+    marked = _mix(np.concatenate(opening) ^ np.uint32(_OPENING_MARK), _OPENING_SALT)
+    shift = np.uint32(32 - num_bits)
+    return Features(np.concatenate([*chars, words, pairs]) >> shift, marked >> shift)
 
 
 def _opening_end(is_word: npt.NDArray[np.bool_]) -> int:
@@ -120,11 +123,8 @@ def _opening_end(is_word: npt.NDArray[np.bool_]) -> int:
     return int(breaks[-1]) + 1 if breaks[-1] > 0 else end
 
 
-def _spans(values: Ids, is_word: npt.NDArray[np.bool_]) -> Ids:
-    return np.concatenate([*_char_spans(values), *_word_spans(values, is_word)])
-
-
 def _char_spans(values: Ids) -> list[Ids]:
+    """N-grams by their order, where they begin."""
     spans = []
     hashes = values
     for order, salt in zip(_ORDERS, _SALTS, strict=True):
@@ -136,18 +136,18 @@ def _char_spans(values: Ids) -> list[Ids]:
     return spans
 
 
-def _word_spans(values: Ids, is_word: npt.NDArray[np.bool_]) -> list[Ids]:
-    """Words and pairs of neighbouring words. A text begins with a space; a word that has no end here is none."""
+def _word_spans(values: Ids, is_word: npt.NDArray[np.bool_], opening_end: int) -> tuple[Ids, Ids, int]:
+    """Words, pairs of neighbouring words, and how many words end within the opening.
+
+    The text begins and ends with a space, so edges come in pairs.
+    """
     edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
-    starts, ends = edges[: len(edges) // 2 * 2 : 2], edges[1::2]
-    if not len(starts):
-        return []
+    starts, ends = edges[::2], edges[1::2]
     sums = np.zeros(len(values) + 1, np.uint32)
     np.cumsum(values * _POWERS[: len(values)], out=sums[1:], dtype=np.uint32)
-    spans = [_mix((sums[ends] - sums[starts]) * _INVERSES[starts], _WORD_SALT)]
-    if len(starts) > 1:
-        spans.append(_mix((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]], _PAIR_SALT))
-    return spans
+    words = _mix((sums[ends] - sums[starts]) * _INVERSES[starts], _WORD_SALT)
+    pairs = _mix((sums[ends[1:]] - sums[starts[:-1]]) * _INVERSES[starts[:-1]], _PAIR_SALT)
+    return words, pairs, int(np.searchsorted(ends, opening_end))
 
 
 def _mix(hashes: Ids, salt: int) -> Ids:
