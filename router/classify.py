@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from models.errors import ConfigError
 from router.conversation import Conversation
 from router.decision import TaskScores
-from router.features import Ids, read_features
+from router.features import Ids, read_features, sample
 from router.tasks import GENERAL, SUBJECTS, TASKS, Task
 
 FORMAT_VERSION = 1
@@ -31,6 +31,11 @@ _COLUMNS = 8
 
 _ONES = np.ones(1 << 15, np.float32)
 """More than the features of the longest text that is read."""
+
+NOTHING = TaskScores(
+    task=GENERAL, confidence=1.0, probabilities={task: 1.0 if task == GENERAL else 0.0 for task in TASKS}
+)
+"""The scores of a text that says nothing."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +82,8 @@ class TaskClassifier:
 
     def classify(self, conversation: Conversation) -> TaskScores:
         """The last user turn in the light of what was said before, which counts the more, the less the turn says."""
+        if says_nothing(conversation.last) and not (conversation.earlier or conversation.system):
+            return NOTHING
         values = self.logits(conversation.last)
         if conversation.earlier or conversation.system:
             values = self._add_context(values, conversation)
@@ -98,7 +105,7 @@ class TaskClassifier:
 
     def classify_text(self, text: str) -> TaskScores:
         """A text that stands alone."""
-        return self._verdict(self.logits(text))
+        return self.classify(Conversation(last=text))
 
     def classify_batch(self, texts: Iterable[str]) -> list[TaskScores]:
         """Every text by itself, in order."""
@@ -131,6 +138,11 @@ class TaskClassifier:
         if confidence < self.settings.thresholds.get(task, 0.0):
             task = GENERAL
         return TaskScores(task=task, confidence=confidence, probabilities=probabilities)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether there is no letter, digit or ideograph in what is read of a text."""
+    return not any(map(str.isalnum, sample(text)))
 
 
 def _softmax(values: list[float]) -> list[float]:

@@ -22,8 +22,9 @@ WANTED_RECALL = 0.76
 """Of `other` rows, the share that is to end in `general` on calibration rows: 75 % is the bound in use."""
 
 _TEMPERATURES = np.geomspace(0.05, 20.0, 121)
-_BIASES = np.linspace(-2.0, 2.0, 41)
-_THRESHOLDS = np.linspace(0.2, 0.7, 51)
+_BIASES = np.linspace(-3.0, 2.0, 51)
+_THRESHOLDS = np.linspace(0.35, 0.7, 36)
+"""A fifth would never refuse: the likeliest of five is above it."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -18,8 +18,10 @@ _WEAK_SPOTS = """## Known weak spots
 
 - It reads words, not meaning: a request in one task's words about another's matter goes wrong, as do riddles of style
   (trivia said as a statement, bar-exam stories before the legal question, role-play that asks for an explanation).
-- Other languages than English and Chinese mostly end in `general`.
-- Editing, summarising and classifying a given text is taken for the text's subject in about half of the Chinese cases.
+- Other languages than English and Chinese: anything may come out, also with confidence.
+- Editing, summarising and classifying a given text is often taken for the text's own subject (a third of BELLE's cases
+  and half of self-instruct's), the more so the longer the text.
+- Very short turns ("hello!", "who are you?") were added last; one-word turns remain a guess.
 - Of a text beyond 960 characters only the beginning and the end are read.
 - The written prompts were written by language models for this project in three rounds, with the errors on the sources
   below known from the second round on. The sources' texts were not copied, but some written prompts name the same kinds

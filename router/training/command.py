@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.errors import ConfigError
 from router.classify import SHIPPED, TaskClassifier
 from router.training.card import write_card
 from router.training.corpus import read_rows
@@ -12,8 +13,6 @@ from router.training.evaluate import describe, judge, write_json, write_report
 from router.training.fit import FitConfig
 from router.training.measure import Figures
 from router.training.train import TrainConfig, train
-
-CARD_NAME = "MODEL_CARD.md"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,7 +27,13 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     training = commands.add_parser("train", help="train a classifier: same data and seed, same bytes")
     training.add_argument("--data", type=Path, required=True, metavar="DIR", help="has train.jsonl, perhaps dev.jsonl")
-    training.add_argument("--out", type=Path, required=True, metavar="FILE", help="the classifier to write")
+    training.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the classifier to write; its model card goes beside it as FILE with .md",
+    )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--debug", action="store_true", help="show the traceback of an error")
     training.set_defaults(run=run_train)
@@ -43,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Write the classifier and, beside it, its model card."""
+    """Write the classifier and, beside it, its model card: the same name with `.md`."""
+    if arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out} is a folder; name a file in it")
     trained = train(
         arguments.data, arguments.out, TrainConfig(seed=arguments.seed, fit=FitConfig(seed=arguments.seed)), _report
     )
@@ -51,7 +58,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     dev = arguments.data / "dev.jsonl"
     if dev.exists():
         _, tested["dev.jsonl (same sources)"] = judge(TaskClassifier.load(arguments.out), read_rows(dev))
-    card = arguments.out.with_name(CARD_NAME)
+    card = arguments.out.with_suffix(".md")
     card.write_text(write_card(trained.unseen, trained.rows, tested, trained.digest), encoding="utf-8")
     print(f"wrote {arguments.out} and {card}")
     return 0

@@ -1,5 +1,6 @@
 """The rows the classifier learns from: files of real requests, prompts drawn from the grammars, and their weights."""
 
+import codecs
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -56,7 +57,7 @@ def read_rows(file: Path) -> list[Row]:
     decoder = msgspec.json.Decoder(Row)
     rows = []
     try:
-        lines = file.read_bytes().splitlines()
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -73,7 +74,8 @@ def _decode(decoder: "msgspec.json.Decoder[Row]", line: bytes, file: Path, numbe
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}, line {number}: {error}") from error
     if row.label not in LABELS:
-        raise ConfigError(f"{file}, line {number}: the label {row.label!r} is none of {', '.join(LABELS)}")
+        listed = ", ".join(LABELS)
+        raise ConfigError(f"{file}, line {number}: the label {row.label!r} is none of {listed}; `other` is for general")
     return row
 
 

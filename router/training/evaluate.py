@@ -15,6 +15,7 @@ from router.classify import TaskClassifier
 from router.tasks import GENERAL, TASKS
 from router.training.corpus import Row
 from router.training.measure import (
+    MEANINGS,
     Figures,
     Judged,
     confusion,
@@ -57,7 +58,7 @@ def write_json(file: Path, judged: Judged, found: Figures) -> None:
 
 def describe(judged: Judged, found: Figures) -> str:
     """Tables for a terminal: figures, classes, sources."""
-    lines = [f"{name:20} {_number(value)}" for name, value in found.items()]
+    lines = [f"{name:20} {_number(value):>7}  {MEANINGS[name]}" for name, value in found.items()]
     lines += ["", f"{'label':10} {'verdict: ' + ' '.join(f'{task:>9}' for task in TASKS)}"]
     for task, counts in zip(TASKS, confusion(judged).tolist(), strict=True):
         lines.append(f"{_label(task):10} {'':9}{' '.join(f'{count:9d}' for count in counts)}")

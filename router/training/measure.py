@@ -22,6 +22,19 @@ from router.training.corpus import LABELS, Row
 
 Floats = npt.NDArray[np.float64]
 
+MEANINGS = {
+    "macro_en": "English: mean over tasks of the mean over sources of the share with the right verdict",
+    "macro_zh": "Chinese: the same",
+    "micro": "share of all rows with the right verdict",
+    "coverage90_accuracy": "of the 90 % of in-scope rows with the likeliest subject, the share where it is right",
+    "ece": "expected calibration error, 15 bins",
+    "other_recall": "share of rows labelled other that end in general",
+    "in_scope_rejected": "share of the other rows that do",
+    "p50_ms": "median time of a decision",
+    "p99_ms": "99th percentile",
+}
+"""The same for people who read a table."""
+
 NUM_BINS = 15
 COVERAGE = 0.9
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ConfigError
-from router.classify import SHIPPED, TaskClassifier, find_problems, read_classifier
+from router.classify import NOTHING, SHIPPED, TaskClassifier, find_problems, read_classifier
 from router.conversation import Conversation
 from router.decision import TaskScores
 from router.features import read_features
@@ -418,3 +418,24 @@ def test_shipped_classifier_bears_typos_on_dev_rows(shipped: TaskClassifier) -> 
     plain, typed = dev_figures(shipped), dev_figures(shipped, 0.1)
     for name in ("macro_en", "macro_zh"):
         assert (plain[name] or 0.0) - (typed[name] or 0.0) <= 0.05
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "???", "…", "🙂", "\0", "\ud800", "。！"])
+def test_text_that_says_nothing_is_general(text: str) -> None:
+    assert by_words(bias=(5.0, 0.0, 0.0, 0.0, 0.0)).classify_text(text) == NOTHING
+
+
+@pytest.mark.parametrize("text", ["1", "a", "中", "¿é?"])
+def test_one_letter_says_something(text: str) -> None:
+    assert by_words(bias=(5.0, 0.0, 0.0, 0.0, 0.0)).classify_text(text).task == "math"
+
+
+def test_turn_that_says_nothing_is_judged_by_what_was_said_before() -> None:
+    scores = by_words(scale=9.0).classify(Conversation(last="?", earlier=("ab cd",)))
+    assert scores.task == "math"
+
+
+def test_shipped_thresholds_can_refuse(shipped: TaskClassifier) -> None:
+    """The likeliest of five is always above a fifth."""
+    assert all(value > 1 / len(TASKS) for value in shipped.settings.thresholds.values())
+    assert set(shipped.settings.thresholds) == set(TASKS) - {GENERAL}

@@ -132,3 +132,16 @@ def test_weights_belong_to_rows_in_whatever_order() -> None:
     weights = dict(zip(rows, row_weights(rows).tolist(), strict=True))
     shuffled = random.Random(0).sample(rows, len(rows))
     assert row_weights(shuffled).tolist() == pytest.approx([weights[one] for one in shuffled])
+
+
+def test_rows_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"text": "1 + 1", "label": "math", "lang": "en"}\r\n')
+    assert [row.text for row in read_rows(file)] == ["1 + 1"]
+
+
+def test_general_as_a_label_is_refused_with_the_word_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "hi", "label": "general", "lang": "en"}')
+    with pytest.raises(ConfigError, match="`other` is for general"):
+        read_rows(file)
