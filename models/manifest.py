@@ -3,6 +3,7 @@
 Owns the JSON form and its consistency rules. It opens no weights and knows no engine.
 """
 
+import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,16 @@ from models.errors import ConfigError
 
 FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+
+NAME_RULE = "letters, digits, `.`, `_`, `-`, `+` and inner spaces, beginning with a letter or digit"
+# Names go into HTTP headers, URLs, model ids (`student:path`) and file names. `+` and inner spaces are harmless there,
+# and a student is called like the folder it was built from unless it is told otherwise.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+ -]*[A-Za-z0-9._+-])?")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a student, module, exit or path may be called that: see `NAME_RULE`."""
+    return _NAME.fullmatch(name) is not None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,11 +224,15 @@ def _module_problems(manifest: Manifest) -> list[str]:
         problems.append(f"modules cover {next_layer} layers of {manifest.architecture.num_layers}")
     names = [module.name for module in manifest.modules] + [exit.name for exit in manifest.exits]
     problems += [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    return problems
+    return problems + _name_problems("module or exit", names)
+
+
+def _name_problems(what: str, names: list[str]) -> list[str]:
+    return [f"a {what} cannot be called {name!r}; use {NAME_RULE}" for name in names if not is_plain_name(name)]
 
 
 def _path_problems(manifest: Manifest) -> list[str]:
-    problems = []
+    problems = _name_problems("path", [path.name for path in manifest.paths])
     modules = [module.name for module in manifest.modules]
     exits = {exit.name: exit for exit in manifest.exits}
     paths = {path.name for path in manifest.paths}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from models.manifest import Manifest
 from router.tasks import GENERAL, Task
@@ -76,17 +77,32 @@ class Reason(StrEnum):
     PROMPT_LENGTH = "prompt_length"
     MIN_QUALITY = "min_quality"
     LOAD = "load"
+    GENERAL = "general"
     UNCLASSIFIED = "unclassified"
+    ROUTER_OFF = "router_off"
     CLASSIFIER_UNAVAILABLE = "classifier_unavailable"
     NO_TASK_PATH = "no_task_path"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Target:
-    """Where a request can go: a path of a student."""
+    """Where a request can go: a path of a student, and the last rule that had a say in it."""
 
     student: str
     path: str
+    reason: Reason
+
+
+class Candidates(NamedTuple):
+    """The students that can take a request, best first, and a sentence for each that was passed over."""
+
+    students: list[StudentState]
+    skipped: dict[str, str]
+
+    def without(self, unable: dict[str, str]) -> "Candidates":
+        """Pass over more of them; `unable` has a sentence for each."""
+        left = [student for student in self.students if student.name not in unable]
+        return Candidates(left, self.skipped | unable)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -104,3 +120,13 @@ class RouteDecision:
     reason: Reason
     fallbacks: tuple[Target, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Target:
+        """Where it goes first."""
+        return Target(student=self.student, path=self.path, reason=self.reason)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where it goes, then what is tried instead."""
+        return (self.target, *self.fallbacks)

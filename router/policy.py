@@ -4,15 +4,16 @@ Pure functions: the same scores, wishes, prompt length, pool and settings give t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.errors import Unavailable, UnknownModel
 from models.manifest import Manifest, StudentPath
-from router.decision import Health, Quality, Reason, RouteDecision, StudentState, Target, TaskScores, Wishes
+from router.decision import Candidates, Health, Quality, Reason, RouteDecision, StudentState, Target, TaskScores, Wishes
 from router.tasks import GENERAL, SUBJECTS, Task
 
 RETRY_AFTER_S = 5.0
 MAX_NAME_CHARS = 200
+MAX_HELD_MANIFESTS = 64
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -67,48 +68,86 @@ class PathChoice:
     reason: Reason
 
 
+class Depths:
+    """`paths_by_depth` of manifests seen before, by identity: they are frozen, but what holds dicts has no hash."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Manifest, tuple[StudentPath, ...]]] = {}
+
+    def __call__(self, manifest: Manifest) -> tuple[StudentPath, ...]:
+        held = self._held.get(id(manifest))
+        if held is not None:
+            return held[1]
+        if len(self._held) >= MAX_HELD_MANIFESTS:
+            self._held.clear()
+        paths = paths_by_depth(manifest)
+        self._held[id(manifest)] = manifest, paths
+        return paths
+
+
 def decide(
     *,
     scores: TaskScores | None,
     wishes: Wishes,
     num_prompt_tokens: int,
-    pool: Sequence[StudentState],
+    candidates: Candidates,
     config: PolicyConfig,
+    unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE,
+    depths: Depths | None = None,
 ) -> RouteDecision:
-    """Where the request goes. `scores` None: the classifier was not asked, or could not answer.
-
-    Raises: UnknownModel (no such student or path), Unavailable (no student can take it).
-    """
-    task, reason = find_task(scores, wishes)
-    students, skipped = choose_student(scores, wishes, pool)
+    """Where the request goes. `scores` None: the classifier was not asked, or could not answer, for which `unscored`
+    is the reason."""
+    task, reason = find_task(scores, wishes, unscored)
+    depths = depths or Depths()
     targets = []
-    for student in students:
-        choice = choose_path(student, task, reason, wishes, num_prompt_tokens, config)
-        targets.append((Target(student=student.name, path=choice.path), choice.reason))
-    first, reason = targets[0]
+    for student in candidates.students:
+        choice = choose_path(student, task, reason, wishes, num_prompt_tokens, config, depths)
+        targets.append(Target(student=student.name, path=choice.path, reason=choice.reason))
     return RouteDecision(
-        student=first.student,
-        path=first.path,
+        student=targets[0].student,
+        path=targets[0].path,
         task=task,
         confidence=None if scores is None else scores.confidence,
-        reason=reason,
-        fallbacks=tuple(target for target, _ in targets[1:]),
-        skipped=skipped,
+        reason=targets[0].reason,
+        fallbacks=tuple(targets[1:]),
+        skipped=candidates.skipped,
     )
 
 
-def find_task(scores: TaskScores | None, wishes: Wishes) -> tuple[Task, Reason]:
-    """The task a request is served as, and why: a wish, the classifier's verdict, its doubt or its fault."""
+def decide_together(
+    decisions: Sequence[RouteDecision], students: Sequence[StudentState], depths: Depths
+) -> tuple[int, RouteDecision]:
+    """One decision for prompts that go together: on every student the deepest path any of them takes there.
+
+    The index is that of the prompt whose path it is on the first student.
+    """
+    deepest = [
+        max(range(len(decisions)), key=lambda index: _depth(decisions[index].targets[place], student, depths))
+        for place, student in enumerate(students)
+    ]
+    targets = [decisions[index].targets[place] for place, index in enumerate(deepest)]
+    return deepest[0], replace(decisions[deepest[0]], fallbacks=tuple(targets[1:]))
+
+
+def _depth(target: Target, student: StudentState, depths: Depths) -> int:
+    return [path.name for path in depths(student.manifest)].index(target.path)
+
+
+def find_task(
+    scores: TaskScores | None, wishes: Wishes, unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE
+) -> tuple[Task, Reason]:
+    """The task a request is served as, and why: a wish, the classifier's verdict, its doubt, or `unscored`."""
     if wishes.task is not None:
         return wishes.task, Reason.WISHED_TASK
     if scores is None:
-        return GENERAL, Reason.CLASSIFIER_UNAVAILABLE
-    return scores.task, Reason.UNCLASSIFIED if scores.task == GENERAL else Reason.TASK
+        return GENERAL, unscored
+    if scores.task != GENERAL:
+        return scores.task, Reason.TASK
+    likeliest = max(scores.probabilities, key=lambda task: scores.probabilities[task])
+    return GENERAL, Reason.GENERAL if likeliest == GENERAL else Reason.UNCLASSIFIED
 
 
-def choose_student(
-    scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]
-) -> tuple[list[StudentState], dict[str, str]]:
+def choose_student(scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]) -> Candidates:
     """The students that can take the request, best first, and a sentence for each that was passed over.
 
     Raises: UnknownModel (no such student or path), Unavailable (none is left).
@@ -121,7 +160,7 @@ def choose_student(
         listed = "; ".join(f"`{name}`: {why}" for name, why in skipped.items()) or "the server has none"
         raise Unavailable(f"no student can take this request now: {listed}", retry_after_s=RETRY_AFTER_S)
     # Sorting is stable: the order of the configuration decides between equals.
-    return sorted(able, key=lambda student: _rank(student, task)), skipped
+    return Candidates(sorted(able, key=lambda student: _rank(student, task)), skipped)
 
 
 def _considered(wishes: Wishes, pool: Sequence[StudentState]) -> list[StudentState]:
@@ -172,6 +211,7 @@ def choose_path(
     wishes: Wishes,
     num_prompt_tokens: int,
     config: PolicyConfig,
+    depths: Depths,
 ) -> PathChoice:
     """The path a request takes on a student that has the wished one; `reason` is why it has its task."""
     full = student.manifest.full_path.name
@@ -181,7 +221,7 @@ def choose_path(
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
     if task == GENERAL:
         return PathChoice(path=full, reason=reason)
-    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0))
+    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0), depths)
     depth, reason = _needed_depth(ladder, reason, num_prompt_tokens)
     depth, reason = _raise_to_quality(ladder, depth, reason, config.level(wishes.quality, under_load=False))
     for level, why in _levels_to_step_down(wishes.quality, student, config):
@@ -204,9 +244,9 @@ def paths_by_depth(manifest: Manifest) -> tuple[StudentPath, ...]:
 class _Ladder:
     """A student's paths by depth, with what each keeps of the full path's score on one task."""
 
-    def __init__(self, student: StudentState, task: Task, floor: float) -> None:
+    def __init__(self, student: StudentState, task: Task, floor: float, depths: Depths) -> None:
         self.manifest = student.manifest
-        self.names = [path.name for path in paths_by_depth(student.manifest)]
+        self.names = [path.name for path in depths(student.manifest)]
         self.task = task
         self._variant = student.variant
         self._floor = floor

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from engines.contract import Engine, EngineStatus
 from models.errors import BadRequest, ConfigError, NotFound
-from models.manifest import Manifest
+from models.manifest import NAME_RULE, Manifest, is_plain_name
 from router.decision import Health, StudentState
 from router.tasks import Task
 
@@ -103,6 +103,13 @@ class Pool(Generic[M]):
         member.is_draining = True
         return member
 
+    def resume(self, name: str) -> M:
+        """Let a drained student have new requests again. Raises: NotFound."""
+        with self._lock:
+            member = self.find(name)
+            member.is_draining = False
+        return member
+
     def take_out(self, name: str) -> M:
         """Remove a student, whose engine the caller then stops.
 
@@ -119,8 +126,10 @@ class Pool(Generic[M]):
 
 def name_problem(name: str, taken: list[str]) -> str | None:
     """Why a student cannot have this name beside the `taken` ones, as a sentence with the mend."""
-    if name == AUTO or ":" in name or not name:
-        return f"a student cannot be called {name!r}, which would read as another model id; give it another `name`"
+    if name == AUTO:
+        return f"a student cannot be called {name!r}, which means any student; give it another `name`"
+    if not is_plain_name(name):
+        return f"a student cannot be called {name[:200]!r}; give it another `name` of {NAME_RULE}"
     if name in taken:
         return f"two students are called {name!r}; give one of them another `name`"
     return None

@@ -1,12 +1,14 @@
 """From a conversation to a decision: the classifier asked, its faults caught, the policy applied."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import RouteDecision, StudentState, TaskScores, Wishes
-from router.policy import PolicyConfig, decide
+from router.decision import Candidates, Reason, RouteDecision, StudentState, TaskScores, Wishes
+from router.policy import Depths, PolicyConfig, choose_student, decide, decide_together
 
 logger = logging.getLogger(__name__)
 
@@ -17,12 +19,25 @@ class Classifier(Protocol):
     def classify(self, conversation: Conversation) -> TaskScores: ...
 
 
+class UnreadableClassifier:
+    """Stands for a classifier whose file could not be read: it fails on every request, so each is counted."""
+
+    def __init__(self, error: ServingError) -> None:
+        self._error = error
+
+    def classify(self, conversation: Conversation) -> TaskScores:
+        raise self._error
+
+
 class Router:
-    """Holds the classifier, or none when it could not be read or is switched off; safe from any thread."""
+    """Holds the classifier, or none when it is switched off; safe from any thread."""
 
     def __init__(self, classifier: Classifier | None, config: PolicyConfig) -> None:
         self._classifier = classifier
         self._config = config
+        self._unscored = Reason.ROUTER_OFF if classifier is None else Reason.CLASSIFIER_UNAVAILABLE
+        self._depths = Depths()
+        self._lock = threading.Lock()
         self.num_faults = 0
 
     def classify(self, conversation: Conversation) -> TaskScores | None:
@@ -32,12 +47,33 @@ class Router:
         try:
             return self._classifier.classify(conversation)
         except Exception:
-            self.num_faults += 1
-            logger.exception("classifier failed faults=%d", self.num_faults)
+            with self._lock:
+                self.num_faults += 1
+                is_first = self.num_faults == 1
+            if is_first:
+                logger.exception("classifier failed; further faults are only counted")
             return None
 
-    def decide(
-        self, scores: TaskScores | None, wishes: Wishes, num_prompt_tokens: int, pool: Sequence[StudentState]
-    ) -> RouteDecision:
+    def choose(self, scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]) -> Candidates:
         """Raises: UnknownModel, Unavailable."""
-        return decide(scores=scores, wishes=wishes, num_prompt_tokens=num_prompt_tokens, pool=pool, config=self._config)
+        return choose_student(scores, wishes, pool)
+
+    def decide(
+        self, scores: TaskScores | None, wishes: Wishes, num_prompt_tokens: int, candidates: Candidates
+    ) -> RouteDecision:
+        """The way of one prompt, on each of the candidates."""
+        return decide(
+            scores=scores,
+            wishes=wishes,
+            num_prompt_tokens=num_prompt_tokens,
+            candidates=candidates,
+            config=self._config,
+            unscored=self._unscored,
+            depths=self._depths,
+        )
+
+    def decide_together(self, decisions: Sequence[RouteDecision], candidates: Candidates) -> tuple[int, RouteDecision]:
+        """One way for prompts of one request, and the index of the prompt that decided it."""
+        if len(decisions) == 1:
+            return 0, decisions[0]
+        return decide_together(decisions, candidates.students, self._depths)

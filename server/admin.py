@@ -1,17 +1,18 @@
 """The admin endpoints: students added, drained and removed while the server runs, behind a key of their own."""
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import BadRequest, ConfigError, NotFound, Unauthorized
+from models.errors import BadRequest, ConfigError, InvalidParameter, NotFound, Unauthorized
 from models.manifest import read_manifest
+from server.apart import run_apart
 from server.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
@@ -40,9 +41,10 @@ def add_handler(context: Context, roster: Roster) -> Handler:
     async def add_student(request: Request) -> Response:
         check_key(context, request)
         wish = decode_body(await read_json_body(request, context), student_decoder)
-        own_name = await asyncio.to_thread(_name_in, wish)
-        name = wish.name or own_name
-        config = StudentConfig(folder=Path(wish.folder).expanduser(), name=name, tasks=tuple(wish.tasks or ()))
+        folder = _folder_of(wish)
+        own_name = await run_apart(partial(_name_in, folder))
+        name = own_name if wish.name is None else wish.name
+        config = StudentConfig(folder=folder, name=name, tasks=tuple(wish.tasks or ()))
         return json_response(_describe_arrival(roster.add(name, config)), ACCEPTED)
 
     return add_student
@@ -54,6 +56,14 @@ def drain_handler(context: Context, roster: Roster) -> Handler:
         return json_response(describe_student(context.pool.drain(request.path_params["name"])))
 
     return drain_student
+
+
+def resume_handler(context: Context, roster: Roster) -> Handler:
+    async def resume_student(request: Request) -> Response:
+        check_key(context, request)
+        return json_response(describe_student(roster.resume(request.path_params["name"])))
+
+    return resume_student
 
 
 def remove_handler(context: Context, roster: Roster) -> Handler:
@@ -82,10 +92,20 @@ def check_key(context: Context, request: Request) -> None:
         raise Unauthorized("the admin endpoints need `Authorization: Bearer KEY` with the admin key")
 
 
-def _name_in(wish: StudentRequest) -> str:
+def _folder_of(wish: StudentRequest) -> Path:
+    """Raises: InvalidParameter for what no file system could name."""
+    if "\0" in wish.folder:
+        raise InvalidParameter("a folder's name cannot hold a NUL character", param="folder")
+    try:
+        return Path(wish.folder).expanduser()
+    except RuntimeError:
+        raise InvalidParameter(f"`~` in {wish.folder[:200]!r} stands for nobody's home", param="folder") from None
+
+
+def _name_in(folder: Path) -> str:
     """The name in the folder's manifest. Raises: BadRequest when it has none."""
     try:
-        return read_manifest(Path(wish.folder).expanduser()).name
+        return read_manifest(folder).name
     except (ConfigError, OSError) as error:
         raise BadRequest(str(error), param="folder") from None
 

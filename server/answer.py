@@ -7,15 +7,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
-from models.errors import DeadlineExceeded, EngineUnhealthy, ServingError, StepFailed
+from models.errors import DeadlineExceeded, EngineUnhealthy, QueueFull, ServingError, StepFailed
 from router.decision import RouteDecision, Target
 from server import sse
 from server.bridge import ClientGone, EventStream
@@ -30,6 +30,7 @@ from server.student import ServedStudent
 logger = logging.getLogger(__name__)
 
 Batch = list[tuple[int, SequenceEvent]]
+T = TypeVar("T")
 
 ROUTE_HEADERS = ("x-fenhe-task", "x-fenhe-path", "x-fenhe-confidence", "x-fenhe-reason", "x-fenhe-student")
 """Headers of a generated answer: how it was routed. Confidence is absent when nothing was classified."""
@@ -94,6 +95,7 @@ class Shape(Protocol):
 class Plan:
     """A job for one student, and how its answer looks."""
 
+    target: Target
     student: ServedStudent
     job: Job
     shape: Shape
@@ -112,8 +114,7 @@ async def answer(context: Context, order: Order) -> "Answer":
     routed = await route(context, order)
     decision = routed.decision
     context.metrics.routes.observe(decision, routed.seconds)
-    target = Target(student=decision.student, path=decision.path)
-    return Answer(context, order, routed, order.plan(target, routed.student, routed.prompts))
+    return Answer(context, order, routed, order.plan(decision.target, routed.student, routed.prompts))
 
 
 def check_finish(finish: Finish) -> None:
@@ -162,30 +163,35 @@ class Answer(Response):
         self._started_s = time.monotonic()
 
     def _use(self, plan: Plan) -> None:
-        self._student, self._job, self._shape = plan.student, plan.job, plan.shape
+        self._target, self._student, self._job, self._shape = plan.target, plan.student, plan.job, plan.shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
         check_room(self._context)
-        stream = await self._open()
-        record_of(scope).begin(self._student.name, self._job.path)
-        self._student.metrics.observe_request(self._job.n, self._job.requests[0].sampling.max_tokens)
-        with contextlib.closing(stream), self._guard(stream, receive):
-            if self._job.is_stream:
-                await self._stream(stream, scope, send)
-            else:
-                await self._whole(stream, scope, send)
+        with self._guard(receive) as guard:
+            stream = await self._open(guard)
+            with contextlib.closing(stream):
+                guard.hold(stream)
+                await self._tell(stream, scope, send)
 
-    async def _open(self) -> EventStream:
-        """Submit to the chosen student, or to the first fallback whose engine is well.
+    async def _tell(self, stream: EventStream, scope: Scope, send: Send) -> None:
+        record_of(scope).begin(self._decision, self._target)
+        self._student.metrics.observe_request(self._job.n, self._job.requests[0].sampling.max_tokens)
+        if self._job.is_stream:
+            await self._stream(stream, scope, send)
+        else:
+            await self._whole(stream, scope, send)
+
+    async def _open(self, guard: "Guard") -> EventStream:
+        """Submit to the chosen student, or to the first fallback that takes it.
 
         Raises: what the chosen student's engine raised, when no fallback could take its place.
         """
         try:
             return self._student.bridge.open(self._job.requests)
-        except EngineUnhealthy as error:
+        except (EngineUnhealthy, QueueFull) as error:
             for target in self._decision.fallbacks:
-                stream = await self._fall_back(target)
+                stream = await guard.race(self._fall_back(target))
                 if stream is not None:
                     return stream
             raise error
@@ -203,15 +209,16 @@ class Answer(Response):
         return stream
 
     @contextlib.contextmanager
-    def _guard(self, stream: EventStream, receive: Receive) -> Iterator[None]:
-        """Fail the stream when the client leaves or the time is up."""
+    def _guard(self, receive: Receive) -> Iterator["Guard"]:
+        """End the work when the client leaves or the time is up."""
+        guard = Guard()
         loop = asyncio.get_running_loop()
         timeout_s = self._context.config.limits.request_timeout_s
         late = DeadlineExceeded(f"the answer was not finished within {timeout_s:g} s (limits.request_timeout_s)")
-        timer = loop.call_later(timeout_s, stream.fail, late)
-        watcher = loop.create_task(_watch(receive, stream))
+        timer = loop.call_later(timeout_s, guard.fail, late)
+        watcher = loop.create_task(_watch(receive, guard))
         try:
-            yield
+            yield guard
         finally:
             timer.cancel()
             watcher.cancel()
@@ -268,18 +275,52 @@ class Answer(Response):
         return b"".join(chunks)
 
     def _route_headers(self, path: str) -> list[tuple[bytes, bytes]]:
-        return route_headers(self._decision, self._student.name, path)
+        return route_headers(self._decision, self._target, path)
 
 
-def route_headers(decision: RouteDecision, student: str, path: str) -> list[tuple[bytes, bytes]]:
-    """How a request was routed; student and path are those that really ran."""
-    told = {"task": decision.task, "path": path, "reason": decision.reason.value, "student": student}
+def route_headers(decision: RouteDecision, target: Target, path: str) -> list[tuple[bytes, bytes]]:
+    """How a request was routed; target and path are those that really ran."""
+    told = {"task": decision.task, "path": path, "reason": target.reason.value, "student": target.student}
     if decision.confidence is not None:
         told["confidence"] = f"{decision.confidence:.3f}"
     return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in told.items()]
 
 
-async def _watch(receive: Receive, stream: EventStream) -> None:
+class Guard:
+    """Ends an answer early: its stream, or what is done before there is one. Owned by the loop."""
+
+    def __init__(self) -> None:
+        self._failure: Exception | None = None
+        self._stream: EventStream | None = None
+        self._work: asyncio.Task[Any] | None = None
+
+    def fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        if self._work is not None:
+            self._work.cancel()
+        if self._stream is not None:
+            self._stream.fail(self._failure)
+
+    def hold(self, stream: EventStream) -> None:
+        self._stream = stream
+        if self._failure is not None:
+            stream.fail(self._failure)
+
+    async def race(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what may take a while. Raises: what the guard fails with meanwhile."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._work = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._work = None
+
+
+async def _watch(receive: Receive, guard: Guard) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    stream.fail(ClientGone())
+    guard.fail(ClientGone())

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
-from server.admin import add_handler, drain_handler, remove_handler, students_handler
+from server.admin import add_handler, drain_handler, remove_handler, resume_handler, students_handler
 from server.chat import Handler, chat_handler
 from server.completions import completion_handler
 from server.context import Context
@@ -73,8 +73,9 @@ def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:
         ("GET", "/metrics", metrics_handler(context)),
         ("GET", "/admin/students", students_handler(context, roster)),
         ("POST", "/admin/students", add_handler(context, roster)),
-        ("POST", "/admin/students/{name:path}/drain", drain_handler(context, roster)),
-        ("DELETE", "/admin/students/{name:path}", remove_handler(context, roster)),
+        ("POST", "/admin/students/{name}/drain", drain_handler(context, roster)),
+        ("POST", "/admin/students/{name}/resume", resume_handler(context, roster)),
+        ("DELETE", "/admin/students/{name}", remove_handler(context, roster)),
         ("GET", "/openapi.json", _openapi_handler(context)),
     ]
 

@@ -45,7 +45,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def chat_handler(context: Context) -> Handler:
     async def create_chat_completion(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), chat_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.get(TASK_HEADER))
+        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
         return await answer(context, ChatOrder(context, wish, wishes, record_of(request.scope).key))
 
     return create_chat_completion
@@ -71,8 +71,8 @@ class ChatOrder:
     def wishes(self) -> Wishes:
         return self._wishes
 
-    async def conversation(self) -> Conversation:
-        return conversation_in(self._wish.messages)
+    async def conversations(self) -> list[Conversation]:
+        return [conversation_in(self._wish.messages)]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         return [Prompt(token_ids=await encode_messages(student, self._wish.messages))]
@@ -97,7 +97,7 @@ class ChatOrder:
             is_stream=bool(wish.stream),
             includes_usage=self._includes_usage,
         )
-        return Plan(student=student, job=job, shape=ChatShape(job))
+        return Plan(target=target, student=student, job=job, shape=ChatShape(job))
 
 
 def _num_logprobs(wish: ChatRequest) -> int | None:

@@ -31,7 +31,7 @@ from server.schema import (
     encoder,
 )
 from server.student import ServedStudent, find_student
-from server.wishes import TASK_HEADER, wishes_of
+from server.wishes import TASK_HEADER, wishes_for_prompts, wishes_of
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""
@@ -40,14 +40,14 @@ DEFAULT_MAX_TOKENS = 16
 def completion_handler(context: Context) -> Handler:
     async def create_completion(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), completion_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.get(TASK_HEADER))
+        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
         return await answer(context, CompletionOrder(context, wish, wishes, record_of(request.scope).key))
 
     return create_completion
 
 
 class CompletionOrder:
-    """One text completion to be routed and planned; the first of its prompts decides the way of all."""
+    """One text completion to be routed and planned: its first prompt decides the student, its neediest the path."""
 
     def __init__(self, context: Context, wish: CompletionRequest, wishes: Wishes, key: str) -> None:
         """Raises: BadRequest and its kinds."""
@@ -61,15 +61,15 @@ class CompletionOrder:
             )
         self._prompts = split_prompt(wish.prompt)
         check_choices(context, len(self._prompts), wish.n or 1)
-        self._wishes = wishes
+        self._wishes = wishes_for_prompts(context.students, wishes, self._prompts)
 
     @property
     def wishes(self) -> Wishes:
         return self._wishes
 
-    async def conversation(self) -> Conversation:
+    async def conversations(self) -> list[Conversation]:
         student = find_student(self._context.students, self._wish.model)
-        return Conversation(last=await prompt_text(student, self._prompts[0]))
+        return [Conversation(last=await prompt_text(student, prompt)) for prompt in self._prompts]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         is_echo = bool(self._wish.echo)
@@ -98,7 +98,7 @@ class CompletionOrder:
             is_stream=bool(wish.stream),
             includes_usage=self._includes_usage,
         )
-        return Plan(student=student, job=job, shape=TextShape(job, [prompt.text for prompt in prompts]))
+        return Plan(target=target, student=student, job=job, shape=TextShape(job, [prompt.text for prompt in prompts]))
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
         limits, wanted = self._context.config.limits, self._wish.max_tokens

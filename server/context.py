@@ -106,10 +106,11 @@ def make_context(
     Raises: ConfigError for names that collide.
     """
     pool: Pool[ServedStudent] = Pool()
+    leaving: dict[str, ServedStudent] = {}
     router = Router(classifier, config.router)
     metrics = Metrics(
         config.engine,
-        statuses=lambda: [(student.name, student.engine.status()) for student in pool.members],
+        statuses=lambda: [(one.name, one.engine.status()) for one in (*pool.members, *leaving.values())],
         num_classifier_faults=lambda: router.num_faults,
     )
     context = Context(
@@ -118,6 +119,7 @@ def make_context(
         router=router,
         metrics=metrics,
         opener=opener or make_opener(config.engine),
+        leaving=leaving,
     )
     for opened in students:
         context.serve(opened)

@@ -6,12 +6,14 @@ or to drop fields whose value asks for nothing (`"tools": null`).
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
+from router.decision import Quality
+from router.tasks import TASKS
 from server.schema import Wish, any_decoder
 
 W = TypeVar("W", bound=Wish)
@@ -71,6 +73,13 @@ UNSUPPORTED_IN_MESSAGE: dict[str, tuple[object, ...]] = {
 }
 UNSUPPORTED_ROLES = ("tool", "function")
 UNSUPPORTED_PARTS = ("image_url", "input_audio", "file", "refusal")
+
+ALLOWED: Mapping[str, Sequence[str]] = {
+    "fenhe.task": TASKS,
+    "fenhe.quality": tuple(Quality),
+    "fenhe.while_loading": ("wait", "degrade"),
+}
+"""What the fields that are one of a few words may be, which the decoder does not say."""
 
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
@@ -167,7 +176,8 @@ def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
     if missing is not None:
         name = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidParameter(f"`{name}` is required", param=name)
-    return InvalidParameter(f"`{path or 'body'}`: {what}", param=path or None)
+    allowed = f", none of {', '.join(ALLOWED[path])}" if path in ALLOWED else ""
+    return InvalidParameter(f"`{path or 'body'}`: {what}{allowed}", param=path or None)
 
 
 def _suggestion(name: str, kind: type[Wish]) -> str:

@@ -16,7 +16,7 @@ Statuses = Sequence[tuple[str, EngineStatus]]
 
 
 class EngineCollector(Collector):
-    """Reads the engines' own counts when somebody scrapes; a student that was removed is no longer told."""
+    """Reads the engines' own counts when somebody scrapes; a student that is gone is no longer told."""
 
     def __init__(self, read: Callable[[], Statuses]) -> None:
         self._read = read

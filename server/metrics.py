@@ -14,6 +14,7 @@ from engines.config import EngineConfig
 from engines.sequence import Finish, FinishReason, GenerationRequest
 from server.engine_metrics import ENGINE, LABELS, EngineCollector, Statuses
 from server.route_metrics import RouteMetrics
+from server.series import forget_series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -95,6 +96,10 @@ _REQUEST_S = (
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 _CHOICES = (1, 2, 5, 10, 20)
 
+_CACHE = (*LABELS, "kv_bytes", "prefix_cache_bytes")
+_REASONS = (*LABELS, "finished_reason")
+_PATHS = ("student", "path")
+
 _DURATIONS = {
     "vllm:time_to_first_token_seconds": ("From queued to the first token.", _TTFT_S),
     "vllm:inter_token_latency_seconds": ("Between two events with tokens of one sequence.", _GAP_S),
@@ -128,15 +133,21 @@ class Metrics:
         self.families = Families.make(registry)
         self.routes = RouteMetrics(registry, num_classifier_faults)
         self._http = Counter("fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=registry)
-        names = (*LABELS, "kv_bytes", "prefix_cache_bytes")
-        self._cache_info = Gauge("vllm:cache_config_info", "How memory for KV is bounded.", names, registry=registry)
+        text = "How memory for KV is bounded."
+        self._cache_info = Gauge("vllm:cache_config_info", text, _CACHE, registry=registry)
         registry.register(EngineCollector(statuses))
 
     def for_student(self, name: str) -> "StudentMetrics":
-        """Where a student's sequences are counted; one of that name goes on where an earlier one ended."""
+        """Where a student's sequences are counted."""
         config = self._config
         self._cache_info.labels(name, ENGINE, str(config.kv_bytes), str(config.prefix_cache_bytes)).set(1)
         return StudentMetrics(name, self.families)
+
+    def forget_student(self, name: str) -> None:
+        """Drop every series of a student that is gone; one of that name that comes later begins anew."""
+        forget_series(self._cache_info, _CACHE, name)
+        self.families.forget_student(name)
+        self.routes.forget_student(name)
 
     def observe_http(self, method: str, route: str, status: int) -> None:
         self._http.labels(method, route, str(status)).inc()
@@ -157,19 +168,22 @@ class Families:
 
     @classmethod
     def make(cls, registry: CollectorRegistry) -> "Families":
-        reasons = (*LABELS, "finished_reason")
         return cls(
             histograms={
                 name.removeprefix("vllm:"): Histogram(name, text, LABELS, registry=registry, buckets=buckets)
                 for name, (text, buckets) in _DURATIONS.items()
             },
-            success=Counter("vllm:request_success", "Sequences by how they ended.", reasons, registry=registry),
+            success=Counter("vllm:request_success", "Sequences by how they ended.", _REASONS, registry=registry),
             queries=Counter("vllm:prefix_cache_queries", "Prompt tokens looked up.", LABELS, registry=registry),
             hits=Counter("vllm:prefix_cache_hits", "Of them, found.", LABELS, registry=registry),
-            paths=Counter(
-                "fenhe_path_sequences", "Sequences by the path that ran.", ("student", "path"), registry=registry
-            ),
+            paths=Counter("fenhe_path_sequences", "Sequences by the path that ran.", _PATHS, registry=registry),
         )
+
+    def forget_student(self, name: str) -> None:
+        for family in (*self.histograms.values(), self.queries, self.hits):
+            forget_series(family, LABELS, name)
+        forget_series(self.success, _REASONS, name)
+        forget_series(self.paths, _PATHS, name)
 
 
 class StudentMetrics:

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +20,7 @@ CLIENT_GONE = 499
 """Logged and counted, never sent: the client left before its answer."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WORK = re.compile(r"/v1/|/tokenize$|/detokenize$")
 
 
@@ -70,18 +72,21 @@ class Exchange:
             raise EngineUnhealthy("this server is stopping; send the request again", retry_after_s=1.0)
 
     async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._record.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode())]
+        if message["type"] != "http.response.start":
+            await self._raw_send(message)
+            return
+        message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode())]
+        _check_headers(message["headers"])
         await self._raw_send(message)
+        self._record.status = message["status"]
 
     async def _fail(self, error: ServingError, cause: Exception | None = None) -> None:
         """Say what went wrong: as a response, or inside the stream that has begun."""
         body = errors.body_of(error)
-        if self._record.is_event_stream:
-            await self._raw_send({"type": "http.response.body", "body": sse.frame(body)})
-        elif self._record.status is None:
+        if self._record.status is None:
             await self._respond(errors.status_of(error), body, errors.headers_of(error))
+        elif self._record.is_event_stream:
+            await self._raw_send({"type": "http.response.body", "body": sse.frame(body)})
         elif cause is not None:  # half a plain response is out: cutting the connection is all that is left
             raise cause
 
@@ -98,15 +103,26 @@ class Exchange:
         self._context.metrics.observe_http(scope["method"], route, status)
         logger.log(
             logging.INFO if self._is_work else logging.DEBUG,
-            "request finished id=%s route=%s status=%d student=%s path=%s tokens=%d ms=%.1f",
+            "request finished id=%s route=%s status=%d student=%s path=%s task=%s reason=%s confidence=%s "
+            "tokens=%d ms=%.1f",
             record.id,
             route,
             status,
             record.student,
             record.path,
+            record.task,
+            record.reason,
+            record.confidence,
             record.num_tokens,
             (time.monotonic() - record.started_s) * 1000,
         )
+
+
+def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises: ValueError. uvicorn looks only once it counts the response as begun, too late for another one."""
+    for name, value in headers:
+        if _CONTROL.search(name) or _CONTROL.search(value):
+            raise ValueError(f"a header holds a control character: {name!r}: {value!r}")
 
 
 def _make_record(given_id: bytes | None, context: Context) -> Record:

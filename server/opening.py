@@ -9,7 +9,7 @@ from engines.config import EngineConfig
 from engines.contract import Engine
 from models.errors import ConfigError, ServingError
 from router.pool import name_problem
-from router.router import Classifier
+from router.router import Classifier, UnreadableClassifier
 from router.tasks import Task
 from server.config import RouterConfig, StudentConfig
 from server.student import Student
@@ -53,22 +53,27 @@ def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = 
 
 
 def load_classifier(config: RouterConfig) -> Classifier | None:
-    """The task classifier, or None when it is switched off, or when the one that ships cannot be read: then every
-    request takes the full path.
+    """The task classifier, or None when it is switched off. When the one that ships cannot be read, one that fails on
+    every request: each takes the full path, and is counted.
 
     Raises: ConfigError for a file that was named.
     """
     if not config.enabled:
+        logger.info("router off")
         return None
-    from router.classify import TaskClassifier
+    from router.classify import SHIPPED, TaskClassifier
 
     try:
-        return TaskClassifier.load(config.classifier)
+        classifier = TaskClassifier.load(config.classifier)
     except ConfigError as error:
         if config.classifier is not None:
             raise
         logger.error("classifier unavailable error=%s: every request takes the full path", error)
-        return None
+        return UnreadableClassifier(error)
+    logger.info(
+        "classifier loaded file=%s trained_on=%s", config.classifier or SHIPPED, classifier.settings.trained_on[:12]
+    )
+    return classifier
 
 
 def open_all(configs: Sequence[StudentConfig], opener: Opener) -> list[Opened]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from router.decision import RouteDecision, Target
+
 KEY = "fenhe.record"
 
 
@@ -18,13 +20,19 @@ class Record:
     status: int | None = None
     student: str | None = None
     path: str | None = None
+    task: str | None = None
+    reason: str | None = None
+    confidence: float | None = None
     num_tokens: int = 0
     is_event_stream: bool = False
 
-    def begin(self, student: str, path: str) -> None:
-        """Note where the request went."""
-        self.student = student
-        self.path = path
+    def begin(self, decision: RouteDecision, target: Target) -> None:
+        """Note where the request went, and why."""
+        self.student = target.student
+        self.path = target.path
+        self.task = decision.task
+        self.reason = target.reason.value
+        self.confidence = None if decision.confidence is None else round(decision.confidence, 3)
 
     def finish(self, path: str, num_tokens: int) -> None:
         """Note the path that really ran, and the tokens it brought."""

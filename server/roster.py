@@ -6,23 +6,32 @@ import gc
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from models.errors import InvalidParameter, NotFound, ServingError
+from models.errors import BadRequest, EngineUnhealthy, InvalidParameter, NotFound, ServingError
 from router.pool import name_problem
+from server.apart import run_apart
 from server.config import StudentConfig
 from server.context import Context
+from server.opening import Opened
 from server.student import ServedStudent
 
 logger = logging.getLogger(__name__)
+
+LAST_OPENING_S = 2.0
+"""How long the end waits for an opening: leaving the interpreter while a session is being made may abort."""
 
 
 def give_memory_back() -> None:
     """Return what a removed student held to the system: an engine is full of cycles, which wait for the collector,
     and glibc keeps freed weights until it is told to trim. Other C libraries have no such call."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # Windows has no CDLL(None), musl and macOS no such function
+        logger.debug("no malloc_trim here")
+    else:
         trim(0)
 
 
@@ -41,10 +50,16 @@ class Roster:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+        self._opening: asyncio.Future[Opened] | None = None
         self.arrivals: dict[str, Arrival] = {}
 
     def add(self, name: str, config: StudentConfig) -> Arrival:
-        """Open a student under this name in the background. Raises: InvalidParameter for a name that is taken."""
+        """Open a student under this name in the background.
+
+        Raises: InvalidParameter for a name that is taken; EngineUnhealthy when the server is leaving.
+        """
+        self._check_staying()
         coming = [arrival.name for arrival in self.arrivals.values() if arrival.error is None]
         taken = [student.name for student in self._context.students]
         problem = name_problem(name, [*taken, *coming, *self._context.leaving])
@@ -57,23 +72,41 @@ class Roster:
     def remove(self, name: str) -> ServedStudent | Arrival:
         """Take a student out of the pool and stop it in the background, or forget one that could not be opened.
 
-        Raises: NotFound; BadRequest while sequences run, unless it was drained first.
+        Raises: NotFound; BadRequest while it is being opened, or sequences run and it was not drained first.
         """
         arrival = self.arrivals.get(name)
-        if arrival is not None and arrival.error is not None:
+        if arrival is not None and arrival.error is None:
+            raise BadRequest(f"student `{name}` is still being opened; remove it when that has ended")
+        if arrival is not None:
             return self.arrivals.pop(name)
-        if name in self._context.leaving:
-            raise NotFound(f"student `{name[:200]}` was removed already and is stopping")
+        self._check_not_leaving(name)
         student = self._context.pool.take_out(name)
         self._context.leaving[name] = student
         self._begin(self._stop(student))
         return student
 
+    def resume(self, name: str) -> ServedStudent:
+        """Undo a drain. Raises: NotFound, also for a student that is being removed."""
+        self._check_not_leaving(name)
+        return self._context.pool.resume(name)
+
     async def close(self) -> None:
-        """Give up what is still under way; engines are the caller's to stop."""
+        """Give up what is still under way; engines are the caller's to stop. One built from now on is never started."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._opening is not None:
+            await asyncio.wait([self._opening], timeout=LAST_OPENING_S)
+            if not self._opening.cancel() and not self._opening.cancelled():
+                self._opening.exception()  # looked at, so that asyncio does not complain
+
+    def _check_staying(self) -> None:
+        if self._context.drain.is_draining:
+            raise EngineUnhealthy("this server is stopping and takes no more students", retry_after_s=1.0)
+
+    def _check_not_leaving(self, name: str) -> None:
+        if name in self._context.leaving:
+            raise NotFound(f"student `{name}` was removed already and is stopping")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -82,8 +115,7 @@ class Roster:
 
     async def _open(self, arrival: Arrival) -> None:
         try:
-            opened = await asyncio.to_thread(self._context.opener, arrival.config)
-            student = self._context.serve(opened)
+            await self._start(await self._build(arrival.config))
         except ServingError as error:
             logger.warning("student not opened name=%s error=%s", arrival.name, error)
             self.arrivals[arrival.name] = replace(arrival, error=error.message)
@@ -92,16 +124,46 @@ class Roster:
             self.arrivals[arrival.name] = replace(arrival, error=f"it could not be opened: {error}")
         else:
             del self.arrivals[arrival.name]
-            student.bridge.attach()
-            logger.info("student added name=%s", student.name)
+            logger.info("student added name=%s", arrival.name)
 
-    async def _stop(self, student: ServedStudent) -> None:
+    async def _build(self, config: StudentConfig) -> Opened:
+        """One at a time: an opening measures, and takes memory. Raises: what the opener raises; EngineUnhealthy."""
+        async with self._turn:
+            self._check_staying()
+            self._opening = run_apart(partial(self._context.opener, config))
+            try:
+                opened = await asyncio.shield(self._opening)
+            except Exception:
+                self._opening = None
+                raise
+            self._opening = None  # not when cancelled: `close` looks after it
+        self._check_staying()
+        return opened
+
+    async def _start(self, opened: Opened) -> None:
+        """Raises: what the engine's start raises; then the student is out of the pool and its engine is stopped."""
+        student = self._context.serve(opened)
         try:
-            await asyncio.to_thread(student.engine.stop, self._context.config.grace_s)
+            student.bridge.attach()
+        except Exception:
+            self._context.pool.drain(student.name)
+            self._context.pool.take_out(student.name)
+            await self._end(student, 0.0)
+            self._context.metrics.forget_student(student.name)
+            raise
+
+    async def _end(self, student: ServedStudent, grace_s: float) -> None:
+        """Stop an engine, which tells whoever waits for it."""
+        try:
+            await run_apart(partial(student.engine.stop, grace_s))
         except Exception:
             logger.exception("stopping a student failed name=%s", student.name)
+
+    async def _stop(self, student: ServedStudent) -> None:
+        await self._end(student, self._context.config.grace_s)
         # Not when cancelled: whoever ends the server stops the engines that are still leaving.
         name = student.name
         del self._context.leaving[name], student
-        await asyncio.to_thread(give_memory_back)
+        self._context.metrics.forget_student(name)
+        await run_apart(give_memory_back)
         logger.info("student removed name=%s", name)

@@ -11,19 +11,22 @@ from server.context import Context
 from server.decode import decode_body
 from server.limits import check_choices, read_json_body
 from server.prompts import Prompt, conversation_in, encode_messages, encode_prompt, prompt_text, split_prompt
+from server.record import record_of
 from server.replies import json_response
 from server.routing import Routed, route
 from server.schema import Message, RouteRequest, route_decoder
 from server.status_schema import RouteReply, TargetReply
 from server.student import ServedStudent, find_student
-from server.wishes import TASK_HEADER, wishes_of
+from server.wishes import TASK_HEADER, wishes_for_prompts, wishes_of
 
 
 def route_handler(context: Context) -> Handler:
     async def create_route(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), route_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.get(TASK_HEADER))
-        return json_response(describe_route(await route(context, _question(context, wish, wishes))))
+        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
+        routed = await route(context, _question(context, wish, wishes))
+        record_of(request.scope).begin(routed.decision, routed.decision.target)
+        return json_response(describe_route(routed))
 
     return create_route
 
@@ -41,8 +44,8 @@ class ChatQuestion:
         self.wishes = wishes
         self._messages = messages
 
-    async def conversation(self) -> Conversation:
-        return conversation_in(self._messages)
+    async def conversations(self) -> list[Conversation]:
+        return [conversation_in(self._messages)]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         return [Prompt(token_ids=await encode_messages(student, self._messages))]
@@ -51,18 +54,18 @@ class ChatQuestion:
 class TextQuestion:
     def __init__(self, context: Context, wishes: Wishes, wish: RouteRequest) -> None:
         assert wish.prompt is not None
-        self.wishes = wishes
         self._context = context
         self._model = wish.model
         self._prompts = split_prompt(wish.prompt)
         check_choices(context, len(self._prompts), 1)
+        self.wishes = wishes_for_prompts(context.students, wishes, self._prompts)
 
-    async def conversation(self) -> Conversation:
+    async def conversations(self) -> list[Conversation]:
         student = find_student(self._context.students, self._model)
-        return Conversation(last=await prompt_text(student, self._prompts[0]))
+        return [Conversation(last=await prompt_text(student, prompt)) for prompt in self._prompts]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        return [await encode_prompt(student, self._prompts[0])]
+        return [await encode_prompt(student, prompt) for prompt in self._prompts]
 
 
 def describe_route(routed: Routed) -> RouteReply:

@@ -48,7 +48,8 @@ def decide_here(
     router.classify(Conversation(last=""))  # the first one is slower than all that follow
     begun_s = time.perf_counter()
     scores = None if task is not None or wishes.quality is Quality.FULL else router.classify(Conversation(last=text))
-    decision = router.decide(scores, wishes, num_tokens, [idle_state(student.manifest)])
+    candidates = router.choose(scores, wishes, [idle_state(student.manifest)])
+    decision = router.decide(scores, wishes, num_tokens, candidates)
     seconds = time.perf_counter() - begun_s
     return RouteReply(
         student=decision.student,

@@ -14,7 +14,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from router.decision import RouteDecision
+from server.series import forget_series
 
+_DECISION = ("student", "task", "path", "reason")
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 _ROUTE_S = (1e-5, 2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
@@ -23,8 +25,7 @@ class RouteMetrics:
     """Owned by the event loop."""
 
     def __init__(self, registry: CollectorRegistry, num_faults: Callable[[], int]) -> None:
-        labels = ("student", "task", "path", "reason")
-        self._decisions = Counter("fenhe_route_decisions", "Routed requests.", labels, registry=registry)
+        self._decisions = Counter("fenhe_route_decisions", "Routed requests.", _DECISION, registry=registry)
         self._confidence = Histogram(
             "fenhe_route_confidence",
             "The classifier's confidence, by the task it led to.",
@@ -36,6 +37,9 @@ class RouteMetrics:
             "fenhe_route_seconds", "Time of a routing decision.", registry=registry, buckets=_ROUTE_S
         )
         registry.register(_FaultCollector(num_faults))
+
+    def forget_student(self, name: str) -> None:
+        forget_series(self._decisions, _DECISION, name)
 
     def observe(self, decision: RouteDecision, seconds: float) -> None:
         self._decisions.labels(decision.student, decision.task, decision.path, decision.reason.value).inc()

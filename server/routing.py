@@ -1,12 +1,13 @@
 """A request's way to a student and a path: classified, tokenised by the student it is meant for, decided."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Quality, RouteDecision, TaskScores, Wishes
-from router.policy import choose_student
+from router.decision import Candidates, Quality, RouteDecision, TaskScores, Wishes
 from server.context import Context, run_beside
 from server.prompts import Prompt
 from server.student import ServedStudent
@@ -21,16 +22,19 @@ class Routable(Protocol):
     @property
     def wishes(self) -> Wishes: ...
 
-    async def conversation(self) -> Conversation: ...
+    async def conversations(self) -> list[Conversation]:
+        """What is classified, one for each prompt."""
+        ...
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        """All prompts in the student's tokens; the first one decides the way."""
+        """All prompts in the student's tokens. Raises: BadRequest and its kinds."""
         ...
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Routed:
-    """A decision, and what it was made of. `seconds` is the time of classifying and deciding alone."""
+    """A decision, and what it was made of. `scores` are those of the prompt that decided; `seconds` is the time of
+    classifying and deciding alone."""
 
     decision: RouteDecision
     scores: TaskScores | None
@@ -42,25 +46,69 @@ class Routed:
 async def route(context: Context, request: Routable) -> Routed:
     """Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
     wishes = request.wishes
-    scores, classify_s = None, 0.0
+    scores: Sequence[TaskScores | None] = (None,)
+    classify_s = 0.0
     if _needs_task(context, wishes):
-        scores, classify_s = await _classify(context, await request.conversation())
+        scores, classify_s = await _classify(context, await request.conversations())
     begun_s = time.perf_counter()
-    pool = context.pool.states()
-    candidates, _ = choose_student(scores, wishes, pool)
+    candidates = context.router.choose(scores[0], wishes, context.pool.states())
     choose_s = time.perf_counter() - begun_s
-    student = context.pool.find(candidates[0].name)
-    prompts = await request.encode(student)
+    candidates, student, prompts = await _encode(context, request, candidates)
     begun_s = time.perf_counter()
-    decision = context.router.decide(scores, wishes, len(prompts[0].token_ids), pool)
+    index, decision = _decide(context, scores, wishes, prompts, candidates)
     decide_s = time.perf_counter() - begun_s
     return Routed(
         decision=decision,
-        scores=scores,
+        scores=scores[index] if len(scores) > 1 else scores[0],
         student=student,
         prompts=prompts,
         seconds=classify_s + choose_s + decide_s,
     )
+
+
+def _decide(
+    context: Context,
+    scores: Sequence[TaskScores | None],
+    wishes: Wishes,
+    prompts: Sequence[Prompt],
+    candidates: Candidates,
+) -> tuple[int, RouteDecision]:
+    """One decision for all prompts, and the index of the one that made it."""
+    per_prompt = scores if len(scores) == len(prompts) else [scores[0]] * len(prompts)
+    decisions = [
+        context.router.decide(score, wishes, len(prompt.token_ids), candidates)
+        for score, prompt in zip(per_prompt, prompts, strict=True)
+    ]
+    return context.router.decide_together(decisions, candidates)
+
+
+async def _encode(
+    context: Context, request: Routable, candidates: Candidates
+) -> tuple[Candidates, ServedStudent, list[Prompt]]:
+    """The prompts in the tokens of the first candidate whose context holds them; of the first when none does."""
+    first: tuple[ServedStudent, list[Prompt]] | None = None
+    unable: dict[str, str] = {}
+    for state in candidates.students:
+        try:
+            student = context.pool.find(state.name)
+            prompts = await request.encode(student)
+        except ServingError as error:
+            if first is None:
+                raise
+            unable[state.name] = error.message
+            continue
+        why = _why_too_long(student, prompts) if len(candidates.students) > 1 else None
+        if why is None:
+            return candidates.without(unable), student, prompts
+        first = first or (student, prompts)
+        unable[state.name] = why
+    assert first is not None
+    return candidates, *first
+
+
+def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | None:
+    longest, max_context = max(len(prompt.token_ids) for prompt in prompts), student.max_context_tokens
+    return None if longest < max_context else f"the prompt has {longest} of its tokens, its context {max_context}"
 
 
 def _needs_task(context: Context, wishes: Wishes) -> bool:
@@ -72,12 +120,12 @@ def _needs_task(context: Context, wishes: Wishes) -> bool:
     return not (is_student_settled and is_path_settled)
 
 
-async def _classify(context: Context, conversation: Conversation) -> tuple[TaskScores | None, float]:
-    texts = (conversation.last, *conversation.earlier, *conversation.system)
+async def _classify(context: Context, conversations: Sequence[Conversation]) -> tuple[list[TaskScores | None], float]:
+    num_chars = sum(len(text) for one in conversations for text in (one.last, *one.earlier, *one.system))
     begun_s = time.perf_counter()
     scores = await run_beside(
-        sum(len(text) for text in texts),
-        lambda: context.router.classify(conversation),
+        num_chars,
+        lambda: [context.router.classify(conversation) for conversation in conversations],
         limit_chars=LONG_CONVERSATION_CHARS,
     )
     return scores, time.perf_counter() - begun_s

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from engines.contract import EngineStatus
 from models.errors import Unavailable, UnknownModel
 from models.manifest import MANIFEST_NAME, Manifest
 from router.pool import AUTO, Member
@@ -57,6 +58,14 @@ class ServedStudent(Member):
     metrics: StudentMetrics
     version: str
     max_configured_tokens: int | None
+    _status: EngineStatus | None = field(default=None, init=False)
+
+    @property
+    def fixed(self) -> EngineStatus:
+        """A status for what never changes in an engine, its variant and its KV bound, asked for once."""
+        if self._status is None:
+            self._status = self.engine.status()
+        return self._status
 
     @property
     def manifest(self) -> Manifest:
@@ -72,14 +81,14 @@ class ServedStudent(Member):
         bounds = (
             self.manifest.architecture.max_context_tokens,
             self.max_configured_tokens,
-            self.engine.status().kv_capacity_tokens,
+            self.fixed.kv_capacity_tokens,
         )
         return min(bound for bound in bounds if bound is not None)
 
     @property
     def fingerprint(self) -> str:
         """`system_fingerprint`: changes when the version, the student or its precision does."""
-        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {self.engine.status().variant}"
+        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {self.fixed.variant}"
         return f"fp_{hashlib.sha256(seed.encode()).hexdigest()[:10]}"
 
     @property
@@ -114,11 +123,16 @@ def find_model(students: Sequence[ServedStudent], name: str) -> NamedModel:
     """The model a request names. Raises: UnknownModel."""
     if name == AUTO:
         return NamedModel(id=AUTO)
-    known = {model.id: model for model in named_models(students)}
-    if name not in known:
-        listed = ", ".join(f"`{name}`" for name in known) or "none"
-        raise UnknownModel(f"the model `{name[:200]}` does not exist; this server has {listed}", param="model")
-    return known[name]
+    owner, colon, path = name.partition(":")
+    for student in students:
+        if student.name != owner:
+            continue
+        if not colon:
+            return NamedModel(id=name, student=owner)
+        if any(path == other.name for other in student.manifest.paths):
+            return NamedModel(id=name, student=owner, path=path)
+    listed = ", ".join(f"`{model.id}`" for model in named_models(students)) or "none"
+    raise UnknownModel(f"the model `{name[:200]}` does not exist; this server has {listed}", param="model")
 
 
 def find_student(students: Sequence[ServedStudent], name: str) -> ServedStudent:

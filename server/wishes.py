@@ -1,10 +1,12 @@
 """What a request itself says about its way: the model id, the `fenhe` object of the body, the x-fenhe-task header."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from models.errors import InvalidParameter
 from router.decision import Quality, Wishes
 from router.tasks import TASKS, Task
+from server.prompts import TextPrompt
 from server.schema import FenheOptions
 from server.student import NamedModel, ServedStudent, find_model
 
@@ -12,20 +14,57 @@ TASK_HEADER = "x-fenhe-task"
 
 
 def wishes_of(
-    students: Sequence[ServedStudent], model: str, options: FenheOptions | None, header: str | None
+    students: Sequence[ServedStudent], model: str, options: FenheOptions | None, headers: Sequence[str]
 ) -> Wishes:
-    """`header` is the text of x-fenhe-task, None without one.
+    """`headers` are the texts of every x-fenhe-task.
 
     Raises: UnknownModel; InvalidParameter for a task nobody knows, or for wishes that contradict each other.
     """
     options = options or FenheOptions()
     named = find_model(students, model)
+    path = _path(named, options.path)
+    if options.quality is Quality.FULL:
+        _check_full(students, named.student, path, options.while_loading)
     return Wishes(
         student=named.student,
-        path=_path(named, options.path),
-        task=_task(options.task, header),
+        path=path,
+        task=_task(options.task, _header(headers)),
         quality=options.quality or Quality.BALANCED,
     )
+
+
+def wishes_for_prompts(students: Sequence[ServedStudent], wishes: Wishes, prompts: Sequence[TextPrompt]) -> Wishes:
+    """Token ids mean nothing to another student: without a wish they are the first one's, as /tokenize makes them."""
+    has_ids = any(not isinstance(prompt, str) for prompt in prompts)
+    if wishes.student is None and len(students) > 1 and has_ids:
+        return replace(wishes, student=students[0].name)
+    return wishes
+
+
+def _check_full(
+    students: Sequence[ServedStudent], student: str | None, path: str | None, while_loading: str | None
+) -> None:
+    """Refuse what `quality: full` cannot go with: a path that is not the full one, and degrading to one."""
+    manifests = [one.manifest for one in students if student in (None, one.name)]
+    having = [one for one in manifests if any(path == other.name for other in one.paths)]
+    if any(one.full_path.name != path for one in having):
+        raise InvalidParameter(
+            f"`fenhe.quality` 'full' and the path {path!r} contradict each other; send one", param="fenhe.quality"
+        )
+    if while_loading == "degrade":
+        raise InvalidParameter(
+            "`fenhe.quality` 'full' and `fenhe.while_loading` 'degrade' contradict each other; send one",
+            param="fenhe.while_loading",
+        )
+
+
+def _header(headers: Sequence[str]) -> str | None:
+    """The one text of all x-fenhe-task headers, None without one."""
+    told = {header.strip().lower() for header in headers}
+    if len(told) > 1:
+        listed = ", ".join(repr(header[:200]) for header in headers[:4])
+        raise InvalidParameter(f"the headers {TASK_HEADER} contradict each other: {listed}", param=TASK_HEADER)
+    return headers[0] if headers else None
 
 
 def _path(named: NamedModel, wished: str | None) -> str | None:

@@ -9,7 +9,7 @@ from models.architecture import Architecture
 from models.cut import default_modules, exits_of, paths_of
 from models.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
 from router.decision import Health, StudentState, TaskScores, Wishes
-from router.policy import PolicyConfig, decide
+from router.policy import Depths, PolicyConfig, choose_student, decide
 from router.tasks import SUBJECTS
 from router.training.measure import Floats
 
@@ -69,11 +69,19 @@ def _manifest() -> Manifest:
 
 def time_policy(scores: Sequence[TaskScores], texts: Sequence[str]) -> Floats:
     """Shapes: [texts]. Units: milliseconds."""
-    pool, config, wishes = default_pool(), PolicyConfig(), Wishes()
+    pool, config, wishes, depths = default_pool(), PolicyConfig(), Wishes(), Depths()
     times_ms = []
     for score, text in zip(scores, texts, strict=True):
         num_tokens = len(text) // CHARS_PER_TOKEN
         begun_s = time.perf_counter()
-        decide(scores=score, wishes=wishes, num_prompt_tokens=num_tokens, pool=pool, config=config)
+        candidates = choose_student(score, wishes, pool)
+        decide(
+            scores=score,
+            wishes=wishes,
+            num_prompt_tokens=num_tokens,
+            candidates=candidates,
+            config=config,
+            depths=depths,
+        )
         times_ms.append((time.perf_counter() - begun_s) * 1000)
     return np.array(times_ms)

@@ -209,3 +209,18 @@ def test_read_manifest_refuses_unknown_keys(manifest: Manifest, tmp_path: Path) 
     (tmp_path / MANIFEST_NAME).write_bytes(msgspec.json.encode(raw))
     with pytest.raises(ConfigError, match="colour"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", " ", "full ", "fu\r\nll", "fu:ll", "fu/ll", "..", "é"])
+def test_names_that_fit_no_header_are_found(manifest: Manifest, name: str) -> None:
+    paths = (*manifest.paths[:-1], msgspec.structs.replace(manifest.paths[-1], name=name))
+    assert any(f"a path cannot be called {name!r}" in one for one in find_problems(changed(manifest, paths=paths)))
+    modules = (msgspec.structs.replace(manifest.modules[0], name=name), *manifest.modules[1:])
+    problems = find_problems(changed(manifest, modules=modules))
+    assert any(f"a module or exit cannot be called {name!r}" in problem for problem in problems)
+
+
+def test_plain_names_are_no_problem(manifest: Manifest) -> None:
+    assert not find_problems(manifest)
+    paths = tuple(msgspec.structs.replace(path, name=f"{path.name} v1.5_a-b+c") for path in manifest.paths)
+    assert not find_problems(changed(manifest, paths=paths, tasks={}, depth_rules=(), retention=()))

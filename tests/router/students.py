@@ -10,7 +10,7 @@ from models.architecture import Architecture
 from models.cut import exits_of, parse_modules, paths_of
 from models.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
 from router.decision import Health, RouteDecision, StudentState, TaskScores, Wishes
-from router.policy import PolicyConfig, decide
+from router.policy import PolicyConfig, choose_student, decide
 from router.tasks import Task
 
 MODULES = parse_modules("a:2,b:2,c:2,d:2", 8)
@@ -81,10 +81,11 @@ def route(
     **wishes: Any,
 ) -> RouteDecision:
     """`verdict` is what the classifier found, None its fault."""
+    found, wished = None if verdict is None else scores(verdict), Wishes(**wishes)
     return decide(
-        scores=None if verdict is None else scores(verdict),
-        wishes=Wishes(**wishes),
+        scores=found,
+        wishes=wished,
         num_prompt_tokens=num_prompt_tokens,
-        pool=pool,
+        candidates=choose_student(found, wished, pool),
         config=config or PolicyConfig(),
     )

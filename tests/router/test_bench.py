@@ -18,7 +18,7 @@ from router.bench.rounds import Round, SubjectTimes
 from router.bench.subjects import Peer, Subject, minilm, scikit_learn
 from router.bench.texts import LONG_CHARS, MIX, Sample, Texts, draw_samples
 from router.decision import Wishes
-from router.policy import PolicyConfig, decide
+from router.policy import PolicyConfig, choose_student, decide
 from router.training.corpus import Row
 from server.cli import main
 from tests.router.classifiers import classifier_settings, random_weights, write_file
@@ -89,8 +89,13 @@ def test_ratio_compares_the_same_texts_only() -> None:
 
 
 def test_policy_pool_decides() -> None:
+    found = scores("math")
     decision = decide(
-        scores=scores("math"), wishes=Wishes(), num_prompt_tokens=10, pool=default_pool(), config=PolicyConfig()
+        scores=found,
+        wishes=Wishes(),
+        num_prompt_tokens=10,
+        candidates=choose_student(found, Wishes(), default_pool()),
+        config=PolicyConfig(),
     )
     assert decision.student == "two"
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.manifest import Exit, Manifest, StudentPath, find_problems
-from router.decision import Quality, Reason, RouteDecision, Wishes
-from router.policy import PolicyConfig, find_task, occupancy, paths_by_depth
+from router.decision import Quality, Reason, RouteDecision, TaskScores, Wishes
+from router.policy import Depths, PolicyConfig, find_task, occupancy, paths_by_depth
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
 
@@ -23,10 +23,10 @@ FAST, BALANCED, FULL = Quality
         ("math", {}, "math", "a", Reason.TASK),
         ("fact", {"task": "math"}, "math", "a", Reason.WISHED_TASK),
         (None, {"task": "math"}, "math", "a", Reason.WISHED_TASK),
-        ("general", {}, "general", "full", Reason.UNCLASSIFIED),
+        ("general", {}, "general", "full", Reason.GENERAL),
         (None, {}, "general", "full", Reason.CLASSIFIER_UNAVAILABLE),
         ("math", {"task": "general"}, "general", "full", Reason.WISHED_TASK),
-        ("general", {"quality": Quality.FAST}, "general", "full", Reason.UNCLASSIFIED),
+        ("general", {"quality": Quality.FAST}, "general", "full", Reason.GENERAL),
         (None, {"quality": Quality.FAST}, "general", "full", Reason.CLASSIFIER_UNAVAILABLE),
         ("legal", {}, "legal", "full", Reason.NO_TASK_PATH),
         ("math", {"task": "legal"}, "legal", "full", Reason.NO_TASK_PATH),
@@ -364,3 +364,18 @@ def test_more_quality_less_load_and_longer_prompts_never_go_shallower(
         unloaded = route([idle], quality=quality, config=config, num_prompt_tokens=length)
         longer = route([idle], quality=quality, config=config, num_prompt_tokens=length + 400)
         assert lower <= depth(unloaded) <= depth(longer)
+
+
+@pytest.mark.parametrize(("likeliest", "reason"), [("general", Reason.GENERAL), ("math", Reason.UNCLASSIFIED)])
+def test_general_by_confidence_is_not_doubt(likeliest: Task, reason: Reason) -> None:
+    other: Task = "math" if likeliest == "general" else "general"
+    found = TaskScores(task="general", confidence=0.6, probabilities={other: 0.4, likeliest: 0.6})
+    assert find_task(found, Wishes()) == ("general", reason)
+    assert find_task(None, Wishes(), Reason.ROUTER_OFF) == ("general", Reason.ROUTER_OFF)
+
+
+def test_depths_are_those_of_each_manifest() -> None:
+    depths = Depths()
+    for manifest in (student_manifest(), student_manifest(tasks={})):
+        assert depths(manifest) == paths_by_depth(manifest)
+        assert depths(manifest) is depths(manifest)

@@ -137,10 +137,17 @@ def test_fallbacks_have_their_own_paths() -> None:
     ]
     found = route(pool)
     assert (found.student, found.path, found.reason) == ("x", "a", Reason.TASK)
-    assert found.fallbacks == (Target(student="y", path="b"), Target(student="z", path="full"))
+    assert found.fallbacks == (
+        Target(student="y", path="b", reason=Reason.MIN_QUALITY),
+        Target(student="z", path="full", reason=Reason.NO_TASK_PATH),
+    )
 
 
 def test_fallback_that_is_busy_steps_down_and_the_first_does_not() -> None:
     manifest = student_manifest(keeps=(0.99, 0.99, 0.99), tasks={"math": "c"})
     found = route([student("x", manifest=manifest), student("y", manifest=manifest, num_running=BUSY)])
-    assert (found.path, found.reason, found.fallbacks) == ("c", Reason.TASK, (Target(student="y", path="a"),))
+    assert (found.path, found.reason, found.fallbacks) == (
+        "c",
+        Reason.TASK,
+        (Target(student="y", path="a", reason=Reason.LOAD),),
+    )

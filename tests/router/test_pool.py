@@ -66,12 +66,27 @@ def test_pool_states_tell_load_in_order() -> None:
     assert states[0].manifest.name == "a"
 
 
-@pytest.mark.parametrize("name", ["a", "auto", "b:c", ""])
+@pytest.mark.parametrize(
+    "name", ["a", "auto", "b:c", "b/c", "", " ", " b", "b ", "b\n", "b\r\nx: y", "b\x7f", "é", "..", "-b"]
+)
 def test_pool_refuses_names_that_collide(name: str) -> None:
     pool = make_pool(make_member("a"))
     with pytest.raises(ConfigError, match="name"):
         pool.add(make_member(name))
     assert len(pool.members) == 1
+
+
+@pytest.mark.parametrize("name", ["b", "SmolLM2-135M_v1.5", "two words", "a+b", "7"])
+def test_pool_takes_plain_names(name: str) -> None:
+    assert make_pool(make_member(name)).find(name).name == name
+
+
+def test_pool_resumes_what_was_drained() -> None:
+    pool = make_pool(make_member("a"))
+    pool.drain("a")
+    assert pool.resume("a").state().health is Health.READY
+    with pytest.raises(NotFound):
+        pool.resume("b")
 
 
 def test_pool_find_lists_the_known() -> None:

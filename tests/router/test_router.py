@@ -41,7 +41,7 @@ def test_router_without_classifier_has_no_scores_and_no_faults() -> None:
 
 @pytest.mark.parametrize(
     ("text", "path", "reason"),
-    [("math", "shallow", Reason.TASK), ("hello", "full", Reason.UNCLASSIFIED)],
+    [("math", "shallow", Reason.TASK), ("hello", "full", Reason.GENERAL)],
 )
 def test_router_decides_by_policy(text: str, path: str, reason: Reason) -> None:
     pool: Pool[Member] = Pool()
@@ -49,7 +49,8 @@ def test_router_decides_by_policy(text: str, path: str, reason: Reason) -> None:
     assert isinstance(member.engine, ScriptedEngine)
     pool.add(member)
     router = Router(WordClassifier(), PolicyConfig())
-    decision = router.decide(router.classify(Conversation(last=text)), Wishes(), 10, pool.states())
+    scores = router.classify(Conversation(last=text))
+    decision = router.decide(scores, Wishes(), 10, router.choose(scores, Wishes(), pool.states()))
     assert (decision.student, decision.path, decision.reason) == ("a", path, reason)
 
 

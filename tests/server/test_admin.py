@@ -1,10 +1,12 @@
 """Students added, drained and removed while the server runs, and who may do that."""
 
+import ctypes
 import hashlib
 import threading
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from models.errors import ConfigError
 from models.manifest import write_manifest
 from server.config import AdminConfig, ServerConfig, StudentConfig
 from server.opening import Opened
+from server.roster import give_memory_back
 from tests.server.conftest import SCRIPT, Served, StartPool, events_of, make_engine, make_manifest, make_student, until
 
 KEY = "open sesame"
@@ -29,16 +32,21 @@ class Workshop:
         self.gate = threading.Event()
         self.gate.set()
         self.failure: Exception | None = None
+        self.start_failure: Exception | None = None
+        self.num_called = 0
         self.engines: list[weakref.ref[ScriptedEngine]] = []
 
     def __call__(self, config: StudentConfig) -> Opened:
-        assert self.gate.wait(10)
+        self.num_called += 1
+        assert self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
         assert config.folder is not None
         assert config.name is not None
         student = make_student(config.folder, config.name)
         engine = make_engine(SCRIPT, student=config.name)
+        if self.start_failure is not None:
+            engine.start = Mock(side_effect=self.start_failure)  # type: ignore[method-assign]
         self.engines.append(weakref.ref(engine))
         return Opened(name=config.name, student=student, engine=engine, tasks=frozenset(config.tasks))
 
@@ -72,7 +80,7 @@ def listed(served: Served) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("POST", ""), ("POST", "/first/drain"), ("DELETE", "/first")],
+    [("GET", ""), ("POST", ""), ("POST", "/first/drain"), ("POST", "/first/resume"), ("DELETE", "/first")],
 )
 def test_admin_needs_its_key(served: Served, method: str, path: str) -> None:
     for value in ("", "Bearer", "Bearer wrong", f"Basic {KEY}", KEY, f"Bearer {CONFIG.admin.key_sha256}", "Bearer é"):
@@ -111,11 +119,11 @@ def test_added_student_is_served(served: Served, workshop: Workshop, folder: Pat
 
 
 def test_added_student_may_get_another_name(served: Served, folder: Path) -> None:
-    assert admin(served, "POST", body={"folder": str(folder), "name": "org/other"}).json()["name"] == "org/other"
-    assert until(lambda: listed(served).get("org/other") == "ready")
-    assert served.chat("hello", model="org/other:full").status_code == 200
-    assert admin(served, "POST", "/org/other/drain").json()["status"] == "draining"
-    assert admin(served, "DELETE", "/org/other").status_code == 202
+    assert admin(served, "POST", body={"folder": str(folder), "name": "an other-1.5"}).json()["name"] == "an other-1.5"
+    assert until(lambda: listed(served).get("an other-1.5") == "ready")
+    assert served.chat("hello", model="an other-1.5:full").headers["x-fenhe-student"] == "an other-1.5"
+    assert admin(served, "POST", "/an%20other-1.5/drain").json()["status"] == "draining"
+    assert admin(served, "DELETE", "/an%20other-1.5").status_code == 202
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,12 @@ def test_added_student_may_get_another_name(served: Served, folder: Path) -> Non
     [
         ({"name": "first"}, "name"),
         ({"name": "auto"}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "two\r\nlines"}, "name"),
+        ({"name": "org/other"}, "name"),
         ({"folder": "/nowhere"}, "folder"),
+        ({"folder": "/no\0where"}, "folder"),
+        ({"folder": "~nosuchuser/x"}, "folder"),
         ({"tasks": ["cooking"]}, "tasks[0]"),
         ({"nmae": "x"}, "nmae"),
     ],
@@ -154,6 +167,63 @@ def test_student_that_cannot_be_opened_is_told_and_forgotten(
     assert until(lambda: listed(served)["third"] == "ready")
 
 
+def test_student_whose_engine_cannot_start_has_failed(served: Served, workshop: Workshop, folder: Path) -> None:
+    workshop.start_failure = RuntimeError("can't start new thread")
+    assert admin(served, "POST", body={"folder": str(folder)}).status_code == 202
+    assert until(lambda: listed(served)["third"] == "failed")
+    assert "can't start new thread" in admin(served, "GET").json()["students"][-1]["error"]
+    assert served.chat("hello", model="third").status_code == 404
+    assert 'model_name="third"' not in served.http.get("/metrics").text
+    workshop.start_failure = None
+    assert admin(served, "POST", body={"folder": str(folder)}).status_code == 202
+    assert until(lambda: listed(served)["third"] == "ready")
+
+
+def test_students_are_opened_one_at_a_time(served: Served, workshop: Workshop, folder: Path) -> None:
+    workshop.gate.clear()
+    for name in ("third", "fourth"):
+        assert admin(served, "POST", body={"folder": str(folder), "name": name}).status_code == 202
+    assert until(lambda: workshop.num_called == 1)
+    assert served.post("/tokenize", {"model": "first", "prompt": "x" * 10_000}).status_code == 200
+    assert workshop.num_called == 1
+    workshop.gate.set()
+    assert until(lambda: listed(served) == dict.fromkeys(("first", "second", "third", "fourth"), "ready"))
+
+
+def test_student_that_is_being_opened_is_not_removed(served: Served, workshop: Workshop, folder: Path) -> None:
+    workshop.gate.clear()
+    admin(served, "POST", body={"folder": str(folder)})
+    response = admin(served, "DELETE", "/third")
+    assert (response.status_code, "still being opened" in response.json()["error"]["message"]) == (400, True)
+    workshop.gate.set()
+    assert until(lambda: listed(served)["third"] == "ready")
+
+
+def test_leaving_server_takes_no_student_and_starts_none(served: Served, workshop: Workshop, folder: Path) -> None:
+    workshop.gate.clear()
+    admin(served, "POST", body={"folder": str(folder)})
+    served.context.drain.is_draining = True
+    response = admin(served, "POST", body={"folder": str(folder), "name": "fourth"})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    workshop.gate.set()
+    assert until(lambda: listed(served) == {"first": "ready", "second": "ready", "third": "failed"})
+
+
+def test_server_ends_while_a_student_is_being_opened(start_pool: StartPool, workshop: Workshop, folder: Path) -> None:
+    """The fixture's end, which comes after this, fails when the server waits for the gate."""
+    workshop.gate.clear()
+    served = start_pool({"first": ()}, config=CONFIG, opener=workshop)
+    assert admin(served, "POST", body={"folder": str(folder)}).status_code == 202
+    assert until(lambda: workshop.num_called == 1)
+
+
+def test_memory_is_given_back_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_memory_back()
+    for failure in (TypeError, OSError):
+        monkeypatch.setattr(ctypes, "CDLL", Mock(side_effect=failure))
+        give_memory_back()
+
+
 def test_failed_student_can_be_dismissed(served: Served, workshop: Workshop, folder: Path) -> None:
     workshop.failure = ConfigError("no")
     admin(served, "POST", body={"folder": str(folder)})
@@ -173,6 +243,25 @@ def test_drained_student_finishes_and_gets_nothing_new(served: Served) -> None:
     assert events_of(raw)[-1] == "[DONE]"
     assert listed(served) == {"first": "draining", "second": "ready"}
     assert served.http.get("/readyz").status_code == 200
+
+
+def test_resumed_student_gets_requests_again(served: Served) -> None:
+    admin(served, "POST", "/first/drain")
+    assert served.chat("hello", model="first").status_code == 503
+    assert admin(served, "POST", "/first/resume").json()["status"] == "ready"
+    assert served.chat("hello", model="first").status_code == 200
+
+
+def test_student_that_is_being_removed_is_not_resumed(start_pool: StartPool) -> None:
+    served = start_pool({"first": (), "second": ()}, config=ServerConfig(admin=CONFIG.admin, grace_s=60))
+    with served.http.stream("POST", "/v1/completions", json=SLOW | {"model": "first"}):
+        admin(served, "POST", "/first/drain")
+        admin(served, "DELETE", "/first")
+        assert admin(served, "POST", "/first/resume").status_code == 404
+        assert listed(served) == {"second": "ready", "first": "stopping"}
+        text = served.http.get("/metrics").text
+    assert 'vllm:num_requests_running{engine="0",model_name="first"} 1.0' in text
+    assert until(lambda: listed(served) == {"second": "ready"})
 
 
 def test_busy_student_is_not_removed_before_it_is_drained(served: Served) -> None:
@@ -232,17 +321,23 @@ def test_last_student_may_go_and_another_come(served: Served, folder: Path) -> N
     assert served.chat("hello").status_code == 200
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", "/nobody"), ("POST", "/nobody/drain")])
+UNKNOWN = ["DELETE /nobody", "POST /nobody/drain", "POST /nobody/resume"]
+UNKNOWN += ["POST /first/explode", "GET /first/drain/more", "DELETE /first/drain/more", "DELETE /first/more"]
+
+
+@pytest.mark.parametrize(("method", "path"), [case.split() for case in UNKNOWN])
 def test_unknown_student_is_not_found(served: Served, method: str, path: str) -> None:
     assert admin(served, method, path).status_code == 404
 
 
-def test_removed_student_leaves_the_gauges(served: Served) -> None:
+def test_removed_student_leaves_the_metrics(served: Served) -> None:
+    assert served.chat("hello", model="first").status_code == 200
+    assert "fenhe_route_decisions_total{" in served.http.get("/metrics").text
     admin(served, "DELETE", "/first")
     assert until(lambda: "first" not in listed(served))
     text = served.http.get("/metrics").text
     assert 'fenhe_engine_healthy{engine="0",model_name="second"} 1.0' in text
-    assert 'fenhe_engine_healthy{engine="0",model_name="first"}' not in text
+    assert '"first"' not in text
 
 
 def test_removed_student_gives_its_memory_back(served: Served, workshop: Workshop, folder: Path) -> None:

@@ -232,3 +232,12 @@ def test_request_id_may_come_again_while_the_first_is_being_aborted(start: Start
     )
     assert served.student.bridge.has_sequences("again")
     assert not served.student.bridge.has_sequences("aga")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_header_that_cannot_be_sent_is_a_500_with_a_body(start: Start, is_stream: bool) -> None:
+    served = start()
+    served.student.name = "two\nlines"
+    response = served.chat("hello", stream=is_stream)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert 'status="500"' in served.http.get("/metrics").text

@@ -88,7 +88,7 @@ def test_metrics_count_decisions(start: Start) -> None:
     assert served.chat("x", fenhe={"path": "nowhere"}).status_code == 404
     decisions = "fenhe_route_decisions_total"
     assert value(served, decisions, student="tiny", task="math", path="shallow", reason="task") == 2
-    assert value(served, decisions, task="general", path="full", reason="unclassified") == 1
+    assert value(served, decisions, task="general", path="full", reason="general") == 1
     assert value(served, decisions, reason="classifier_unavailable") == 1
     assert value(served, decisions, reason="wished_path") == 1
     assert value(served, "fenhe_classifier_faults_total") == 1

@@ -1,11 +1,14 @@
 """Students from their settings: all mistakes at once, and a classifier that may be absent."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from engines.config import EngineConfig
 from models.errors import ConfigError, WeightsError
+from router.conversation import Conversation
+from router.router import Router
 from server.config import RouterConfig, StudentConfig
 from server.opening import Opened, load_classifier, make_opener, open_all
 from tests.server.conftest import make_engine, make_student, open_scripted
@@ -42,3 +45,21 @@ def test_opener_names_what_is_no_student(tmp_path: Path) -> None:
 
 def test_classifier_that_is_off_is_not_read(tmp_path: Path) -> None:
     assert load_classifier(RouterConfig(enabled=False, classifier=tmp_path / "nothing")) is None
+
+
+def test_shipped_classifier_that_cannot_be_read_fails_on_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("router.classify.SHIPPED", tmp_path / "nothing")
+    router = Router(load_classifier(RouterConfig()), RouterConfig())
+    assert [router.classify(Conversation(last="x")) for _ in range(3)] == [None] * 3
+    assert router.num_faults == 3
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_start_says_which_classifier_or_none(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        load_classifier(RouterConfig())
+        load_classifier(RouterConfig(enabled=False))
+    assert re.search(r"classifier loaded file=.*safetensors trained_on=[0-9a-f]{12}$", caplog.messages[0])
+    assert caplog.messages[1] == "router off"

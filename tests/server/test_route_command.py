@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> Path:
     ("arguments", "expected"),
     [
         (["some math"], ("math", "shallow", "task")),
-        (["hello"], ("general", "full", "unclassified")),
+        (["hello"], ("general", "full", "general")),
         (["hello", "--task", "math"], ("math", "shallow", "wished_task")),
         (["some math", "--quality", "full"], ("general", "full", "wished_quality")),
     ],

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from server.config import RouterConfig
-from tests.server.conftest import Served, Start, events_of
+from tests.server.conftest import Served, Start, events_of, until
 
 ROUTED = {"task": "math", "path": "shallow", "confidence": "0.900", "reason": "task", "student": "tiny"}
 
@@ -28,16 +28,16 @@ def test_chat_is_routed_by_its_task(served: Served, is_stream: bool) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize("prompt", ["math", list(b"math"), ["math", "law"], [list(b"math"), list(b"law")]])
-def test_completion_is_routed_by_its_first_prompt(served: Served, prompt: Any, is_stream: bool) -> None:
+@pytest.mark.parametrize("prompt", ["math", list(b"math"), ["math", "math too"], [list(b"math"), list(b"math")]])
+def test_completion_is_routed_by_its_prompts(served: Served, prompt: Any, is_stream: bool) -> None:
     response = served.post("/v1/completions", {"model": "tiny", "prompt": prompt, "stream": is_stream})
     assert told(response.headers) == ROUTED
-    assert served.classifier.asked[-1].last == "math"
+    assert "math" in served.classifier.asked[-1].last
 
 
 def test_unsure_takes_the_full_path(served: Served) -> None:
     headers = told(served.chat("hello").headers)
-    assert (headers["task"], headers["path"], headers["reason"]) == ("general", "full", "unclassified")
+    assert (headers["task"], headers["path"], headers["reason"]) == ("general", "full", "general")
 
 
 def test_last_user_turn_decides(served: Served) -> None:
@@ -86,6 +86,9 @@ def test_wishes_decide_without_the_classifier(
         ({}, {"x-fenhe-task": ""}, 400, "x-fenhe-task"),
         ({"fenhe": {"task": "math"}}, {"x-fenhe-task": "legal"}, 400, "fenhe.task"),
         ({"model": "tiny:shallow", "fenhe": {"path": "full"}}, {}, 400, "fenhe.path"),
+        ({"model": "tiny:shallow", "fenhe": {"quality": "full"}}, {}, 400, "fenhe.quality"),
+        ({"fenhe": {"path": "shallow", "quality": "full"}}, {}, 400, "fenhe.quality"),
+        ({"fenhe": {"quality": "full", "while_loading": "degrade"}}, {}, 400, "fenhe.while_loading"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/route"])
@@ -132,7 +135,7 @@ def test_classifier_fault_is_the_full_path_and_no_error(served: Served) -> None:
 def test_router_that_is_off_asks_nobody(start: Start) -> None:
     served = start(router=RouterConfig(enabled=False))
     headers = told(served.chat("math").headers)
-    assert (headers["path"], headers["reason"]) == ("full", "classifier_unavailable")
+    assert (headers["path"], headers["reason"]) == ("full", "router_off")
     assert served.classifier.asked == []
     assert told(served.chat("math", fenhe={"task": "math"}).headers)["path"] == "shallow"
 
@@ -151,7 +154,7 @@ def test_path_header_is_what_really_ran(start: Start) -> None:
     served.engine.load(3)
     response = served.chat("hello", fenhe={"while_loading": "degrade"})
     headers = told(response.headers)
-    assert (headers["path"], headers["reason"]) == ("shallow", "unclassified")
+    assert (headers["path"], headers["reason"]) == ("shallow", "general")
 
 
 def test_official_client_sends_wishes_and_reads_headers(served: Served) -> None:
@@ -171,3 +174,43 @@ def test_official_client_sends_wishes_and_reads_headers(served: Served) -> None:
         served.client.chat.completions.create(
             model="auto", messages=messages, extra_body={"fenhe": {"task": "cooking"}}
         )
+
+
+def test_full_path_and_full_quality_go_together(served: Served) -> None:
+    assert told(served.chat("x", model="tiny:full", fenhe={"quality": "full"}).headers)["path"] == "full"
+
+
+@pytest.mark.parametrize(("second", "status"), [("legal", 400), ("MATH", 200)])
+def test_task_headers_that_differ_are_refused(served: Served, second: str, status: int) -> None:
+    headers = [("x-fenhe-task", "math"), ("x-fenhe-task", second)]
+    assert served.http.post("/v1/route", json={"prompt": "x"}, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("prompts", [["math", "hello"], ["hello", "math"], ["math", "math " * 40]])
+def test_deepest_path_of_several_prompts_is_taken(served: Served, prompts: list[str]) -> None:
+    response = served.post("/v1/completions", {"model": "tiny", "prompt": prompts})
+    assert told(response.headers)["path"] == "full"
+    assert served.post("/v1/route", {"prompt": prompts}).json()["path"] == "full"
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("task", "general, math, legal, fact, creative"),
+        ("quality", "fast, balanced, full"),
+        ("while_loading", "wait, degrade"),
+    ],
+)
+def test_wish_outside_its_words_is_told_them(served: Served, field: str, allowed: str) -> None:
+    error = served.chat("x", fenhe={field: "cooking"}).json()["error"]
+    assert error["param"] == f"fenhe.{field}"
+    assert all(word in error["message"] for word in ("cooking", *allowed.split(", ")))
+
+
+def test_log_line_tells_task_reason_and_confidence(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="server.middleware"):
+        served.chat("math")
+        served.route("math")
+        assert until(lambda: len(caplog.messages) >= 2)
+    for line in caplog.messages:
+        assert "student=tiny path=shallow task=math reason=task confidence=0.9" in line

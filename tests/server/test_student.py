@@ -1,12 +1,19 @@
 """Several students behind one server: which one answers, and what each probe says of them."""
 
+import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
-from engines.scripted import Line
-from models.errors import EngineUnhealthy
-from tests.server.conftest import CONTEXT_TOKENS, Served, StartPool, events_of, until
+from engines.contract import EngineStatus
+from engines.scripted import Line, ScriptedEngine
+from models.errors import BadRequest, EngineUnhealthy, QueueFull
+from server.chat import ChatOrder
+from server.config import Limits, ServerConfig
+from server.prompts import Prompt
+from server.student import ServedStudent
+from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool, events_of, until
 
 BOTH = {"big": (), "maths": ("math",)}
 SICK = Line(refusal=EngineUnhealthy("the engine is stopping"))
@@ -135,8 +142,6 @@ def test_less_occupied_of_equals_is_chosen(start_pool: StartPool) -> None:
 
 
 def test_requests_are_bounded_over_all_students(start_pool: StartPool) -> None:
-    from server.config import Limits, ServerConfig
-
     served = start_pool({"one": (), "two": ()}, config=ServerConfig(limits=Limits(max_requests=1)))
     body = {"model": "one", "prompt": "slow", "stream": True}
     with served.http.stream("POST", "/v1/completions", json=body):
@@ -150,3 +155,111 @@ def test_same_request_id_is_told_apart_across_students(start_pool: StartPool) ->
     with served.http.stream("POST", "/v1/completions", json=body, headers=headers):
         second = served.chat("hello", model="two", headers=headers)
     assert second.json()["id"].startswith("chatcmpl-twice.")
+
+
+@pytest.mark.parametrize("refusal", [SICK, Line(refusal=QueueFull("no room", retry_after_s=1.0))])
+def test_fallback_tells_its_own_reason(start_pool: StartPool, refusal: Line) -> None:
+    served = start_pool({"big": (), "maths": ("fact",)}, maths={"script": {"fact": refusal}})
+    served.context.pool.find("maths").student.manifest.tasks["fact"] = "full"
+    response = served.chat("a fact")
+    assert (response.headers["x-fenhe-student"], response.headers["x-fenhe-reason"]) == ("big", "min_quality")
+    assert served.route("a fact").json()["reason"] == "task"
+
+
+def test_fallback_ends_when_the_time_is_up(start_pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = start_pool(
+        BOTH,
+        config=ServerConfig(limits=Limits(request_timeout_s=0.2)),
+        maths={"script": {"math": SICK}},
+    )
+    encode = ChatOrder.encode
+
+    async def slow_encode(order: ChatOrder, student: ServedStudent) -> list[Prompt]:
+        if student.name == "big":
+            await asyncio.Event().wait()
+        return await encode(order, student)
+
+    monkeypatch.setattr(ChatOrder, "encode", slow_encode)
+    response = served.chat("math")
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert served.engines["big"].submitted == []
+
+
+def test_student_with_too_short_a_context_gives_way(start_pool: StartPool) -> None:
+    served = start_pool(BOTH)
+    served.context.pool.find("maths").max_configured_tokens = 40
+    body = served.route("math " * 20).json()
+    assert (body["student"], body["fallbacks"]) == ("big", [])
+    assert "its context 40" in body["skipped"]["maths"]
+    assert answered_by(served, "math " * 20)[0] == "big"
+    assert answered_by(served, "math")[0] == "maths"
+    assert served.chat("math " * 200).json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_too_long_a_prompt_is_told_even_if_the_next_student_cannot_read_it(
+    start_pool: StartPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = start_pool(BOTH)
+    encode = ChatOrder.encode
+
+    async def picky_encode(order: ChatOrder, student: ServedStudent) -> list[Prompt]:
+        if student.name == "big":
+            raise BadRequest("it has no chat template")
+        return await encode(order, student)
+
+    monkeypatch.setattr(ChatOrder, "encode", picky_encode)
+    assert served.chat("math " * 200).json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_queue_full_everywhere_is_the_first_students_error(start_pool: StartPool) -> None:
+    full = Line(refusal=QueueFull("maths has no room", retry_after_s=1.0))
+    served = start_pool(BOTH, maths={"script": {"math": full}}, big={"script": {"math": SICK}})
+    response = served.chat("math")
+    assert (response.status_code, response.json()["error"]["message"]) == (429, "maths has no room")
+
+
+def test_fallback_ends_when_the_client_leaves(start_pool: StartPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = start_pool(BOTH, maths={"script": {"math": SICK}})
+    ended: list[str] = []
+    encode = ChatOrder.encode
+
+    async def slow_encode(order: ChatOrder, student: ServedStudent) -> list[Prompt]:
+        if student.name == "big":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(student.name)
+        return await encode(order, student)
+
+    monkeypatch.setattr(ChatOrder, "encode", slow_encode)
+    with pytest.raises(httpx.ReadTimeout):
+        served.http.post(
+            "/v1/chat/completions",
+            json={"model": "auto", "messages": [{"role": "user", "content": "math"}]},
+            timeout=0.3,
+        )
+    assert until(lambda: ended == ["big"])
+
+
+def test_token_ids_belong_to_the_first_student(start_pool: StartPool) -> None:
+    served = start_pool(BOTH)
+    body = {"model": "auto", "prompt": list(b"math")}
+    assert served.post("/v1/completions", body).headers["x-fenhe-student"] == "big"
+    told = served.post("/v1/route", body).json()
+    assert (told["student"], told["fallbacks"]) == ("big", [])
+    assert served.post("/v1/route", {"prompt": "math"}).json()["student"] == "maths"
+
+
+def test_status_is_asked_once_per_request(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = start()
+    served.chat("hello")
+    asked: list[str] = []
+    status = ScriptedEngine.status
+
+    def count(engine: ScriptedEngine) -> EngineStatus:
+        asked.append("status")
+        return status(engine)
+
+    monkeypatch.setattr(ScriptedEngine, "status", count)
+    served.chat("hello")
+    assert len(asked) == 1

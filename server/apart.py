@@ -1,0 +1,47 @@
+"""Work in daemon threads of its own: asyncio's shared threads stay free, and the process's end waits for none."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+def run_apart(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run `work` in a new thread and bring its result to the running loop; dropped when nobody waits any more."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    threading.Thread(target=_run, args=(loop, future, [work]), name="fenhe-apart", daemon=True).start()
+    return future
+
+
+def _run(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], box: list[Callable[[], T]]) -> None:
+    try:
+        result = box.pop()()  # popped: the thread outlives its work a little and must not keep an engine alive
+    except Exception as error:
+        _tell(loop, _fail, future, error)
+    except BaseException as error:  # a panic in Rust, for one: no Exception, and somebody waits all the same
+        _tell(loop, _fail, future, RuntimeError(repr(error)))
+    else:
+        _tell(loop, _settle, future, result)
+
+
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, deliver: Callable[..., None], *arguments: object) -> None:
+    try:
+        loop.call_soon_threadsafe(deliver, *arguments)
+    except RuntimeError:  # the loop is closed: the server has ended and nobody waits
+        logger.debug("result dropped after the end")
