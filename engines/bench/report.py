@@ -30,8 +30,7 @@ def render_table(
     versions: Mapping[str, str],
     notes: Sequence[str],
 ) -> str:
-    lines = ["machine   " + ", ".join(f"{key} {_plain(value)}" for key, value in machine.items())]
-    lines.append("versions  " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    lines = describe_setting(machine, versions)
     for case in cases:
         rows = _rows_of(figures, FIGURES_OF_CASE[case])
         if rows:
@@ -47,13 +46,34 @@ def make_document(
     figures: Figures, machine: Mapping[str, Any], versions: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """The JSON form: medians under `figures`, the rounds behind them under `rounds`."""
+    rounds = {name: list(values.values()) for name, values in figures.rounds.items()}
+    return fill_document(figures.medians, rounds, FORMULAS, machine, versions, notes)
+
+
+def describe_setting(machine: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+    """The lines that say where and with what a bench ran."""
+    return [
+        "machine   " + ", ".join(f"{key} {_plain(value)}" for key, value in machine.items()),
+        "versions  " + ", ".join(f"{name} {value}" for name, value in versions.items()),
+    ]
+
+
+def fill_document(
+    medians: Mapping[str, float],
+    rounds: Mapping[str, Sequence[float]],
+    formulas: Mapping[str, str],
+    machine: Mapping[str, Any],
+    versions: Mapping[str, str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """The JSON form of any bench of ours."""
     return {
         "machine": dict(machine),
         "versions": dict(versions),
-        "figures": {name: round(value, 6) for name, value in figures.medians.items()},
-        "rounds": {name: [round(value, 6) for value in values.values()] for name, values in figures.rounds.items()},
+        "figures": {name: round(value, 6) for name, value in medians.items()},
+        "rounds": {name: [round(value, 6) for value in values] for name, values in rounds.items()},
         "notes": list(notes),
-        "formulas": dict(FORMULAS),
+        "formulas": dict(formulas),
     }
 
 

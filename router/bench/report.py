@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engines.bench.report import describe_setting, fill_document
 from router.bench.figures import FORMULAS, RoundFigures, medians
 from router.bench.subjects import Subject
 from router.bench.texts import CLASSES
@@ -21,8 +22,7 @@ def render_table(
     notes: Sequence[str],
 ) -> str:
     values = medians(found)
-    lines = ["machine   " + ", ".join(f"{key} {_plain(value)}" for key, value in machine.items())]
-    lines += ["versions  " + ", ".join(f"{name} {version}" for name, version in versions.items()), ""]
+    lines = [*describe_setting(machine, versions), ""]
     lines += _time_rows(values, subjects)
     lines += ["", *(_row(name, _per_subject(values, subjects, name)) for name in OTHER_FIGURES)]
     if any(name in values for name in QUALITY_FIGURES):
@@ -39,14 +39,7 @@ def make_document(
     found: RoundFigures, machine: Mapping[str, Any], versions: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """The JSON form: medians under `figures`, the rounds behind them under `rounds`."""
-    return {
-        "machine": dict(machine),
-        "versions": dict(versions),
-        "figures": {name: round(value, 6) for name, value in medians(found).items()},
-        "rounds": {name: [round(value, 6) for value in values] for name, values in found.items()},
-        "notes": list(notes),
-        "formulas": dict(FORMULAS),
-    }
+    return fill_document(medians(found), found, FORMULAS, machine, versions, notes)
 
 
 def _time_rows(values: Mapping[str, float], subjects: Sequence[Subject]) -> list[str]:
@@ -79,7 +72,3 @@ def _spread(values: Sequence[float]) -> str:
 def _number(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-4 else f"{value:.6f}"
-
-
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -42,11 +42,15 @@ class Calibration:
         return softmax(values)
 
     def is_rejected(self, logits: Floats) -> npt.NDArray[np.bool_]:
-        probabilities = self.probabilities(logits)
-        rejected: npt.NDArray[np.bool_] = (probabilities.argmax(axis=1) == TASKS.index(GENERAL)) | (
+        """Whether a row ends in `general`."""
+        return self.refuses(self.probabilities(logits))
+
+    def refuses(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
+        """The same for what `probabilities` made of the logits."""
+        refused: npt.NDArray[np.bool_] = (probabilities.argmax(axis=1) == TASKS.index(GENERAL)) | (
             probabilities.max(axis=1) < self.threshold
         )
-        return rejected
+        return refused
 
 
 def calibrate(rows: Sequence[Row], logits: Floats) -> Calibration:
@@ -61,9 +65,12 @@ def calibrate(rows: Sequence[Row], logits: Floats) -> Calibration:
     temperature = min(_TEMPERATURES, key=lambda value: _nats(logits / value, truths, weights))
     trials = []
     for bias in _BIASES:
+        probabilities = Calibration(temperature=temperature, general_bias=float(bias), threshold=0.0).probabilities(
+            logits
+        )
         for threshold in _THRESHOLDS:
             tried = Calibration(temperature=float(temperature), general_bias=float(bias), threshold=float(threshold))
-            rejected = tried.is_rejected(logits)
+            rejected = tried.refuses(probabilities)
             recall = float(rejected[is_other].mean()) if is_other.any() else 1.0
             num_rejected = int(rejected[~is_other].sum())
             trials.append((tried, num_rejected / max(int((~is_other).sum()), 1), recall))

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from models.errors import ConfigError
-from router.classify import FORMAT_VERSION, METADATA_KEY, Settings, TaskClassifier
+from router.classify import FORMAT_VERSION, METADATA_KEY, Settings
 from router.features import read_features
-from router.tasks import TASKS
+from router.tasks import GENERAL, TASKS
 from router.training.augment import Variation
 from router.training.calibrate import Calibration, calibrate, thresholds
 from router.training.corpus import LABELS, Row, read_rows, row_weights, written_rows
@@ -172,9 +172,9 @@ def _fit(corpus: Corpus, indices: Sequence[int], config: TrainConfig) -> LinearM
 
 def _judge(rows: Sequence[Row], logits: Floats, calibration: Calibration) -> Judged:
     probabilities = calibration.probabilities(logits)
-    rejected = calibration.is_rejected(logits)
+    rejected = calibration.refuses(probabilities)
     verdicts = [
-        TASKS[-1] if is_rejected else TASKS[best]
+        GENERAL if is_rejected else TASKS[best]
         for is_rejected, best in zip(rejected, probabilities.argmax(axis=1), strict=True)
     ]
     return Judged(rows=rows, verdicts=verdicts, probabilities=probabilities)
@@ -185,7 +185,7 @@ def write_classifier(out: Path, model: LinearModel, calibration: Calibration, co
     step = float(np.abs(model.weights).max()) / 127
     weights = np.rint(model.weights / np.float32(step)).astype(np.int8)
     bias = model.bias.astype(np.float64) / calibration.temperature
-    bias[TASKS.index("general")] += calibration.general_bias
+    bias[TASKS.index(GENERAL)] += calibration.general_bias
     settings = Settings(
         format_version=FORMAT_VERSION,
         labels=TASKS,
@@ -199,7 +199,6 @@ def write_classifier(out: Path, model: LinearModel, calibration: Calibration, co
         context_half_chars=config.context_half_chars,
         trained_on=digest,
     )
-    TaskClassifier(settings, weights)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
     partial.write_bytes(save({"weights": weights}, {METADATA_KEY: msgspec.json.encode(settings).decode()}))
