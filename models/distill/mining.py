@@ -1,0 +1,44 @@
+"""Hard examples: tokens on which the teacher itself hesitates, less those that are only noise.
+
+Tensor names carry shapes: N tokens, V vocabulary, C chosen tokens.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+
+def token_entropy(logits_NV: Tensor) -> Tensor:
+    """Entropy of next-token distributions. Shapes: returns [N]. Units: nats."""
+    log_p_NV = log_softmax(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), dim=-1)
+    return -(log_p_NV.exp() * log_p_NV).sum(dim=-1)
+
+
+def entropy_weights(entropy_N: Tensor, strength: float, drop_share: float) -> Tensor:
+    """What every token counts: more where the teacher is less sure, nothing at the most uncertain `drop_share`.
+
+    `strength` 0 weighs the kept tokens alike, 1 in proportion to their entropy, between them it is interpolated. The
+    mean over all tokens is 1, so the learning rate needs no change. Shapes: returns [N].
+    """
+    assert 0 <= strength <= 1, strength
+    assert 0 <= drop_share < 1, drop_share
+    num_kept = len(entropy_N) - int(drop_share * len(entropy_N))
+    kept = entropy_N.argsort(stable=True)[:num_kept]
+    kept_entropy = entropy_N[kept].to(torch.promote_types(entropy_N.dtype, torch.float32))
+    mean = kept_entropy.mean()
+    relative = kept_entropy / mean if mean > 0 else torch.ones_like(kept_entropy)
+    weights_N = torch.zeros(len(entropy_N), dtype=relative.dtype, device=relative.device)
+    weights_N[kept] = (1 - strength + strength * relative) * (len(entropy_N) / max(1, num_kept))
+    return weights_N
+
+
+def sample_tokens(weights_N: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
+    """Draw tokens by weight, each at most once: the loss over them is then averaged without the weights.
+
+    Tokens of weight 0 are never drawn, so fewer than `num_tokens` may come back. Shapes: returns [C], rising.
+    """
+    num_tokens = min(num_tokens, int(weights_N.count_nonzero()))
+    if num_tokens == 0:
+        return torch.zeros(0, dtype=torch.long, device=weights_N.device)
+    drawn = torch.multinomial(weights_N.to(generator.device), num_tokens, generator=generator)
+    return drawn.sort().values.to(weights_N.device)

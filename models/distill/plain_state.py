@@ -1,0 +1,41 @@
+"""State of what observes a training run, as plain data (JSON) in a checkpoint: after a resume it goes on as if it had
+never stopped."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from models.errors import ConfigError
+
+S = TypeVar("S")
+
+
+def blend(before: float, now: float, smoothing: float) -> float:
+    return smoothing * before + (1 - smoothing) * now
+
+
+def smoothing_problems(smoothing: float) -> list[str]:
+    return [] if 0 <= smoothing < 1 else [f"smoothing must be from 0 to below 1, not {smoothing}"]
+
+
+def to_plain(state: object) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(state)
+    return plain
+
+
+def from_plain(state: Mapping[str, Any], kind: type[S]) -> S:
+    try:
+        return msgspec.convert(state, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"the checkpoint's weighting state cannot be read: {error}; start without --resume"
+        ) from error
+
+
+def require_same_names(what: str, loaded: Iterable[str], ours: Iterable[str]) -> None:
+    if set(loaded) != set(ours):
+        raise ConfigError(
+            f"the checkpoint was made with the {what} {', '.join(sorted(loaded))}, the config has "
+            f"{', '.join(sorted(ours))}; restore the config or start without --resume"
+        )
