@@ -1,0 +1,148 @@
+"""From training files to the examples that are trained on and the rows that are kept for evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from models.distill.data import Row, Tally, evaluation_prompts, filter_rows, read_rows
+from models.distill.data_report import DataReport, report_of
+from models.distill.deduplicate import deduplicate, split_heldout
+from models.distill.examples import Example, encode_rows
+from models.distill.labels import Answerer, LabelSettings, Progress, label
+from models.distill.mixture import mix
+from models.errors import ConfigError
+from models.tokenizer import Tokenizer
+
+HELD_OUT_NAME = "heldout.jsonl"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class DataSettings:
+    """Which text is trained on.
+
+    `task` keeps the rows of one task, beside the general ones. `task_share` 0.7 is 7 parts task to 3 general; None
+    takes all there is. `max_train_tokens` bounds what is trained on (None: all), `task_tokens` what of some tasks.
+    `heldout_share` of the prompts is never
+    trained on. `max_tokens` is where an example is cut.
+    """
+
+    files: tuple[str, ...] = ()
+    task: str | None = None
+    task_share: float | None = None
+    max_train_tokens: int | None = None
+    task_tokens: Mapping[str, int] = field(default_factory=dict)
+    heldout_share: float = 0.05
+    max_tokens: int = 512
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        found = [] if self.files else ["data.files names no training file or folder"]
+        for name in ("task_share", "heldout_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                found.append(f"data.{name} must be from 0 to below 1, not {value}")
+        if self.max_tokens < 16:
+            found.append(f"data.max_tokens must be at least 16, not {self.max_tokens}")
+        if self.max_train_tokens is not None and self.max_train_tokens < 1:
+            found.append(f"data.max_train_tokens must be at least 1, not {self.max_train_tokens}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Prepared:
+    """`held_out` rows have an answer: their own, or the teacher's."""
+
+    examples: list[Example]
+    held_out: list[Row]
+    report: DataReport
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class _Cleaned:
+    read: list[Row]
+    training: list[Row]
+    held_out: list[Row]
+    dropped: list[Tally]
+
+
+def clean(settings: DataSettings, seed: int) -> _Cleaned:
+    """Read, filter, de-duplicate and split; asks nobody anything.
+
+    Raises: ConfigError for files that cannot be read or hold nothing to train on.
+    """
+    paths = [Path(file) for file in settings.files]
+    read = read_rows(paths)
+    rows = [row for row in read if settings.task in (None, row.task) or row.task == "general"]
+    rows, bad = filter_rows(rows)
+    rows, doubles = deduplicate(rows, against=evaluation_prompts(paths))
+    split = split_heldout(rows, settings.heldout_share, seed)
+    if not split.training:
+        wanted = "" if settings.task is None else f" of task {settings.task!r}"
+        raise ConfigError(f"no training rows{wanted} are left in {', '.join(settings.files)}")
+    return _Cleaned(read=read, training=split.training, held_out=split.held_out, dropped=[bad, doubles])
+
+
+def prepare(
+    settings: DataSettings,
+    labels: LabelSettings,
+    tokenizer: Tokenizer,
+    answerer: Answerer,
+    folder: Path,
+    *,
+    teacher: str,
+    seed: int,
+    progress: Progress | None = None,
+) -> Prepared:
+    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `folder`."""
+    cleaned = clean(settings, seed)
+    # One call for both sides: the held-out rows' own answers stay, since those are what the task is measured by.
+    wanted = [row for row in cleaned.held_out if row.answer is None]
+    kept = [row for row in cleaned.held_out if row.answer is not None]
+    answered = label(
+        [*cleaned.training, *wanted], answerer, tokenizer, folder, labels, teacher=teacher, progress=progress
+    )
+    held_out_prompts = {row.prompt for row in wanted}
+    training, repetitive = filter_rows([row for row in answered.rows if row.prompt not in held_out_prompts])
+    references, _ = filter_rows([row for row in answered.rows if row.prompt in held_out_prompts])
+    examples, too_long = encode_rows(training, tokenizer, settings.max_tokens)
+    examples = _chosen(examples, settings, seed)
+    held_out = [*kept, *references]
+    write_rows(folder / HELD_OUT_NAME, held_out)
+    report = report_of(
+        read=cleaned.read, dropped=[*cleaned.dropped, repetitive, too_long], held_out=held_out, examples=examples
+    )
+    return Prepared(examples=examples, held_out=held_out, report=report)
+
+
+def _chosen(examples: list[Example], settings: DataSettings, seed: int) -> list[Example]:
+    for task, budget in settings.task_tokens.items():
+        members = [example for example in examples if example.task == task]
+        few = mix(members, budget=budget, size=_size, seed=seed)
+        examples = [*(example for example in examples if example.task != task), *few]
+    if settings.task_share is None and settings.max_train_tokens is None:
+        return examples
+    share = 1.0 if settings.task_share is None else settings.task_share
+    pool = examples
+    if settings.task_share is None:  # a budget alone: general text counts as one more task
+        pool = [replace(example, task=f"{example.task} ") for example in examples]
+    chosen = mix(pool, task_share=share, budget=settings.max_train_tokens, size=_size, seed=seed)
+    return [replace(example, task=example.task.rstrip()) for example in chosen]
+
+
+def _size(example: Example) -> int:
+    return example.num_tokens
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
+    """One JSON object a line, as `read_rows` reads them."""
+    lines = [
+        msgspec.json.encode(
+            {"task": r.task, "prompt": r.prompt, "answer": r.answer, "source": r.source, "licence": r.licence}
+        )
+        for r in rows
+    ]
+    partial = file.with_suffix(".partial")
+    partial.write_bytes(b"".join(line + b"\n" for line in lines))
+    partial.replace(file)
