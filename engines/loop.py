@@ -419,7 +419,9 @@ class ModuleEngine:
         if while_loading is WhileLoading.WAIT:
             return None
         loaded = [name for name in self._depths if self._path_status(name).is_servable]
-        shallower = [name for name in loaded if self._depths[name] > self._depths[path]]
+        num_modules = len(self._manifest.path(path).modules)
+        # Another exit behind the same modules is no shallower path: it was trained for something else.
+        shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
         return min(shallower, key=self._depths.__getitem__, default=None)
 
     def _check(self, request: GenerationRequest) -> None:
@@ -467,9 +469,12 @@ class ModuleEngine:
 def path_depths(manifest: Manifest) -> dict[str, int]:
     """Ranks paths, deepest first, so that the rows of every module are a prefix of a step sorted by rank.
 
+    Between equals those of one exit are neighbours, so that it runs once for all of them.
+
     Raises: ConfigError when no order does that for all modules.
     """
-    ordered = sorted(manifest.paths, key=lambda path: -len(path.modules))
+    exits = [exit.name for exit in manifest.exits]
+    ordered = sorted(manifest.paths, key=lambda path: (-len(path.modules), exits.index(path.exit)))
     for module in manifest.modules:
         needs = [module.name in path.modules for path in ordered]
         if needs != sorted(needs, reverse=True):

@@ -17,16 +17,19 @@ import numpy as np
 from tqdm import tqdm
 
 from models.checksums import sha256_of
-from models.cut import FULL_PATH, TASKS, default_modules, exits_of, parse_modules, paths_of
+from models.cut import default_modules, parse_modules, plain_layout
 from models.decoder_graph import LayerWriter, write_head, write_stage
 from models.errors import ConfigError
+from models.exits import Exits, read_exits
 from models.manifest import (
     FORMAT_VERSION,
-    DepthRule,
+    Exit,
     FileEntry,
+    Layout,
     Manifest,
-    Module,
+    Measured,
     Variant,
+    find_problems,
     write_manifest,
 )
 from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
@@ -51,29 +54,31 @@ def build_student(
     name: str | None = None,
     modules: str | None = None,
     precisions: Sequence[str] = DEFAULT_PRECISIONS,
+    exits: Path | None = None,
+    measured: Measured | None = None,
     show_progress: bool = False,
 ) -> Manifest:
     """Cut a GGUF file or Hugging Face folder into modules and write the student folder `out`.
 
-    Raises: ConfigError (unsupported model, wrong cut, `out` in the way), WeightsError (damaged weights).
+    With an `exits` file the cut, exits, paths, tasks and depth rules are what it says. `measured` figures go into the
+    manifest when they are of a student with the same exits.
+
+    Raises: ConfigError (unsupported model, wrong cut, exits of another model, `out` in the way), WeightsError (damaged
+    weights).
     """
-    if out.exists():
-        raise ConfigError(f"{out} is in the way; remove it or choose another --out")
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
-    if unknown or not precisions:
-        raise ConfigError(
-            f"--precision: no {', '.join(unknown) or 'precision given'}; there are {', '.join(PRECISIONS)}"
-        )
+    _check_options(out, modules, precisions, exits)
     model = open_source(source)
     check_complete(model)
-    num_layers = model.architecture.num_layers
-    cut = default_modules(num_layers) if modules is None else parse_modules(modules, num_layers)
+    trained = None if exits is None else read_exits(exits)
+    if trained is not None:
+        trained.check(model)
+    layout = _layout(model, modules, trained)
     started_s = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
-        build = _Build(model=model, folder=partial, cut=cut, precisions=tuple(precisions))
-        manifest = build.run(name or model.name, show_progress)
+        build = _Build(model=model, folder=partial, layout=layout, exits=trained, precisions=tuple(precisions))
+        manifest = build.run(name or model.name, measured, show_progress)
         partial.chmod(0o755)
         partial.rename(out)
     except BaseException:
@@ -83,13 +88,42 @@ def build_student(
     return manifest
 
 
+def _check_options(out: Path, modules: str | None, precisions: Sequence[str], exits: Path | None) -> None:
+    if out.exists():
+        raise ConfigError(f"{out} is in the way; remove it or choose another --out")
+    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    if unknown or not precisions:
+        raise ConfigError(
+            f"--precision: no {', '.join(unknown) or 'precision given'}; there are {', '.join(PRECISIONS)}"
+        )
+    if exits is not None and modules is not None:
+        raise ConfigError(f"--modules: the exits in {exits} say where to cut; leave --modules or --exits out")
+
+
+def _layout(model: ModelSource, modules: str | None, exits: Exits | None) -> Layout:
+    if exits is not None:
+        return exits.plan.layout()
+    num_layers = model.architecture.num_layers
+    return plain_layout(default_modules(num_layers) if modules is None else parse_modules(modules, num_layers))
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class _Stage:
+    """What to write for a module, an exit or the head, and the weights it is written from, in both bases."""
+
+    write: WriteGraph
+    source: ModelSource
+    rotated: ModelSource
+
+
 @dataclass(slots=True, kw_only=True)
 class _Build:
     """One run of the builder. `digests` has the SHA-256 of files that were hashed while they were written."""
 
     model: ModelSource
     folder: Path
-    cut: tuple[Module, ...]
+    layout: Layout
+    exits: Exits | None
     precisions: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     weight_bytes: dict[str, int] = field(default_factory=dict)
@@ -98,41 +132,57 @@ class _Build:
     def __post_init__(self) -> None:
         self.rotated = RotatedSource(self.model)
 
-    def run(self, name: str, show_progress: bool) -> Manifest:
+    def run(self, name: str, measured: Measured | None, show_progress: bool) -> Manifest:
         self.model.tokenizer().save(self.folder)
         for table in {_embedding_name(precision) for precision in self.precisions}:
             source = self.rotated if table == ROTATED_EMBEDDING_NAME else self.model
             np.save(self.folder / table, source.read("model.embed_tokens.weight"))
-        for stage, write in tqdm(self._stages().items(), desc="building", unit="graph", disable=not show_progress):
+        for part, stage in tqdm(self._stages().items(), desc="building", unit="graph", disable=not show_progress):
             for weights, group in groupby(sorted(self.precisions, key=_weights_of), key=_weights_of):
-                self._write(stage, weights, list(group), write)
-        manifest = self._manifest(name)
+                self._write(part, weights, list(group), stage)
+        manifest = self._manifest(name, measured)
+        if problems := find_problems(manifest):
+            raise ConfigError(f"{name} cannot be built so: {'; '.join(problems)}")
         write_manifest(self.folder, manifest)
         return manifest
 
-    def _stages(self) -> dict[str, WriteGraph]:
-        """What to write for every module, every exit, and the head."""
-        stages: dict[str, WriteGraph] = {}
-        for module in self.cut:
+    def _stages(self) -> dict[str, _Stage]:
+        """Every module, every exit, and the head."""
+        stages: dict[str, _Stage] = {}
+        for module in self.layout.modules:
             layers = range(module.first_layer, module.first_layer + module.num_layers)
-            stages[module.name] = partial(write_stage, layers=layers, final_norm=None)
-        for exit in exits_of(self.cut):
-            stages[exit.name] = partial(write_stage, layers=range(0), final_norm=FINAL_NORM)
-        stages[HEAD] = write_head
+            stages[module.name] = self._own(partial(write_stage, layers=layers, final_norm=None))
+        for exit in self.layout.exits:
+            stages[exit.name] = self._exit(exit)
+        stages[HEAD] = self._own(write_head)
         return stages
 
-    def _write(self, stage: str, weights: str, precisions: list[str], write: WriteGraph) -> None:
+    def _own(self, write: WriteGraph) -> _Stage:
+        return _Stage(write=write, source=self.model, rotated=self.rotated)
+
+    def _exit(self, exit: Exit) -> _Stage:
+        if exit.is_plain:
+            return self._own(partial(write_stage, layers=range(0), final_norm=FINAL_NORM))
+        assert self.exits is not None
+        source = self.exits.source_for(exit.name, self.model)
+        write = partial(write_stage, layers=range(exit.num_blocks), final_norm=FINAL_NORM, has_map=exit.has_map)
+        return _Stage(write=write, source=source, rotated=RotatedSource(source))
+
+    def _write(self, name: str, weights: str, precisions: list[str], stage: _Stage) -> None:
         """Write one stage in all precisions that read the same weights file."""
-        file = WeightsFile(self.folder / f"{stage}.{weights}.weights")
+        file = WeightsFile(self.folder / f"{name}.{weights}.weights")
         for precision in precisions:
             graph = GraphWriter(file)
-            source = self.rotated if PRECISIONS[precision].is_rotated else self.model
-            inputs, outputs = write(graph, PRECISIONS[precision].writer, source)
-            graph.save(self.folder / _graph_name(stage, precision), inputs, outputs)
+            source = stage.rotated if PRECISIONS[precision].is_rotated else stage.source
+            inputs, outputs = stage.write(graph, PRECISIONS[precision].writer, source)
+            graph.save(self.folder / _graph_name(name, precision), inputs, outputs)
         self.digests[file.path.name] = file.close()
         self.weight_bytes[weights] = self.weight_bytes.get(weights, 0) + file.size_bytes
 
-    def _manifest(self, name: str) -> Manifest:
+    def _manifest(self, name: str, measured: Measured | None) -> Manifest:
+        exits_sha256 = "" if self.exits is None else self.exits.sha256
+        if measured is None or measured.exits_sha256 != exits_sha256:
+            measured = Measured(exits_sha256=exits_sha256)
         return Manifest(
             format_version=FORMAT_VERSION,
             name=name,
@@ -140,21 +190,23 @@ class _Build:
             source_sha256=self.model.sha256(),
             licence=self.model.licence,
             architecture=self.model.architecture,
-            modules=self.cut,
-            exits=exits_of(self.cut),
-            paths=paths_of(self.cut),
-            # Untrained exits answer noise, so every task and length goes to full depth until distillation.
-            tasks=dict.fromkeys(TASKS, FULL_PATH),
-            depth_rules=(DepthRule(max_prompt_tokens=None, path=FULL_PATH),),
+            modules=self.layout.modules,
+            exits=self.layout.exits,
+            paths=self.layout.paths,
+            tasks=self.layout.tasks,
+            depth_rules=self.layout.depth_rules,
             variants=tuple(self._variant(precision) for precision in self.precisions),
             files=tuple(self._entry(file) for file in sorted(self.folder.iterdir())),
+            quality=measured.quality,
+            retention=measured.retention,
+            exits_sha256=exits_sha256,
         )
 
     def _variant(self, precision: str) -> Variant:
-        stages = [stage for stage in self._stages() if stage != HEAD]
+        names = [module.name for module in self.layout.modules] + [exit.name for exit in self.layout.exits]
         return Variant(
             name=precision,
-            stages={stage: _graph_name(stage, precision) for stage in stages},
+            stages={stage: _graph_name(stage, precision) for stage in names},
             head=_graph_name(HEAD, precision),
             embedding=_embedding_name(precision),
             weight_bytes=self.weight_bytes[_weights_of(precision)],

@@ -1,7 +1,9 @@
 """Where a decoder is cut: module layouts, and the exits and paths that follow from them."""
 
+from collections.abc import Iterable
+
 from models.errors import ConfigError
-from models.manifest import Exit, Module, StudentPath
+from models.manifest import DepthRule, Exit, Layout, Module, StudentPath
 
 TASKS = ("math", "legal", "fact", "creative", "general")
 DEFAULT_SHARES = (("knowledge", 0.3), ("reasoning", 0.5), ("adapter", 0.2))
@@ -15,7 +17,7 @@ def default_modules(num_layers: int) -> tuple[Module, ...]:
     first = max(1, round(num_layers * DEFAULT_SHARES[0][1]))
     last = max(1, round(num_layers * DEFAULT_SHARES[2][1]))
     counts = (first, num_layers - first - last, last)
-    return _stacked([(name, count) for (name, _), count in zip(DEFAULT_SHARES, counts, strict=True)])
+    return stacked([(name, count) for (name, _), count in zip(DEFAULT_SHARES, counts, strict=True)])
 
 
 def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
@@ -38,29 +40,47 @@ def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
     total = sum(count for _, count in counts)
     if total != num_layers:
         raise ConfigError(f"--modules: {text} has {total} layers, the model has {num_layers}")
-    return _stacked(counts)
+    return stacked(counts)
+
+
+def plain_layout(modules: tuple[Module, ...]) -> Layout:
+    """Nothing trained: untrained exits answer noise, so every task and length goes to full depth."""
+    return Layout(
+        modules=modules,
+        exits=exits_of(modules),
+        paths=paths_of(modules),
+        tasks=dict.fromkeys(TASKS, FULL_PATH),
+        depth_rules=(DepthRule(max_prompt_tokens=None, path=FULL_PATH),),
+    )
+
+
+def own_end(modules: tuple[Module, ...]) -> Exit:
+    """The model's own end, which needs no training."""
+    return Exit(name=f"{modules[-1].name}_exit", after=modules[-1].name, is_trained=True)
+
+
+def full_path(modules: tuple[Module, ...]) -> StudentPath:
+    return StudentPath(name=FULL_PATH, modules=tuple(module.name for module in modules), exit=own_end(modules).name)
 
 
 def exits_of(modules: tuple[Module, ...]) -> tuple[Exit, ...]:
-    """One untrained exit behind every module; the last is the model's own end and needs no training."""
-    last = modules[-1]
-    return tuple(Exit(name=f"{module.name}_exit", after=module.name, is_trained=module is last) for module in modules)
+    """One untrained exit behind every module; the last is the model's own end."""
+    untrained = (Exit(name=f"{module.name}_exit", after=module.name) for module in modules[:-1])
+    return (*untrained, own_end(modules))
 
 
 def paths_of(modules: tuple[Module, ...]) -> tuple[StudentPath, ...]:
     """Every prefix of the modules, named by its deepest one; the longest is `full`."""
     names = [module.name for module in modules]
-    return tuple(
-        StudentPath(
-            name=FULL_PATH if depth == len(names) else names[depth - 1],
-            modules=tuple(names[:depth]),
-            exit=f"{names[depth - 1]}_exit",
-        )
-        for depth in range(1, len(names) + 1)
+    shorter = (
+        StudentPath(name=name, modules=tuple(names[: depth + 1]), exit=f"{name}_exit")
+        for depth, name in enumerate(names[:-1])
     )
+    return (*shorter, full_path(modules))
 
 
-def _stacked(counts: list[tuple[str, int]]) -> tuple[Module, ...]:
+def stacked(counts: Iterable[tuple[str, int]]) -> tuple[Module, ...]:
+    """Modules of these names and numbers of layers, one behind the other."""
     modules = []
     first_layer = 0
     for name, count in counts:

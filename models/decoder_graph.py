@@ -15,7 +15,7 @@ from onnx import TensorProto
 from models.architecture import Architecture
 from models.linear import LinearInput, LinearWriter, Matrix
 from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
-from models.rotate import hadamard, hadamard_size
+from models.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
 from models.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
@@ -60,14 +60,20 @@ class LayerWriter(Protocol):
 
 
 def write_stage(
-    graph: GraphWriter, writer: LayerWriter, source: ModelSource, *, layers: range, final_norm: str | None
+    graph: GraphWriter,
+    writer: LayerWriter,
+    source: ModelSource,
+    *,
+    layers: range,
+    final_norm: str | None,
+    has_map: bool = False,
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight).
+    """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight; a map goes before all).
 
     Returns the graph's inputs and outputs.
     """
     architecture = source.architecture
-    residual = Residual(total="hidden")
+    residual = Residual(total=_mapped(graph, source, "hidden") if has_map else "hidden")
     for slot, index in enumerate(layers):
         residual = writer.layer(graph, source, index, slot, residual)
     if final_norm is None:
@@ -86,6 +92,14 @@ def write_head(
     normed = TensorSpec(name="normed", kind=TensorProto.FLOAT, dimensions=("rows", architecture.hidden_size))
     logits = TensorSpec(name="logits", kind=TensorProto.FLOAT, dimensions=("rows", architecture.vocab_size))
     return [normed], [logits]
+
+
+def _mapped(graph: GraphWriter, source: ModelSource, value: str) -> str:
+    """A linear map of the residual stream. In fp32 at every precision: 8 bits a row would blur the raw stream, whose
+    large channels no norm has tamed yet.
+    """
+    weight = graph.weight(MAP_WEIGHT, np.ascontiguousarray(source.read(MAP_WEIGHT).T))
+    return graph.node("Add", [graph.node("MatMul", [value, weight]), graph.weight(MAP_BIAS, source.read(MAP_BIAS))])
 
 
 def head_weight(source: ModelSource) -> str:

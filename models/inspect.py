@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.architecture import Architecture
-from models.manifest import Manifest, StudentPath
+from models.manifest import Exit, Manifest, StudentPath
 from models.precisions import PRECISIONS
 from models.speeds import Speeds, read_speeds
 from models.student import Student
@@ -30,6 +30,9 @@ def _lines(manifest: Manifest, folder: Path) -> Iterator[str]:
     for module in manifest.modules:
         last = module.first_layer + module.num_layers - 1
         yield f"  {module.name:<14} layers {module.first_layer}-{last}"
+    yield from ("", _exits_title(manifest))
+    for exit in manifest.exits:
+        yield f"  {exit.name:<14} behind {exit.after}: {_exit(manifest, exit)}"
     yield from ("", "paths")
     for path in manifest.paths:
         yield f"  {path.name:<14} {_path(manifest, path)}"
@@ -54,11 +57,33 @@ def _shape(architecture: Architecture) -> str:
     )
 
 
+def _exits_title(manifest: Manifest) -> str:
+    if not manifest.exits_sha256:
+        return "exits"
+    return f"exits, trained (file with sha256 {manifest.exits_sha256[:12]}...)"
+
+
+def _exit(manifest: Manifest, exit: Exit) -> str:
+    if exit.is_plain and exit.after == manifest.modules[-1].name:
+        return "the model's own end"
+    parts = ["map"] if exit.has_map else []
+    if exit.num_blocks:
+        parts.append(_counted(exit.num_blocks, "block"))
+    return f"{' + '.join([*parts, 'norm'])}, {'trained' if exit.is_trained else 'not trained'}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _path(manifest: Manifest, path: StudentPath) -> str:
     num_layers = sum(manifest.module(name).num_layers for name in path.modules)
     exit = manifest.exit(path.exit)
-    trained = "" if exit.is_trained else ", exit not trained"
-    return f"{' > '.join(path.modules)}, {num_layers} of {manifest.architecture.num_layers} layers{trained}"
+    blocks = f" and {_counted(exit.num_blocks, 'exit block')}" if exit.num_blocks else ""
+    text = (
+        f"{' > '.join(path.modules)} > {exit.name}, {num_layers} of {manifest.architecture.num_layers} layers{blocks}"
+    )
+    return text if exit.is_trained else f"{text}, exit not trained"
 
 
 def _precisions(manifest: Manifest, folder: Path) -> Iterator[str]:

@@ -12,8 +12,10 @@ import msgspec
 from models.architecture import Architecture
 from models.errors import ConfigError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
+_HEAD = "head"
+"""The stage that every student has besides its modules and exits (`models/student.py`)."""
 
 NAME_RULE = "letters, digits, `.`, `_`, `-`, `+` and inner spaces, beginning with a letter or digit"
 # Names go into HTTP headers, URLs, model ids (`student:path`) and file names. `+` and inner spaces are harmless there,
@@ -39,12 +41,21 @@ class Module(Record, frozen=True, kw_only=True):
 
 
 class Exit(Record, frozen=True, kw_only=True):
-    """What turns the hidden state after module `after` into the head's input: `num_blocks` layers, then a norm."""
+    """What turns the hidden state after module `after` into the head's input.
+
+    A linear map where there is one, `num_blocks` layers, then the final norm.
+    """
 
     name: str
     after: str
     num_blocks: int = 0
     is_trained: bool = False
+    has_map: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the norm alone; behind the last module that is the model's own end."""
+        return not self.num_blocks and not self.has_map
 
 
 class StudentPath(Record, frozen=True, kw_only=True):
@@ -99,6 +110,24 @@ class Retention(Record, frozen=True, kw_only=True):
     high: float
 
 
+class Layout(Record, frozen=True, kw_only=True):
+    """Where a student is cut, how it can be left, and what takes which path."""
+
+    modules: tuple[Module, ...]
+    exits: tuple[Exit, ...]
+    paths: tuple[StudentPath, ...]
+    tasks: dict[str, str]
+    depth_rules: tuple[DepthRule, ...]
+
+
+class Measured(Record, frozen=True, kw_only=True):
+    """Figures of a student built with the exits file of this SHA-256 ("": with none)."""
+
+    exits_sha256: str
+    quality: tuple[Quality, ...] = ()
+    retention: tuple[Retention, ...] = ()
+
+
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
 
 
@@ -118,6 +147,8 @@ class Manifest(Record, frozen=True, kw_only=True):
     files: tuple[FileEntry, ...] = ()
     quality: tuple[Quality, ...] = ()
     retention: tuple[Retention, ...] = ()
+    exits_sha256: str = ""
+    """Of the file that the trained exits came from; empty when there was none."""
 
     def path(self, name: str) -> StudentPath:
         """Raises: KeyError for a name no path has."""
@@ -144,9 +175,14 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     @property
     def full_path(self) -> StudentPath:
-        """The path that runs every module."""
-        names = tuple(module.name for module in self.modules)
-        return next(path for path in self.paths if path.modules == names)
+        """The path that runs every module and leaves by the model's own end."""
+        return next(path for path in self.paths if _is_full(path, self.layout))
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            modules=self.modules, exits=self.exits, paths=self.paths, tasks=self.tasks, depth_rules=self.depth_rules
+        )
 
     def stages(self, path: StudentPath) -> tuple[str, ...]:
         """The graphs a path runs, in order: its modules, then its exit."""
@@ -165,6 +201,12 @@ class Manifest(Record, frozen=True, kw_only=True):
             if module.name == stage:
                 return module.num_layers
         return self.exit(stage).num_blocks
+
+
+def _is_full(path: StudentPath, layout: Layout) -> bool:
+    if path.modules != tuple(module.name for module in layout.modules):
+        return False
+    return any(exit.name == path.exit and exit.is_plain for exit in layout.exits)
 
 
 def _named(items: tuple[T, ...], name: str) -> T:
@@ -206,49 +248,58 @@ def find_problems(manifest: Manifest) -> list[str]:
     problems = []
     if manifest.format_version != FORMAT_VERSION:
         problems.append(f"format_version {manifest.format_version} is not {FORMAT_VERSION}; build the student again")
-    problems += _module_problems(manifest)
-    problems += _path_problems(manifest)
+    problems += layout_problems(manifest.layout)
+    num_layers = sum(module.num_layers for module in manifest.modules)
+    if num_layers != manifest.architecture.num_layers:
+        problems.append(f"modules cover {num_layers} layers of {manifest.architecture.num_layers}")
     problems += _variant_problems(manifest)
     problems += _retention_problems(manifest)
     return problems
 
 
-def _module_problems(manifest: Manifest) -> list[str]:
+def layout_problems(layout: Layout) -> list[str]:
+    """Everything inconsistent in a layout, as sentences; empty when it is sound."""
+    return _module_problems(layout) + _path_problems(layout)
+
+
+def _module_problems(layout: Layout) -> list[str]:
     problems = []
     next_layer = 0
-    for module in manifest.modules:
+    for module in layout.modules:
         if module.first_layer != next_layer or module.num_layers < 1:
             problems.append(f"module {module.name!r} must start at layer {next_layer} and have at least one layer")
         next_layer = module.first_layer + module.num_layers
-    if next_layer != manifest.architecture.num_layers:
-        problems.append(f"modules cover {next_layer} layers of {manifest.architecture.num_layers}")
-    names = [module.name for module in manifest.modules] + [exit.name for exit in manifest.exits]
-    problems += [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    return problems + _name_problems("module or exit", names)
+    names = [module.name for module in layout.modules] + [exit.name for exit in layout.exits]
+    if _HEAD in names:
+        problems.append(f"a module or exit cannot be called {_HEAD!r}: the head is; choose another name")
+    return problems + _twice(names) + _name_problems("module or exit", names)
+
+
+def _twice(names: list[str]) -> list[str]:
+    return [f"the name {name!r} is used twice" for name in sorted({n for n in names if names.count(n) > 1})]
 
 
 def _name_problems(what: str, names: list[str]) -> list[str]:
     return [f"a {what} cannot be called {name!r}; use {NAME_RULE}" for name in names if not is_plain_name(name)]
 
 
-def _path_problems(manifest: Manifest) -> list[str]:
-    problems = _name_problems("path", [path.name for path in manifest.paths])
-    modules = [module.name for module in manifest.modules]
-    exits = {exit.name: exit for exit in manifest.exits}
-    paths = {path.name for path in manifest.paths}
-    for path in manifest.paths:
+def _path_problems(layout: Layout) -> list[str]:
+    names = [path.name for path in layout.paths]
+    problems = _name_problems("path", names) + _twice(names)
+    modules = [module.name for module in layout.modules]
+    exits = {exit.name: exit for exit in layout.exits}
+    paths = set(names)
+    for path in layout.paths:
         if not path.modules or list(path.modules) != [name for name in modules if name in path.modules]:
             problems.append(f"path {path.name!r} must name modules in their order, each once")
         elif path.exit not in exits:
             problems.append(f"path {path.name!r} leaves by an unknown exit {path.exit!r}")
         elif exits[path.exit].after != path.modules[-1]:
             problems.append(f"path {path.name!r} ends at {path.modules[-1]!r} but its exit is elsewhere")
-    if not any(path.modules == tuple(modules) for path in manifest.paths):
-        problems.append("no path runs every module")
-    problems += [f"task {task!r} has no path {path!r}" for task, path in manifest.tasks.items() if path not in paths]
-    problems += [
-        f"a depth rule names no path: {rule.path!r}" for rule in manifest.depth_rules if rule.path not in paths
-    ]
+    if not any(_is_full(path, layout) for path in layout.paths):
+        problems.append("no path runs every module and leaves by the model's own end")
+    problems += [f"task {task!r} has no path {path!r}" for task, path in layout.tasks.items() if path not in paths]
+    problems += [f"a depth rule names no path: {rule.path!r}" for rule in layout.depth_rules if rule.path not in paths]
     return problems
 
 

@@ -26,6 +26,9 @@ HEAD = "lm_head.weight"
 MAX_PARTS = 64
 MIN_PART = 16
 FINAL_NORM = "model.norm.weight"
+MAP_WEIGHT = "map.weight"
+MAP_BIAS = "map.bias"
+"""An exit's linear map of the residual stream, which it reads as it is, without a norm."""
 
 _NORM_BEFORE = {
     "self_attn.q_proj.weight": "input_layernorm.weight",
@@ -117,6 +120,10 @@ class RotatedSource:
             return values @ self._rotation
         if name == FINAL_NORM:
             return np.ones_like(values)
+        if name == MAP_WEIGHT:
+            return np.asarray(self._rotation.T @ values @ self._rotation, np.float32)
+        if name == MAP_BIAS:
+            return np.asarray(values @ self._rotation, np.float32)
         found = _LAYER.fullmatch(name)
         return values if found is None else self._layer_tensor(values, found[1], found[2])
 

@@ -5,6 +5,7 @@ Pure functions: the same scores, wishes, prompt length, pool and settings give t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from models.errors import Unavailable, UnknownModel
 from models.manifest import Manifest, StudentPath
@@ -72,17 +73,24 @@ class Depths:
     """`paths_by_depth` of manifests seen before, by identity: they are frozen, but what holds dicts has no hash."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[Manifest, tuple[StudentPath, ...]]] = {}
+        self._held: dict[int, tuple[Manifest, tuple[StudentPath, ...], tuple[int, ...]]] = {}
 
     def __call__(self, manifest: Manifest) -> tuple[StudentPath, ...]:
+        return self._find(manifest)[1]
+
+    def layers(self, manifest: Manifest) -> tuple[int, ...]:
+        """How many layers each of those paths has."""
+        return self._find(manifest)[2]
+
+    def _find(self, manifest: Manifest) -> tuple[Manifest, tuple[StudentPath, ...], tuple[int, ...]]:
         held = self._held.get(id(manifest))
-        if held is not None:
-            return held[1]
-        if len(self._held) >= MAX_HELD_MANIFESTS:
-            self._held.clear()
-        paths = paths_by_depth(manifest)
-        self._held[id(manifest)] = manifest, paths
-        return paths
+        if held is None:
+            if len(self._held) >= MAX_HELD_MANIFESTS:
+                self._held.clear()
+            paths = paths_by_depth(manifest)
+            held = manifest, paths, tuple(_num_layers(manifest, path) for path in paths)
+            self._held[id(manifest)] = held
+        return held
 
 
 def decide(
@@ -226,7 +234,7 @@ def choose_path(
     depth, reason = _raise_to_quality(ladder, depth, reason, config.level(wishes.quality, under_load=False))
     for level, why in _levels_to_step_down(wishes.quality, student, config):
         lower = ladder.first_that_keeps(level)
-        if lower < depth:
+        if ladder.is_deeper(depth, lower):
             depth, reason = lower, why
     return PathChoice(path=ladder.names[depth], reason=reason)
 
@@ -234,11 +242,11 @@ def choose_path(
 def paths_by_depth(manifest: Manifest) -> tuple[StudentPath, ...]:
     """Shallowest first by layers, in the manifest's order between equals; the full path is last whatever it counts."""
     full = manifest.full_path
+    return tuple(sorted(manifest.paths, key=lambda path: (path is full, _num_layers(manifest, path))))
 
-    def depth(path: StudentPath) -> tuple[bool, int]:
-        return path is full, sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
 
-    return tuple(sorted(manifest.paths, key=depth))
+def _num_layers(manifest: Manifest, path: StudentPath) -> int:
+    return sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
 
 
 class _Ladder:
@@ -247,6 +255,7 @@ class _Ladder:
     def __init__(self, student: StudentState, task: Task, floor: float, depths: Depths) -> None:
         self.manifest = student.manifest
         self.names = [path.name for path in depths(student.manifest)]
+        self._layers = depths.layers(student.manifest)
         self.task = task
         self._variant = student.variant
         self._floor = floor
@@ -255,15 +264,28 @@ class _Ladder:
     def full_depth(self) -> int:
         return len(self.names) - 1
 
-    def first_that_keeps(self, level: float, *, start: int = 0) -> int:
-        """The shallowest path from `start` on that keeps `level` and the task's floor; the full one always does."""
-        needed = max(self._floor, level)
-        return next((depth for depth in range(start, self.full_depth) if self._keeps(depth, needed)), self.full_depth)
+    def is_deeper(self, depth: int, other: int) -> bool:
+        """Paths of as many layers, which differ by their exits, are not deeper than each other."""
+        return depth > other and (depth == self.full_depth or self._layers[depth] > self._layers[other])
 
-    def _keeps(self, depth: int, needed: float) -> bool:
+    def keeps(self, depth: int, level: float) -> bool:
+        """Whether a path keeps `level` and the task's floor; the full one always does."""
+        return depth == self.full_depth or self._score(depth) >= max(self._floor, level)
+
+    def first_that_keeps(self, level: float, *, as_deep_as: int = 0) -> int:
+        """The shallowest path, though none shallower than `as_deep_as`, that keeps `level`.
+
+        Between equals the one that keeps most.
+        """
+        depths = range(len(self.names))
+        first = next(depth for depth in depths if not self.is_deeper(as_deep_as, depth) and self.keeps(depth, level))
+        equals = takewhile(lambda depth: not self.is_deeper(depth, first), depths[first:])
+        return max(equals, key=self._score)
+
+    def _score(self, depth: int) -> float:
         """A path nobody measured keeps nothing that one could rely on."""
         measured = self.manifest.find_retention(self.names[depth], self.task, self._variant)
-        return measured is not None and measured.score >= needed
+        return -1.0 if measured is None else measured.score
 
 
 def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
@@ -273,7 +295,7 @@ def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tu
     if named is None:
         reason = Reason.NO_TASK_PATH
     by_length = _depth_by_length(ladder, num_prompt_tokens)
-    return (by_length, Reason.PROMPT_LENGTH) if by_length > depth else (depth, reason)
+    return (by_length, Reason.PROMPT_LENGTH) if ladder.is_deeper(by_length, depth) else (depth, reason)
 
 
 def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
@@ -286,8 +308,9 @@ def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
 
 
 def _raise_to_quality(ladder: _Ladder, depth: int, reason: Reason, level: float) -> tuple[int, Reason]:
-    raised = ladder.first_that_keeps(level, start=depth)
-    return (raised, Reason.MIN_QUALITY) if raised > depth else (depth, reason)
+    if ladder.keeps(depth, level):
+        return depth, reason
+    return ladder.first_that_keeps(level, as_deep_as=depth), Reason.MIN_QUALITY
 
 
 def _levels_to_step_down(quality: Quality, student: StudentState, config: PolicyConfig) -> list[tuple[float, Reason]]:

@@ -100,6 +100,7 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
     parser.add_argument("--out", type=Path, required=True, help="the student folder to write")
     parser.add_argument("--name", help="the student's name (default: from the source)")
     parser.add_argument("--modules", metavar="NAME:LAYERS,...", help="knowledge:9,reasoning:15,adapter:6, for example")
+    parser.add_argument("--exits", type=Path, metavar="FILE", help="trained exits to build in; they say where to cut")
     parser.add_argument("--precision", metavar="NAME,...", help="variants to write (default: all that serving needs)")
     parser.set_defaults(run=build)
     parser = commands.add_parser("inspect", parents=[debug], help="show what a student folder holds")
@@ -107,6 +108,24 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
     parser.add_argument("--json", action="store_true", help="the manifest itself")
     parser.add_argument("--verify", action="store_true", help="compare every file with its SHA-256")
     parser.set_defaults(run=inspect)
+    _add_eval(commands, debug)
+    _add_distill(commands, debug)
+
+
+def _add_distill(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    from server.distill_command import add_arguments
+
+    parser = commands.add_parser("distill", parents=[debug], help="train exits for a model and build it into a student")
+    add_arguments(parser)
+    parser.set_defaults(run=distill)
+
+
+def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    from server.eval_command import add_arguments
+
+    parser = commands.add_parser("eval", parents=[debug], help="measure every path and precision of a student")
+    add_arguments(parser)
+    parser.set_defaults(run=evaluate)
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -185,6 +204,7 @@ def build(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         modules=arguments.modules,
         precisions=DEFAULT_PRECISIONS if wanted is None else wanted.split(","),
+        exits=arguments.exits,
         show_progress=sys.stderr.isatty(),
     )
     print(f"built {manifest.name} in {arguments.out}; see it with `fenhe inspect {arguments.out}`")
@@ -208,6 +228,18 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     print(describe(arguments.folder))
     return 0
+
+
+def distill(arguments: argparse.Namespace) -> int:
+    from server.distill_command import run
+
+    return run(arguments)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from server.eval_command import run
+
+    return run(arguments)
 
 
 def router(arguments: list[str]) -> int:

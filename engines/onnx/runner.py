@@ -100,6 +100,32 @@ class OnnxRunner:
         for kv in self._kv.values():
             kv.release(slot, num_tokens)
 
+    def embed(self, token_ids: Sequence[int]) -> Float:
+        """What the first module reads, at the precision of prompts. Shapes: returns [1, tokens, hidden_size]."""
+        return self._embeddings[self._plan.prefill][list(token_ids)][None]
+
+    def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int) -> Float:
+        """Every position of one sequence through one stage, for who wants them all; the KV before `start` is written.
+
+        Shapes: hidden and what returns [1, tokens, hidden_size]; of an exit, normed.
+        """
+        output = np.empty_like(hidden)
+        last = start + hidden.shape[1] - 1
+        self._stages[stage, self._plan.prefill].run(
+            hidden,
+            output,
+            slot=slot,
+            last_positions=np.array([last], np.int32),
+            total_length=np.array(last + 1, np.int32),
+        )
+        return output
+
+    def run_head(self, normed: Float) -> Float:
+        """Shapes: normed [rows, hidden_size], returns [rows, vocab]."""
+        logits = np.empty((len(normed), self._manifest.architecture.vocab_size), np.float32)
+        self._heads[self._plan.prefill].run(np.ascontiguousarray(normed), logits)
+        return logits
+
     def kv_bytes_per_token(self, stage: str) -> int:
         architecture = self._manifest.architecture
         itemsize = np.dtype(self._plan.kv_type).itemsize
@@ -125,7 +151,7 @@ class OnnxRunner:
         self._positions[:num_rows] = [row.position for row in rows]
         self._total_length[...] = 1 + self._positions[:num_rows].max()
         normed = self._normed[:num_rows, None]
-        for stage, (first, end) in self._row_ranges(rows).items():
+        for stage, first, end in self._row_ranges(rows):
             is_exit = stage in self._exit_names
             self._stages[stage, variant].run(
                 hidden[first:end],
@@ -135,15 +161,24 @@ class OnnxRunner:
                 total_length=self._total_length,
             )
 
-    def _row_ranges(self, rows: Sequence[DecodeRow]) -> dict[str, tuple[int, int]]:
-        """The rows (first, end) of every stage that this step needs, in running order."""
-        ranges: dict[str, tuple[int, int]] = {}
+    def _row_ranges(self, rows: Sequence[DecodeRow]) -> list[tuple[str, int, int]]:
+        """The rows (stage, first, end) of every stage that this step needs, in running order.
+
+        One range a stage, padding included, unless rows that must not pass it lie between those that must.
+        """
+        ranges: dict[str, list[tuple[int, int]]] = {}
+        last_row = -1  # the last one before this that is no padding
         for index, row in enumerate(rows):
-            if row.path is not None:
-                for stage in self._path_stages[row.path]:
-                    first, _ = ranges.get(stage, (index, index))
-                    ranges[stage] = (first, index + 1)
-        return {stage: ranges[stage] for stage in self._stage_order if stage in ranges}
+            if row.path is None:
+                continue
+            for stage in self._path_stages[row.path]:
+                of_stage = ranges.setdefault(stage, [])
+                if of_stage and of_stage[-1][1] == last_row + 1:
+                    of_stage[-1] = (of_stage[-1][0], index + 1)
+                else:
+                    of_stage.append((index, index + 1))
+            last_row = index
+        return [(stage, first, end) for stage in self._stage_order for first, end in ranges.get(stage, ())]
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's

@@ -62,8 +62,8 @@ class FakeRunner:
         self._manifest = manifest
         self._depths = path_depths(manifest)
         self._noise = itertools.count(1 << 40)
-        modules = [module.name for module in manifest.modules]
-        self.kv = {name: np.zeros((num_slots, len(PLACES)), np.uint64) for name in modules}
+        stages = [stage for stage in manifest.stage_order() if manifest.num_layers_in(stage)]
+        self.kv = {name: np.zeros((num_slots, len(PLACES)), np.uint64) for name in stages}
         for entries in self.kv.values():
             self._spoil(entries)
         self.written = [0] * num_slots
@@ -106,7 +106,7 @@ class FakeRunner:
 
     def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
         self.num_moves += 1
-        for stage in self._manifest.path(path).modules:
+        for stage in self._kv_stages(path):
             self.kv[stage][target, :num_tokens] = self.kv[stage][source, :num_tokens]
         for entries in self.kv.values():
             self._spoil(entries[source])
@@ -128,11 +128,14 @@ class FakeRunner:
     def kv_bytes_per_token(self, stage: str) -> int:
         return ENTRY_BYTES if stage in self.kv else 0
 
+    def _kv_stages(self, path: str) -> list[str]:
+        return [stage for stage in self._manifest.stages(self._manifest.path(path)) if stage in self.kv]
+
     def _run(self, slot: int, path: str, start: int, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         hidden = TOKENS[list(token_ids)]
         end = start + len(token_ids)
         self.written[slot] = max(self.written[slot], end)
-        for stage in self._manifest.path(path).modules:
+        for stage in self._kv_stages(path):
             entries = self.kv[stage][slot]
             entries[start:end] = mixed(hidden)
             sums = np.cumsum(entries[:end] * PLACES[:end], dtype=np.uint64)[start:end]

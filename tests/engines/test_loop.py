@@ -1,6 +1,8 @@
 """Whatever else runs, joins or leaves, every sequence gets the text it would have got alone."""
 
+import dataclasses
 import random
+import threading
 from typing import Any
 
 import msgspec
@@ -8,10 +10,11 @@ import pytest
 
 from engines.loop import path_depths
 from engines.prefix_cache import BLOCK_TOKENS
-from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
 from models.errors import ConfigError
-from models.manifest import StudentPath
+from models.manifest import Exit, StudentPath, find_problems
 from models.student import Student
+from tests.engines.conftest import FakeEngine
 
 PATHS = ("knowledge", "reasoning", "full")
 
@@ -209,3 +212,57 @@ def test_path_depths_refuse_paths_whose_rows_cannot_be_a_prefix(fake_student: St
     )
     with pytest.raises(ConfigError, match="not nested around module"):
         path_depths(msgspec.structs.replace(fake_student.manifest, paths=paths))
+
+
+EXITS = (
+    Exit(name="math_exit", after="knowledge", num_blocks=1, is_trained=True),
+    Exit(name="fact_exit", after="knowledge", has_map=True, is_trained=True),
+)
+
+
+def with_exits(student: Student) -> Student:
+    """Two more exits behind the first module, and paths that leave by them, so ordered that one exit's are parted."""
+    ways = (("math", "math_exit"), ("fact", "fact_exit"), ("riddle", "math_exit"))
+    paths = tuple(StudentPath(name=name, modules=("knowledge",), exit=exit) for name, exit in ways)
+    manifest = student.manifest
+    manifest = msgspec.structs.replace(manifest, exits=(*EXITS, *manifest.exits), paths=(*paths, *manifest.paths[1:]))
+    assert find_problems(manifest) == []
+    return dataclasses.replace(student, manifest=manifest)
+
+
+def test_path_depths_make_neighbours_of_the_paths_of_one_exit(fake_student: Student) -> None:
+    ranks = path_depths(with_exits(fake_student).manifest)
+    assert ranks == {"full": 0, "reasoning": 1, "math": 2, "riddle": 3, "fact": 4}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_loop_gives_paths_of_equal_depth_the_text_they_get_alone(fake_student: Student, seed: int) -> None:
+    rng = random.Random(seed)
+    fake = FakeEngine(with_exits(fake_student), **random_settings(rng))
+    paths = ("math", "fact", "riddle", "reasoning", "full")
+    requests = [
+        _request(f"s{number}", random_prompt(rng), rng.choice(paths), max_tokens=rng.randint(1, 30))
+        for number in range(16)
+    ]
+    run_mix(fake, rng, requests, abort_share=0.0)
+    for request in requests:
+        assert fake.tokens(request.id) == fake.alone(request), f"{request.id} on {request.path}"
+        assert fake.finish(request.id).path == request.path
+    check_nothing_left(fake)
+
+
+def test_loading_degrades_no_path_to_another_exit_behind_the_same_modules(fake_student: Student) -> None:
+    fake = FakeEngine(with_exits(fake_student), max_running=4)
+    fake.runner.gates = {"fact_exit": threading.Event()}
+    fake.start()
+    try:
+        degrade: Any = {"while_loading": WhileLoading.DEGRADE, "max_tokens": 2, "ignore_eos": True}
+        fake.submit("fact", path="fact", **degrade)
+        fake.submit("deep", path="reasoning", **degrade)
+        assert fake.finish("deep").path == "math"
+        assert "fact" not in fake.events
+        fake.runner.gates["fact_exit"].set()
+        assert fake.finish("fact").path == "fact"
+    finally:
+        fake.runner.gates["fact_exit"].set()
+        fake.engine.stop(0)

@@ -1,44 +1,126 @@
-"""The default student is pulled and built once."""
+"""The default student is pulled and built once, with the exits that are in the package."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import models.default_student
+from models.checksums import sha256_of
 from models.default_student import find_student
-from models.manifest import write_manifest
+from models.errors import ConfigError
+from models.manifest import Measured, Quality, read_manifest, write_manifest
+from models.source import open_source
+from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
 
 
-def test_default_student_is_pulled_and_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+@dataclass(slots=True)
+class Cache:
+    """A cache into which students are `pulled` and `built`, and what was reported of it."""
+
+    folder: Path
+    calls: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    given: list[Measured | None] = field(default_factory=list)
+
+    def find(self) -> Path:
+        return find_student({"FENHE_CACHE": str(self.folder)}, self.lines.append)
+
+    def pull(self, name: str, cache: Path, **options: Any) -> Path:
+        self.calls.append(f"pull {name}")
+        return cache / "model.gguf"
+
+    def build(self, source: Path, out: Path, *, exits: Path | None, measured: Measured | None, **options: Any) -> None:
+        self.calls.append(f"build {source.name}" + (f" with {exits.name}" if exits else ""))
+        self.given.append(measured)
+        out.mkdir(parents=True)
+        digest = sha256_of([exits]) if exits else ""
+        write_manifest(out, msgspec.structs.replace(make_manifest(), exits_sha256=digest))
+        make_tokenizer().save(out)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the package keeps its data; empty."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setattr(models.default_student, "PACKAGED", folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    cache = Cache(tmp_path / "cache")
 
     def cache_folder(environ: Mapping[str, str]) -> Path:
         return Path(environ["FENHE_CACHE"])
 
-    def pull(name: str, cache: Path, **options: Any) -> Path:
-        calls.append(f"pull {name}")
-        return cache / "model.gguf"
-
-    def build_student(source: Path, out: Path, **options: Any) -> None:
-        calls.append(f"build {source.name}")
-        out.mkdir(parents=True)
-        write_manifest(out, make_manifest())
-        make_tokenizer().save(out)
-
     monkeypatch.setattr(models.default_student, "cache_folder", cache_folder)
-    monkeypatch.setattr(models.default_student, "pull", pull)
-    monkeypatch.setattr(models.default_student, "build_student", build_student)
-    lines: list[str] = []
-    environ = {"FENHE_CACHE": str(tmp_path)}
-    folder = find_student(environ, lines.append)
-    assert find_student(environ, lines.append) == folder
+    monkeypatch.setattr(models.default_student, "pull", cache.pull)
+    monkeypatch.setattr(models.default_student, "build_student", cache.build)
+    return cache
+
+
+def test_default_student_is_pulled_and_built_once(cache: Cache) -> None:
+    folder = cache.find()
+    assert cache.find() == folder
     assert (folder / "manifest.json").exists()
-    assert calls == ["pull smollm2-135m", "build model.gguf"]
-    assert [line.partition(" ")[0] for line in lines] == ["no", "building"]
+    assert cache.calls == ["pull smollm2-135m", "build model.gguf"]
+    assert [line.partition(" ")[0] for line in cache.lines] == ["no", "building"]
     (folder / "manifest.json").write_text("{}")
-    find_student(environ, lines.append)
-    assert calls[2:] == ["pull smollm2-135m", "build model.gguf"]
-    assert "again" in lines[2]
+    cache.find()
+    assert cache.calls[2:] == ["pull smollm2-135m", "build model.gguf"]
+    assert "again" in cache.lines[2]
+
+
+def test_default_student_with_other_exits_than_the_packages_is_built_again(cache: Cache, package: Path) -> None:
+    cache.find()
+    file = package / "smollm2-135m.exits.safetensors"
+    for content in ("first", "second"):
+        file.write_text(content)
+        del cache.lines[:], cache.calls[:]
+        cache.find()
+        assert cache.calls == ["pull smollm2-135m", f"build model.gguf with {file.name}"]
+        assert "other exits than this version of fenhe has" in cache.lines[0]
+        del cache.lines[:], cache.calls[:]
+        cache.find()
+        assert (cache.lines, cache.calls) == ([], [])
+    file.unlink()
+    cache.find()
+    assert cache.calls == ["pull smollm2-135m", "build model.gguf"]
+
+
+def test_default_student_gets_the_packages_figures(cache: Cache, package: Path) -> None:
+    figures = Measured(
+        exits_sha256="ab",
+        quality=(Quality(path="full", variant="w8a8", cross_entropy=2.2, text="eval", num_tokens=9),),
+    )
+    (package / "smollm2-135m.quality.json").write_bytes(msgspec.json.encode(figures))
+    cache.find()
+    assert cache.given == [figures]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"exits_sha256": "", "colour": "red"}'])
+def test_default_student_with_damaged_figures_says_so(cache: Cache, package: Path, text: str) -> None:
+    (package / "smollm2-135m.quality.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"quality\.json cannot be read"):
+        cache.find()
+
+
+def test_default_student_is_built_with_exits_and_figures_for_real(
+    tiny_source: Any, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_source("llama")
+    exits = write_tiny_exits(package / "smollm2-135m.exits.safetensors", open_source(folder))
+    figure = Quality(path="math", variant="w8a8", cross_entropy=2.2, text="eval", num_tokens=9)
+    figures = Measured(exits_sha256=sha256_of([exits]), quality=(figure,))
+    (package / "smollm2-135m.quality.json").write_bytes(msgspec.json.encode(figures))
+    monkeypatch.setattr(models.default_student, "pull", lambda *_, **__: folder)
+    manifest = read_manifest(find_student({"FENHE_CACHE": str(tmp_path / "cache")}, lambda line: None))
+    assert manifest.exits_sha256 == figures.exits_sha256
+    assert manifest.quality == (figure,)
+    assert manifest.tasks["legal"] == "legal"

@@ -132,6 +132,23 @@ def test_manifest_orders_stages_as_they_run(manifest: Manifest) -> None:
     )
 
 
+@pytest.mark.parametrize("trained", [{"num_blocks": 1}, {"has_map": True}])
+def test_full_path_leaves_by_the_models_own_end(manifest: Manifest, trained: dict[str, Any]) -> None:
+    own = manifest.full_path
+    exits = (Exit(name="late_exit", after="adapter", is_trained=True, **trained), *manifest.exits)
+    other = StudentPath(name="other", modules=own.modules, exit="late_exit")
+    both = changed(manifest, exits=exits, paths=(other, *manifest.paths))
+    assert find_problems(changed(both, variants=())) == []
+    assert both.full_path == own
+    alone = find_problems(changed(both, variants=(), paths=(*manifest.paths[:-1], other), tasks={}, depth_rules=()))
+    assert alone == ["no path runs every module and leaves by the model's own end"]
+
+
+def test_stage_order_has_every_exit_behind_its_module(manifest: Manifest) -> None:
+    more = (Exit(name="fact_exit", after="knowledge"), *manifest.exits, Exit(name="math_exit", after="knowledge"))
+    assert changed(manifest, exits=more).stage_order()[:4] == ("knowledge", "fact_exit", "knowledge_exit", "math_exit")
+
+
 def test_manifest_counts_layers_of_modules_and_exit_blocks(manifest: Manifest) -> None:
     exits = (Exit(name="knowledge_exit", after="knowledge", num_blocks=2), *manifest.exits[1:])
     with_blocks = changed(manifest, exits=exits)
@@ -166,6 +183,9 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"paths": (FULL, path("lost", "knowledge", exit="way_out"))}, "unknown exit 'way_out'"),
         ({"paths": (FULL, path("late", "knowledge", exit="adapter_exit"))}, "its exit is elsewhere"),
         ({"paths": (path("short", "knowledge"),)}, "no path runs every module"),
+        ({"paths": (path("full", "knowledge", "reasoning", "adapter", exit="x"),)}, "no path runs every module"),
+        ({"paths": (FULL, path("short", "knowledge"), path("short", "knowledge"))}, "the name 'short' is used twice"),
+        ({"exits": (Exit(name="head", after="adapter"),)}, "cannot be called 'head'"),
         ({"tasks": {"math": "nowhere"}}, "task 'math' has no path 'nowhere'"),
         ({"depth_rules": (DepthRule(max_prompt_tokens=1, path="nowhere"),)}, "a depth rule names no path: 'nowhere'"),
         (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.manifest import Exit, Manifest, StudentPath, find_problems
-from router.decision import Quality, Reason, RouteDecision, TaskScores, Wishes
+from models.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
+from router.decision import Quality, Reason, RouteDecision, StudentState, TaskScores, Wishes
 from router.policy import Depths, PolicyConfig, find_task, occupancy, paths_by_depth
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
@@ -256,6 +256,58 @@ def test_paths_by_depth_end_with_the_full_path_even_if_another_has_more_layers()
     exits = (Exit(name="a_exit", after="a", num_blocks=9), *manifest.exits[1:])
     ordered = paths_by_depth(msgspec.structs.replace(manifest, exits=exits))
     assert [path.name for path in ordered] == ["b", "c", "a", "full"]
+
+
+def sibling_student(
+    *, fact_keeps: float, math_keeps: float, tasks: dict[str, str], rules: tuple[DepthRule, ...] = (), **fields: Any
+) -> StudentState:
+    """Paths `fact` and `math` run the first module and leave by exits of their own; figures are of maths."""
+    manifest = student_manifest(tasks={}, keeps=(None, 0.99))
+    exits = tuple(Exit(name=f"{name}_exit", after="a", num_blocks=1, is_trained=True) for name in ("fact", "math"))
+    paths = tuple(StudentPath(name=name, modules=("a",), exit=f"{name}_exit") for name in ("fact", "math"))
+    figures = tuple(
+        Retention(path=path, task="math", variant="int8", score=score, low=score, high=score)
+        for path, score in (("fact", fact_keeps), ("math", math_keeps))
+    )
+    manifest = msgspec.structs.replace(
+        manifest,
+        exits=(*exits, *manifest.exits),
+        paths=(*paths, *manifest.paths[1:]),
+        tasks=tasks,
+        retention=(*manifest.retention, *figures),
+        depth_rules=rules,
+    )
+    assert find_problems(manifest) == []
+    return student(manifest=manifest, **fields)
+
+
+@pytest.mark.parametrize("own", ["fact", "math"])
+def test_paths_of_equal_depth_keep_their_task_while_they_are_good_enough(own: str) -> None:
+    one = sibling_student(fact_keeps=0.99, math_keeps=0.96, tasks={"math": own})
+    assert (route([one]).path, route([one]).reason) == (own, Reason.TASK)
+
+
+def test_prompt_length_asks_for_depth_and_not_for_another_exit() -> None:
+    rules = (DepthRule(max_prompt_tokens=None, path="math"),)
+    one = sibling_student(fact_keeps=0.99, math_keeps=0.99, tasks={"math": "fact"}, rules=rules)
+    assert (route([one]).path, route([one]).reason) == ("fact", Reason.TASK)
+
+
+@pytest.mark.parametrize(("own", "other"), [("fact", "math"), ("math", "fact")])
+def test_min_quality_takes_another_exit_before_more_depth(own: str, other: str) -> None:
+    one = sibling_student(
+        fact_keeps=0.5 if own == "fact" else 0.97, math_keeps=0.5 if own == "math" else 0.97, tasks={"math": own}
+    )
+    assert (route([one]).path, route([one]).reason) == (other, Reason.MIN_QUALITY)
+    neither = sibling_student(tasks={"math": own}, fact_keeps=0.5, math_keeps=0.5)
+    assert route([neither]).path == "b"
+
+
+def test_step_down_changes_no_exit_for_nothing_and_takes_the_better_of_equals() -> None:
+    own = sibling_student(fact_keeps=0.99, math_keeps=0.96, tasks={"math": "math"}, num_running=BUSY)
+    assert (route([own]).path, route([own]).reason) == ("math", Reason.TASK)
+    deep = sibling_student(fact_keeps=0.96, math_keeps=0.98, tasks={"math": "b"}, num_running=BUSY)
+    assert (route([deep]).path, route([deep]).reason) == ("math", Reason.LOAD)
 
 
 def test_confidence_is_the_classifiers_and_none_without_it() -> None:

@@ -4,11 +4,14 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.manifest import write_manifest
+from models.source import open_source
 from server.cli import main
+from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import Served, make_manifest
 
 
@@ -85,3 +88,16 @@ def test_chat_streams_and_sums_up(served: Served, capsys: pytest.CaptureFixture[
 def test_chat_shows_what_the_server_refused(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("chat", "--url", f"{served.url}/v1/", "--model", "nobody", "hello") == 2
     assert "`nobody` does not exist" in capsys.readouterr().err
+
+
+def test_build_with_exits_takes_the_cut_from_them(
+    tiny_source: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tiny_source("llama"), tmp_path / "out"
+    exits = write_tiny_exits(tmp_path / "exits.safetensors", open_source(folder))
+    command = ["build", str(folder), "--out", str(out), "--precision", "fp32", "--exits", str(exits)]
+    assert main([*command, "--modules", "knowledge:4"]) == 2
+    assert "leave --modules or --exits out" in capsys.readouterr().err
+    assert main(command) == 0
+    assert main(["inspect", str(out)]) == 0
+    assert "math_exit" in capsys.readouterr().out

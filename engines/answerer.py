@@ -1,0 +1,74 @@
+"""The engine as a writer of training answers: prompts in, token ids out, at the speed of a full batch."""
+
+import queue
+from collections.abc import Iterator, Sequence
+
+from engines.contract import Engine
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceEvent
+from models.errors import StepFailed
+
+MAX_SUBMITTED = 256
+"""How many prompts wait in the engine at a time: enough to fill every batch."""
+
+
+class EngineAnswerer:
+    """`models.distill.labels.Answerer` on an engine that was not started yet; use it as a context.
+
+    Every prompt draws from a seed of its own, so an answer does not depend on what else is asked.
+    """
+
+    def __init__(self, engine: Engine, path: str, end_token_ids: frozenset[int]) -> None:
+        self._engine = engine
+        self._path = path
+        self._end_token_ids = end_token_ids
+        self._events: queue.SimpleQueue[SequenceEvent] = queue.SimpleQueue()
+
+    def __enter__(self) -> "EngineAnswerer":
+        self._engine.start(self._publish)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop(grace_s=0.0)
+
+    def answer(
+        self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Raises: StepFailed and whatever else a sequence ends with."""
+        waiting = iter(enumerate(prompts))
+        answers: dict[int, list[int]] = {}
+        num_open = 0
+        while True:
+            while num_open < MAX_SUBMITTED and (entry := next(waiting, None)) is not None:
+                sampling = SamplingParams(
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=seed + entry[0],
+                    stop_token_ids=self._end_token_ids,
+                )
+                self._engine.submit(
+                    GenerationRequest(id=str(entry[0]), prompt_token_ids=entry[1], path=self._path, sampling=sampling)
+                )
+                answers[entry[0]] = []
+                num_open += 1
+            if not num_open:
+                return
+            event = self._events.get()
+            index = int(event.sequence_id)
+            answers[index] += event.token_ids
+            if event.finish is not None:
+                num_open -= 1
+                if event.finish.error is not None:
+                    raise StepFailed(f"the teacher could not answer a prompt: {event.finish.error}")
+                yield index, tuple(self._ended(answers.pop(index), event.finish.reason))
+
+    def _ended(self, token_ids: list[int], reason: FinishReason) -> list[int]:
+        """With the end token behind an answer that came to its end, which events do not carry."""
+        has_end = bool(token_ids) and token_ids[-1] in self._end_token_ids
+        if reason is FinishReason.STOP and not has_end:
+            token_ids.append(min(self._end_token_ids))
+        return token_ids
+
+    def _publish(self, events: Sequence[SequenceEvent]) -> None:
+        for event in events:
+            self._events.put(event)

@@ -1,0 +1,1 @@
+"""`fenhe eval` on the runner: whole texts through every path of a student, and how fast each path decodes."""

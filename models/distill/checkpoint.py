@@ -1,0 +1,53 @@
+"""Checkpoints of a training run: one file each, written beside and renamed, so that a kill never leaves half of one."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import ConfigError
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` (tensors and plain data) and forget all but the newest checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"step-{step:08d}.pt"
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as handle:
+        torch.save(state, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(file)
+    for old in checkpoints(folder)[:-KEPT]:
+        old.unlink()
+    return file
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, the newest last."""
+    return sorted(file for file in folder.glob("step-*.pt") if _NAME.fullmatch(file.name))
+
+
+def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
+    """The newest checkpoint of this run; None when there is none.
+
+    A damaged one (a disk that lied about having written) gives way to the one before it.
+    Raises: ConfigError when the folder's checkpoints belong to another `run`.
+    """
+    for file in reversed(checkpoints(folder)):
+        try:
+            state: dict[str, Any] = torch.load(file, weights_only=True)
+        except Exception:  # whatever the damage is, the file cannot be used
+            continue
+        if state["run"] != run:
+            raise ConfigError(
+                f"{file} belongs to a run with other settings or data; give the settings back, "
+                f"or remove {folder} to begin again"
+            )
+        return state
+    return None

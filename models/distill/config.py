@@ -1,0 +1,298 @@
+"""What a distillation run is told: read from TOML, checked as a whole, with the defaults that won the ablation.
+
+Three lines are enough: `teacher`, `data` and `out`. docs/distillation.md explains every setting.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from models.distill.labels import LabelSettings
+from models.distill.preparation import DataSettings
+from models.distill.schedules import (
+    LOSS_NAMES,
+    SOFT_TARGETS_ONLY,
+    AlignmentGrowth,
+    DataMix,
+    LearningRateSchedule,
+    Stage,
+    TemperatureSchedule,
+    stage_problems,
+)
+from models.distill.teacher_switch import TeacherSwitchConfig
+from models.distill.transfer_control import TransferConfig
+from models.distill.weighting import GradientGuideConfig, WeightAverageConfig
+from models.errors import ConfigError
+from models.manifest import is_plain_name
+from models.precisions import PRECISIONS
+
+AUTO = "auto"
+Weighting = Literal["fixed", "dynamic_average", "gradient_guided", "controller"]
+Ensemble = Literal["switch", "mean"]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class ExitConfig:
+    """An exit to train behind module `after`. `copied_from` are the layers its blocks begin as (None: the last one).
+
+    `tasks` it is trained on (none: all), by the weights in `losses` where there are any, else by the stage's. Its path
+    runs all modules up to `after` and is called `path` (None: like the module).
+    """
+
+    after: str
+    name: str | None = None
+    path: str | None = None
+    copied_from: tuple[int, ...] | None = None
+    has_map: bool = True
+    tasks: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def path_name(self) -> str:
+        return self.path or self.after
+
+    @property
+    def exit_name(self) -> str:
+        return self.name or f"{self.path_name}_exit"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TrainingSettings:
+    """How long and in what steps.
+
+    `batch_tokens` bounds a pass, padding included; `accumulate` passes make one step. `head_tokens` random ids join a
+    batch's likely ones in the subset of the vocabulary that the loss sees; None: the whole vocabulary. `prompt_weight`
+    is what a prompt's token counts beside an answer's. `teacher_top_k` likeliest tokens are cached per position.
+    """
+
+    epochs: float = 4.0
+    batch_tokens: int = 2048
+    accumulate: int = 1
+    head_tokens: int | None = 4096
+    prompt_weight: float = 0.3
+    teacher_top_k: int = 32
+    soft_targets: Literal["exact", "top_k"] = "exact"
+    switch_steps: int = 20
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    checkpoint_s: float = 120.0
+    log_steps: int = 20
+    divergence_factor: float = 3.0
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        positive = ("epochs", "batch_tokens", "accumulate", "teacher_top_k", "clip_norm", "checkpoint_s", "log_steps")
+        found = [
+            f"training.{name} must be above 0, not {getattr(self, name)}"
+            for name in positive
+            if not getattr(self, name) > 0
+        ]
+        if self.head_tokens is not None and self.head_tokens < 0:
+            found.append(f"training.head_tokens must not be negative, not {self.head_tokens}")
+        if not 0 <= self.prompt_weight <= 1:
+            found.append(f"training.prompt_weight must be from 0 to 1, not {self.prompt_weight}")
+        if self.divergence_factor <= 1:
+            found.append(f"training.divergence_factor must be above 1, not {self.divergence_factor}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class MiningSettings:
+    """Hard-example mining by the teacher's entropy: see `models.distill.mining.entropy_weights`."""
+
+    strength: float = 0.5
+    drop_share: float = 0.02
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        found = [] if 0 <= self.strength <= 1 else [f"mining.strength must be from 0 to 1, not {self.strength}"]
+        if not 0 <= self.drop_share < 1:
+            found.append(f"mining.drop_share must be from 0 to below 1, not {self.drop_share}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class QuantisedSettings:
+    """Quantisation-aware training over the last `share` of the run, for one precision."""
+
+    precision: str = "w8a8"
+    share: float = 0.1
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        known = sorted(set(PRECISIONS) - {"fp32"})
+        found = (
+            []
+            if self.precision in known
+            else [f"quantised.precision: {self.precision!r} is none of {', '.join(known)}"]
+        )
+        if not 0 < self.share <= 1:
+            found.append(f"quantised.share must be above 0 and at most 1, not {self.share}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class AdversarialSettings:
+    """A second pass over every batch with the exit's input moved against it by `radius` of its own length."""
+
+    radius: float = 0.01
+    weight: float = 0.5
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        return [
+            f"adversarial.{name} must be above 0, not {getattr(self, name)}"
+            for name in ("radius", "weight")
+            if not getattr(self, name) > 0
+        ]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class DistillConfig:
+    """One run. Absent tables (`mix`, `mining`, `quantised`, ...) mean: not used.
+
+    `teacher` is a GGUF file, a Hugging Face folder, or a name `fenhe pull` knows; the student's frozen trunk is the
+    teacher's own. `teachers` are further ones with the same vocabulary, whose soft targets are switched between or
+    averaged (`ensemble`). `transfer = "sequence"` trains on the teachers' text alone, for other vocabularies.
+    """
+
+    teacher: str
+    data: str | tuple[str, ...]
+    out: str
+    name: str | None = None
+    task: str | None = None
+    seed: int = 0
+    modules: str = AUTO
+    exits: tuple[ExitConfig, ...] = ()
+    teachers: tuple[str, ...] = ()
+    ensemble: Ensemble = "switch"
+    transfer: Literal["logits", "sequence"] = "logits"
+    precisions: tuple[str, ...] = ()
+    device: str = AUTO
+    work: str | None = None
+    text: DataSettings = field(default_factory=DataSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    learning_rate: LearningRateSchedule = field(default_factory=lambda: LearningRateSchedule(peak=1e-3))
+    temperature: TemperatureSchedule = field(default_factory=lambda: TemperatureSchedule(start=1.0, end=1.0))
+    stages: tuple[Stage, ...] = SOFT_TARGETS_ONLY
+    weighting: Weighting = "fixed"
+    dynamic_average: WeightAverageConfig = field(default_factory=WeightAverageConfig)
+    gradient_guided: GradientGuideConfig = field(default_factory=GradientGuideConfig)
+    controller: TransferConfig = field(default_factory=TransferConfig)
+    switch: TeacherSwitchConfig = field(default_factory=TeacherSwitchConfig)
+    mix: DataMix | None = None
+    mining: MiningSettings | None = None
+    alignment: AlignmentGrowth | None = None
+    quantised: QuantisedSettings | None = None
+    adversarial: AdversarialSettings | None = None
+
+    @property
+    def data_settings(self) -> DataSettings:
+        """`text` with the files and the task that stand at the top."""
+        files = (self.data,) if isinstance(self.data, str) else tuple(self.data)
+        return replace(self.text, files=files, task=self.task)
+
+    @property
+    def work_folder(self) -> Path:
+        """Where cache, answers, checkpoints and the log are kept."""
+        return Path(self.work or f"{self.out}.work")
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        found = self.data_settings.problems() + stage_problems(self.stages)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name != "text" and is_dataclass(value) and hasattr(value, "problems"):
+                found += value.problems()
+        found += [f"a path cannot be called {name!r}" for name in self._path_names() if not is_plain_name(name)]
+        found += [
+            f"precisions: {name!r} is none of {', '.join(PRECISIONS)}"
+            for name in self.precisions
+            if name not in PRECISIONS
+        ]
+        found += [
+            f"exit {exit.exit_name!r}: {loss!r} is no loss; there are {', '.join(LOSS_NAMES)}"
+            for exit in self.exits
+            for loss in exit.losses
+            if loss not in LOSS_NAMES
+        ]
+        names = [exit.exit_name for exit in self.exits]
+        found += [
+            f"two exits are called {name!r}" for name in sorted({name for name in names if names.count(name) > 1})
+        ]
+        others = {"reverse_kl", "jensen_shannon"}
+        if self.training.soft_targets == "top_k" and any(others & set(stage.weights) for stage in self.stages):
+            found.append('training.soft_targets = "top_k" knows no reverse_kl and jensen_shannon; take "exact"')
+        if self.training.soft_targets == "top_k" and self.teachers:
+            found.append('training.soft_targets = "top_k" is for one teacher; take "exact" with `teachers`')
+        if self.transfer == "sequence" and any(_uses_soft_targets(stage) for stage in self.stages):
+            found.append('transfer = "sequence" has no soft targets: give stages that use task_cross_entropy alone')
+        return found
+
+    def _path_names(self) -> list[str]:
+        return [exit.path_name for exit in self.exits]
+
+
+def _uses_soft_targets(stage: Stage) -> bool:
+    return any(weight > 0 for loss, weight in stage.weights.items() if loss != "task_cross_entropy")
+
+
+def read_config(file: Path) -> DistillConfig:
+    """Raises: ConfigError with every problem, and the file it is in."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist; three lines do: teacher, data, out") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    return config_from(values, str(file))
+
+
+def config_from(values: dict[str, Any], where: str) -> DistillConfig:
+    """Raises: ConfigError with every problem, and `where` it comes from."""
+    _refuse_unknown(values, DistillConfig, where, "")
+    try:
+        config = msgspec.convert(values, type=DistillConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if problems := config.problems():
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+    return config
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type, where: str, prefix: str) -> None:
+    """msgspec passes over keys that a dataclass does not have; here they are errors."""
+    assert is_dataclass(kind)
+    known = {entry.name: entry for entry in fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: there is no setting {prefix}{key}; there are {', '.join(sorted(known))}")
+        inner = _TABLES.get(key) if kind is DistillConfig else None
+        for table in value if isinstance(value, list) else [value]:
+            if inner is not None and isinstance(table, dict):
+                _refuse_unknown(table, inner, where, f"{prefix}{key}.")
+
+
+_TABLES: dict[str, type] = {
+    "exits": ExitConfig,
+    "text": DataSettings,
+    "labels": LabelSettings,
+    "training": TrainingSettings,
+    "learning_rate": LearningRateSchedule,
+    "temperature": TemperatureSchedule,
+    "stages": Stage,
+    "dynamic_average": WeightAverageConfig,
+    "gradient_guided": GradientGuideConfig,
+    "controller": TransferConfig,
+    "switch": TeacherSwitchConfig,
+    "mix": DataMix,
+    "mining": MiningSettings,
+    "alignment": AlignmentGrowth,
+    "quantised": QuantisedSettings,
+    "adversarial": AdversarialSettings,
+}

@@ -1,0 +1,420 @@
+"""Distillation as one object: prepare, train, evaluate, export. `fenhe distill` is this with a progress bar."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import torch
+
+from models.build import build_student
+from models.cut import parse_modules
+from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
+from models.distill.boundary_picture import boundary_svg
+from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
+from models.distill.config import AUTO, DistillConfig, ExitConfig
+from models.distill.decoder import Trunk, padded
+from models.distill.examples import Example
+from models.distill.exit_model import ExitModel
+from models.distill.heldout import HeldOutFigure, score_held_out
+from models.distill.labels import Answerer
+from models.distill.objective import Teacher
+from models.distill.preparation import Prepared, prepare
+from models.distill.torch_answerer import TorchAnswerer
+from models.distill.trainer import CHECKPOINTS, Progress, Trainer
+from models.distill.vocabulary import compare_vocabularies
+from models.errors import ConfigError
+from models.exits import ExitPlan, PlannedExit, PlannedModule, write_exits
+from models.manifest import Manifest, Module, StudentPath
+from models.precisions import DEFAULT_PRECISIONS
+from models.source import ModelSource, check_complete, open_source
+
+logger = logging.getLogger(__name__)
+
+EXITS_NAME = "exits.safetensors"
+ANALYSIS_NAME = "boundaries.json"
+PICTURE_NAME = "boundaries.svg"
+ANALYSIS_EXAMPLES = 64
+ANALYSIS_TOKENS = 160
+FIT_TOKENS = 200_000
+
+OpenAnswerer = Callable[[ModelSource], AbstractContextManager[Answerer]]
+
+
+class Report(Protocol):
+    """Hears what is being done, how much of it is done and of how much, and perhaps how it goes."""
+
+    def __call__(self, what: str, done: float, total: float, detail: str = "", /) -> None: ...
+
+
+def _silent(what: str, done: float, total: float, detail: str = "", /) -> None:
+    """Reports nothing."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Layout:
+    """Where the teacher is cut, and the exits to train."""
+
+    modules: tuple[Module, ...]
+    exits: tuple[ExitConfig, ...]
+
+    def depth(self, exit: ExitConfig) -> int:
+        """Layers the trunk runs before this exit."""
+        module = next(module for module in self.modules if module.name == exit.after)
+        return module.first_layer + module.num_layers
+
+
+class Distiller:
+    """From a teacher to a student with trained exits.
+
+    `student` is a cut such as `knowledge:9,reasoning:15,adapter:6`, or `auto`; `task` keeps the training rows of one
+    task beside general ones. Everything else is in `config`. `answerer` opens what writes the answers that the data
+    lack; without one the teacher writes them in torch, slowly.
+    """
+
+    def __init__(
+        self,
+        teacher: str | Path | None = None,
+        student: str | None = None,
+        task: str | None = None,
+        *,
+        config: DistillConfig | None = None,
+        answerer: OpenAnswerer | None = None,
+        report: Report = _silent,
+    ) -> None:
+        """Raises: ConfigError for a teacher that cannot be read or settings that contradict each other."""
+        if config is None and teacher is None:
+            raise ConfigError("give the Distiller a teacher: a GGUF file or a Hugging Face folder")
+        config = config or DistillConfig(teacher=str(teacher), data=(), out="student")
+        self.config = replace(
+            config,
+            teacher=config.teacher if teacher is None else str(teacher),
+            modules=config.modules if student is None else student,
+            task=config.task if task is None else task,
+        )
+        self._open_answerer = answerer
+        self._report = report
+        self.source = open_teacher(self.config.teacher)
+        self._prepared: Prepared | None = None
+        self._layout: Layout | None = None
+        self._trunk: Trunk | None = None
+        self.exits: list[ExitModel] = []
+        self.analysis: LayerAnalysis | None = None
+        self.progress = Progress()
+
+    @property
+    def work(self) -> Path:
+        """Where answers, cache, checkpoints, log and the exits file are kept."""
+        return self.config.work_folder
+
+    @property
+    def trunk(self) -> Trunk:
+        if self._trunk is None:
+            device = choose_device(self.config.device)
+            self._trunk = Trunk(self.source, torch.bfloat16 if can_bf16(device) else torch.float32, device)
+        return self._trunk
+
+    def train(
+        self,
+        data: str | Path | Sequence[str | Path] | None = None,
+        *,
+        epochs: float | None = None,
+        batch_tokens: int | None = None,
+        resume: bool = False,
+    ) -> Progress:
+        """Prepare what is not there yet, and train all exits.
+
+        Raises: ConfigError, WeightsError; StepFailed when training has to stop, which names the checkpoint.
+        """
+        self._change(data, epochs, batch_tokens)
+        if problems := self.config.problems():
+            raise ConfigError("; ".join(problems))
+        self._refuse_other_checkpoints(resume)
+        prepared, layout = self.prepared(), self.layout()
+        own = Teacher(trunk=self.trunk, cache=self._cache(self.source, self.trunk, prepared.examples, layout))
+        self.exits = self._new_exits(layout, own.cache)
+        trainer = Trainer(
+            self.config,
+            self.exits,
+            prepared.examples,
+            own,
+            run=self._run_key(prepared.examples, layout),
+            further=self._further(prepared.examples),
+            report=self._report_step,
+        )
+        self.progress = trainer.train(resume=resume)
+        self._write_exits(layout)
+        return self.progress
+
+    def _report_step(self, progress: Progress, num_steps: int) -> None:
+        losses = " ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items())
+        self._report("training", progress.step, num_steps, losses)
+
+    def evaluate(self, max_rows: int = 200) -> list[HeldOutFigure]:
+        """Every exit against the full depth on held-out rows, in torch; `fenhe eval` measures the built student.
+
+        Raises: ConfigError before `train`.
+        """
+        if not self.exits:
+            raise ConfigError("there are no trained exits yet; call train() first")
+        return score_held_out(
+            self.trunk,
+            self.exits,
+            self.prepared().held_out,
+            self.source.tokenizer(),
+            self.config.text.max_tokens,
+            max_rows,
+        )
+
+    def export(self, out: str | Path | None = None) -> Manifest:
+        """Build the student folder. Raises: ConfigError before `train`, or when the folder is in the way."""
+        file = self.work / EXITS_NAME
+        if not file.exists():
+            raise ConfigError(f"{file} is not there; call train() first")
+        first = self.source.files[0]
+        return build_student(
+            first if first.suffix == ".gguf" else first.parent,
+            Path(out or self.config.out),
+            name=self.config.name,
+            precisions=self.config.precisions or DEFAULT_PRECISIONS,
+            exits=file,
+        )
+
+    def prepared(self) -> Prepared:
+        """The examples; the teacher answers what has no answer."""
+        if self._prepared is None:
+            self.work.mkdir(parents=True, exist_ok=True)
+            with (self._open_answerer or _torch_answerer)(self.source) as answerer:
+                self._prepared = prepare(
+                    self.config.data_settings,
+                    self.config.labels,
+                    self.source.tokenizer(),
+                    answerer,
+                    self.work,
+                    teacher=self.source.sha256(),
+                    seed=self.config.seed,
+                    progress=lambda done, total: self._report("answers by the teacher", done, total),
+                )
+        return self._prepared
+
+    def layout(self) -> Layout:
+        """The cut that is configured, or found by looking at the teacher's layers on some of the training text."""
+        if self._layout is None:
+            num_layers = self.source.architecture.num_layers
+            if self.config.modules == AUTO:
+                modules = self._analysed()
+            else:
+                modules = parse_modules(self.config.modules, num_layers)
+            self._layout = Layout(modules=modules, exits=planned_exits(self.config, modules))
+        return self._layout
+
+    def _analysed(self) -> tuple[Module, ...]:
+        by_length = sorted(
+            self.prepared().examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest()
+        )
+        chosen = by_length[:ANALYSIS_EXAMPLES]
+        batches = [padded([example.token_ids[:ANALYSIS_TOKENS]]) for example in chosen]
+        self.analysis = analyse(self.trunk, batches)
+        modules = choose_boundaries(self.analysis)
+        (self.work / ANALYSIS_NAME).write_bytes(msgspec.json.encode(self.analysis))
+        (self.work / PICTURE_NAME).write_text(boundary_svg(self.analysis, modules), encoding="utf-8")
+        logger.info("boundaries chosen modules=%s", ",".join(f"{m.name}:{m.num_layers}" for m in modules))
+        return modules
+
+    def _cache(
+        self, source: ModelSource, trunk: Trunk, examples: Sequence[Example], layout: Layout | None
+    ) -> CachedTeacher:
+        layers: set[int] = set()
+        if layout is not None:
+            layers = {layout.depth(exit) for exit in layout.exits}
+            layers |= {exit.copied_from[0] for exit in layout.exits if exit.copied_from}
+        plan = plan_cache(trunk, source.sha256(), examples, sorted(layers), self.config.training.teacher_top_k)
+        done = 0
+
+        def count(num_tokens: int) -> None:
+            nonlocal done
+            done += num_tokens
+            self._report("reading with the teacher", done, plan.num_tokens)
+
+        return cached_teacher(self.work / "cache", plan, trunk, examples, report=count)
+
+    def _further(self, examples: Sequence[Example]) -> dict[str, Teacher]:
+        """The further teachers, their vocabularies compared with the student's."""
+        found = {}
+        for name in self.config.teachers:
+            source = open_teacher(name)
+            compare_vocabularies(source, self.source)
+            trunk = Trunk(source, self.trunk.dtype, self.trunk.device)
+            found[name] = Teacher(trunk=trunk, cache=self._cache(source, trunk, examples, None))
+        return found
+
+    def _new_exits(self, layout: Layout, cache: CachedTeacher) -> list[ExitModel]:
+        torch.manual_seed(self.config.seed)
+        return [new_exit(self.trunk, layout, exit, cache) for exit in layout.exits]
+
+    def _write_exits(self, layout: Layout) -> None:
+        tensors = {
+            f"{exit.name}.{name}": value.float().cpu().numpy()
+            for exit in self.exits
+            for name, value in exit.tensors().items()
+        }
+        training = {"config": _plain(self.config), "steps": self.progress.step, "tokens": self.progress.num_tokens}
+        training["sources"] = [list(pair) for pair in self.prepared().report.sources]
+        write_exits(self.work / EXITS_NAME, plan_of(self.source, layout, training), tensors)
+
+    def _run_key(self, examples: Sequence[Example], layout: Layout) -> str:
+        """What a checkpoint must agree with: data, cut and every setting that changes the weights."""
+        settings = _plain(self.config)
+        for name in ("out", "work", "name", "precisions", "device"):
+            settings.pop(name)
+        for name in ("checkpoint_s", "log_steps"):
+            settings["training"].pop(name)
+        digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic"))
+        digest.update(msgspec.json.encode([layout.modules, self.source.sha256()]))
+        for example in examples:
+            digest.update(repr(example.token_ids).encode())
+        return digest.hexdigest()
+
+    def _refuse_other_checkpoints(self, resume: bool) -> None:
+        folder = self.work / CHECKPOINTS
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds checkpoints of an earlier run; go on with --resume, or remove it")
+
+    def _change(
+        self, data: str | Path | Sequence[str | Path] | None, epochs: float | None, batch_tokens: int | None
+    ) -> None:
+        if data is not None:
+            files = (data,) if isinstance(data, (str, Path)) else tuple(data)
+            self.config = replace(self.config, data=tuple(map(str, files)))
+        training = self.config.training
+        training = replace(
+            training,
+            epochs=training.epochs if epochs is None else epochs,
+            batch_tokens=training.batch_tokens if batch_tokens is None else batch_tokens,
+        )
+        self.config = replace(self.config, training=training)
+
+
+def open_teacher(name: str) -> ModelSource:
+    """Raises: ConfigError, WeightsError that names the file."""
+    path = Path(name).expanduser()
+    if (path / "manifest.json").exists():
+        raise ConfigError(
+            f"{path} is a student: it holds graphs, not weights to train on; give the model that it was built from"
+        )
+    source = open_source(path)
+    check_complete(source)
+    return source
+
+
+def new_exit(trunk: Trunk, layout: Layout, config: ExitConfig, cache: CachedTeacher) -> ExitModel:
+    """An exit whose map is fitted to the cached states."""
+    assert config.copied_from is not None
+    exit = ExitModel(
+        trunk,
+        name=config.exit_name,
+        depth=layout.depth(config),
+        copied_from=config.copied_from,
+        has_map=config.has_map,
+        tasks=config.tasks,
+    )
+    if config.has_map:
+        every = max(1, len(cache.entropy) // FIT_TOKENS)
+        exit.fit_map(cache.states[exit.depth][::every], cache.states[exit.target_layer][::every])
+    return exit
+
+
+def planned_exits(config: DistillConfig, modules: tuple[Module, ...]) -> tuple[ExitConfig, ...]:
+    """The configured exits, or one behind every module but the last, each with its layers filled in.
+
+    Raises: ConfigError for an exit behind no module, or behind the last one, which has the model's own end.
+    """
+    last_layer = sum(module.num_layers for module in modules) - 1
+    names = [module.name for module in modules]
+    exits = config.exits or tuple(ExitConfig(after=name) for name in names[:-1])
+    for exit in exits:
+        if exit.after not in names[:-1]:
+            raise ConfigError(
+                f"exit {exit.exit_name!r} is after {exit.after!r}; "
+                f"exits go behind {', '.join(names[:-1]) or 'no module: there is only one'}"
+            )
+        if wrong := [layer for layer in exit.copied_from or () if not 0 <= layer <= last_layer]:
+            raise ConfigError(f"exit {exit.exit_name!r} copies layer {wrong[0]}; the teacher has 0 to {last_layer}")
+    return tuple(exit if exit.copied_from is not None else replace(exit, copied_from=(last_layer,)) for exit in exits)
+
+
+def plan_of(source: ModelSource, layout: Layout, training: dict[str, Any]) -> ExitPlan:
+    """What the exits file says about itself. Tasks go to the shallowest path that was trained on them alone."""
+    names = [module.name for module in layout.modules]
+    paths = tuple(
+        StudentPath(name=e.path_name, modules=tuple(names[: names.index(e.after) + 1]), exit=e.exit_name)
+        for e in layout.exits
+    )
+    tasks = {task: exit.path_name for exit in reversed(layout.exits) for task in exit.tasks}
+    return ExitPlan(
+        source_sha256=source.sha256(),
+        modules=tuple(PlannedModule(name=m.name, num_layers=m.num_layers) for m in layout.modules),
+        exits=tuple(
+            PlannedExit(
+                name=e.exit_name,
+                after=e.after,
+                num_blocks=len(e.copied_from or ()),
+                has_map=e.has_map,
+                copied_from=e.copied_from or (),
+                tasks=e.tasks,
+            )
+            for e in layout.exits
+        ),
+        paths=paths,
+        tasks=tasks,
+        training=training,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises: ConfigError for a device that is not there."""
+    if name == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device = {name!r} cannot be used here: {error}") from error
+    return torch.device(name)
+
+
+def can_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast there: on CPUs that have no instructions for it, it is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return "avx512_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _plain(config: DistillConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(asdict(config))
+    return plain
+
+
+class _Torch(AbstractContextManager[Answerer]):
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+
+    def __enter__(self) -> Answerer:
+        return TorchAnswerer(self._source)
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _torch_answerer(source: ModelSource) -> AbstractContextManager[Answerer]:
+    return _Torch(source)

@@ -1,0 +1,102 @@
+"""Exits against full depth on rows that were not trained on, in torch and on the whole vocabulary."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import exp
+
+import torch
+from torch import Tensor
+
+from models.distill.data import Row
+from models.distill.decoder import Trunk, padded
+from models.distill.examples import Example, encode_rows
+from models.distill.exit_model import ExitModel
+from models.tokenizer import Tokenizer
+
+HEAD_TOKENS = 512
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class HeldOutFigure:
+    """One exit on one task's answers. Units: nats per token, where not a share.
+
+    `kl` is of the full depth against the exit, `cross_entropy` and `full_cross_entropy` of the reference answers.
+    """
+
+    exit: str
+    task: str
+    num_tokens: int
+    kl: float
+    agreement: float
+    cross_entropy: float
+    full_cross_entropy: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        return exp(self.cross_entropy - self.full_cross_entropy)
+
+
+@torch.no_grad()
+def score_held_out(
+    trunk: Trunk, exits: Sequence[ExitModel], rows: Sequence[Row], tokenizer: Tokenizer, max_tokens: int, max_rows: int
+) -> list[HeldOutFigure]:
+    """`max_rows` of every task, in their order."""
+    examples, _ = encode_rows(_first_of_each_task(rows, max_rows), tokenizer, max_tokens)
+    sums: dict[tuple[str, str], Tensor] = {}
+    for example in examples:
+        for name, measured in _score(trunk, exits, example):
+            key = (name, example.task)
+            sums[key] = sums.get(key, torch.zeros(5, dtype=torch.float64)) + measured
+    return [_figure(exit, task, total) for (exit, task), total in sorted(sums.items())]
+
+
+def _first_of_each_task(rows: Iterable[Row], max_rows: int) -> list[Row]:
+    taken: dict[str, int] = {}
+    chosen = []
+    for row in rows:
+        if row.answer is not None and taken.get(row.task, 0) < max_rows:
+            taken[row.task] = taken.get(row.task, 0) + 1
+            chosen.append(row)
+    return chosen
+
+
+def _score(trunk: Trunk, exits: Sequence[ExitModel], example: Example) -> list[tuple[str, Tensor]]:
+    """Sums over the answer: tokens, KL, agreements, cross-entropy of the exit and of the full depth."""
+    first = max(example.num_prompt_tokens - 1, 0)
+    ids_BT, _ = padded([example.token_ids])
+    hidden_BTH, depth = trunk.embed(ids_BT.to(trunk.device)), 0
+    normed: dict[str, Tensor] = {}
+    for exit in sorted(exits, key=lambda exit: exit.depth):
+        hidden_BTH, depth = trunk.run(hidden_BTH, range(depth, exit.depth)), exit.depth
+        with torch.autocast(trunk.device.type, torch.bfloat16, enabled=trunk.dtype is torch.bfloat16):
+            normed[exit.name] = exit(hidden_BTH)[0, first:-1].to(trunk.dtype)
+    full_TH = trunk.norm(trunk.run(hidden_BTH, range(depth, trunk.architecture.num_layers)))[0, first:-1]
+    target_T = torch.tensor(example.token_ids[first + 1 :], device=trunk.device)
+    return [(name, _compare(trunk, normed_TH, full_TH, target_T)) for name, normed_TH in normed.items()]
+
+
+def _compare(trunk: Trunk, normed_TH: Tensor, full_TH: Tensor, target_T: Tensor) -> Tensor:
+    total = torch.zeros(5, dtype=torch.float64)
+    parts = (torch.split(tensor, HEAD_TOKENS) for tensor in (normed_TH, full_TH, target_T))
+    for normed, full, target in zip(*parts, strict=True):
+        log_q, log_p = (trunk.logits(state).float().log_softmax(dim=-1) for state in (normed, full))
+        agreed = (log_q.argmax(dim=-1) == log_p.argmax(dim=-1)).sum()
+        kl = (log_p.exp() * (log_p - log_q)).sum()
+        losses = [-log.gather(1, target[:, None]).sum() for log in (log_q, log_p)]
+        total += torch.stack(
+            [torch.tensor(float(len(target))), kl.cpu(), agreed.cpu(), *(loss.cpu() for loss in losses)]
+        )
+    return total
+
+
+def _figure(exit: str, task: str, total: Tensor) -> HeldOutFigure:
+    num_tokens, kl, agreed, loss, full_loss = (float(value) for value in total)
+    return HeldOutFigure(
+        exit=exit,
+        task=task,
+        num_tokens=int(num_tokens),
+        kl=kl / num_tokens,
+        agreement=agreed / num_tokens,
+        cross_entropy=loss / num_tokens,
+        full_cross_entropy=full_loss / num_tokens,
+    )

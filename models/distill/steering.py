@@ -1,0 +1,80 @@
+"""What moves a run's weights while it goes: one of the ways in `models.distill.weighting`, or nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from models.distill.config import DistillConfig
+from models.distill.schedules import Stage
+from models.distill.transfer_control import TransferController
+from models.distill.weighting import DynamicWeightAverage, GradientGuided
+
+SOFT = "soft_target_kl"
+HARD = "task_cross_entropy"
+
+
+class Steering:
+    """`weights` and `module_weight` say what counts how much now; `observe` takes a step's outcome in."""
+
+    def __init__(self, config: DistillConfig, exits: Sequence[str]) -> None:
+        self._config = config
+        self._averages: dict[str, DynamicWeightAverage] = {}
+        self._guide = GradientGuided(exits, config.gradient_guided) if config.weighting == "gradient_guided" else None
+        self._controller = TransferController(config.controller) if config.weighting == "controller" else None
+        self._seen_tokens = 0
+
+    def weights(self, stage: Stage) -> tuple[dict[str, float], float | None]:
+        """The stage's weights as they are now, and the temperature, where the controller has it."""
+        weights = dict(stage.weights)
+        if self._controller is not None and weights.get(SOFT) and weights.get(HARD):
+            total = weights[SOFT] + weights[HARD]
+            weights[SOFT] = total * self._controller.kd_weight
+            weights[HARD] = total - weights[SOFT]
+        if self._config.weighting == "dynamic_average":
+            average = self._average(stage)
+            weights = {name: weight * average.weights[name] for name, weight in weights.items()}
+        return weights, None if self._controller is None else self._controller.temperature
+
+    def module_weight(self, exit: str) -> float:
+        return 1.0 if self._guide is None else self._guide.weights[exit]
+
+    def observe(
+        self, stage: Stage, sums: Mapping[str, Mapping[str, float]], norms: Mapping[str, float], num_tokens: int
+    ) -> None:
+        """`sums` are a step's terms by exit, with the number of passes they are from."""
+        found = [terms for terms in sums.values() if "loss" in terms]
+        if not found:
+            return
+        if self._guide is not None:
+            self._guide.observe(norms)
+        if self._config.weighting == "dynamic_average":
+            self._average(stage).observe(
+                {name: sum(terms[name] / terms["passes"] for terms in found) / len(found) for name in stage.weights}
+            )
+        if self._controller is not None:
+            terms = [terms[SOFT] / terms["passes"] for terms in found if SOFT in terms]
+            if terms:
+                self._controller.observe(sum(terms) / len(terms), num_tokens - self._seen_tokens)
+        self._seen_tokens = num_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "averages": {name: average.state_dict() for name, average in self._averages.items()},
+            "guide": None if self._guide is None else self._guide.state_dict(),
+            "controller": None if self._controller is None else self._controller.state_dict(),
+            "seen_tokens": self._seen_tokens,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for stage in self._config.stages:
+            if stage.name in state["averages"]:
+                self._average(stage).load_state_dict(state["averages"][stage.name])
+        if self._guide is not None:
+            self._guide.load_state_dict(state["guide"])
+        if self._controller is not None:
+            self._controller.load_state_dict(state["controller"])
+        self._seen_tokens = state["seen_tokens"]
+
+    def _average(self, stage: Stage) -> DynamicWeightAverage:
+        if stage.name not in self._averages:
+            self._averages[stage.name] = DynamicWeightAverage(list(stage.weights), self._config.dynamic_average)
+        return self._averages[stage.name]

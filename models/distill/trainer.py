@@ -1,0 +1,315 @@
+"""The training loop: all exits at once over the teacher's cache, in steps that a kill can interrupt anywhere.
+
+Everything random comes from the seed and the step's number, so a resumed run ends in the same weights.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.distill.adversarial import perturb
+from models.distill.batch import Batch, make_batch, shared_prefix, states
+from models.distill.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from models.distill.config import DistillConfig
+from models.distill.examples import Example
+from models.distill.exit_model import ExitModel
+from models.distill.mining import entropy_weights
+from models.distill.objective import Head, Objective, Teacher
+from models.distill.order import plan_order
+from models.distill.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
+from models.distill.steering import Steering
+from models.distill.teacher_switch import TeacherSwitch
+from models.errors import StepFailed
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "log.jsonl"
+CHECKPOINTS = "checkpoints"
+BETAS = (0.9, 0.98)
+SMOOTHING = 0.98
+OWN = "own"
+SETTLED_STEPS = 200
+"""Divergence is judged from here on: the first steps are restless."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is, as its checkpoints keep it."""
+
+    step: int = 0
+    num_tokens: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """One run over prepared examples. `further` are the caches of further teachers, by name."""
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        exits: Sequence[ExitModel],
+        examples: Sequence[Example],
+        own: Teacher,
+        *,
+        run: str,
+        further: Mapping[str, Teacher] | None = None,
+        report: Callable[[Progress, int], None] = lambda progress, num_steps: None,
+    ) -> None:
+        self._config = config
+        self._own = own
+        self._trunk = own.trunk
+        self._exits = list(exits)
+        self._examples = examples
+        self._run = run
+        self._further = dict(further or {})
+        self._report = report
+        self._folder = config.work_folder
+        self._prefix = shared_prefix(examples)
+        self._objective = Objective(own, config.training.head_tokens, top_k=config.training.soft_targets == "top_k")
+        self._order = plan_order(examples, config)
+        self._optimiser = torch.optim.AdamW(
+            [parameter for exit in exits for parameter in exit.trained()],
+            betas=BETAS,
+            weight_decay=config.training.weight_decay,
+        )
+        self._steering = Steering(config, [exit.name for exit in exits])
+        names = [OWN, *self._further]
+        self._switch = TeacherSwitch(names, config.switch) if self._further and config.ensemble == "switch" else None
+        self._losses = {exit.exit_name: exit.losses for exit in config.exits}
+        self.progress = Progress()
+
+    @property
+    def num_steps(self) -> int:
+        return math.ceil(len(self._order) / self._config.training.accumulate)
+
+    def train(self, *, resume: bool) -> Progress:
+        """Run to the end.
+
+        Raises: StepFailed for a loss that is not finite or diverges and for too little memory, naming the checkpoint;
+        ConfigError when there are checkpoints of another run, or of this one and `resume` is not set.
+        """
+        if resume:
+            self._load()
+        saved_s = time.monotonic()
+        while self.progress.step < self.num_steps:
+            self._guarded_step()
+            is_last = self.progress.step == self.num_steps
+            if is_last or time.monotonic() - saved_s >= self._config.training.checkpoint_s:
+                self._save()
+                saved_s = time.monotonic()
+        return self.progress
+
+    def _guarded_step(self) -> None:
+        try:
+            self._step()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise self._failure("memory ran out; make training.batch_tokens smaller") from error
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            raise self._failure("memory ran out; make training.batch_tokens smaller") from error
+
+    def _step(self) -> None:
+        share = (self.progress.step + 1) / self.num_steps
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate_at(self._config.learning_rate, share)
+        self._begin_quantising(share)
+        accumulate = self._config.training.accumulate
+        first = self.progress.step * accumulate
+        sums: dict[str, dict[str, float]] = {exit.name: {} for exit in self._exits}
+        for index in range(first, min(first + accumulate, len(self._order))):
+            self._pass(index, share, sums)
+        norms = self._norms()
+        torch.nn.utils.clip_grad_norm_(self._optimiser.param_groups[0]["params"], self._config.training.clip_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._observe(sums, norms)
+        self.progress.step += 1
+        self._log(sums, share)
+
+    def _pass(self, index: int, share: float, sums: dict[str, dict[str, float]]) -> None:
+        """Forward and backward of all exits on one batch."""
+        batch = make_batch(
+            self._order[index], self._examples, self._own.cache, self._prefix, self._config.training.prompt_weight
+        )
+        exits = [] if batch is None else [exit for exit in self._exits if self._learns(exit, batch)]
+        if batch is None or not exits:
+            return
+        if self._switch is not None and self.progress.step % self._config.training.switch_steps == 0:
+            self._compare_teachers(batch, exits, index)
+        head = self._objective.head(batch, self._generator(index), self._speaking())
+        weight_N = self._token_weights(batch)
+        for exit in exits:
+            self._exit_pass(exit, batch, head, weight_N, share, sums)
+        self.progress.num_tokens += batch.num_tokens
+
+    def _generator(self, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._config.seed * 1_000_003 + index)
+
+    def _speaking(self) -> list[Teacher]:
+        """The teachers whose soft targets count now."""
+        if self._switch is None:
+            return [self._own, *self._further.values()]
+        return [{OWN: self._own, **self._further}[self._switch.current]]
+
+    @torch.no_grad()
+    def _compare_teachers(self, batch: Batch, exits: Sequence[ExitModel], index: int) -> None:
+        """Tell the switch how far the student is from every teacher, by the exits' mean."""
+        assert self._switch is not None
+        distances = {}
+        for name, teacher in {OWN: self._own, **self._further}.items():
+            head = self._objective.head(batch, self._generator(index), [teacher])
+            found = [
+                self._objective.terms(exit, self._states(exit, batch), batch, head, {"soft_target_kl": 1.0}, 1.0)[0]
+                for exit in exits
+            ]
+            distances[name] = float(torch.stack(found).mean())
+        self._switch.observe(distances)
+
+    def _states(self, exit: ExitModel, batch: Batch) -> Tensor:
+        return states(self._own.cache, batch, exit.depth, self._trunk.device).to(self._trunk.dtype)
+
+    def _exit_pass(
+        self,
+        exit: ExitModel,
+        batch: Batch,
+        head: Head,
+        weight_N: Tensor,
+        share: float,
+        sums: dict[str, dict[str, float]],
+    ) -> None:
+        weights, temperature = self._weights(exit, share)
+        hidden = self._states(exit, batch)
+        adversarial = self._config.adversarial
+        if adversarial is not None:
+            hidden = hidden.float().requires_grad_()
+        with torch.autocast(self._trunk.device.type, torch.bfloat16, enabled=self._trunk.dtype is torch.bfloat16):
+            total_N, terms = self._objective.terms(exit, hidden, batch, head, weights, temperature)
+            loss = (total_N * weight_N).mean()
+            if adversarial is not None:
+                is_real = batch.is_real_BT.to(hidden.device)
+                moved = perturb(hidden, loss, adversarial.radius, is_real)
+                moved_N, _ = self._objective.terms(exit, moved, batch, head, weights, temperature)
+                loss = loss + adversarial.weight * (moved_N * weight_N).mean()
+        guide = self._steering.module_weight(exit.name)
+        torch.autograd.backward(loss * guide / self._config.training.accumulate)
+        found = sums[exit.name]
+        found["loss"] = found.get("loss", 0.0) + float(loss.detach())
+        found["passes"] = found.get("passes", 0.0) + 1
+        for name, value_N in terms.items():
+            found[name] = found.get(name, 0.0) + float(value_N.mean())
+
+    def _learns(self, exit: ExitModel, batch: Batch) -> bool:
+        return not exit.tasks or batch.task in exit.tasks
+
+    def _weights(self, exit: ExitModel, share: float) -> tuple[dict[str, float], float]:
+        """The weights of the losses and the temperature now."""
+        stage, _ = stage_at(self._config.stages, share)
+        weights, temperature = self._steering.weights(stage)
+        temperature = temperature or stage.temperature or temperature_at(self._config.temperature, share)
+        weights = dict(self._losses.get(exit.name, {})) or weights
+        if self._config.alignment is not None:
+            errors = [other.map_error for other in self._exits]
+            grown = alignment_weights_at(self._config.alignment, share, errors)
+            weights = {**weights, "module_alignment": grown[self._exits.index(exit)]}
+        return weights, temperature
+
+    def _token_weights(self, batch: Batch) -> Tensor:
+        weight_N = batch.weight_N
+        if self._config.mining is not None:
+            mining = self._config.mining
+            entropy_N = self._own.cache.entropy[batch.rows_N]
+            weight_N = weight_N * entropy_weights(entropy_N, mining.strength, mining.drop_share)
+        return weight_N.to(self._trunk.device)
+
+    def _begin_quantising(self, share: float) -> None:
+        quantised = self._config.quantised
+        if quantised is not None and share > 1 - quantised.share:
+            for exit in self._exits:
+                if exit.precision != quantised.precision:
+                    exit.quantise(quantised.precision)
+
+    def _norms(self) -> dict[str, float]:
+        """The length of every exit's gradient."""
+        norms = {}
+        for exit in self._exits:
+            gradients = [parameter.grad for parameter in exit.trained() if parameter.grad is not None]
+            if gradients:
+                norms[exit.name] = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        return norms
+
+    def _observe(self, sums: Mapping[str, dict[str, float]], norms: Mapping[str, float]) -> None:
+        """Smooth the losses, feed what steers, and stop a run that goes nowhere."""
+        for name, found in sums.items():
+            if "loss" not in found:
+                continue
+            loss = found["loss"] / found["passes"]
+            if not math.isfinite(loss) or not math.isfinite(norms.get(name, 0.0)):
+                raise self._failure(f"the loss of {name} is not finite; make learning_rate.peak smaller")
+            before = self.progress.losses.get(name, loss)
+            smoothed = self.progress.losses[name] = SMOOTHING * before + (1 - SMOOTHING) * loss
+            if self.progress.step == SETTLED_STEPS:
+                self.progress.best[name] = smoothed
+            elif self.progress.step > SETTLED_STEPS:
+                self.progress.best[name] = min(self.progress.best.get(name, smoothed), smoothed)
+                if smoothed > self._config.training.divergence_factor * self.progress.best[name]:
+                    raise self._failure(f"the loss of {name} diverges; make learning_rate.peak smaller")
+        stage, _ = stage_at(self._config.stages, (self.progress.step + 1) / self.num_steps)
+        self._steering.observe(stage, sums, norms, self.progress.num_tokens)
+
+    def _failure(self, what: str) -> StepFailed:
+        found = checkpoints(self._folder / CHECKPOINTS)
+        kept = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+        return StepFailed(f"training stopped at step {self.progress.step}: {what}; {kept}")
+
+    def _log(self, sums: Mapping[str, dict[str, float]], share: float) -> None:
+        self._report(self.progress, self.num_steps)
+        if self.progress.step % self._config.training.log_steps and self.progress.step != self.num_steps:
+            return
+        terms = {
+            name: {term: value / found["passes"] for term, value in found.items() if term != "passes"}
+            for name, found in sums.items()
+            if found
+        }
+        line = {
+            "step": self.progress.step,
+            "num_tokens": self.progress.num_tokens,
+            "loss": dict(self.progress.losses),
+            "terms": terms,
+            "learning_rate": self._optimiser.param_groups[0]["lr"],
+            "temperature": self._weights(self._exits[0], share)[1],
+            "teacher": OWN if self._switch is None else self._switch.current,
+        }
+        with (self._folder / LOG_NAME).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def _save(self) -> None:
+        state = {
+            "run": self._run,
+            "progress": asdict(self.progress),
+            "exits": {exit.name: exit.state_dict() for exit in self._exits},
+            "optimiser": self._optimiser.state_dict(),
+            "steering": self._steering.state_dict(),
+            "switch": None if self._switch is None else self._switch.state_dict(),
+        }
+        save_checkpoint(self._folder / CHECKPOINTS, self.progress.step, state)
+
+    def _load(self) -> None:
+        state = load_checkpoint(self._folder / CHECKPOINTS, self._run)
+        if state is None:
+            return
+        for exit in self._exits:
+            exit.load_state_dict(state["exits"][exit.name])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._steering.load_state_dict(state["steering"])
+        if self._switch is not None:
+            self._switch.load_state_dict(state["switch"])
+        self.progress = Progress(**state["progress"])
+        logger.info("training resumed step=%d of=%d", self.progress.step, self.num_steps)

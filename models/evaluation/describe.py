@@ -1,0 +1,78 @@
+"""An evaluation as lines of text for a terminal."""
+
+from collections.abc import Iterator
+
+from models.evaluation.front import RULES, pick
+from models.evaluation.table import Evaluation, Point
+
+MIB = 1 << 20
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The points, what each keeps of every task, the full path's measures, and the pick of every scenario."""
+    return "\n".join(_lines(evaluation))
+
+
+def tasks_of(evaluation: Evaluation) -> list[str]:
+    """Every task with rows, in the order of the points."""
+    return list(dict.fromkeys(task for point in evaluation.points for task in point.tasks))
+
+
+def reference_words(evaluation: Evaluation) -> str:
+    """What is compared with what."""
+    return (
+        f"agreement, KL and perplexity ratio: against the path {evaluation.full_path} at "
+        f"{evaluation.reference_precision}; retention: against it at the same precision"
+    )
+
+
+def _lines(evaluation: Evaluation) -> Iterator[str]:
+    rows = ", ".join(f"{count} of {dataset}" for dataset, count in evaluation.num_rows.items())
+    yield f"{evaluation.student}: {rows} ({evaluation.num_skipped} rows did not fit)"
+    yield f"  {reference_words(evaluation)}"
+    yield f"  {evaluation.machine}"
+    tasks = tasks_of(evaluation)
+    yield ""
+    yield (
+        f"{'path':<14} {'precision':<12} {'layers':>6} {'compute':>8} {'agree':>7} {'KL':>8} {'ppl x':>8} "
+        f"{'MiB':>6} {'tok/s 1':>8} {'tok/s 32':>9}  {'  '.join(f'{task:>22}' for task in tasks)}"
+    )
+    for point in evaluation.points:
+        yield _point(point, tasks)
+    yield from ("", f"the full path's own measures at {evaluation.reference_precision}")
+    for point in evaluation.points:
+        if point.path == evaluation.full_path and point.precision == evaluation.reference_precision:
+            yield from (_measure_words(point, index) for index in range(len(point.measures)))
+    yield ""
+    for scenario in RULES:
+        choice = pick(evaluation.points, scenario)
+        yield f"{scenario:<12} {choice.point.path} at {choice.point.precision}: {choice.reason}"
+
+
+def _point(point: Point, tasks: list[str]) -> str:
+    kept = []
+    for task in tasks:
+        one = point.retention.get(task)
+        kept.append("unknown" if one is None else f"{one.score:.3f} [{one.low:.3f}, {one.high:.3f}]")
+    return (
+        f"{point.path:<14} {point.precision:<12} {point.layers:>6} {point.compute_share:>8.1%} {point.agreement:>7.1%} "
+        f"{point.kl:>8.4f} {short(point.perplexity_ratio):>8} {point.bytes / MIB:>6.1f} "
+        f"{point.decode_tokens_per_s[1]:>8.0f} {point.decode_tokens_per_s[32]:>9.0f}  "
+        f"{'  '.join(f'{text:>22}' for text in kept)}"
+    )
+
+
+def _measure_words(point: Point, index: int) -> str:
+    measure = point.measures[index]
+    if measure.kind == "likelihood":
+        return f"  {measure.name:<24} {measure.value:.4f} nats per token ({measure.n} rows)"
+    verdict = "above chance" if measure.is_above_chance else "not above chance: not counted"
+    return (
+        f"  {measure.name:<24} {measure.full_value:.3f} right [{measure.full_low:.3f}, {measure.full_high:.3f}], "
+        f"chance {measure.chance:.3f}: {verdict} ({measure.n} rows)"
+    )
+
+
+def short(value: float) -> str:
+    """Three significant digits, in powers of ten where it is large."""
+    return f"{value:.3f}" if value < 100 else f"{value:.2g}"

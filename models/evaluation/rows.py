@@ -1,0 +1,200 @@
+"""What is scored: rows of prompt and answer, and their tokens as `fenhe serve` would see them."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from models.errors import ConfigError
+from models.evaluation.distractors import wrong_numbers
+from models.tokenizer import Tokenizer
+
+NUMBER_MARK = "####"
+NUMBER_WISH = "\nAnswer with the number only."
+EVAL_PREFIX = "eval_"
+
+
+class JsonRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of an evaluation file; keys beside these (source, licence) are not looked at."""
+
+    task: str
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Row:
+    """One prompt with its reference answer.
+
+    With `wrong`, there is a choice as well: the answer begins with `given` and goes on with `right`, where it could
+    have gone on with each of `wrong`.
+    """
+
+    dataset: str
+    task: str
+    prompt: str
+    answer: str
+    given: str = ""
+    right: str = ""
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Passage:
+    """A row in tokens. The answer begins at `boundary`.
+
+    `branches` are the wrong continuations, which leave the text at `branch`; the right one in their place is the text
+    up to `branch_end`.
+    """
+
+    dataset: str
+    task: str
+    token_ids: tuple[int, ...]
+    boundary: int
+    branch: int = 0
+    branch_end: int = 0
+    branches: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.token_ids) - self.boundary
+
+
+def read_data(places: Sequence[Path], limit: int | None = None) -> list[Row]:
+    """Rows of the `eval_*.jsonl` files of folders, and of files named themselves; `limit` rows of each.
+
+    Raises: ConfigError for a place without such files, or a line that cannot be read.
+    """
+    rows: list[Row] = []
+    for file in _files(places):
+        rows += read_file(file, file.stem.removeprefix(EVAL_PREFIX), limit)
+    return rows
+
+
+def read_file(file: Path, dataset: str, limit: int | None = None) -> list[Row]:
+    """Raises: ConfigError that names the file and the line."""
+    rows: list[Row] = []
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if limit is not None and len(rows) >= limit:
+                    break
+                if line.strip():
+                    rows.append(_row(line, dataset, f"{file}:{number}"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
+    if not rows:
+        raise ConfigError(f"{file} has no rows; every line is {{task, prompt, answer}}")
+    return rows
+
+
+def _files(places: Sequence[Path]) -> Iterable[Path]:
+    for place in places:
+        if not place.is_dir():
+            yield place
+            continue
+        found = sorted(place.glob(f"{EVAL_PREFIX}*.jsonl"))
+        if not found:
+            raise ConfigError(f"{place} has no {EVAL_PREFIX}*.jsonl; name a folder that has, or the files themselves")
+        yield from found
+
+
+def _row(line: bytes, dataset: str, where: str) -> Row:
+    try:
+        parsed = msgspec.json.decode(line, type=JsonRow)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{where}: {error}; a row is {{task, prompt, answer}}, perhaps with choices") from error
+    if not parsed.prompt or not parsed.answer:
+        raise ConfigError(f"{where}: the prompt and the answer must have text")
+    return row_of(parsed, dataset)
+
+
+def row_of(parsed: JsonRow, dataset: str) -> Row:
+    """Decide from what a row holds how it is scored: choices, a worked answer with `#### 18`, a number, or text."""
+    if parsed.choices:
+        wrong = tuple(choice for choice in dict.fromkeys(parsed.choices) if choice != parsed.answer)
+        return _chosen(parsed, dataset, parsed.answer, wrong)
+    if NUMBER_MARK in parsed.answer:
+        return _worked(parsed, dataset)
+    plain = plain_number(parsed.answer)
+    if plain is not None:
+        asked = msgspec.structs.replace(parsed, prompt=parsed.prompt + NUMBER_WISH)
+        return _chosen(asked, dataset, plain, wrong_numbers(parsed.prompt, plain))
+    return Row(dataset=dataset, task=parsed.task, prompt=parsed.prompt, answer=parsed.answer)
+
+
+def _chosen(parsed: JsonRow, dataset: str, answer: str, wrong: tuple[str, ...]) -> Row:
+    return Row(dataset=dataset, task=parsed.task, prompt=parsed.prompt, answer=answer, right=answer, wrong=wrong)
+
+
+def _worked(parsed: JsonRow, dataset: str) -> Row:
+    """The choice is where the result is first worked out: behind the mark every path can copy it from above."""
+    answer = parsed.answer
+    plain = plain_number(answer.rpartition(NUMBER_MARK)[2])
+    found = None if plain is None else re.search(rf"=\s*\$?({re.escape(plain)})(?![\d.,]*\d)", answer)
+    if found is None or plain is None:
+        return Row(dataset=dataset, task=parsed.task, prompt=parsed.prompt, answer=answer)
+    given = answer[: found.start(1)]
+    return Row(
+        dataset=dataset,
+        task=parsed.task,
+        prompt=parsed.prompt,
+        answer=answer,
+        given=given,
+        right=plain,
+        wrong=wrong_numbers(given.rpartition("\n")[2], plain),
+    )
+
+
+def plain_number(text: str) -> str | None:
+    """`45.0` and ` 1,200` as `45` and `1200`; None for what is no number."""
+    try:
+        value = float(text.strip().replace(",", ""))
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | None:
+    """The row in tokens: the prompt as a user's message, the answer as the reply, cut at `max_tokens`.
+
+    None when the prompt leaves no room for an answer. A choice that does not fit is left out.
+    """
+    prompt = tokenizer.encode(prompt_text(row.prompt, tokenizer), add_special=tokenizer.chat_template is None)
+    answer = tokenizer.encode(row.answer, parse_special=False)
+    room = max_tokens - len(prompt)
+    if room < 1 or not answer or not prompt:
+        return None
+    right = tokenizer.encode(row.given + row.right, parse_special=False)
+    wrong = [tokenizer.encode(row.given + text, parse_special=False) for text in row.wrong]
+    plain = Passage(dataset=row.dataset, task=row.task, token_ids=(*prompt, *answer[:room]), boundary=len(prompt))
+    # A tokenizer may write the end of the right continuation otherwise when more text follows.
+    if not wrong or answer[: len(right)] != right or max(map(len, (right, *wrong))) > room:
+        return plain
+    shared = _shared(right, *wrong)
+    return replace(
+        plain,
+        branch=len(prompt) + shared,
+        branch_end=len(prompt) + len(right),
+        branches=tuple(tuple(ids[shared:]) for ids in wrong),
+    )
+
+
+def prompt_text(prompt: str, tokenizer: Tokenizer) -> str:
+    """What a chat request of this one message is rendered to; the text itself without a chat template."""
+    if tokenizer.chat_template is None:
+        return prompt
+    return tokenizer.chat_template.render([{"role": "user", "content": prompt}])
+
+
+def _shared(*candidates: list[int]) -> int:
+    """Tokens that all candidates begin with, leaving at least one of each to tell it by."""
+    same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*candidates, strict=False))
+    return min(sum(1 for _ in same), min(map(len, candidates)) - 1)

@@ -1,0 +1,201 @@
+"""`fenhe distill`: a teacher and a short config become a student folder that `fenhe serve` serves."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tqdm import tqdm
+
+from models.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.distill.config import DistillConfig
+    from models.distill.distiller import Distiller
+    from models.distill.labels import Answerer
+    from models.source import ModelSource
+
+EVALUATION_NAME = "evaluation.json"
+REPORT_NAME = "report.html"
+ANSWERING_CONTEXT_TOKENS = 2048
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.toml", help="three lines do: teacher, data, out")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, its time and its memory; do nothing")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--boundaries", metavar="auto|NAME:LAYERS,...", help="where to cut (default: the config's)")
+    parser.add_argument("--out", metavar="DIR", help="the student folder to write (default: the config's)")
+    parser.add_argument("--no-eval", action="store_true", help="do not measure the student afterwards")
+    parser.add_argument(
+        "--pick",
+        choices=("interactive", "offline", "edge"),
+        help="name the path and precision for this use; a student that was measured before is not made again",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        from models.distill.config import read_config
+        from models.distill.distiller import Distiller
+    except ImportError as error:
+        raise ConfigError(
+            f"`fenhe distill` needs {error.name}; install it with `pip install 'fenhe[distill]'`"
+        ) from error
+
+    config = _changed(read_config(arguments.config), arguments)
+    if arguments.pick and (config.work_folder / EVALUATION_NAME).exists() and Path(config.out).exists():
+        return _pick(config, arguments.pick)
+    if arguments.pick and arguments.no_eval:
+        raise ConfigError("--pick chooses by what was measured; leave --no-eval out")
+    config = replace(
+        config, teacher=str(_teacher(config.teacher)), teachers=tuple(str(_teacher(n)) for n in config.teachers)
+    )
+    progress = _Progress()
+    distiller = Distiller(config=config, answerer=_answerer, report=progress.show)
+    if arguments.dry_run:
+        from models.distill.plan import plan_run
+
+        print(plan_run(distiller).text())
+        return 0
+    if Path(config.out).exists():
+        raise ConfigError(f"{config.out} is in the way; remove it or give another --out")
+    distiller.train(resume=arguments.resume)
+    progress.close()
+    distiller.export()
+    print(f"wrote {config.out}; serve it with `fenhe serve --student {config.out}`")
+    if not arguments.no_eval:
+        _evaluate(distiller)
+    return 0 if arguments.pick is None else _pick(config, arguments.pick)
+
+
+def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "DistillConfig":
+    """With what the command line says instead. The work folder stays where the config has it."""
+    return replace(
+        config,
+        work=str(config.work_folder),
+        modules=arguments.boundaries or config.modules,
+        out=arguments.out or config.out,
+    )
+
+
+def _teacher(name: str) -> Path:
+    """A file, a folder, or a model that `fenhe pull` knows."""
+    from models.fetch import cache_folder, pull
+
+    path = Path(name).expanduser()
+    if path.exists() or "/" in name or path.suffix:
+        return path
+    return pull(name, cache_folder(os.environ), show_progress=sys.stderr.isatty())
+
+
+@contextmanager
+def _answerer(source: "ModelSource") -> Iterator["Answerer"]:
+    """The teacher as a full-depth student on the engine: many times faster than in torch. Built when first asked."""
+    yield _EngineWhenAsked(source)
+
+
+class _EngineWhenAsked:
+    """Builds and starts the teacher's engine at the first question: a resumed run mostly has none."""
+
+    def __init__(self, source: "ModelSource") -> None:
+        self._source = source
+
+    def answer(
+        self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
+        from engines.answerer import EngineAnswerer
+        from engines.build import build_engine
+        from engines.config import EngineConfig
+        from models.fetch import cache_folder
+        from models.student import Student
+
+        folder = self._built(cache_folder(os.environ))
+        student = Student.open(folder)
+        longest = max(map(len, prompts)) + max_tokens
+        config = EngineConfig(
+            max_context_tokens=min(longest, student.manifest.architecture.max_context_tokens),
+            native_folder=cache_folder(os.environ) / "native",
+        )
+        engine = build_engine(student, config)
+        with EngineAnswerer(engine, student.manifest.full_path.name, student.tokenizer.eos_token_ids) as answerer:
+            yield from answerer.answer(prompts, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+
+    def _built(self, cache: Path) -> Path:
+        from models.build import build_student
+        from models.manifest import MANIFEST_NAME
+
+        folder = cache / "teachers" / self._source.sha256()[:16]
+        if not (folder / MANIFEST_NAME).exists():
+            print(f"building the teacher in {folder} (once)", file=sys.stderr)
+            build_student(_path_of(self._source), folder, show_progress=sys.stderr.isatty())
+        return folder
+
+
+def _path_of(source: "ModelSource") -> Path:
+    first = source.files[0]
+    return first if first.suffix == ".gguf" else first.parent
+
+
+def _evaluate(distiller: "Distiller") -> None:
+    from engines.evaluation.evaluate import EvalConfig, evaluate
+    from models.distill.preparation import HELD_OUT_NAME
+    from models.distill.trainer import LOG_NAME
+    from models.evaluation.describe import describe
+    from models.evaluation.report import Pictures, write_report
+    from models.evaluation.rows import read_data, read_file
+    from models.evaluation.table import store_evaluation, write_evaluation
+    from models.fetch import cache_folder
+    from models.student import Student
+
+    work, out = distiller.work, Path(distiller.config.out)
+    folders = [Path(place) for place in distiller.config.data_settings.files if Path(place).is_dir()]
+    rows = read_data([folder for folder in folders if any(folder.glob("eval_*.jsonl"))], None)
+    rows += read_file(work / HELD_OUT_NAME, "heldout", None)
+    config = EvalConfig(native_folder=cache_folder(os.environ) / "native")
+    evaluation = evaluate(Student.open(out), rows, config, show_progress=sys.stderr.isatty())
+    print(describe(evaluation))
+    write_evaluation(work / EVALUATION_NAME, evaluation)
+    layers = work / "boundaries.svg"
+    pictures = Pictures.read(steps=work / LOG_NAME, layers=layers if layers.exists() else None)
+    write_report(work / REPORT_NAME, evaluation, pictures)
+    store_evaluation(out, evaluation)
+    print(f"wrote the figures into {out}, {work / EVALUATION_NAME} and {work / REPORT_NAME}")
+
+
+def _pick(config: "DistillConfig", scenario: str) -> int:
+    from models.evaluation.front import pick
+    from models.evaluation.table import read_evaluation
+
+    chosen = pick(read_evaluation(config.work_folder / EVALUATION_NAME).points, scenario)
+    point = chosen.point
+    print(f"{scenario}: path {point.path} at {point.precision}: {chosen.reason}")
+    print(f"serve it with `fenhe serve --student {config.out} --precision {point.precision}`, model NAME:{point.path}")
+    return 0
+
+
+class _Progress:
+    """One bar a phase, on a terminal; a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: tqdm[NoReturn] | None = None
+
+    def show(self, what: str, done: float, total: float, detail: str = "") -> None:
+        if what != self._what:
+            self.close()
+            self._what = what
+            self._bar = tqdm(total=total, desc=what, mininterval=1.0 if sys.stderr.isatty() else 30.0)
+        assert self._bar is not None
+        self._bar.update(done - self._bar.n)
+        if detail:
+            self._bar.set_postfix_str(detail, refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""

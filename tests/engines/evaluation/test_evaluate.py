@@ -1,0 +1,130 @@
+"""A whole evaluation of tiny students: the full path keeps everything, a damaged exit does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.evaluation.evaluate import EvalConfig, evaluate
+from engines.evaluation.speeds import decode_speeds
+from models.errors import ConfigError
+from models.evaluation.rows import Row
+from models.evaluation.table import Point
+
+ROWS = [
+    Row(dataset="texts", task="legal", prompt="the fox", answer="jumps over the lazy dog 0123"),
+    Row(dataset="texts", task="legal", prompt="a student", answer="answers every request"),
+    Row(dataset="trivia", task="fact", prompt="who?", answer="fox", right="fox", wrong=("dog", "other")),
+]
+
+
+@pytest.fixture
+def tiny(tiny_student: Callable[..., Any]) -> Any:
+    return tiny_student("llama", ("int4", "fp32"))
+
+
+def config(**settings: Any) -> EvalConfig:
+    return EvalConfig(num_threads=1, num_speed_rounds=1, **settings)
+
+
+def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) -> None:
+    found = evaluate(tiny.student, ROWS, config())
+    points = {(point.path, point.precision): point for point in found.points}
+    assert found.reference_precision == "fp32"
+    assert set(points) == {(path, name) for path in ("knowledge", "reasoning", "full") for name in ("fp32", "int4")}
+    full, shallow = points["full", "fp32"], points["knowledge", "fp32"]
+    assert (full.agreement, full.kl, full.perplexity_ratio, full.compute_share) == (1.0, 0.0, 1.0, 1.0)
+    assert [(kept.score, kept.low, kept.high) for kept in full.retention.values()] == [(1.0, 1.0, 1.0)] * 2
+    assert [measure.ratio for measure in full.measures] == [1.0] * len(full.measures)
+    assert shallow.layers == 1 < full.layers == 4
+    assert shallow.compute_share < 1
+    assert shallow.bytes < full.bytes
+    assert shallow.agreement < 1 < shallow.perplexity_ratio
+    assert shallow.kl > 0
+    assert set(full.decode_tokens_per_s) == {1, 32}
+
+
+def test_a_precision_is_compared_with_itself_for_routing_and_with_the_reference_besides(tiny: Any) -> None:
+    found = evaluate(tiny.student, ROWS, config(precisions=("int4",), paths=("full",)))
+    reference, rounded = found.points
+    assert (reference.precision, rounded.precision) == ("fp32", "int4")
+    assert rounded.retention["legal"].score == 1.0
+    assert rounded.reference_retention["legal"].score != 1.0
+    assert rounded.kl > 0
+
+
+def test_the_full_path_is_measured_though_not_asked_for(tiny: Any) -> None:
+    found = evaluate(tiny.student, ROWS, config(precisions=("fp32",), paths=("knowledge",)))
+    assert [point.path for point in found.points] == ["knowledge", "full"]
+
+
+def test_a_damaged_exit_keeps_less(tiny_source: Any, tmp_path: Path) -> None:
+    """A student of which the last layer does nothing, so that the path without it is the full path, and then one
+    whose shallow exit's norm is inverted."""
+    kept = [_shallow(tiny_source, tmp_path, is_damaged).retention["legal"].score for is_damaged in (False, True)]
+    assert kept[0] == pytest.approx(1.0, abs=1e-5)
+    assert kept[1] < 0.95
+
+
+def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
+    import onnx
+    from onnx import numpy_helper
+    from safetensors.numpy import load_file, save_file
+
+    from models.build import build_student
+    from models.student import Student
+
+    source = tiny_source("llama")
+    weights = load_file(source / "model.safetensors")
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        weights[f"model.layers.3.{name}.weight"][:] = 0
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    folder = tmp_path / f"student-{is_damaged}"
+    build_student(source, folder, modules="first:3,last:1", precisions=("fp32",))
+    student = Student.open(folder)
+    if is_damaged:
+        graph_file = student.graph("fp32", "first_exit")
+        model = onnx.load(str(graph_file))
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.size == 64:
+                tensor.CopyFrom(numpy_helper.from_array(-array, tensor.name))
+        graph_file.write_bytes(model.SerializeToString())
+    rows = [row for row in ROWS if row.task == "legal"]
+    return evaluate(student, rows, config()).points[0]
+
+
+def test_what_is_not_there_is_named(tiny: Any) -> None:
+    for settings, words in (
+        ({"paths": ("deep",)}, "deep"),
+        ({"precisions": ("int8",)}, "int8"),
+        ({"reference": "int8"}, "int8"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            evaluate(tiny.student, ROWS, config(**settings))
+    long = Row(dataset="d", task="legal", prompt="word " * 200, answer="x")
+    with pytest.raises(ConfigError, match="too long"):
+        evaluate(tiny.student, [long], config())
+
+
+def test_rows_that_do_not_fit_are_counted(tiny: Any) -> None:
+    long = Row(dataset="d", task="legal", prompt="word " * 200, answer="x")
+    found = evaluate(tiny.student, [*ROWS, long], config(precisions=("fp32",), paths=("full",)))
+    assert found.num_rows == {"texts": 2, "trivia": 1}
+    assert found.num_skipped == 1
+
+
+def test_speeds_take_the_paths_in_turns() -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.steps: list[tuple[str | None, int]] = []
+
+        def forward(self, step: Any) -> None:
+            self.steps.append((step.decode[0].path, len(step.decode)))
+
+    runner: Any = Counting()
+    speeds = decode_speeds(runner, ["a", "b"], position=5, num_rounds=2)
+    assert runner.steps[:4] == [("a", 1), ("b", 1), ("a", 1), ("b", 1)]
+    assert runner.steps[-2:] == [("a", 32), ("b", 32)]
+    assert all(speeds[path][rows] > 0 for path in ("a", "b") for rows in (1, 32))

@@ -1,0 +1,48 @@
+"""Multiply-adds and bytes counted by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from models.build import build_student
+from models.evaluation.compute import compute_share, layer_multiply_adds, num_layers_of, path_bytes, path_multiply_adds
+from models.student import Student
+
+LAYER = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96  # q, k and v, o, feed-forward of the tiny llama
+HEAD = 64 * 320
+
+
+@pytest.fixture
+def student(tiny_source: Callable[..., Path], tmp_path: Path) -> Student:
+    folder = tmp_path / "student"
+    build_student(tiny_source("llama"), folder, modules="knowledge:1,reasoning:2,adapter:1", precisions=("fp32",))
+    return Student.open(folder)
+
+
+def test_multiply_adds_are_matrices_head_and_attention(student: Student) -> None:
+    manifest = student.manifest
+    assert layer_multiply_adds(manifest.architecture) == LAYER
+    assert layer_multiply_adds(manifest.architecture, 10) == LAYER + 2 * 64 * 10
+    path = manifest.path("reasoning")
+    assert num_layers_of(manifest, path) == 3
+    assert path_multiply_adds(manifest, path) == 3 * LAYER + HEAD
+    assert compute_share(manifest, path) == pytest.approx((3 * LAYER + HEAD) / (4 * LAYER + HEAD))
+    assert compute_share(manifest, manifest.full_path) == 1.0
+
+
+def test_an_exit_counts_with_its_map_and_blocks(student: Student) -> None:
+    manifest = student.manifest
+    first, *others = manifest.exits
+    trained = msgspec.structs.replace(first, num_blocks=2, has_map=True)
+    manifest = msgspec.structs.replace(manifest, exits=(trained, *others))
+    path = manifest.path("knowledge")
+    assert num_layers_of(manifest, path) == 3
+    assert path_multiply_adds(manifest, path) == 3 * LAYER + 64 * 64 + HEAD
+
+
+def test_bytes_are_those_of_the_stages_and_the_head(student: Student) -> None:
+    knowledge, full = (path_bytes(student, student.manifest.path(name), "fp32") for name in ("knowledge", "full"))
+    assert full == student.manifest.variant("fp32").weight_bytes
+    assert LAYER * 4 + HEAD * 4 <= knowledge < LAYER * 4 + HEAD * 4 + 4096

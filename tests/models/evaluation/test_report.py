@@ -1,0 +1,89 @@
+"""The page: whole, self-contained, and with what it was given."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from models.errors import ConfigError
+from models.evaluation.describe import describe
+from models.evaluation.plots import Axis
+from models.evaluation.report import Pictures, page_of, read_steps
+from tests.models.evaluation.test_table import evaluation
+
+VOID = {"meta", "circle", "path", "polyline"}
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed out of order; `open` is what never was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_page_is_whole_and_fetches_nothing() -> None:
+    page = page_of(evaluation(), Pictures())
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert "knowledge" in parser.texts
+    for outside in ("http://", "https://", "src=", "<script", "@import"):
+        assert outside not in page
+    assert "prefers-color-scheme:dark" in page
+
+
+def test_names_are_escaped() -> None:
+    page = page_of(msgspec.structs.replace(evaluation(), student="<b>&"), Pictures())
+    assert "<b>&:" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_training_and_layers_are_shown_when_given(tmp_path: Path) -> None:
+    steps, layers = tmp_path / "steps.jsonl", tmp_path / "layers.svg"
+    lines = [{"step": n, "loss": 3.0 - n, "exit": name, "lr": 0.1} for n in range(3) for name in ("first", "second")]
+    steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    layers.write_text('<?xml version="1.0"?><svg><text>angular distance</text></svg>')
+    pictures = Pictures.read(steps=steps, layers=layers)
+    assert pictures.curves["second"] == [(0.0, 3.0), (1.0, 2.0), (2.0, 1.0)]
+    page = page_of(evaluation(), pictures)
+    assert "<svg><text>angular distance</text></svg>" in page
+    assert "<?xml" not in page
+    assert page.count('class="curve') == 2
+    assert "Training" not in page_of(evaluation(), Pictures())
+
+
+def test_bad_pictures_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=f"{file}:1"):
+        read_steps(file)
+    with pytest.raises(ConfigError, match="no SVG"):
+        Pictures.read(layers=file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Pictures.read(steps=tmp_path / "missing")
+
+
+def test_axes_have_round_ticks() -> None:
+    assert Axis(low=0.33, high=1.04, title="").ticks() == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert Axis(low=-1.0, high=52.0, title="").ticks() == pytest.approx([0, 10, 20, 30, 40, 50])
+
+
+def test_the_table_names_points_and_picks() -> None:
+    text = describe(evaluation())
+    assert "0.900 [0.800, 1.000]" in text
+    assert "edge" in text

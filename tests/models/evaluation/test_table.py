@@ -1,0 +1,102 @@
+"""Records as JSON, and their place in a manifest."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.build import build_student
+from models.errors import ConfigError
+from models.evaluation.table import (
+    Evaluation,
+    Measure,
+    Point,
+    TaskFigures,
+    TaskRetention,
+    read_evaluation,
+    store_evaluation,
+    with_evaluation,
+    write_evaluation,
+)
+from models.manifest import Quality, Retention, read_manifest
+
+
+def evaluation(score: float = 0.9) -> Evaluation:
+    kept = TaskRetention(task="math", score=score, low=score - 0.1, high=score + 0.1, measures=("a_likelihood",))
+    measure = Measure(
+        name="a_likelihood",
+        task="math",
+        kind="likelihood",
+        value=2.0,
+        full_value=1.8,
+        ratio=0.9,
+        low=0.8,
+        high=1.0,
+        n=5,
+        num_tokens=70,
+    )
+    point = Point(
+        path="knowledge",
+        precision="fp32",
+        layers=1,
+        compute_share=0.4,
+        compute_share_with_attention=0.4,
+        agreement=0.7,
+        kl=0.3,
+        perplexity_ratio=1.2,
+        tasks={"math": TaskFigures(agreement=0.7, kl=0.3, perplexity_ratio=1.2, num_tokens=70)},
+        retention={"math": kept},
+        reference_retention={"math": kept},
+        measures=(measure,),
+        bytes=100,
+        decode_tokens_per_s={1: 50.0, 32: 300.0},
+    )
+    return Evaluation(
+        student="tiny",
+        full_path="full",
+        reference_precision="fp32",
+        attention_context_tokens=1024,
+        machine="here",
+        seed=0,
+        num_rows={"a": 5},
+        num_skipped=0,
+        points=(point,),
+    )
+
+
+def test_json_has_every_field_of_the_issue_and_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    write_evaluation(file, evaluation())
+    point = json.loads(file.read_text())["points"][0]
+    for name in ("path", "precision", "layers", "compute_share", "agreement", "kl", "perplexity_ratio", "bytes"):
+        assert name in point
+    assert set(point["retention"]["math"]) >= {"score", "low", "high"}
+    assert point["decode_tokens_per_s"] == {"1": 50.0, "32": 300.0}
+    assert read_evaluation(file) == evaluation()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_bad_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    with pytest.raises(ConfigError, match="fenhe eval"):
+        read_evaluation(file)
+    file.write_text('{"student": 1}')
+    with pytest.raises(ConfigError, match=r"out\.json"):
+        read_evaluation(file)
+
+
+def test_the_manifest_gets_the_figures_in_place_of_older_ones(tiny_source: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    build_student(tiny_source("llama"), folder, precisions=("fp32",))
+    store_evaluation(folder, evaluation(0.5))
+    store_evaluation(folder, evaluation(0.75))
+    manifest = read_manifest(folder)
+    kept = Retention(path="knowledge", task="math", variant="fp32", score=0.75, low=0.65, high=0.85)
+    assert manifest.retention == (kept,)
+    assert manifest.find_retention("knowledge", "math", "fp32") == kept
+    assert manifest.quality == (
+        Quality(path="knowledge", variant="fp32", cross_entropy=2.0, text="a answers", num_tokens=70),
+    )
+    others = with_evaluation(manifest, evaluation()).retention
+    assert len(others) == 1
