@@ -1,5 +1,6 @@
 """The engine as a writer of training answers: prompts in, token ids out, at the speed of a full batch."""
 
+import hashlib
 import queue
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +15,8 @@ MAX_SUBMITTED = 256
 class EngineAnswerer:
     """`models.distill.labels.Answerer` on an engine that was not started yet; use it as a context.
 
-    Every prompt draws from a seed of its own, so an answer does not depend on what else is asked.
+    A prompt's own seed is made of its tokens, so an answer does not depend on what else is asked: a run that goes on
+    after a kill asks fewer prompts, and gets the same answers.
     """
 
     def __init__(self, engine: Engine, path: str, end_token_ids: frozenset[int]) -> None:
@@ -43,7 +45,7 @@ class EngineAnswerer:
                     max_tokens=max_tokens,
                     temperature=temperature,
                     top_p=top_p,
-                    seed=seed + entry[0],
+                    seed=_seed_of(entry[1], seed),
                     stop_token_ids=self._end_token_ids,
                 )
                 self._engine.submit(
@@ -72,3 +74,7 @@ class EngineAnswerer:
     def _publish(self, events: Sequence[SequenceEvent]) -> None:
         for event in events:
             self._events.put(event)
+
+
+def _seed_of(prompt: tuple[int, ...], seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr((seed, prompt)).encode()).digest()[:8], "big") >> 1

@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_route(commands, debug)
     _add_model_commands(commands, debug)
     commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
-    commands.add_parser("bench", help="measure: `fenhe bench engines`, `fenhe bench router`", add_help=False)
+    commands.add_parser("bench", help="measure: `fenhe bench engines`, `router`, `distill`", add_help=False)
     return parser
 
 
@@ -251,7 +251,7 @@ def router(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`fenhe bench engines ...`, `fenhe bench router ...`: the rest of the line belongs to the bench of that name."""
+    """`fenhe bench engines|router|distill ...`: the rest of the line belongs to the bench of that name."""
     if arguments[:1] == ["engines"]:
         from engines.bench.cli import run as bench_engines
 
@@ -260,8 +260,12 @@ def bench(arguments: list[str]) -> int:
         from router.bench.cli import run as bench_router
 
         return bench_router(arguments[1:])
+    if arguments[:1] == ["distill"]:
+        from engines.bench.distill.cli import run as bench_distill
+
+        return bench_distill(arguments[1:])
     raise ConfigError(
-        "what to measure? There are `fenhe bench engines` and `fenhe bench router`; "
+        "what to measure? There are `fenhe bench engines`, `fenhe bench router` and `fenhe bench distill`; "
         "their options: `fenhe bench router --help`"
     )
 

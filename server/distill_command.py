@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EVALUATION_NAME = "evaluation.json"
 REPORT_NAME = "report.html"
+ABLATION_NAME = "ablation.md"
 ANSWERING_CONTEXT_TOKENS = 2048
 
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--boundaries", metavar="auto|NAME:LAYERS,...", help="where to cut (default: the config's)")
     parser.add_argument("--out", metavar="DIR", help="the student folder to write (default: the config's)")
+    parser.add_argument("--ablation", type=Path, metavar="FILE.toml", help="run variations, print what each is worth")
     parser.add_argument("--no-eval", action="store_true", help="do not measure the student afterwards")
     parser.add_argument(
         "--pick",
@@ -62,15 +64,32 @@ def run(arguments: argparse.Namespace) -> int:
 
         print(plan_run(distiller).text())
         return 0
+    if arguments.ablation is not None:
+        return _ablate(config, arguments.ablation, progress)
     if Path(config.out).exists():
         raise ConfigError(f"{config.out} is in the way; remove it or give another --out")
-    distiller.train(resume=arguments.resume)
-    progress.close()
+    try:
+        distiller.train(resume=arguments.resume)
+    finally:
+        progress.close()
     distiller.export()
     print(f"wrote {config.out}; serve it with `fenhe serve --student {config.out}`")
     if not arguments.no_eval:
         _evaluate(distiller)
     return 0 if arguments.pick is None else _pick(config, arguments.pick)
+
+
+def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
+    from models.distill.ablation import AblationRow, ablate, read_variations, table
+
+    def show(row: AblationRow) -> None:
+        progress.close()
+        print(f"{row.name}: KL {row.kl:.3f}, agreement {row.agreement:.3f}, {row.seconds:.0f} s", flush=True)
+
+    rows = ablate(config, read_variations(file), answerer=_answerer, report=progress.show, show=show)
+    (config.work_folder / ABLATION_NAME).write_text(table(rows) + "\n", encoding="utf-8")
+    print(table(rows))
+    return 0
 
 
 def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "DistillConfig":

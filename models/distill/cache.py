@@ -5,6 +5,8 @@ entropy. Training then never runs the trunk again. A build that was killed goes 
 """
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,14 +133,16 @@ class _Build:
                 self._flush(files, index + 1)
 
     def _prepare(self) -> None:
-        """Make the files at their full size, so that a full disk shows at once."""
+        """Make the files, with all their room on the disk: a full one shows at once, not as a SIGBUS hours later."""
         if (self.folder / PLAN_NAME).exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            for file in _files(self.folder, self.plan, "w+").values():
-                file.flush()
+            for name, (kind, shape) in _arrays(self.plan).items():
+                _reserve(self.folder / f"{name}.bin", np.dtype(kind).itemsize * math.prod(shape))
         except OSError as error:
+            for name in _arrays(self.plan):
+                (self.folder / f"{name}.bin").unlink(missing_ok=True)
             needed = self.plan.num_tokens * self.plan.bytes_per_token() / 2**30
             raise ConfigError(
                 f"no room for the teacher's cache in {self.folder} ({needed:.1f} GiB): {error}"
@@ -190,16 +194,31 @@ class _Build:
 Files = dict[str, "np.memmap[tuple[int, ...], np.dtype[np.generic]]"]
 
 
-def _files(folder: Path, plan: CachePlan, mode: str) -> Files:
-    """The cache's arrays, mapped. bf16 is kept as int16, which numpy knows."""
+def _arrays(plan: CachePlan) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every file. bf16 is kept as int16, which numpy knows."""
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {
         f"state{layer}": ("int16", (plan.num_tokens, plan.hidden_size)) for layer in plan.layers
     }
     shapes |= {"top_ids": ("int32", (plan.num_tokens, plan.top_k))}
-    shapes |= {"top_logprobs": ("float16", (plan.num_tokens, plan.top_k)), "entropy": ("float32", (plan.num_tokens,))}
+    return shapes | {
+        "top_logprobs": ("float16", (plan.num_tokens, plan.top_k)),
+        "entropy": ("float32", (plan.num_tokens,)),
+    }
+
+
+def _reserve(file: Path, num_bytes: int) -> None:
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, num_bytes)
+        else:
+            opened.truncate(num_bytes)
+
+
+def _files(folder: Path, plan: CachePlan, mode: str) -> Files:
+    """The cache's arrays, mapped."""
     return {
         name: np.memmap(folder / f"{name}.bin", dtype=kind, mode=mode, shape=shape)  # type: ignore[call-overload]
-        for name, (kind, shape) in shapes.items()
+        for name, (kind, shape) in _arrays(plan).items()
     }
 
 

@@ -18,6 +18,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:08d}.pt"
     partial = file.with_suffix(".partial")
+    for torn in folder.glob("step-*.partial"):  # of runs that were killed while they saved
+        torn.unlink()
     with partial.open("wb") as handle:
         torch.save(state, handle)
         handle.flush()

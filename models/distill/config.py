@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from models.cut import FULL_PATH
 from models.distill.labels import LabelSettings
 from models.distill.preparation import DataSettings
 from models.distill.schedules import (
@@ -91,6 +92,8 @@ class TrainingSettings:
             for name in positive
             if not getattr(self, name) > 0
         ]
+        if self.switch_steps < 1:
+            found.append(f"training.switch_steps must be at least 1, not {self.switch_steps}")
         if self.head_tokens is not None and self.head_tokens < 0:
             found.append(f"training.head_tokens must not be negative, not {self.head_tokens}")
         if not 0 <= self.prompt_weight <= 1:
@@ -133,6 +136,23 @@ class QuantisedSettings:
         if not 0 < self.share <= 1:
             found.append(f"quantised.share must be above 0 and at most 1, not {self.share}")
         return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class BranchSettings:
+    """After the run, exits that learned all tasks go on for `epochs` once per task, and the branches are merged."""
+
+    epochs: float = 0.5
+    learning_rate_share: float = 0.3
+    merge: Literal["importance", "average"] = "importance"
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        return [
+            f"branches.{name} must be above 0, not {getattr(self, name)}"
+            for name in ("epochs", "learning_rate_share")
+            if not getattr(self, name) > 0
+        ]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -190,6 +210,7 @@ class DistillConfig:
     alignment: AlignmentGrowth | None = None
     quantised: QuantisedSettings | None = None
     adversarial: AdversarialSettings | None = None
+    branches: BranchSettings | None = None
 
     @property
     def data_settings(self) -> DataSettings:
@@ -221,6 +242,7 @@ class DistillConfig:
             for loss in exit.losses
             if loss not in LOSS_NAMES
         ]
+        found += self._exit_problems()
         names = [exit.exit_name for exit in self.exits]
         found += [
             f"two exits are called {name!r}" for name in sorted({name for name in names if names.count(name) > 1})
@@ -233,6 +255,21 @@ class DistillConfig:
         if self.transfer == "sequence" and any(_uses_soft_targets(stage) for stage in self.stages):
             found.append('transfer = "sequence" has no soft targets: give stages that use task_cross_entropy alone')
         return found
+
+    def _exit_problems(self) -> list[str]:
+        found = [
+            f"exit {exit.exit_name!r} has neither a map nor blocks: nothing to train"
+            for exit in self.exits
+            if not exit.has_map and exit.copied_from == ()
+        ]
+        found += [
+            f"exit {exit.exit_name!r}: losses.{loss} must not be negative, not {weight}"
+            for exit in self.exits
+            for loss, weight in exit.losses.items()
+            if weight < 0
+        ]
+        paths = [FULL_PATH, *self._path_names()]
+        return found + [f"two paths are called {name!r}" for name in sorted({n for n in paths if paths.count(n) > 1})]
 
     def _path_names(self) -> list[str]:
         return [exit.path_name for exit in self.exits]
@@ -295,4 +332,5 @@ _TABLES: dict[str, type] = {
     "alignment": AlignmentGrowth,
     "quantised": QuantisedSettings,
     "adversarial": AdversarialSettings,
+    "branches": BranchSettings,
 }

@@ -12,9 +12,10 @@ import msgspec
 import torch
 
 from models.build import build_student
-from models.cut import parse_modules
+from models.cut import TASKS, parse_modules
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.boundary_picture import boundary_svg
+from models.distill.branches import train_branches
 from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig, ExitConfig
 from models.distill.decoder import Trunk, padded
@@ -36,7 +37,6 @@ from models.source import ModelSource, check_complete, open_source
 logger = logging.getLogger(__name__)
 
 EXITS_NAME = "exits.safetensors"
-ANALYSIS_NAME = "boundaries.json"
 PICTURE_NAME = "boundaries.svg"
 ANALYSIS_EXAMPLES = 64
 ANALYSIS_TOKENS = 160
@@ -102,8 +102,8 @@ class Distiller:
         self._prepared: Prepared | None = None
         self._layout: Layout | None = None
         self._trunk: Trunk | None = None
+        self._reading: Teacher | None = None
         self.exits: list[ExitModel] = []
-        self.analysis: LayerAnalysis | None = None
         self.progress = Progress()
 
     @property
@@ -125,17 +125,18 @@ class Distiller:
         epochs: float | None = None,
         batch_tokens: int | None = None,
         resume: bool = False,
+        keep: bool = True,
     ) -> Progress:
-        """Prepare what is not there yet, and train all exits.
+        """Prepare what is not there yet, and train all exits. `keep` False writes no checkpoints and no exits file.
 
         Raises: ConfigError, WeightsError; StepFailed when training has to stop, which names the checkpoint.
         """
         self._change(data, epochs, batch_tokens)
         if problems := self.config.problems():
             raise ConfigError("; ".join(problems))
-        self._refuse_other_checkpoints(resume)
-        prepared, layout = self.prepared(), self.layout()
-        own = Teacher(trunk=self.trunk, cache=self._cache(self.source, self.trunk, prepared.examples, layout))
+        if keep:
+            self._refuse_other_checkpoints(resume)
+        prepared, layout, own = self.prepared(), self.layout(), self.reading()
         self.exits = self._new_exits(layout, own.cache)
         trainer = Trainer(
             self.config,
@@ -144,11 +145,32 @@ class Distiller:
             own,
             run=self._run_key(prepared.examples, layout),
             further=self._further(prepared.examples),
+            keep=keep,
             report=self._report_step,
         )
         self.progress = trainer.train(resume=resume)
-        self._write_exits(layout)
+        if self.config.branches is not None:
+            train_branches(
+                self.config,
+                self.config.branches,
+                self.exits,
+                prepared.examples,
+                own,
+                run=self._run_key(prepared.examples, layout),
+                resume=resume,
+                keep=keep,
+                report=self._report_step,
+            )
+        if keep:
+            self._write_exits(layout)
         return self.progress
+
+    def reading(self) -> Teacher:
+        """The teacher's word on all examples, read from disk or computed now."""
+        if self._reading is None:
+            cache = self._cache(self.source, self.trunk, self.prepared().examples, self.layout())
+            self._reading = Teacher(trunk=self.trunk, cache=cache)
+        return self._reading
 
     def _report_step(self, progress: Progress, num_steps: int) -> None:
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items())
@@ -188,42 +210,51 @@ class Distiller:
         """The examples; the teacher answers what has no answer."""
         if self._prepared is None:
             self.work.mkdir(parents=True, exist_ok=True)
-            with (self._open_answerer or _torch_answerer)(self.source) as answerer:
+            writer = self._writer()
+            with (self._open_answerer or _torch_answerer)(writer) as answerer:
                 self._prepared = prepare(
                     self.config.data_settings,
                     self.config.labels,
                     self.source.tokenizer(),
                     answerer,
                     self.work,
-                    teacher=self.source.sha256(),
+                    teacher=writer.sha256(),
+                    teacher_tokenizer=writer.tokenizer(),
                     seed=self.config.seed,
                     progress=lambda done, total: self._report("answers by the teacher", done, total),
                 )
         return self._prepared
 
+    def _writer(self) -> ModelSource:
+        """Who answers what has no answer: in sequence-level distillation the first further teacher."""
+        if self.config.transfer == "sequence" and self.config.teachers:
+            return open_teacher(self.config.teachers[0])
+        return self.source
+
     def layout(self) -> Layout:
         """The cut that is configured, or found by looking at the teacher's layers on some of the training text."""
         if self._layout is None:
-            num_layers = self.source.architecture.num_layers
+            analysis = self._analysed()
             if self.config.modules == AUTO:
-                modules = self._analysed()
+                modules = choose_boundaries(analysis)
             else:
-                modules = parse_modules(self.config.modules, num_layers)
+                modules = parse_modules(self.config.modules, self.source.architecture.num_layers)
+            (self.work / PICTURE_NAME).write_text(boundary_svg(analysis, modules), encoding="utf-8")
+            logger.info("cut modules=%s", ",".join(f"{module.name}:{module.num_layers}" for module in modules))
             self._layout = Layout(modules=modules, exits=planned_exits(self.config, modules))
         return self._layout
 
-    def _analysed(self) -> tuple[Module, ...]:
-        by_length = sorted(
-            self.prepared().examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest()
-        )
-        chosen = by_length[:ANALYSIS_EXAMPLES]
-        batches = [padded([example.token_ids[:ANALYSIS_TOKENS]]) for example in chosen]
-        self.analysis = analyse(self.trunk, batches)
-        modules = choose_boundaries(self.analysis)
-        (self.work / ANALYSIS_NAME).write_bytes(msgspec.json.encode(self.analysis))
-        (self.work / PICTURE_NAME).write_text(boundary_svg(self.analysis, modules), encoding="utf-8")
-        logger.info("boundaries chosen modules=%s", ",".join(f"{m.name}:{m.num_layers}" for m in modules))
-        return modules
+    def _analysed(self) -> LayerAnalysis:
+        """Block influence, angular distance and attention of every layer, on examples drawn by their content."""
+        drawn = sorted(self.prepared().examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest())
+        chosen = [example.token_ids[:ANALYSIS_TOKENS] for example in drawn[:ANALYSIS_EXAMPLES]]
+        key = hashlib.sha256(repr((self.source.sha256(), chosen)).encode()).hexdigest()[:16]
+        file = self.work / f"boundaries-{key}.json"
+        if file.exists():
+            return msgspec.json.decode(file.read_bytes(), type=LayerAnalysis)
+        analysis = analyse(self.trunk, [padded([token_ids]) for token_ids in chosen])
+        file.write_bytes(msgspec.json.encode(analysis))
+        return analysis
 
     def _cache(
         self, source: ModelSource, trunk: Trunk, examples: Sequence[Example], layout: Layout | None
@@ -244,8 +275,8 @@ class Distiller:
 
     def _further(self, examples: Sequence[Example]) -> dict[str, Teacher]:
         """The further teachers, their vocabularies compared with the student's."""
-        found = {}
-        for name in self.config.teachers:
+        found: dict[str, Teacher] = {}
+        for name in () if self.config.transfer == "sequence" else self.config.teachers:
             source = open_teacher(name)
             compare_vocabularies(source, self.source)
             trunk = Trunk(source, self.trunk.dtype, self.trunk.device)
@@ -348,13 +379,23 @@ def planned_exits(config: DistillConfig, modules: tuple[Module, ...]) -> tuple[E
 
 
 def plan_of(source: ModelSource, layout: Layout, training: dict[str, Any]) -> ExitPlan:
-    """What the exits file says about itself. Tasks go to the shallowest path that was trained on them alone."""
+    """What the exits file says about itself.
+
+    A task goes to the shallowest path that was trained on it; whether that keeps enough is measured, and the router's
+    policy goes deeper where it does not.
+    """
     names = [module.name for module in layout.modules]
     paths = tuple(
         StudentPath(name=e.path_name, modules=tuple(names[: names.index(e.after) + 1]), exit=e.exit_name)
         for e in layout.exits
     )
-    tasks = {task: exit.path_name for exit in reversed(layout.exits) for task in exit.tasks}
+    shallowest_first = sorted(layout.exits, key=layout.depth)
+    tasks = {
+        task: exit.path_name
+        for task in TASKS
+        for exit in reversed(shallowest_first)
+        if task in exit.tasks or not exit.tasks
+    }
     return ExitPlan(
         source_sha256=source.sha256(),
         modules=tuple(PlannedModule(name=m.name, num_layers=m.num_layers) for m in layout.modules),

@@ -77,6 +77,20 @@ class ExitModel(nn.Module):
             hidden_BTH = block(hidden_BTH)
         return self.trunk.norm(hidden_BTH)
 
+    def branch(self, task: str) -> "ExitModel":
+        """A copy with the same weights that learns one task."""
+        copy = ExitModel(
+            self.trunk,
+            name=f"{self.name}.{task}",
+            depth=self.depth,
+            copied_from=self.copied_from,
+            has_map=self.map_HH is not None,
+            tasks=(task,),
+        )
+        copy.load_state_dict(self.state_dict())
+        copy.map_error = self.map_error
+        return copy
+
     def quantise(self, precision: str) -> None:
         """From now on the blocks compute with the numbers that their graph at `precision` will hold."""
         self.precision = precision
@@ -114,7 +128,8 @@ class ExitModel(nn.Module):
         size = inputs_NH.shape[1]
         if len(inputs_NH) < 2 * size:
             raise ConfigError(
-                f"exit {self.name!r}: {len(inputs_NH)} tokens are too few to fit a map of {size} channels"
+                f"exit {self.name!r}: {len(inputs_NH)} tokens are too few to fit a map of {size} channels; "
+                "give more text, or set has_map = false"
             )
         gram, moment = torch.zeros(size + 1, size + 1), torch.zeros(size + 1, size)
         for inputs, targets in zip(
@@ -123,7 +138,10 @@ class ExitModel(nn.Module):
             extended, wanted, weight_N1 = _weighted(inputs, targets)
             gram += extended.T @ (extended * weight_N1)
             moment += extended.T @ (wanted * weight_N1)
-        solved = torch.linalg.solve(gram.double() + RIDGE * gram.diagonal().double().diag(), moment.double()).float()
+        energy = gram.diagonal().double()
+        # A channel that is always zero has no energy of its own, and would leave nothing to solve.
+        ridge = (RIDGE * energy).clamp_min(RIDGE * 1e-9 * float(energy.max()))
+        solved = torch.linalg.solve(gram.double() + ridge.diag(), moment.double()).float()
         self.map_HH.copy_(solved[:-1].T)
         self.map_bias_H.copy_(solved[-1])
         self.map_error = self._error(inputs_NH[:FIT_CHUNK_TOKENS], targets_NH[:FIT_CHUNK_TOKENS])

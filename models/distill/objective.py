@@ -65,7 +65,7 @@ class Teacher:
     def last_states(self, batch: Batch) -> Tensor:
         """The head's input at the positions that count. Shapes: returns [N, H of this teacher]."""
         states_NH = self.cache.states[self.trunk.architecture.num_layers][batch.rows_N]
-        return self.trunk.norm(states_NH.to(self.trunk.device))
+        return self.trunk.norm(states_NH.to(self.trunk.device, self.trunk.dtype))
 
     def logits(self, batch: Batch, ids_M: Tensor) -> Tensor:
         """Shapes: returns [N, M]."""
@@ -198,9 +198,10 @@ def _head_loss(
 ) -> Tensor:
     if name == "task_cross_entropy":
         return task_cross_entropy(logits_CM + bias_M, target_C)
+    if len(soft) == 2:  # the config refuses other soft losses for a teacher that is known by its top tokens
+        # The tail is summed at temperature 1, so the bias joins as it is.
+        return top_k_kl(logits_CM + bias_M, soft[0], soft[1].float(), temperature)
     # A random id stands for so many ids at the loss's temperature, which divides the bias too.
     student_CM = logits_CM + temperature * bias_M
-    if len(soft) == 2:  # the config refuses other soft losses for a teacher that is known by its top tokens
-        return top_k_kl(student_CM, soft[0], soft[1].float(), temperature)
     by_name = {"soft_target_kl": soft_target_kl, "reverse_kl": reverse_kl, "jensen_shannon": jensen_shannon}
     return by_name[name](student_CM, soft[0].float() + temperature * bias_M, temperature)

@@ -73,7 +73,8 @@ def plan_run(distiller: Distiller) -> RunPlan:
     ends = {module.name: module.first_layer + module.num_layers for module in modules}
     reading, step = _measured(distiller.trunk, [ends[exit.after] for exit in exits], config)
     num_trained = int(num_tokens * config.training.epochs)
-    layers = len({ends[exit.after] for exit in exits} | {exit.copied_from for exit in exits}) + 1
+    depths = {ends[exit.after] for exit in exits} | {exit.copied_from[0] for exit in exits if exit.copied_from}
+    layers = len(depths | {source.architecture.num_layers})
     width = source.architecture.hidden_size
     return RunPlan(
         data=report_of(
@@ -97,9 +98,14 @@ def plan_run(distiller: Distiller) -> RunPlan:
 
 
 def _num_tokens(examples: list[Example], config: DistillConfig) -> int:
-    """With answers still to come counted at their full length; bounded by `text.max_train_tokens`."""
-    unanswered = sum(example.num_tokens == example.num_prompt_tokens for example in examples)
-    total = sum(example.num_tokens for example in examples) + unanswered * config.labels.max_tokens
+    """With answers still to come counted at their full length; bounded as `text` says."""
+    by_task: dict[str, int] = {}
+    for example in examples:
+        is_unanswered = example.num_tokens == example.num_prompt_tokens
+        size = example.num_tokens + is_unanswered * config.labels.max_tokens
+        by_task[example.task] = by_task.get(example.task, 0) + min(size, config.text.max_tokens)
+    bounds = config.text.task_tokens
+    total = sum(min(size, bounds.get(task, size)) for task, size in by_task.items())
     return min(total, config.text.max_train_tokens or total)
 
 

@@ -38,15 +38,20 @@ class DataSettings:
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
-        found = [] if self.files else ["data.files names no training file or folder"]
+        found = [] if self.files else ["data names no training file or folder"]
         for name in ("task_share", "heldout_share"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                found.append(f"data.{name} must be from 0 to below 1, not {value}")
+                found.append(f"text.{name} must be from 0 to below 1, not {value}")
         if self.max_tokens < 16:
-            found.append(f"data.max_tokens must be at least 16, not {self.max_tokens}")
+            found.append(f"text.max_tokens must be at least 16, not {self.max_tokens}")
+        found += [
+            f"text.task_tokens.{task} must not be negative, not {budget}"
+            for task, budget in self.task_tokens.items()
+            if budget < 0
+        ]
         if self.max_train_tokens is not None and self.max_train_tokens < 1:
-            found.append(f"data.max_train_tokens must be at least 1, not {self.max_train_tokens}")
+            found.append(f"text.max_train_tokens must be at least 1, not {self.max_train_tokens}")
         return found
 
 
@@ -92,16 +97,20 @@ def prepare(
     folder: Path,
     *,
     teacher: str,
+    teacher_tokenizer: Tokenizer,
     seed: int,
     progress: Progress | None = None,
 ) -> Prepared:
-    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `folder`."""
+    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `folder`.
+
+    `tokenizer` is the student's, `teacher_tokenizer` that of whoever writes the answers.
+    """
     cleaned = clean(settings, seed)
     # One call for both sides: the held-out rows' own answers stay, since those are what the task is measured by.
     wanted = [row for row in cleaned.held_out if row.answer is None]
     kept = [row for row in cleaned.held_out if row.answer is not None]
     answered = label(
-        [*cleaned.training, *wanted], answerer, tokenizer, folder, labels, teacher=teacher, progress=progress
+        [*cleaned.training, *wanted], answerer, teacher_tokenizer, folder, labels, teacher=teacher, progress=progress
     )
     held_out_prompts = {row.prompt for row in wanted}
     training, repetitive = filter_rows([row for row in answered.rows if row.prompt not in held_out_prompts])
@@ -137,12 +146,7 @@ def _size(example: Example) -> int:
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """One JSON object a line, as `read_rows` reads them."""
-    lines = [
-        msgspec.json.encode(
-            {"task": r.task, "prompt": r.prompt, "answer": r.answer, "source": r.source, "licence": r.licence}
-        )
-        for r in rows
-    ]
+    lines = [msgspec.json.encode(row) for row in rows]
     partial = file.with_suffix(".partial")
     partial.write_bytes(b"".join(line + b"\n" for line in lines))
     partial.replace(file)

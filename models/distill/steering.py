@@ -21,6 +21,7 @@ class Steering:
         self._guide = GradientGuided(exits, config.gradient_guided) if config.weighting == "gradient_guided" else None
         self._controller = TransferController(config.controller) if config.weighting == "controller" else None
         self._seen_tokens = 0
+        self._norms: dict[str, float] = {}
 
     def weights(self, stage: Stage) -> tuple[dict[str, float], float | None]:
         """The stage's weights as they are now, and the temperature, where the controller has it."""
@@ -31,7 +32,7 @@ class Steering:
             weights[HARD] = total - weights[SOFT]
         if self._config.weighting == "dynamic_average":
             average = self._average(stage)
-            weights = {name: weight * average.weights[name] for name, weight in weights.items()}
+            weights = {name: weight * average.weights[name] for name, weight in weights.items() if weight > 0}
         return weights, None if self._controller is None else self._controller.temperature
 
     def module_weight(self, exit: str) -> float:
@@ -45,16 +46,30 @@ class Steering:
         if not found:
             return
         if self._guide is not None:
-            self._guide.observe(norms)
+            self._observe_norms(self._guide, norms)
         if self._config.weighting == "dynamic_average":
-            self._average(stage).observe(
-                {name: sum(terms[name] / terms["passes"] for terms in found) / len(found) for name in stage.weights}
-            )
+            self._observe_terms(stage, found)
         if self._controller is not None:
             terms = [terms[SOFT] / terms["passes"] for terms in found if SOFT in terms]
             if terms:
                 self._controller.observe(sum(terms) / len(terms), num_tokens - self._seen_tokens)
         self._seen_tokens = num_tokens
+
+    def _observe_norms(self, guide: GradientGuided, norms: Mapping[str, float]) -> None:
+        """An exit without this step's task has no gradient: the guide hears of all exits once each has had one."""
+        self._norms |= norms
+        if self._norms.keys() == guide.weights.keys():
+            guide.observe(self._norms)
+            self._norms = {}
+
+    def _observe_terms(self, stage: Stage, found: Sequence[Mapping[str, float]]) -> None:
+        """Exits with losses of their own are not weighed by the stage's terms, and may not have them."""
+        names = _weighed(stage)
+        whole = [terms for terms in found if all(name in terms for name in names)]
+        if whole:
+            self._average(stage).observe(
+                {name: sum(terms[name] / terms["passes"] for terms in whole) / len(whole) for name in names}
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -62,6 +77,7 @@ class Steering:
             "guide": None if self._guide is None else self._guide.state_dict(),
             "controller": None if self._controller is None else self._controller.state_dict(),
             "seen_tokens": self._seen_tokens,
+            "norms": dict(self._norms),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -73,8 +89,13 @@ class Steering:
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._seen_tokens = state["seen_tokens"]
+        self._norms = dict(state.get("norms", {}))  # checkpoints of before had none
 
     def _average(self, stage: Stage) -> DynamicWeightAverage:
         if stage.name not in self._averages:
-            self._averages[stage.name] = DynamicWeightAverage(list(stage.weights), self._config.dynamic_average)
+            self._averages[stage.name] = DynamicWeightAverage(_weighed(stage), self._config.dynamic_average)
         return self._averages[stage.name]
+
+
+def _weighed(stage: Stage) -> list[str]:
+    return [name for name, weight in stage.weights.items() if weight > 0]

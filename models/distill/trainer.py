@@ -25,7 +25,7 @@ from models.distill.order import plan_order
 from models.distill.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
 from models.distill.steering import Steering
 from models.distill.teacher_switch import TeacherSwitch
-from models.errors import StepFailed
+from models.errors import ConfigError, StepFailed
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,12 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
 
 
+Reporter = Callable[[Progress, int], None]
+"""Hears of every step: the progress, and of how many steps."""
+
+
 class Trainer:
-    """One run over prepared examples. `further` are the caches of further teachers, by name."""
+    """One run over prepared examples. `further` are more teachers, by name. `keep`: log and write checkpoints."""
 
     def __init__(
         self,
@@ -60,7 +64,8 @@ class Trainer:
         *,
         run: str,
         further: Mapping[str, Teacher] | None = None,
-        report: Callable[[Progress, int], None] = lambda progress, num_steps: None,
+        keep: bool = True,
+        report: Reporter = lambda progress, num_steps: None,
     ) -> None:
         self._config = config
         self._own = own
@@ -68,6 +73,7 @@ class Trainer:
         self._exits = list(exits)
         self._examples = examples
         self._run = run
+        self._keep = keep
         self._further = dict(further or {})
         self._report = report
         self._folder = config.work_folder
@@ -95,13 +101,16 @@ class Trainer:
         Raises: StepFailed for a loss that is not finite or diverges and for too little memory, naming the checkpoint;
         ConfigError when there are checkpoints of another run, or of this one and `resume` is not set.
         """
+        if not self._order:
+            raise ConfigError("there is nothing to train: give more text, or make training.epochs larger")
         if resume:
             self._load()
         saved_s = time.monotonic()
         while self.progress.step < self.num_steps:
             self._guarded_step()
             is_last = self.progress.step == self.num_steps
-            if is_last or time.monotonic() - saved_s >= self._config.training.checkpoint_s:
+            is_due = is_last or time.monotonic() - saved_s >= self._config.training.checkpoint_s
+            if self._keep and is_due:
                 self._save()
                 saved_s = time.monotonic()
         return self.progress
@@ -271,7 +280,8 @@ class Trainer:
 
     def _log(self, sums: Mapping[str, dict[str, float]], share: float) -> None:
         self._report(self.progress, self.num_steps)
-        if self.progress.step % self._config.training.log_steps and self.progress.step != self.num_steps:
+        is_due = self.progress.step % self._config.training.log_steps == 0 or self.progress.step == self.num_steps
+        if not (self._keep and is_due):
             return
         terms = {
             name: {term: value / found["passes"] for term, value in found.items() if term != "passes"}

@@ -35,10 +35,10 @@ NIGHT = ":root{--page:#141416;--card:#1d1d20;--ink:#ecebe8;--soft:#a19e98;--line
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of a training log. Keys beside these are not looked at."""
+    """A line of a training log. Keys beside these are not looked at. `loss` is of `exit`, or by exit."""
 
     step: int
-    loss: float
+    loss: float | dict[str, float]
     exit: str = "loss"
 
 
@@ -68,7 +68,9 @@ def read_steps(file: Path) -> dict[str, list[Spot]]:
                 step = msgspec.json.decode(line, type=Step)
             except msgspec.DecodeError as error:
                 raise ConfigError(f"{file}:{number}: {error}; a line is {{step, loss}}, perhaps with exit") from error
-            curves.setdefault(step.exit, []).append((float(step.step), step.loss))
+            losses = step.loss if isinstance(step.loss, dict) else {step.exit: step.loss}
+            for exit, loss in losses.items():
+                curves.setdefault(exit, []).append((float(step.step), loss))
     return curves
 
 

@@ -52,7 +52,7 @@ def config(tiny_source: MakeSource, tmp_path: Path) -> DistillConfig:
         out=str(tmp_path / "student"),
         modules="knowledge:2,adapter:2",
         text=DataSettings(max_tokens=96, heldout_share=0.1),
-        training=TrainingSettings(epochs=6, batch_tokens=512, head_tokens=64, checkpoint_s=1e9),
+        training=TrainingSettings(epochs=20, batch_tokens=256, head_tokens=64, checkpoint_s=1e9),
         learning_rate=LearningRateSchedule(peak=2e-3),
         stages=SOFT_ALONE,
         precisions=("fp32",),
@@ -71,11 +71,16 @@ def mean_kl(distiller: Distiller) -> float:
     return sum(figure.kl for figure in figures) / len(figures)
 
 
-def test_distiller_brings_an_exit_close_to_the_full_depth(config: DistillConfig) -> None:
+def test_distiller_teaches_a_wrong_layer_to_agree_with_the_teacher(config: DistillConfig, tmp_path: Path) -> None:
+    wrong = ExitConfig(after="knowledge", copied_from=(0,), has_map=False)
+    data = str(write_data(tmp_path / "more", 400))
+    config = replace(config, modules="knowledge:3,adapter:1", exits=(wrong,), data=data)
     short = trained(replace(config, training=replace(config.training, epochs=0.1), work=config.out + ".short"))
-    long = trained(config)
-    assert mean_kl(long) < 0.5 * mean_kl(short)
-    assert min(figure.agreement for figure in long.evaluate()) > 0.5
+    long = replace(config.training, epochs=12, batch_tokens=512, head_tokens=None)
+    taught = trained(replace(config, training=long, learning_rate=LearningRateSchedule(peak=2e-2)))
+    assert mean_kl(taught) < 0.3 * mean_kl(short)
+    # The random teacher's own likeliest token has little more probability than the next ones.
+    assert min(figure.agreement for figure in taught.evaluate()) > 0.45
 
 
 def test_distiller_gives_the_same_weights_for_the_same_seed(config: DistillConfig) -> None:
@@ -196,5 +201,6 @@ def test_distiller_learns_with_every_option(options: dict[str, Any], tiny_source
         json.loads(line)["terms"]["knowledge_exit"] for line in (distiller.work / "log.jsonl").read_text().splitlines()
     ]
     assert len(log) == distiller.progress.step
-    for term in log[-1].keys() & log[0].keys() - {"loss"}:
+    # The map is at its best for the alignment when training begins: that term only holds it back.
+    for term in log[-1].keys() & log[0].keys() - {"loss", "module_alignment"}:
         assert log[-1][term] < log[0][term], term
