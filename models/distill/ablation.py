@@ -15,6 +15,8 @@ from models.distill.heldout import HeldOutFigure
 from models.errors import ConfigError
 
 BASE = "base"
+HELD_OUT_ROWS = 40
+"""Of every task: enough to tell differences that matter from noise."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -100,7 +102,7 @@ def _run(name: str, config: DistillConfig, answerer: OpenAnswerer | None, report
     started_s = time.monotonic()
     progress = distiller.train(keep=False)
     seconds = time.monotonic() - started_s
-    figures = distiller.evaluate()
+    figures = distiller.evaluate(HELD_OUT_ROWS)
     return AblationRow(
         name=name,
         tokens=progress.num_tokens,
