@@ -41,6 +41,8 @@ PICTURE_NAME = "boundaries.svg"
 ANALYSIS_EXAMPLES = 64
 ANALYSIS_TOKENS = 160
 FIT_TOKENS = 200_000
+PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
+"""Settings that say where things lie on somebody's machine: no matter of the weights' record."""
 
 OpenAnswerer = Callable[[ModelSource], AbstractContextManager[Answerer]]
 
@@ -293,7 +295,8 @@ class Distiller:
             for exit in self.exits
             for name, value in exit.tensors().items()
         }
-        training = {"config": _plain(self.config), "steps": self.progress.step, "tokens": self.progress.num_tokens}
+        settings = {name: value for name, value in _plain(self.config).items() if name not in PLACES}
+        training = {"config": settings, "steps": self.progress.step, "tokens": self.progress.num_tokens}
         training["sources"] = [list(pair) for pair in self.prepared().report.sources]
         write_exits(self.work / EXITS_NAME, plan_of(self.source, layout, training), tensors)
 
