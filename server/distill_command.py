@@ -82,12 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
     from models.distill.ablation import AblationRow, ablate, read_variations, table
 
+    done: list[AblationRow] = []
+
     def show(row: AblationRow) -> None:
         progress.close()
+        done.append(row)
+        (config.work_folder / ABLATION_NAME).write_text(table(done) + "\n", encoding="utf-8")
         print(f"{row.name}: KL {row.kl:.3f}, agreement {row.agreement:.3f}, {row.seconds:.0f} s", flush=True)
 
     rows = ablate(config, read_variations(file), answerer=_answerer, report=progress.show, show=show)
-    (config.work_folder / ABLATION_NAME).write_text(table(rows) + "\n", encoding="utf-8")
     print(table(rows))
     return 0
 

@@ -34,6 +34,8 @@ def train_branches(
     """
     tasks = sorted({example.task for example in examples})
     branches = {exit.name: [exit.branch(task) for task in tasks] for exit in exits if not exit.tasks}
+    if not branches:
+        return
     trainer = Trainer(
         _branch_config(config, settings),
         [branch for members in branches.values() for branch in members],

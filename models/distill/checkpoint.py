@@ -1,5 +1,6 @@
 """Checkpoints of a training run: one file each, written beside and renamed, so that a kill never leaves half of one."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 
 from models.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -43,8 +46,9 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
     """
     for file in reversed(checkpoints(folder)):
         try:
-            state: dict[str, Any] = torch.load(file, weights_only=True)
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         except Exception:  # whatever the damage is, the file cannot be used
+            logger.warning("checkpoint cannot be read, passing over it file=%s", file)
             continue
         if state["run"] != run:
             raise ConfigError(
@@ -52,4 +56,6 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
                 f"or remove {folder} to begin again"
             )
         return state
+    if checkpoints(folder):
+        raise ConfigError(f"no checkpoint in {folder} can be read; remove the folder to begin again")
     return None

@@ -243,6 +243,8 @@ class DistillConfig:
             if loss not in LOSS_NAMES
         ]
         found += self._exit_problems()
+        if self.branches is not None and self.exits and all(exit.tasks for exit in self.exits):
+            found.append("branches need an exit that learns all tasks; every exit has `tasks`")
         names = [exit.exit_name for exit in self.exits]
         found += [
             f"two exits are called {name!r}" for name in sorted({name for name in names if names.count(name) > 1})

@@ -139,6 +139,7 @@ class Distiller:
         if keep:
             self._refuse_other_checkpoints(resume)
         prepared, layout, own = self.prepared(), self.layout(), self.reading()
+        check_tasks(self.config, {example.task for example in prepared.examples})
         self.exits = self._new_exits(layout, own.cache)
         trainer = Trainer(
             self.config,
@@ -343,6 +344,13 @@ def open_teacher(name: str) -> ModelSource:
     source = open_source(path)
     check_complete(source)
     return source
+
+
+def check_tasks(config: DistillConfig, present: set[str]) -> None:
+    """Raises: ConfigError for a task that some setting names and no example has."""
+    named = {task for exit in config.exits for task in exit.tasks} | {name for name in (config.task,) if name}
+    if missing := sorted(named - present):
+        raise ConfigError(f"no training text of task {', '.join(missing)}; there is {', '.join(sorted(present))}")
 
 
 def new_exit(trunk: Trunk, layout: Layout, config: ExitConfig, cache: CachedTeacher) -> ExitModel:

@@ -46,6 +46,8 @@ class Progress:
     num_tokens: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    phase: str = ""
+    phase_step: int = 0
 
 
 Reporter = Callable[[Progress, int], None]
@@ -103,6 +105,8 @@ class Trainer:
         """
         if not self._order:
             raise ConfigError("there is nothing to train: give more text, or make training.epochs larger")
+        if self._keep:
+            self._folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._load()
         saved_s = time.monotonic()
@@ -256,6 +260,9 @@ class Trainer:
 
     def _observe(self, sums: Mapping[str, dict[str, float]], norms: Mapping[str, float]) -> None:
         """Smooth the losses, feed what steers, and stop a run that goes nowhere."""
+        stage, _ = stage_at(self._config.stages, (self.progress.step + 1) / self.num_steps)
+        self._begin_phase(f"{stage.name} {self._exits[0].precision}")
+        num_settled = self.progress.step - self.progress.phase_step
         for name, found in sums.items():
             if "loss" not in found:
                 continue
@@ -264,14 +271,20 @@ class Trainer:
                 raise self._failure(f"the loss of {name} is not finite; make learning_rate.peak smaller")
             before = self.progress.losses.get(name, loss)
             smoothed = self.progress.losses[name] = SMOOTHING * before + (1 - SMOOTHING) * loss
-            if self.progress.step == SETTLED_STEPS:
+            if num_settled == SETTLED_STEPS:
                 self.progress.best[name] = smoothed
-            elif self.progress.step > SETTLED_STEPS:
+            elif num_settled > SETTLED_STEPS:
                 self.progress.best[name] = min(self.progress.best.get(name, smoothed), smoothed)
                 if smoothed > self._config.training.divergence_factor * self.progress.best[name]:
                     raise self._failure(f"the loss of {name} diverges; make learning_rate.peak smaller")
-        stage, _ = stage_at(self._config.stages, (self.progress.step + 1) / self.num_steps)
         self._steering.observe(stage, sums, norms, self.progress.num_tokens)
+
+    def _begin_phase(self, phase: str) -> None:
+        """Another stage or precision has another loss: what was smoothed and best before says nothing about it."""
+        if phase != self.progress.phase:
+            self.progress.phase, self.progress.phase_step = phase, self.progress.step
+            self.progress.losses.clear()
+            self.progress.best.clear()
 
     def _failure(self, what: str) -> StepFailed:
         found = checkpoints(self._folder / CHECKPOINTS)
@@ -322,4 +335,5 @@ class Trainer:
         if self._switch is not None:
             self._switch.load_state_dict(state["switch"])
         self.progress = Progress(**state["progress"])
+        self._begin_quantising(self.progress.step / self.num_steps)
         logger.info("training resumed step=%d of=%d", self.progress.step, self.num_steps)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.distill import trainer as trainer_module
-from models.distill.config import DistillConfig, ExitConfig, TrainingSettings, config_from
+from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.distiller import Distiller
 from models.distill.preparation import DataSettings
 from models.distill.schedules import LearningRateSchedule, Stage
@@ -204,3 +204,31 @@ def test_distiller_learns_with_every_option(options: dict[str, Any], tiny_source
     # The map is at its best for the alignment when training begins: that term only holds it back.
     for term in log[-1].keys() & log[0].keys() - {"loss", "module_alignment"}:
         assert log[-1][term] < log[0][term], term
+
+
+def test_distiller_merges_branches_into_the_exit_that_learned_all_tasks(config: DistillConfig) -> None:
+    config = replace(config, training=replace(config.training, epochs=1))
+    plain = trained(replace(config, work=config.out + ".plain"))
+    merged = trained(replace(config, branches=BranchSettings(merge="average", learning_rate_share=1.0)))
+    first, second = (distiller.exits[0].tensors() for distiller in (plain, merged))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    resumed = trained(replace(config, branches=BranchSettings(merge="average", learning_rate_share=1.0)), resume=True)
+    third = resumed.exits[0].tensors()
+    assert all(torch.equal(second[name], third[name]) for name in second)
+
+
+def test_distiller_refuses_an_exit_for_a_task_without_text(config: DistillConfig) -> None:
+    with pytest.raises(ConfigError, match="no training text of task maths; there is fact, math"):
+        trained(replace(config, exits=(ExitConfig(after="knowledge", tasks=("maths",)),)))
+
+
+def test_distiller_judges_divergence_anew_in_every_stage(config: DistillConfig) -> None:
+    """The second stage's loss is many times the first one's."""
+    stages = (
+        Stage(name="cosine", share=0.5, weights={"hidden_cosine": 0.01}),
+        Stage(name="soft", share=0.5, weights={"soft_target_kl": 1.0}),
+    )
+    training = replace(config.training, epochs=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "SETTLED_STEPS", 5)
+        assert trained(replace(config, stages=stages, training=training)).progress.phase.startswith("soft")
