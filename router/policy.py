@@ -283,9 +283,9 @@ class _Ladder:
         return max(equals, key=self._score)
 
     def _score(self, depth: int) -> float:
-        """A path nobody measured keeps nothing that one could rely on."""
+        """What the path keeps for sure: the low end of its interval. One nobody measured keeps nothing."""
         measured = self.manifest.find_retention(self.names[depth], self.task, self._variant)
-        return -1.0 if measured is None else measured.score
+        return -1.0 if measured is None else measured.low
 
 
 def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
