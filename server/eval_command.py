@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from models.errors import ConfigError
 
 if TYPE_CHECKING:
+    from engines.evaluation.evaluate import EvalConfig
     from models.evaluation.rows import Row
 
 HELDOUT = "heldout"
+
+
+QUICK_ROWS = 50
+QUICK_SPEED_ROUNDS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write a page with the front and the tables")
     parser.add_argument("--precision", metavar="NAME,...", help="default: all that can run here")
-    parser.add_argument("--paths", metavar="NAME,...", help="default: all; the full path is always measured")
+    parser.add_argument(
+        "--path",
+        "--paths",
+        dest="paths",
+        action="append",
+        metavar="NAME,...",
+        help="default: all; the full path is always measured; may be repeated",
+    )
+    parser.add_argument(
+        "--task",
+        "--tasks",
+        dest="tasks",
+        action="append",
+        metavar="NAME,...",
+        help="only rows of these tasks; may be repeated",
+    )
     parser.add_argument("--reference", metavar="NAME", help="precision to compare with (default: the most precise)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every file")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every task in every file")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a first look: --limit {QUICK_ROWS} where no limit is given, short speed tests, manifest left as it is",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: every core")
     parser.add_argument("--steps", type=Path, metavar="FILE.jsonl", help="training steps, for the page's loss curves")
     parser.add_argument("--layers", type=Path, metavar="FILE.svg", help="a picture of the layers, for the page")
@@ -34,43 +59,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from engines.evaluation.evaluate import EvalConfig, evaluate
+    from engines.evaluation.evaluate import evaluate
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report
     from models.evaluation.table import store_evaluation, write_evaluation
-    from models.fetch import cache_folder
     from models.student import Student
 
     _check(arguments)
     # What is found later would cost the whole measurement.
     pictures = Pictures.read(steps=arguments.steps, layers=arguments.layers)
     student = Student.open(arguments.folder)
-    config = EvalConfig(
-        precisions=_names(arguments.precision),
-        paths=_names(arguments.paths),
-        reference=arguments.reference,
-        num_threads=arguments.threads,
-        native_folder=cache_folder(os.environ) / "native",
-    )
     rows = _rows(arguments)
-    evaluation = evaluate(student, rows, config, show_progress=sys.stderr.isatty())
+    evaluation = evaluate(student, rows, _config(arguments), show_progress=sys.stderr.isatty())
     print(describe(evaluation))
     if arguments.json is not None:
         write_evaluation(arguments.json, evaluation)
     if arguments.html is not None:
         write_report(arguments.html, evaluation, pictures)
-    if not arguments.no_write:
+    if not (arguments.no_write or arguments.quick):
         store_evaluation(arguments.folder, evaluation)
         print(f"wrote the figures into the manifest of {arguments.folder}")
     return 0
+
+
+def _config(arguments: argparse.Namespace) -> "EvalConfig":
+    from engines.evaluation.evaluate import EvalConfig
+    from engines.evaluation.speeds import NUM_ROUNDS
+    from models.fetch import cache_folder
+
+    return EvalConfig(
+        precisions=_names(None if arguments.precision is None else [arguments.precision]),
+        paths=_names(arguments.paths),
+        reference=arguments.reference,
+        num_threads=arguments.threads,
+        native_folder=cache_folder(os.environ) / "native",
+        num_speed_rounds=QUICK_SPEED_ROUNDS if arguments.quick else NUM_ROUNDS,
+    )
 
 
 def _check(arguments: argparse.Namespace) -> None:
     problems = []
     if not arguments.data and arguments.heldout is None:
         problems.append("what to score? Name rows with --data PLACE or --heldout FILE.jsonl")
-    if arguments.limit is not None and arguments.limit < 1:
-        problems.append(f"--limit must be at least 1, not {arguments.limit}")
+    for name in ("limit", "threads"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            problems.append(f"--{name} must be at least 1, not {number}")
+    for option, names in (("path", arguments.paths), ("task", arguments.tasks)):
+        if _names(names) == ():
+            problems.append(f"--{option} names nothing; leave it out for all")
     for name in ("json", "html"):
         out = getattr(arguments, name)
         if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
@@ -80,13 +117,25 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _rows(arguments: argparse.Namespace) -> Sequence["Row"]:
+    """The rows to score. Raises: ConfigError for a task that no row has, with those there are."""
     from models.evaluation.rows import read_data, read_file
 
-    rows = read_data(arguments.data, arguments.limit)
+    limit = QUICK_ROWS if arguments.quick and arguments.limit is None else arguments.limit
+    rows = read_data(arguments.data, limit)
     if arguments.heldout is not None:
-        rows += read_file(arguments.heldout, HELDOUT, arguments.limit)
-    return rows
+        rows += read_file(arguments.heldout, HELDOUT, limit)
+    wished = _names(arguments.tasks)
+    if wished is None:
+        return rows
+    known = list(dict.fromkeys(row.task for row in rows))
+    missing = [task for task in wished if task not in known]
+    if missing:
+        raise ConfigError(f"--task: no row is of {', '.join(missing)}, only of {', '.join(known)}")
+    return [row for row in rows if row.task in wished]
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    if texts is None:
+        return None
+    names = (name.strip() for text in texts for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))

@@ -20,9 +20,11 @@ from engines.evaluation.speeds import NUM_ROUNDS, POSITION, ROW_COUNTS, decode_s
 from engines.native import library_path
 from engines.onnx.runner import OnnxRunner
 from models.errors import ConfigError
+from models.evaluation.blind import with_other_questions
 from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, num_layers_of, path_bytes
+from models.evaluation.retention import task_retentions
 from models.evaluation.rows import Passage, Row, passage_of
-from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio, task_retentions
+from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio
 from models.evaluation.table import Evaluation, Point, TaskFigures
 from models.manifest import Manifest
 from models.precisions import PRECISIONS
@@ -61,7 +63,8 @@ def evaluate(student: Student, rows: Sequence[Row], config: EvalConfig, *, show_
     run = _Evaluation(student, config, show_progress)
     max_tokens = min(config.max_text_tokens, student.manifest.architecture.max_context_tokens)
     passages = [passage_of(row, student.tokenizer, max_tokens) for row in rows]
-    return run.run([passage for passage in passages if passage is not None], num_skipped=passages.count(None))
+    fitting = [passage for passage in passages if passage is not None]
+    return run.run(with_other_questions(fitting, max_tokens), num_skipped=passages.count(None))
 
 
 class _Evaluation:

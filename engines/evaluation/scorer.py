@@ -123,6 +123,7 @@ class Scorer:
         for begin in range(0, passage.num_answer_tokens, self._step):
             self._score_positions(passage, begin, normed, reference, tallies)
         branches = self._branch_nats(passage, tallies)
+        blind = self._blind_nats(passage)
         return {
             path: RowScore(
                 dataset=passage.dataset,
@@ -132,6 +133,7 @@ class Scorer:
                 kl=tally.kl,
                 num_agreed=tally.num_agreed,
                 choice_nats=_choice_nats(passage, tally, branches[path]),
+                blind_nats=blind.get(path),
             )
             for path, tally in tallies.items()
         }
@@ -168,11 +170,20 @@ class Scorer:
         for index, branch in enumerate(passage.branches):
             if len(branch) > 1:
                 normed = self._runs.normed(branch[:-1], start=passage.branch)
-                for path, nats in self._branch_rest(normed, branch[1:]).items():
+                for path, nats in self._nats_of(normed, branch[1:]).items():
                     totals[path][index] += nats
         return totals
 
-    def _branch_rest(self, normed: dict[str, Float], targets: Sequence[int]) -> dict[str, float]:
+    def _blind_nats(self, passage: Passage) -> dict[str, float]:
+        """Summed nats of the answer behind another row's question, in place of the passage's KV; none without one."""
+        question = passage.other_question
+        if not question:
+            return {}
+        normed = self._runs.normed((*question, *passage.answer[:-1]), first=len(question) - 1)
+        return self._nats_of(normed, passage.answer)
+
+    def _nats_of(self, normed: dict[str, Float], targets: Sequence[int]) -> dict[str, float]:
+        """Summed nats of tokens that the states, one for each, predict."""
         totals = dict.fromkeys(normed, 0.0)
         for begin in range(0, len(targets), self._step):
             part = targets[begin : begin + self._step]

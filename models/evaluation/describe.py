@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from models.evaluation.front import RULES, pick
-from models.evaluation.table import Evaluation, Point
+from models.evaluation.table import INFORMATION, LIKELIHOOD, Evaluation, Measure, Point
 
 MIB = 1 << 20
 
@@ -42,7 +42,9 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     yield from ("", f"the full path's own measures at {evaluation.reference_precision}")
     for point in evaluation.points:
         if point.path == evaluation.full_path and point.precision == evaluation.reference_precision:
-            yield from (_measure_words(point, index) for index in range(len(point.measures)))
+            yield from (_measure_words(measure) for measure in point.measures)
+    yield from ("", "what is kept of a task")
+    yield from (f"  {task:<12} {words}" for task, words in measured_words(evaluation))
     yield ""
     for scenario in RULES:
         choice = pick(evaluation.points, scenario)
@@ -62,15 +64,30 @@ def _point(point: Point, tasks: list[str]) -> str:
     )
 
 
-def _measure_words(point: Point, index: int) -> str:
-    measure = point.measures[index]
-    if measure.kind == "likelihood":
-        return f"  {measure.name:<24} {measure.value:.4f} nats per token ({measure.n} rows)"
-    verdict = "above chance" if measure.is_above_chance else "not above chance: not counted"
+def _measure_words(measure: Measure) -> str:
+    verdict = "counts" if measure.is_counted else "does not count"
     return (
-        f"  {measure.name:<24} {measure.full_value:.3f} right [{measure.full_low:.3f}, {measure.full_high:.3f}], "
-        f"chance {measure.chance:.3f}: {verdict} ({measure.n} rows)"
+        f"  {measure.task:<9} {measure.name:<20} {full_words(measure)} ({measure.n} rows); {verdict}: {measure.reason}"
     )
+
+
+def full_words(measure: Measure) -> str:
+    """The full path's own figure of a measure."""
+    if measure.kind == LIKELIHOOD:
+        return f"{measure.full_value:.4f} nats per token"
+    between = f"[{measure.full_low:.3f}, {measure.full_high:.3f}]"
+    if measure.kind == INFORMATION:
+        return f"{measure.full_value:.4f} nats per token are told by the question {between}"
+    return f"{measure.full_value:.3f} right {between}, chance {measure.chance:.3f}"
+
+
+def measured_words(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
+    """Every task, and by which measures of the full path at the reference precision it is kept, or that by none."""
+    for point in evaluation.points:
+        if point.path == evaluation.full_path and point.precision == evaluation.reference_precision:
+            for task in point.tasks:
+                kept = point.retention.get(task)
+                yield task, "unknown: no measure of it counts" if kept is None else f"by {kept.reason}"
 
 
 def short(value: float) -> str:

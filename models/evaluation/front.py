@@ -51,7 +51,7 @@ class Pick:
 
 
 def pick(points: Sequence[Point], scenario: str) -> Pick:
-    """The point for a scenario, by `RULES`; where none keeps enough, the one that keeps most.
+    """The point for a scenario, by `RULES`; where none keeps enough, the one that keeps most, else the deepest.
 
     What is kept is the lowest of any task against the full path at the reference precision, so that points of
     different precisions compare. Raises: ConfigError for an unknown scenario, or when there is no point.
@@ -61,6 +61,8 @@ def pick(points: Sequence[Point], scenario: str) -> Pick:
     if not points:
         raise ConfigError("there is nothing to pick from; measure the student with `fenhe eval`")
     rule = RULES[scenario]
+    if not any(point.reference_retention for point in points):
+        return _deepest(points, rule)
     able = [point for point in points if point.least_kept >= rule.least_kept]
     if able:
         best = min(able, key=rule.cost)
@@ -68,6 +70,12 @@ def pick(points: Sequence[Point], scenario: str) -> Pick:
         return Pick(point=best, reason=f"{rule.wish} {kept}", is_fallback=False)
     best = max(points, key=lambda point: (point.least_kept, -rule.cost(point)))
     reason = f"none keeps {rule.least_kept:.0%} of every task; this keeps most, {best.least_kept:.1%}"
+    return Pick(point=best, reason=reason, is_fallback=True)
+
+
+def _deepest(points: Sequence[Point], rule: Rule) -> Pick:
+    best = max(points, key=lambda point: (point.compute_share, -rule.cost(point)))
+    reason = f"what is kept of any task could not be measured; of the deepest, {rule.wish}"
     return Pick(point=best, reason=reason, is_fallback=True)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from models.errors import ConfigError
-from models.evaluation.describe import MIB, reference_words, short, tasks_of
+from models.evaluation.describe import MIB, measured_words, reference_words, short, tasks_of
 from models.evaluation.front import RULES, pick, size_cost
 from models.evaluation.plots import NUM_COLOURS, Spot, curves_plot, front_plot
-from models.evaluation.table import Evaluation, Point, TaskRetention
+from models.evaluation.table import Evaluation, Measure, Point, TaskRetention
 
 LIGHT = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569")
 DARK = ("#7aa7ff", "#f5b544", "#3ddc97", "#ff7ab8", "#b79bff", "#a8b3c4")
@@ -95,6 +95,7 @@ def page_of(evaluation: Evaluation, pictures: Pictures) -> str:
         f"<p class=soft>{html.escape(reference_words(evaluation))}.</p>",
         _fronts(evaluation.points),
         _section("Paths and precisions", _points_table(evaluation)),
+        _section("What is kept of a task", _kept_by(evaluation)),
         _section("Picks", _picks(evaluation)),
         _section("Measures", _measures_table(evaluation)),
     ]
@@ -181,18 +182,31 @@ def _picks(evaluation: Evaluation) -> str:
     return "".join(rows)
 
 
+def _kept_by(evaluation: Evaluation) -> str:
+    return "".join(
+        f"<p><b>{html.escape(task)}</b> <small>{html.escape(words)}</small></p>"
+        for task, words in measured_words(evaluation)
+    )
+
+
 def _measures_table(evaluation: Evaluation) -> str:
-    heads = ["measure", "path", "precision", "value", "full path", "ratio", "95 % interval", "chance", "rows"]
+    heads = ["measure", "path", "precision", "value", "full path", "ratio", "95 % interval", "chance", "rows", "counts"]
     rows = []
     for point in evaluation.points:
         for measure in point.measures:
-            chance = "" if measure.chance is None else f"{measure.chance:.3f}"
-            verdict = "" if measure.is_above_chance else " <small>full path not above it</small>"
             cells = [html.escape(measure.name), html.escape(point.path), html.escape(point.precision)]
-            cells += [f"{measure.value:.4f}", f"{measure.full_value:.4f}", f"{measure.ratio:.4f}"]
-            cells += [f"{measure.low:.4f} to {measure.high:.4f}", chance + verdict, str(measure.n)]
+            cells += [f"{measure.value:.4f}", _full_value(measure), f"{measure.ratio:.4f}"]
+            cells += [f"{measure.low:.4f} to {measure.high:.4f}"]
+            cells += ["" if measure.chance is None else f"{measure.chance:.3f}", str(measure.n)]
+            cells += [f"{'yes' if measure.is_counted else 'no'} <small>{html.escape(measure.reason)}</small>"]
             rows.append((point.path == evaluation.full_path, cells))
     return _table(heads, rows)
+
+
+def _full_value(measure: Measure) -> str:
+    if measure.full_low is None or measure.full_high is None:
+        return f"{measure.full_value:.4f}"
+    return f"{measure.full_value:.4f} <small>{measure.full_low:.4f} to {measure.full_high:.4f}</small>"
 
 
 def _table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:

@@ -3,7 +3,8 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Passage:
     """A row in tokens. The answer begins at `boundary`.
 
     `branches` are the wrong continuations, which leave the text at `branch`; the right one in their place is the text
-    up to `branch_end`.
+    up to `branch_end`. `other_question` is another row's prompt, to ask this answer behind; empty: do not ask.
     """
 
     dataset: str
@@ -59,6 +60,15 @@ class Passage:
     branch: int = 0
     branch_end: int = 0
     branches: tuple[tuple[int, ...], ...] = ()
+    other_question: tuple[int, ...] = ()
+
+    @property
+    def question(self) -> tuple[int, ...]:
+        return self.token_ids[: self.boundary]
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        return self.token_ids[self.boundary :]
 
     @property
     def num_answer_tokens(self) -> int:
@@ -66,7 +76,7 @@ class Passage:
 
 
 def read_data(places: Sequence[Path], limit: int | None = None) -> list[Row]:
-    """Rows of the `eval_*.jsonl` files of folders, and of files named themselves; `limit` rows of each.
+    """Rows of the `eval_*.jsonl` files of folders, and of files named themselves; `limit` of every task of each.
 
     Raises: ConfigError for a place without such files, or a line that cannot be read.
     """
@@ -77,20 +87,26 @@ def read_data(places: Sequence[Path], limit: int | None = None) -> list[Row]:
 
 
 def read_file(file: Path, dataset: str, limit: int | None = None) -> list[Row]:
-    """Raises: ConfigError that names the file and the line."""
+    """The first `limit` rows of every task. Raises: ConfigError that names the file and the line."""
     rows: list[Row] = []
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and len(rows) >= limit:
-                    break
-                if line.strip():
-                    rows.append(_row(line, dataset, f"{file}:{number}"))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
+    counts: Counter[str] = Counter()
+    for row in _read_rows(file, dataset):
+        counts[row.task] += 1
+        if limit is None or counts[row.task] <= limit:
+            rows.append(row)
     if not rows:
         raise ConfigError(f"{file} has no rows; every line is {{task, prompt, answer}}")
     return rows
+
+
+def _read_rows(file: Path, dataset: str) -> Iterator[Row]:
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _row(line, dataset, f"{file}:{number}")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
 
 
 def _files(places: Sequence[Path]) -> Iterable[Path]:

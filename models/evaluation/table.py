@@ -1,27 +1,32 @@
 """The records an evaluation writes, their JSON, and their place in the manifest."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from models.errors import ConfigError
 from models.manifest import Manifest, Quality, Record, Retention, read_manifest, write_manifest
 
-LIKELIHOOD = "likelihood"
-FORMAT_VERSION = 1
+LIKELIHOOD: Final = "likelihood"
+CHOICE: Final = "choice"
+INFORMATION: Final = "information"
+FORMAT_VERSION = 2
+"""2: the ratio of a choice is that of what is above chance, and short answers count by information."""
 
 
 class Measure(Record, frozen=True, kw_only=True):
     """One figure of a path beside the full path's at the same precision, on the same rows.
 
-    A `likelihood` is nats per token (less is better), a `choice` an accuracy; `ratio` is 1.0 where both are equal and
-    falls with the path in both kinds. `full_low` to `full_high` is the interval of the full path's accuracy.
+    A `likelihood` is nats per token of the answer (less is better), a `choice` an accuracy, `information` the nats per
+    token that the question takes off the answer. `ratio` is 1.0 where both are equal and falls with the path; for a
+    choice it is that of what lies above `chance`. `full_low` to `full_high` is the interval of `full_value`, where it
+    has a chance. `reason` says why the measure counts towards the task's retention, or why it does not.
     """
 
     name: str
     task: str
-    kind: Literal["likelihood", "choice"]
+    kind: Literal["likelihood", "choice", "information"]
     value: float
     full_value: float
     ratio: float
@@ -33,16 +38,22 @@ class Measure(Record, frozen=True, kw_only=True):
     full_low: float | None = None
     full_high: float | None = None
     is_above_chance: bool = True
+    is_counted: bool = True
+    reason: str = ""
 
 
 class TaskRetention(Record, frozen=True, kw_only=True):
-    """What a path keeps of a task, with its 95 % interval: the mean of `measures`, each counted as 1.0 at most."""
+    """What a path keeps of a task, with its 95 % interval: the mean of `measures`, each counted as 0 to 1.
+
+    `reason` says why it is these that count.
+    """
 
     task: str
     score: float
     low: float
     high: float
     measures: tuple[str, ...]
+    reason: str = ""
 
 
 class TaskFigures(Record, frozen=True, kw_only=True):
@@ -113,20 +124,31 @@ def write_evaluation(file: Path, evaluation: Evaluation) -> None:
 def read_evaluation(file: Path) -> Evaluation:
     """Raises: ConfigError that names the file and the mend."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Evaluation)
+        evaluation = msgspec.json.decode(file.read_bytes(), type=Evaluation)
     except FileNotFoundError:
         raise ConfigError(f"{file} is not there; write it with `fenhe eval DIR --json {file}`") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{file} cannot be read: {error}; write it again with `fenhe eval`") from error
+    if evaluation.format_version != FORMAT_VERSION:
+        raise ConfigError(
+            f"{file} has figures of format {evaluation.format_version}, which mean something else than those of "
+            f"format {FORMAT_VERSION}; write it again with `fenhe eval`"
+        )
+    return evaluation
 
 
 def with_evaluation(manifest: Manifest, evaluation: Evaluation) -> Manifest:
-    """The manifest with these figures in place of older ones of the same path, precision and task or text."""
+    """The manifest with these figures in place of older ones of the same path, precision and task or text.
+
+    Where a task was measured and nothing of it counts, the older figure goes as well: it came by other rows or rules.
+    """
     quality = {(one.path, one.variant, one.text): one for one in manifest.quality}
     retention = {(one.path, one.variant, one.task): one for one in manifest.retention}
     for point in evaluation.points:
         for one in _qualities(point):
             quality[one.path, one.variant, one.text] = one
+        for task in point.tasks:
+            retention.pop((point.path, point.precision, task), None)
         for kept in point.retention.values():
             retention[point.path, point.precision, kept.task] = Retention(
                 path=point.path,
@@ -149,7 +171,7 @@ def _qualities(point: Point) -> list[Quality]:
             num_tokens=measure.num_tokens,
         )
         for measure in point.measures
-        if measure.num_tokens is not None
+        if measure.kind == LIKELIHOOD and measure.num_tokens is not None
     ]
 
 

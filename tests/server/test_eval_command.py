@@ -37,7 +37,9 @@ def data(tmp_path: Path) -> Path:
     folder.mkdir()
     rows = [{"task": "fact", "prompt": "who?", "answer": "fox", "choices": ["dog", "fox"]}] * 3
     (folder / "eval_trivia.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "held.jsonl").write_text('{"task": "legal", "prompt": "why?", "answer": "the lazy dog"}\n')
+    (folder / "held.jsonl").write_text(
+        '{"task": "legal", "prompt": "why?", "answer": "the lazy dog 0123456789 0123456789"}\n'
+    )
     return folder
 
 
@@ -69,14 +71,41 @@ def test_figures_go_to_the_manifest_the_json_and_the_page(
 def test_no_write_leaves_the_manifest(student: Path, data: Path) -> None:
     before = (student / "manifest.json").read_bytes()
     assert run(student, data, "--no-write", "--paths", "first") == 0
+    assert run(student, data, "--quick") == 0
     assert (student / "manifest.json").read_bytes() == before
+
+
+def test_quick_takes_a_few_rows_of_every_task_unless_it_is_told_how_many(
+    student: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.eval_command.QUICK_ROWS", 1)
+    out = tmp_path / "out.json"
+    for more, num_rows in (((), 1), (("--limit", "2"), 2)):
+        assert run(student, data, "--quick", "--json", str(out), *more) == 0
+        assert json.loads(out.read_text())["num_rows"] == {"trivia": num_rows}
+
+
+def test_paths_and_tasks_can_be_chosen_in_lists_or_one_by_one(student: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    more = ("--heldout", str(data / "held.jsonl"), "--json", str(out), "--no-write")
+    found = []
+    for chosen in (("--task", "legal", "--path", "full"), ("--tasks", "legal,fact", "--path", "full,first")):
+        assert run(student, data, *chosen, *more) == 0
+        found.append(json.loads(out.read_text()))
+    assert [one["num_rows"] for one in found] == [{"heldout": 1}, {"trivia": 3, "heldout": 1}]
+    assert [[point["path"] for point in one["points"]] for one in found] == [["full"], ["first", "full"]]
+    assert run(student, data, "--task", "legal", "--task", "fact", "--path", "first", "--path", "full", *more) == 0
+    assert json.loads(out.read_text())["num_rows"] == found[1]["num_rows"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--limit", "0"], "--limit"),
+        (["--threads", "0"], "--threads"),
         (["--paths", "deep"], "deep"),
+        (["--path", ","], "--path names nothing"),
+        (["--task", "legal"], "no row is of legal, only of fact"),
         (["--precision", "int4"], "int4"),
         (["--json", "/nowhere/out.json"], "--json"),
         (["--steps", "/nowhere/steps.jsonl"], "steps.jsonl"),

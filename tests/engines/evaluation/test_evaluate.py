@@ -13,8 +13,8 @@ from models.evaluation.rows import Row
 from models.evaluation.table import Point
 
 ROWS = [
-    Row(dataset="texts", task="legal", prompt="the fox", answer="jumps over the lazy dog 0123"),
-    Row(dataset="texts", task="legal", prompt="a student", answer="answers every request"),
+    Row(dataset="texts", task="legal", prompt="the fox", answer="jumps over the lazy dog 0123 and jumps over it again"),
+    Row(dataset="texts", task="legal", prompt="a student", answer="answers every request that a lazy fox has sent"),
     Row(dataset="trivia", task="fact", prompt="who?", answer="fox", right="fox", wrong=("dog", "other")),
 ]
 
@@ -35,7 +35,9 @@ def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) ->
     assert set(points) == {(path, name) for path in ("knowledge", "reasoning", "full") for name in ("fp32", "int4")}
     full, shallow = points["full", "fp32"], points["knowledge", "fp32"]
     assert (full.agreement, full.kl, full.perplexity_ratio, full.compute_share) == (1.0, 0.0, 1.0, 1.0)
-    assert [(kept.score, kept.low, kept.high) for kept in full.retention.values()] == [(1.0, 1.0, 1.0)] * 2
+    assert {task: (kept.score, kept.low, kept.high) for task, kept in full.retention.items()} == {
+        "legal": (1.0, 1.0, 1.0)  # one row of trivia is too few to say
+    }
     assert [measure.ratio for measure in full.measures] == [1.0] * len(full.measures)
     assert shallow.layers == 1 < full.layers == 4
     assert shallow.compute_share < 1
@@ -59,12 +61,15 @@ def test_the_full_path_is_measured_though_not_asked_for(tiny: Any) -> None:
     assert [point.path for point in found.points] == ["knowledge", "full"]
 
 
-def test_a_damaged_exit_keeps_less(tiny_source: Any, tmp_path: Path) -> None:
+def test_a_damaged_exit_shows(tiny_source: Any, tmp_path: Path) -> None:
     """A student of which the last layer does nothing, so that the path without it is the full path, and then one
-    whose shallow exit's norm is inverted."""
-    kept = [_shallow(tiny_source, tmp_path, is_damaged).retention["legal"].score for is_damaged in (False, True)]
-    assert kept[0] == pytest.approx(1.0, abs=1e-5)
-    assert kept[1] < 0.95
+    whose shallow exit's norm is inverted. (What random students find likely is not for sure less likely then.)"""
+    whole, damaged = (_shallow(tiny_source, tmp_path, is_damaged) for is_damaged in (False, True))
+    assert whole.retention["legal"].score == pytest.approx(1.0, abs=1e-5)
+    assert whole.agreement == 1.0
+    assert whole.kl == pytest.approx(0.0, abs=1e-5)
+    assert damaged.agreement < 0.5
+    assert damaged.kl > 0.1
 
 
 def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
@@ -106,6 +111,21 @@ def test_what_is_not_there_is_named(tiny: Any) -> None:
     long = Row(dataset="d", task="legal", prompt="word " * 200, answer="x")
     with pytest.raises(ConfigError, match="too long"):
         evaluate(tiny.student, [long], config())
+
+
+def test_short_answers_are_asked_behind_other_questions(tiny: Any) -> None:
+    """The full path has all of its own information, whatever that of a random student is worth."""
+    facts = [
+        Row(dataset="trivia", task="fact", prompt=f"what is {n}?", answer=str(7 * n), right=str(7 * n), wrong=("x",))
+        for n in range(1, 25)
+    ]
+    found = evaluate(tiny.student, [*ROWS[:2], *facts], config(precisions=("fp32",)))
+    by_path = {point.path: {measure.name: measure for measure in point.measures} for point in found.points}
+    assert set(by_path["full"]) == {"texts_likelihood", "trivia_likelihood", "trivia_choice", "trivia_information"}
+    full, shallow = by_path["full"]["trivia_information"], by_path["knowledge"]["trivia_information"]
+    assert (full.n, full.value) == (24, full.full_value)
+    assert shallow.full_value == full.value != shallow.value
+    assert not by_path["full"]["trivia_likelihood"].is_counted
 
 
 def test_rows_that_do_not_fit_are_counted(tiny: Any) -> None:

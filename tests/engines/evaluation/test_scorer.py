@@ -1,6 +1,7 @@
 """Scores of whole texts against plain log-probabilities of the torch reference."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_choices_are_scored_as_if_each_were_the_text(tiny: Any) -> None:
             nats_of(tiny.reference, (*PASSAGE.token_ids[:6], *end), 6, NUM_LAYERS[path]) / len(end) for end in ends
         ]
         assert scores[path].choice_nats == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_blind_answer_is_scored_behind_the_other_question_alone(tiny: Any) -> None:
+    scorer = Scorer(runs_of(tiny.student, tiny.student.manifest), "full")
+    other = (9, 200, 33)
+    scores = scorer.score(replace(PASSAGE, other_question=other))
+    for path in PATHS:
+        expected = nats_of(tiny.reference, (*other, *ANSWER), len(other), NUM_LAYERS[path])
+        assert scores[path].blind_nats == pytest.approx(expected, rel=1e-3)
+        assert replace(scores[path], blind_nats=None) == scorer.score(PASSAGE)[path]
 
 
 def test_the_full_path_is_exactly_itself(tiny: Any) -> None:

@@ -57,3 +57,11 @@ def test_pick_knows_its_scenarios() -> None:
         pick([FULL], "batch")
     with pytest.raises(ConfigError, match="fenhe eval"):
         pick([], "edge")
+
+
+def test_pick_takes_the_deepest_when_nothing_is_known_of_any_task() -> None:
+    """Not the fastest, of which as little is known."""
+    unknown = [point(name, {}, share=share, speed=speed) for name, share, speed in (("a", 0.4, 9.0), ("b", 1.0, 2.0))]
+    choice = pick(unknown, "interactive")
+    assert (choice.point.path, choice.is_fallback) == ("b", True)
+    assert "could not be measured" in choice.reason

@@ -87,3 +87,45 @@ def test_the_table_names_points_and_picks() -> None:
     text = describe(evaluation())
     assert "0.900 [0.800, 1.000]" in text
     assert "edge" in text
+
+
+def test_table_and_page_say_what_counts_and_why() -> None:
+    before = evaluation()
+    point = before.points[0]
+    why = "the full path's accuracy 0.300 is not clearly above 0.250"
+    measures = (
+        msgspec.structs.replace(point.measures[0], is_counted=False, reason="short answers are likely by their form"),
+        msgspec.structs.replace(
+            point.measures[0],
+            name="a_choice",
+            kind="choice",
+            full_value=0.3,
+            chance=0.25,
+            full_low=0.277,
+            full_high=0.324,
+            is_counted=False,
+            reason=why,
+        ),
+        msgspec.structs.replace(
+            point.measures[0],
+            name="a_information",
+            kind="information",
+            chance=0.0,
+            full_low=1.6,
+            full_high=2.0,
+            reason=why,
+        ),
+    )
+    kept = msgspec.structs.replace(point.retention["math"], measures=("a_information",), reason=f"a_information: {why}")
+    unknown = point.tasks | {"legal": point.tasks["math"]}
+    full = msgspec.structs.replace(point, path="full", measures=measures, retention={"math": kept}, tasks=unknown)
+    changed = msgspec.structs.replace(before, points=(point, full))
+    text = describe(changed)
+    assert "0.300 right [0.277, 0.324], chance 0.250 (5 rows); does not count: " + why in text
+    assert "1.8000 nats per token are told by the question [1.600, 2.000] (5 rows); counts: " + why in text
+    assert f"math         by a_information: {why}" in text
+    assert "legal        unknown: no measure of it counts" in text
+    parser = Balance()
+    parser.feed(page_of(changed, Pictures()))
+    assert f"by a_information: {why}" in parser.texts
+    assert parser.texts.count("short answers are likely by their form") == 1

@@ -63,6 +63,12 @@ def test_limit_counts_rows_of_every_file_of_a_folder(tmp_path: Path) -> None:
     assert [row.dataset for row in read_data([tmp_path], 2)] == ["one", "one", "two"]
 
 
+def test_limit_counts_rows_of_every_task(tmp_path: Path) -> None:
+    rows = [{"task": task, "prompt": str(n), "answer": "a"} for n, task in enumerate(("a", "a", "a", "b", "a", "b"))]
+    found = read_file(write(tmp_path / "rows.jsonl", *rows), "d", 2)
+    assert [(row.task, row.prompt) for row in found] == [("a", "0"), ("a", "1"), ("b", "3"), ("b", "5")]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

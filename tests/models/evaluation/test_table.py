@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from models.build import build_student
@@ -81,6 +82,9 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with pytest.raises(ConfigError, match="fenhe eval"):
         read_evaluation(file)
+    write_evaluation(file, msgspec.structs.replace(evaluation(), format_version=1))
+    with pytest.raises(ConfigError, match="format 1"):
+        read_evaluation(file)
     file.write_text('{"student": 1}')
     with pytest.raises(ConfigError, match=r"out\.json"):
         read_evaluation(file)
@@ -100,3 +104,10 @@ def test_the_manifest_gets_the_figures_in_place_of_older_ones(tiny_source: Calla
     )
     others = with_evaluation(manifest, evaluation()).retention
     assert len(others) == 1
+    before = evaluation()
+    measure = msgspec.structs.replace(before.points[0].measures[0], name="b_information", kind="information")
+    point = msgspec.structs.replace(before.points[0], measures=(*before.points[0].measures, measure))
+    with_information = with_evaluation(manifest, msgspec.structs.replace(before, points=(point,)))
+    assert with_information.quality == manifest.quality  # information is no cross-entropy
+    unknown = msgspec.structs.replace(before.points[0], retention={})
+    assert with_evaluation(manifest, msgspec.structs.replace(before, points=(unknown,))).retention == ()

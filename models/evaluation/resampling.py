@@ -1,0 +1,51 @@
+"""Intervals: of sums over resampled rows, and of a proportion."""
+
+import math
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+Double = npt.NDArray[np.float64]
+
+NUM_RESAMPLES = 2000
+LEVEL = 0.95
+NORMAL_975 = 1.959964
+
+
+def resampled_ratios(numerators: Double, denominators: Double, dataset: str, seed: int) -> Double:
+    """The ratio of sums in every resample of the rows.
+
+    Calls for the same dataset and number of rows draw the same rows, so that their results are resampled together.
+    A ratio to nothing is infinite, unless both sums are equal.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile interval), paired rows.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(dataset.encode()), len(numerators)])
+    counts = generator.multinomial(len(numerators), np.full(len(numerators), 1 / len(numerators)), NUM_RESAMPLES)
+    above, below = counts @ numerators, counts @ denominators
+    equal = np.where(above == below, 1.0, np.inf)
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), equal)
+
+
+def divided(numerator: float, denominator: float) -> float:
+    """A finite ratio: of a base that has nothing, all is kept by what has as much, and nothing by what has less."""
+    if denominator > 0:
+        return numerator / denominator
+    return 1.0 if numerator >= denominator else 0.0
+
+
+def interval(resampled: Double, score: float) -> tuple[float, float]:
+    """The middle `LEVEL` of finite resamples, widened where the score itself lies outside."""
+    finite = resampled[np.isfinite(resampled)]
+    if not len(finite):
+        return score, score
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return min(float(low), score), max(float(high), score)
+
+
+def proportion_interval(num_right: int, num_rows: int) -> tuple[float, float]:
+    """95 % interval of an accuracy. Source: Wilson 1927, score interval."""
+    share, z2 = num_right / num_rows, NORMAL_975**2
+    centre = share + z2 / (2 * num_rows)
+    spread = NORMAL_975 * math.sqrt(share * (1 - share) / num_rows + z2 / (4 * num_rows**2))
+    return (centre - spread) / (1 + z2 / num_rows), (centre + spread) / (1 + z2 / num_rows)
