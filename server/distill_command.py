@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tqdm import tqdm
 
 from models.errors import ConfigError
+from models.manifest import MANIFEST_NAME, read_manifest
 
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from models.source import ModelSource
 
 EVALUATION_NAME = "evaluation.json"
+MEASURED_NAME = "evaluation.exits"
+"""SHA-256 of the exits that the evaluation beside it is of."""
 REPORT_NAME = "report.html"
 ABLATION_NAME = "ablation.md"
 ANSWERING_CONTEXT_TOKENS = 2048
@@ -50,13 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
 
     config = _changed(read_config(arguments.config), arguments)
-    if arguments.pick and (config.work_folder / EVALUATION_NAME).exists() and Path(config.out).exists():
+    out = Path(config.out)
+    if arguments.pick and not arguments.resume and (config.work_folder / EVALUATION_NAME).exists() and out.exists():
+        _refuse_other_figures(config)
         return _pick(config, arguments.pick)
     if arguments.pick and arguments.no_eval:
         raise ConfigError("--pick chooses by what was measured; leave --no-eval out")
-    config = replace(
-        config, teacher=str(_teacher(config.teacher)), teachers=tuple(str(_teacher(n)) for n in config.teachers)
-    )
     progress = _Progress()
     distiller = Distiller(config=config, answerer=_answerer, report=progress.show)
     if arguments.dry_run:
@@ -66,17 +68,62 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.ablation is not None:
         return _ablate(config, arguments.ablation, progress)
-    if Path(config.out).exists():
-        raise ConfigError(f"{config.out} is in the way; remove it or give another --out")
+    if not arguments.no_eval:
+        _refuse_nothing_to_measure(config)
     try:
-        distiller.train(resume=arguments.resume)
+        if out.exists():
+            _check_exported(distiller, out, arguments.resume)
+        else:
+            distiller.train(resume=arguments.resume)
+            distiller.export()
     finally:
         progress.close()
-    distiller.export()
-    print(f"wrote {config.out}; serve it with `fenhe serve --student {config.out}`")
+    print(f"wrote {out}; serve it with `fenhe serve --student {out}`")
     if not arguments.no_eval:
         _evaluate(distiller)
     return 0 if arguments.pick is None else _pick(config, arguments.pick)
+
+
+def _check_exported(distiller: "Distiller", out: Path, is_resumed: bool) -> None:
+    """Raises: ConfigError unless the folder was built from this run's exits and the run is to go on."""
+    from models.checksums import sha256_of
+    from models.distill.distiller import EXITS_NAME
+
+    in_the_way = f"{out} is in the way; remove it or give another --out"
+    exits = distiller.work / EXITS_NAME
+    if not (out / MANIFEST_NAME).exists() or not exits.exists():
+        raise ConfigError(in_the_way)
+    built_from, trained = read_manifest(out).exits_sha256, sha256_of([exits])
+    if built_from != trained:
+        raise ConfigError(
+            f"{in_the_way}. It was built from exits with SHA-256 {built_from[:12] or 'of none'}, "
+            f"and {exits} has {trained[:12]}"
+        )
+    if not is_resumed:
+        raise ConfigError(f"{in_the_way}. It has this run's exits: to measure it, go on with --resume")
+    distiller.exits_file()
+    print(f"{out} has the exits in {exits}; going on with what comes after", file=sys.stderr)
+
+
+def _refuse_nothing_to_measure(config: "DistillConfig") -> None:
+    """Raises: ConfigError before hours of training, rather than after them."""
+    if not config.text.heldout_share and not config.data_settings.evaluation_files():
+        raise ConfigError(
+            "there will be nothing to measure the student with: text.heldout_share is 0 and no eval_*.jsonl file lies "
+            "beside the data; set it above 0, name files in text.evaluation, or leave the measuring out with --no-eval"
+        )
+
+
+def _refuse_other_figures(config: "DistillConfig") -> None:
+    """Raises: ConfigError when the figures in the work folder are not of the student in OUT."""
+    file = config.work_folder / MEASURED_NAME
+    measured = file.read_text(encoding="utf-8").strip() if file.exists() else "not known"
+    built_from = read_manifest(Path(config.out)).exits_sha256
+    if measured != built_from:
+        raise ConfigError(
+            f"{config.work_folder / EVALUATION_NAME} is not of {config.out}: it was measured of exits with SHA-256 "
+            f"{measured[:12]}, and {config.out} has {built_from[:12] or 'none'}; measure again with --resume"
+        )
 
 
 def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
@@ -103,16 +150,6 @@ def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "Distill
         modules=arguments.boundaries or config.modules,
         out=arguments.out or config.out,
     )
-
-
-def _teacher(name: str) -> Path:
-    """A file, a folder, or a model that `fenhe pull` knows."""
-    from models.fetch import cache_folder, pull
-
-    path = Path(name).expanduser()
-    if path.exists() or "/" in name or path.suffix:
-        return path
-    return pull(name, cache_folder(os.environ), show_progress=sys.stderr.isatty())
 
 
 @contextmanager
@@ -149,7 +186,6 @@ class _EngineWhenAsked:
 
     def _built(self, cache: Path) -> Path:
         from models.build import build_student
-        from models.manifest import MANIFEST_NAME
 
         folder = cache / "teachers" / self._source.sha256()[:16]
         if not (folder / MANIFEST_NAME).exists():
@@ -175,13 +211,16 @@ def _evaluate(distiller: "Distiller") -> None:
     from models.student import Student
 
     work, out = distiller.work, Path(distiller.config.out)
-    folders = [Path(place) for place in distiller.config.data_settings.files if Path(place).is_dir()]
-    rows = read_data([folder for folder in folders if any(folder.glob("eval_*.jsonl"))], None)
-    rows += read_file(work / HELD_OUT_NAME, "heldout", None)
+    rows = read_data(distiller.config.data_settings.evaluation_files(), None)
+    if distiller.prepared().held_out:
+        rows += read_file(work / HELD_OUT_NAME, "heldout", None)
     config = EvalConfig(native_folder=cache_folder(os.environ) / "native")
-    evaluation = evaluate(Student.open(out), rows, config, show_progress=sys.stderr.isatty())
+    student = Student.open(out)
+    evaluation = evaluate(student, rows, config, show_progress=sys.stderr.isatty())
     print(describe(evaluation))
+    (work / MEASURED_NAME).unlink(missing_ok=True)
     write_evaluation(work / EVALUATION_NAME, evaluation)
+    (work / MEASURED_NAME).write_text(student.manifest.exits_sha256 + "\n", encoding="utf-8")
     layers = work / "boundaries.svg"
     pictures = Pictures.read(steps=work / LOG_NAME, layers=layers if layers.exists() else None)
     write_report(work / REPORT_NAME, evaluation, pictures)

@@ -64,12 +64,14 @@ def ablate(
 ) -> list[AblationRow]:
     """Run the base and every variation from the beginning, over the same cache where they share it.
 
-    Raises: ConfigError for a variation that is no config, before anything runs.
+    Raises: ConfigError for a variation that is no config or holds no row out, before anything runs.
     """
     plain: dict[str, Any] = msgspec.to_builtins(asdict(config))
     configs = {BASE: config}
     for variation in variations:
         configs[variation.name] = config_from(_merged(plain, variation.settings), f"variation {variation.name!r}")
+    if unmeasured := [name for name, changed in configs.items() if not changed.text.heldout_share]:
+        raise ConfigError(f"runs are compared on held-out rows: text.heldout_share is 0 in {', '.join(unmeasured)}")
     rows = []
     for name, changed in configs.items():
         row = _run(name, replace(changed, work=str(config.work_folder)), answerer, report)

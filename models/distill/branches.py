@@ -3,7 +3,7 @@
 Source: TinyR1 (arXiv 2503.04872, section 3), with the merge of `models.distill.merge`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from models.distill.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.merge import average, fuse
 from models.distill.objective import Teacher
+from models.distill.run_identity import branches_key
 from models.distill.trainer import Reporter, Trainer
 
 
@@ -23,6 +24,7 @@ def train_branches(
     examples: Sequence[Example],
     own: Teacher,
     *,
+    further: Mapping[str, Teacher],
     run: str,
     resume: bool,
     keep: bool,
@@ -41,7 +43,8 @@ def train_branches(
         [branch for members in branches.values() for branch in members],
         examples,
         own,
-        run=f"{run}/branches",
+        run=branches_key(run, settings),
+        further=further,
         keep=keep,
         report=report,
     )

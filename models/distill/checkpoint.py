@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from models.distill.run_identity import differences
 from models.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -17,9 +18,12 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (tensors and plain data) and forget all but the newest checkpoints."""
+    """Write `state` (tensors and plain data) and forget all but it and the one before.
+
+    Those of later steps go as well: the run came back behind them, since they could not be read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"step-{step:08d}.pt"
+    file = checkpoint_file(folder, step)
     partial = file.with_suffix(".partial")
     for torn in folder.glob("step-*.partial"):  # of runs that were killed while they saved
         torn.unlink()
@@ -28,9 +32,19 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(file)
-    for old in checkpoints(folder)[:-KEPT]:
-        old.unlink()
+    for other in _surplus(checkpoints(folder), file):
+        other.unlink()
     return file
+
+
+def checkpoint_file(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
+
+
+def _surplus(files: list[Path], newest: Path) -> list[Path]:
+    """All but `newest` and the last one before it."""
+    place = files.index(newest)
+    return [*files[: max(0, place + 1 - KEPT)], *files[place + 1 :]]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -50,10 +64,9 @@ def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
         except Exception:  # whatever the damage is, the file cannot be used
             logger.warning("checkpoint cannot be read, passing over it file=%s", file)
             continue
-        if state["run"] != run:
+        if different := differences(state["run"], run):
             raise ConfigError(
-                f"{file} belongs to a run with other settings or data; give the settings back, "
-                f"or remove {folder} to begin again"
+                f"{file} belongs to a run with other {different}; give that back, or remove {folder} to begin again"
             )
         return state
     if checkpoints(folder):

@@ -4,7 +4,7 @@ Three lines are enough: `teacher`, `data` and `out`. docs/distillation.md explai
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +59,12 @@ class ExitConfig:
     @property
     def exit_name(self) -> str:
         return self.name or f"{self.path_name}_exit"
+
+    def can_learn_by(self, loss: str) -> bool:
+        """Whether the loss sees anything of this exit that is trained."""
+        if loss == "attention_transfer":
+            return self.copied_from != ()
+        return loss != "module_alignment" or self.has_map
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -249,14 +255,48 @@ class DistillConfig:
         found += [
             f"two exits are called {name!r}" for name in sorted({name for name in names if names.count(name) > 1})
         ]
-        others = {"reverse_kl", "jensen_shannon"}
-        if self.training.soft_targets == "top_k" and any(others & set(stage.weights) for stage in self.stages):
-            found.append('training.soft_targets = "top_k" knows no reverse_kl and jensen_shannon; take "exact"')
-        if self.training.soft_targets == "top_k" and self.teachers:
-            found.append('training.soft_targets = "top_k" is for one teacher; take "exact" with `teachers`')
-        if self.transfer == "sequence" and any(_uses_soft_targets(stage) for stage in self.stages):
-            found.append('transfer = "sequence" has no soft targets: give stages that use task_cross_entropy alone')
+        return found + self._loss_problems() + self._teacher_problems()
+
+    def _loss_problems(self) -> list[str]:
+        """Losses that a setting does not go with, or that would leave an exit without a gradient."""
+        used = _named_weights(self.stages)
+        used += [(f"exit {exit.exit_name!r}", exit.losses) for exit in self.exits if exit.losses]
+        found = []
+        for where, weights in used:
+            positive = {loss for loss, weight in weights.items() if weight > 0}
+            if self.training.soft_targets == "top_k" and (others := sorted(positive & _NOT_BY_TOP_K)):
+                found.append(f'{where}: training.soft_targets = "top_k" knows no {", ".join(others)}; take "exact"')
+            if self.transfer == "sequence" and (others := sorted(positive - {"task_cross_entropy"})):
+                found.append(
+                    f'{where}: transfer = "sequence" has no soft targets and so no {", ".join(others)}; '
+                    "weigh task_cross_entropy alone"
+                )
+        return found + [problem for exit in self.exits for problem in self._gradient_problems(exit)]
+
+    def _gradient_problems(self, exit: ExitConfig) -> list[str]:
+        """Raised by torch otherwise, in the middle of a run."""
+        found = []
+        for where, weights in [("losses", exit.losses)] if exit.losses else _named_weights(self.stages):
+            positive = {loss for loss, weight in weights.items() if weight > 0}
+            without = {loss for loss in positive if not exit.can_learn_by(loss)}
+            if not positive:
+                found.append(f"exit {exit.exit_name!r}: {where} must give some loss more than 0")
+            elif positive == without or (exit.losses and without):
+                found.append(
+                    f"exit {exit.exit_name!r}: it learns nothing by {', '.join(sorted(without))} of its {where}: "
+                    "attention_transfer needs a block, module_alignment a map"
+                )
         return found
+
+    def _teacher_problems(self) -> list[str]:
+        if self.transfer == "sequence" and len(self.teachers) != 1:
+            return [
+                f'transfer = "sequence" trains on what one other teacher writes: name it in `teachers`, '
+                f"which names {len(self.teachers) or 'none'}"
+            ]
+        if self.training.soft_targets == "top_k" and self.teachers and self.transfer != "sequence":
+            return ['training.soft_targets = "top_k" is for one teacher; take "exact" with `teachers`']
+        return []
 
     def _exit_problems(self) -> list[str]:
         found = [
@@ -277,8 +317,11 @@ class DistillConfig:
         return [exit.path_name for exit in self.exits]
 
 
-def _uses_soft_targets(stage: Stage) -> bool:
-    return any(weight > 0 for loss, weight in stage.weights.items() if loss != "task_cross_entropy")
+_NOT_BY_TOP_K = {"reverse_kl", "jensen_shannon"}
+
+
+def _named_weights(stages: Sequence[Stage]) -> list[tuple[str, Mapping[str, float]]]:
+    return [(f"stage {stage.name!r}", stage.weights) for stage in stages]
 
 
 def read_config(file: Path) -> DistillConfig:

@@ -56,9 +56,30 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     return [row for path in paths for file in _training_files(path) for row in _rows_of(file)]
 
 
-def evaluation_prompts(paths: Iterable[Path]) -> list[str]:
-    """Prompts of the evaluation files in folders, for `deduplicate(against=...)` only: never to be trained on."""
-    files = (file for path in paths if path.is_dir() for file in sorted(path.glob(f"{EVALUATION_PREFIX}*.jsonl")))
+def evaluation_files(paths: Iterable[Path], named: Iterable[Path] = ()) -> list[Path]:
+    """What a student is measured on: the `eval_*` files in folders and beside files, and those that are `named`,
+    or lie in a folder that is; each once.
+
+    Raises: ConfigError for a named place without such files.
+    """
+    folders = [path if path.is_dir() else path.absolute().parent for path in paths]
+    found = [file for folder in folders for file in _evaluation_files_in(folder)]
+    for place in named:
+        files = _evaluation_files_in(place) if place.is_dir() else [place]
+        if not files or not files[0].is_file():
+            raise ConfigError(
+                f"text.evaluation: {place} is no file, and no folder with {EVALUATION_PREFIX}*.jsonl files"
+            )
+        found += files
+    return list({file.resolve(): file for file in found}.values())
+
+
+def _evaluation_files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{EVALUATION_PREFIX}*.jsonl"))
+
+
+def read_prompts(files: Iterable[Path]) -> list[str]:
+    """Prompts of evaluation files, for `deduplicate(against=...)` only: never to be trained on."""
     return [row.prompt for file in files for row in _rows_of(file)]
 
 

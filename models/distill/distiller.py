@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,14 +25,16 @@ from models.distill.heldout import HeldOutFigure, score_held_out
 from models.distill.labels import Answerer
 from models.distill.objective import Teacher
 from models.distill.preparation import Prepared, prepare
+from models.distill.run_identity import differences, exits_key, plain, run_key
+from models.distill.teacher import open_teacher
 from models.distill.torch_answerer import TorchAnswerer
 from models.distill.trainer import CHECKPOINTS, Progress, Trainer
 from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
-from models.exits import ExitPlan, PlannedExit, PlannedModule, write_exits
+from models.exits import ExitPlan, PlannedExit, PlannedModule, read_exits, write_exits
 from models.manifest import Manifest, Module, StudentPath
 from models.precisions import DEFAULT_PRECISIONS
-from models.source import ModelSource, check_complete, open_source
+from models.source import ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,9 @@ ANALYSIS_TOKENS = 160
 FIT_TOKENS = 200_000
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
 """Settings that say where things lie on somebody's machine: no matter of the weights' record."""
+
+RUN = "run"
+"""The key of an exits file's record that says which run it is of."""
 
 OpenAnswerer = Callable[[ModelSource], AbstractContextManager[Answerer]]
 
@@ -90,7 +95,7 @@ class Distiller:
     ) -> None:
         """Raises: ConfigError for a teacher that cannot be read or settings that contradict each other."""
         if config is None and teacher is None:
-            raise ConfigError("give the Distiller a teacher: a GGUF file or a Hugging Face folder")
+            raise ConfigError("give the Distiller a teacher: a GGUF file, a Hugging Face folder or a name to pull")
         config = config or DistillConfig(teacher=str(teacher), data=(), out="student")
         self.config = replace(
             config,
@@ -105,6 +110,7 @@ class Distiller:
         self._layout: Layout | None = None
         self._trunk: Trunk | None = None
         self._reading: Teacher | None = None
+        self._further_sources: dict[str, ModelSource] | None = None
         self.exits: list[ExitModel] = []
         self.progress = Progress()
 
@@ -140,14 +146,14 @@ class Distiller:
             self._refuse_other_checkpoints(resume)
         prepared, layout, own = self.prepared(), self.layout(), self.reading()
         check_tasks(self.config, {example.task for example in prepared.examples})
-        self.exits = self._new_exits(layout, own.cache)
+        exits, further, run = self._new_exits(layout, own.cache), self._further(prepared.examples), self._run_key()
         trainer = Trainer(
             self.config,
-            self.exits,
+            exits,
             prepared.examples,
             own,
-            run=self._run_key(prepared.examples, layout),
-            further=self._further(prepared.examples),
+            run=run,
+            further=further,
             keep=keep,
             report=self._report_step,
         )
@@ -156,14 +162,16 @@ class Distiller:
             train_branches(
                 self.config,
                 self.config.branches,
-                self.exits,
+                exits,
                 prepared.examples,
                 own,
-                run=self._run_key(prepared.examples, layout),
+                further=further,
+                run=run,
                 resume=resume,
                 keep=keep,
                 report=self._report_step,
             )
+        self.exits = exits
         if keep:
             self._write_exits(layout)
         return self.progress
@@ -186,6 +194,10 @@ class Distiller:
         """
         if not self.exits:
             raise ConfigError("there are no trained exits yet; call train() first")
+        if not self.prepared().held_out:
+            raise ConfigError(
+                "there are no held-out rows to measure on; set text.heldout_share above 0, or give more text"
+            )
         return score_held_out(
             self.trunk,
             self.exits,
@@ -196,10 +208,11 @@ class Distiller:
         )
 
     def export(self, out: str | Path | None = None) -> Manifest:
-        """Build the student folder. Raises: ConfigError before `train`, or when the folder is in the way."""
-        file = self.work / EXITS_NAME
-        if not file.exists():
-            raise ConfigError(f"{file} is not there; call train() first")
+        """Build the student folder.
+
+        Raises: ConfigError before `train`, for exits of another run, or when the folder is in the way.
+        """
+        file = self.exits_file()
         first = self.source.files[0]
         return build_student(
             first if first.suffix == ".gguf" else first.parent,
@@ -208,6 +221,21 @@ class Distiller:
             precisions=self.config.precisions or DEFAULT_PRECISIONS,
             exits=file,
         )
+
+    def exits_file(self) -> Path:
+        """What `train` wrote, perhaps in an earlier process.
+
+        Raises: ConfigError when it is not there, or another run's.
+        """
+        file = self.work / EXITS_NAME
+        if not file.exists():
+            raise ConfigError(f"{file} is not there; call train() first")
+        recorded = str(read_exits(file).plan.training.get(RUN))
+        if different := differences(recorded, exits_key(self._run_key(), self.config.branches)):
+            raise ConfigError(
+                f"{file} belongs to a run with other {different}; give that back, or remove {self.work} and train again"
+            )
+        return file
 
     def prepared(self) -> Prepared:
         """The examples; the teacher answers what has no answer."""
@@ -226,11 +254,13 @@ class Distiller:
                     seed=self.config.seed,
                     progress=lambda done, total: self._report("answers by the teacher", done, total),
                 )
+            if self.config.transfer == "sequence":
+                refuse_unwritten(self._prepared.num_by_teacher)
         return self._prepared
 
     def _writer(self) -> ModelSource:
         """Who answers what has no answer: in sequence-level distillation the first further teacher."""
-        if self.config.transfer == "sequence" and self.config.teachers:
+        if self.config.transfer == "sequence":
             return open_teacher(self.config.teachers[0])
         return self.source
 
@@ -279,12 +309,18 @@ class Distiller:
     def _further(self, examples: Sequence[Example]) -> dict[str, Teacher]:
         """The further teachers, their vocabularies compared with the student's."""
         found: dict[str, Teacher] = {}
-        for name in () if self.config.transfer == "sequence" else self.config.teachers:
-            source = open_teacher(name)
+        for name, source in self.further_sources().items():
             compare_vocabularies(source, self.source)
             trunk = Trunk(source, self.trunk.dtype, self.trunk.device)
             found[name] = Teacher(trunk=trunk, cache=self._cache(source, trunk, examples, None))
         return found
+
+    def further_sources(self) -> Mapping[str, ModelSource]:
+        """The teachers whose soft targets count beside the own one's, by their place in the config."""
+        if self._further_sources is None:
+            names = () if self.config.transfer == "sequence" else self.config.teachers
+            self._further_sources = {f"teachers[{place}]": open_teacher(name) for place, name in enumerate(names)}
+        return self._further_sources
 
     def _new_exits(self, layout: Layout, cache: CachedTeacher) -> list[ExitModel]:
         torch.manual_seed(self.config.seed)
@@ -296,23 +332,16 @@ class Distiller:
             for exit in self.exits
             for name, value in exit.tensors().items()
         }
-        settings = {name: value for name, value in _plain(self.config).items() if name not in PLACES}
+        settings = {name: value for name, value in plain(self.config).items() if name not in PLACES}
         training = {"config": settings, "steps": self.progress.step, "tokens": self.progress.num_tokens}
+        training[RUN] = exits_key(self._run_key(), self.config.branches)
         training["sources"] = [list(pair) for pair in self.prepared().report.sources]
         write_exits(self.work / EXITS_NAME, plan_of(self.source, layout, training), tensors)
 
-    def _run_key(self, examples: Sequence[Example], layout: Layout) -> str:
-        """What a checkpoint must agree with: data, cut and every setting that changes the weights."""
-        settings = _plain(self.config)
-        for name in ("out", "work", "name", "precisions", "device"):
-            settings.pop(name)
-        for name in ("checkpoint_s", "log_steps"):
-            settings["training"].pop(name)
-        digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic"))
-        digest.update(msgspec.json.encode([layout.modules, self.source.sha256()]))
-        for example in examples:
-            digest.update(repr(example.token_ids).encode())
-        return digest.hexdigest()
+    def _run_key(self) -> str:
+        layout = self.layout()
+        teachers = [source.sha256() for source in (self.source, *self.further_sources().values())]
+        return run_key(self.config, self.prepared().examples, layout.modules, layout.exits, teachers)
 
     def _refuse_other_checkpoints(self, resume: bool) -> None:
         folder = self.work / CHECKPOINTS
@@ -324,6 +353,8 @@ class Distiller:
     ) -> None:
         if data is not None:
             files = (data,) if isinstance(data, (str, Path)) else tuple(data)
+            if tuple(map(str, files)) != self.config.data_settings.files:
+                self._prepared = self._layout = self._reading = None
             self.config = replace(self.config, data=tuple(map(str, files)))
         training = self.config.training
         training = replace(
@@ -334,16 +365,13 @@ class Distiller:
         self.config = replace(self.config, training=training)
 
 
-def open_teacher(name: str) -> ModelSource:
-    """Raises: ConfigError, WeightsError that names the file."""
-    path = Path(name).expanduser()
-    if (path / "manifest.json").exists():
+def refuse_unwritten(num_by_teacher: int) -> None:
+    """Raises: ConfigError for sequence-level distillation over text that no teacher wrote."""
+    if not num_by_teacher:
         raise ConfigError(
-            f"{path} is a student: it holds graphs, not weights to train on; give the model that it was built from"
+            'transfer = "sequence" trains on what teachers[0] writes, and every training row has an answer already; '
+            "give rows without answers, or set labels.share_of_answered"
         )
-    source = open_source(path)
-    check_complete(source)
-    return source
 
 
 def check_tasks(config: DistillConfig, present: set[str]) -> None:
@@ -363,6 +391,7 @@ def new_exit(trunk: Trunk, layout: Layout, config: ExitConfig, cache: CachedTeac
         copied_from=config.copied_from,
         has_map=config.has_map,
         tasks=config.tasks,
+        losses=config.losses,
     )
     if config.has_map:
         every = max(1, len(cache.entropy) // FIT_TOKENS)
@@ -450,11 +479,6 @@ def _cpu_flags() -> str:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _plain(config: DistillConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(asdict(config))
-    return plain
 
 
 class _Torch(AbstractContextManager[Answerer]):

@@ -5,7 +5,7 @@ it stands after hundreds of steps (docs/distillation.md has the figures). The no
 shared head, which may have that norm folded into it, reads every exit alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ FIT_CHUNK_TOKENS = 8192
 class ExitModel(nn.Module):
     """One exit behind `depth` layers of the trunk. `copied_from` are the layers its blocks begin as.
 
-    `tasks` it is trained on (none: all). `map_error` is what `fit_map` left over, `precision` what `quantise` set.
+    `tasks` it is trained on (none: all), by the weights in `losses` (none: the stage's). `map_error` is what `fit_map`
+    left over, `precision` what `quantise` set.
     """
 
     map_HH: nn.Parameter | None
@@ -38,10 +39,12 @@ class ExitModel(nn.Module):
         copied_from: tuple[int, ...],
         has_map: bool,
         tasks: tuple[str, ...] = (),
+        losses: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.tasks = tasks
+        self.losses = dict(losses or {})
         self.map_error = 0.0
         self.precision: str | None = None
         self.depth = depth
@@ -86,6 +89,7 @@ class ExitModel(nn.Module):
             copied_from=self.copied_from,
             has_map=self.map_HH is not None,
             tasks=(task,),
+            losses=self.losses,
         )
         copy.load_state_dict(self.state_dict())
         copy.map_error = self.map_error

@@ -96,7 +96,7 @@ def label(
     Raises: ConfigError for a damaged file, StepFailed when the teacher stops early; what it wrote is kept.
     """
     settings = settings or LabelSettings()
-    questions = [_question(row, tokenizer, settings, teacher) if _is_wanted(row, settings) else None for row in rows]
+    questions = [_question(row, tokenizer, settings, teacher) if is_wanted(row, settings) else None for row in rows]
     fitting = {q.key: q for q in questions if q is not None and len(q.prompt_ids) <= settings.max_prompt_tokens}
     with AnswerFile(folder / FILE_NAME) as file:
         missing = [question for key, question in fitting.items() if key not in file.entries]
@@ -105,7 +105,8 @@ def label(
         return _labelled(rows, questions, {key: file.entries[key] for key in fitting}, len(missing))
 
 
-def _is_wanted(row: Row, settings: LabelSettings) -> bool:
+def is_wanted(row: Row, settings: LabelSettings) -> bool:
+    """Whether the teacher is to answer the row."""
     if row.answer is None:
         return True
     return int(_digest(f"{settings.seed}/{row.prompt}")[:13], 16) / 16**13 < settings.share_of_answered

@@ -30,12 +30,14 @@ def average(branches: Sequence[Tensors], weights: Sequence[float] | None = None)
     if len(shares) != len(branches) or not (shares.min() >= 0 and 0 < shares.sum() < np.inf):
         raise ConfigError(f"give each of the {len(branches)} branches a weight of at least 0, not all 0: {weights}")
     normalised = torch.from_numpy(shares / shares.sum())
-    return {
-        name: torch.tensordot(normalised, torch.stack([branch[name].double() for branch in branches]), 1).to(
-            first.dtype
-        )
-        for name, first in branches[0].items()
-    }
+    return {name: _mean([branch[name] for branch in branches], normalised) for name in branches[0]}
+
+
+def _mean(values: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """On the device that the branches are on."""
+    stacked = torch.stack([value.double() for value in values])
+    mean: Tensor = torch.tensordot(shares.to(stacked.device), stacked, 1)
+    return mean.to(values[0].dtype)
 
 
 def fuse(base: Tensors, branches: Sequence[Tensors]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Hard examples: tokens on which the teacher itself hesitates, less those that are only noise.
 
-Tensor names carry shapes: N tokens, V vocabulary, C chosen tokens.
+Tensor names carry shapes: N tokens, V vocabulary.
 """
 
 import torch
@@ -30,15 +30,3 @@ def entropy_weights(entropy_N: Tensor, strength: float, drop_share: float) -> Te
     weights_N = torch.zeros(len(entropy_N), dtype=relative.dtype, device=relative.device)
     weights_N[kept] = (1 - strength + strength * relative) * (len(entropy_N) / max(1, num_kept))
     return weights_N
-
-
-def sample_tokens(weights_N: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
-    """Draw tokens by weight, each at most once: the loss over them is then averaged without the weights.
-
-    Tokens of weight 0 are never drawn, so fewer than `num_tokens` may come back. Shapes: returns [C], rising.
-    """
-    num_tokens = min(num_tokens, int(weights_N.count_nonzero()))
-    if num_tokens == 0:
-        return torch.zeros(0, dtype=torch.long, device=weights_N.device)
-    drawn = torch.multinomial(weights_N.to(generator.device), num_tokens, generator=generator)
-    return drawn.sort().values.to(weights_N.device)

@@ -39,8 +39,8 @@ def mix(
         raise ConfigError(f"task_share = {task_share} is no share; give one from 0 to 1, such as 0.7")
     groups = _shuffled_groups(items, seed)
     supply = {task: sum(map(size, members)) for task, members in groups.items()}
-    quotas = _quotas(supply, task_share, budget)
-    chosen = [item for task, members in groups.items() for item in _up_to(members, quotas[task], size)]
+    taken = quotas(supply, task_share, budget)
+    chosen = [item for task, members in groups.items() for item in _up_to(members, taken[task], size)]
     random.Random(f"{seed}/mix").shuffle(chosen)
     return chosen
 
@@ -54,7 +54,8 @@ def _shuffled_groups(items: Sequence[T], seed: int) -> dict[str, list[T]]:
     return {task: groups[task] for task in sorted(groups)}
 
 
-def _quotas(supply: Mapping[str, int], task_share: float, budget: float | None) -> dict[str, float]:
+def quotas(supply: Mapping[str, int], task_share: float, budget: float | None) -> dict[str, float]:
+    """How much `mix` takes of every task, when there is that much of each."""
     tasks = {task: available for task, available in supply.items() if task != GENERAL}
     sides = (sum(tasks.values()), supply.get(GENERAL, 0))
     shares = (task_share, 1.0 - task_share) if all(sides) else (float(bool(sides[0])), float(bool(sides[1])))

@@ -1,31 +1,46 @@
-"""`--dry-run`: what a run would do, how long it would take here and how much memory, disk and answering it needs."""
+"""`--dry-run`: what a run would do, how long it would take here and how much memory, disk and answering it needs.
 
+The time and memory of training are those of the trainer itself, on a few batches of random tokens.
+"""
+
+import random
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from models.architecture import Architecture
 from models.cut import default_modules, parse_modules
-from models.distill.batch import make_batch, states
-from models.distill.cache import CachedTeacher
-from models.distill.config import AUTO, DistillConfig
+from models.distill.cache import cached_teacher, plan_cache
+from models.distill.config import AUTO, DistillConfig, ExitConfig
+from models.distill.data import Row
 from models.distill.data_report import DataReport, report_of
-from models.distill.decoder import Trunk
-from models.distill.distiller import Distiller, planned_exits
+from models.distill.distiller import Distiller, Layout, check_tasks, planned_exits, refuse_unwritten
 from models.distill.examples import Example, encode_rows
 from models.distill.exit_model import ExitModel
-from models.distill.objective import Objective, Teacher
+from models.distill.labels import is_wanted
+from models.distill.mixture import quotas
+from models.distill.objective import Teacher
 from models.distill.preparation import clean
+from models.distill.trainer import Trainer
 
-PROBE_EXAMPLES = 4
-PROBE_TOKENS = 256
+PROBE_STEPS = 3
+"""The first one warms up and compares teachers, the others are timed."""
 GIB = 2**30
+
+TaskTokens = Mapping[str, float]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RunPlan:
-    """Units: tokens, seconds, bytes. Rates are measured on a few hundred random tokens, so times are rough."""
+    """Units: tokens, seconds, bytes. `num_exit_tokens` counts a token once for every exit (and branch) it trains.
+
+    Rates are measured on a few batches of random tokens, so times are rough. `memory_bytes` None: nobody can say here.
+    """
 
     data: DataReport
     cut: str
@@ -33,138 +48,235 @@ class RunPlan:
     num_unanswered: int
     num_tokens: int
     num_trained_tokens: int
+    num_exit_tokens: int
     reading_s: float
     training_s: float
     cache_bytes: int
-    memory_bytes: int
+    memory_bytes: int | None
 
     def text(self) -> str:
         """What `fenhe distill --dry-run` prints."""
+        memory = "not measured on this system" if self.memory_bytes is None else f"{self.memory_bytes / GIB:.1f} GiB"
         lines = [
             self.data.text(),
             "",
             f"cut        {self.cut}",
             *(f"exit       {exit}" for exit in self.exits),
-            f"answers    {self.num_unanswered} prompts have none and are answered by the teacher first",
+            f"answers    {self.num_unanswered} prompts have none, or are to have the teacher's, and are answered first",
             f"reading    {self.num_tokens:,} tokens with the teacher, about {_span(self.reading_s)}, "
             f"{self.cache_bytes / GIB:.1f} GiB of disk",
-            f"training   {self.num_trained_tokens:,} tokens through all exits, about {_span(self.training_s)}",
-            f"memory     about {self.memory_bytes / GIB:.1f} GiB",
+            f"training   {self.num_trained_tokens:,} tokens, {self.num_exit_tokens:,} through an exit, "
+            f"about {_span(self.training_s)}",
+            f"memory     {memory} at the peak of a rehearsal; a long run takes more (pieces of freed memory),",
+            f"           and up to {self.cache_bytes / GIB:.1f} GiB of disk cache that the system takes back at need",
+            "           times are for a machine as quiet as it was just now; writing answers is not among them",
         ]
         return "\n".join(lines)
 
 
 def plan_run(distiller: Distiller) -> RunPlan:
-    """Reads the data and times a few passes; writes nothing and asks the teacher for no answers.
+    """Reads the data and rehearses a few steps; writes nothing and asks the teacher for no answers.
 
     Answers that are missing are counted as long as they may be. Raises: ConfigError.
     """
     config, source = distiller.config, distiller.source
     cleaned = clean(config.data_settings, config.seed)
-    examples, too_long = encode_rows(cleaned.training, source.tokenizer(), config.text.max_tokens)
-    num_unanswered = sum(row.answer is None for row in (*cleaned.training, *cleaned.held_out))
-    num_tokens = _num_tokens(examples, config)
-    modules = (
-        default_modules(source.architecture.num_layers)
-        if config.modules == AUTO
-        else parse_modules(config.modules, source.architecture.num_layers)
-    )
-    exits = planned_exits(config, modules)
-    ends = {module.name: module.first_layer + module.num_layers for module in modules}
-    reading, step = _measured(distiller.trunk, [ends[exit.after] for exit in exits], config)
-    num_trained = int(num_tokens * config.training.epochs)
-    depths = {ends[exit.after] for exit in exits} | {exit.copied_from[0] for exit in exits if exit.copied_from}
-    layers = len(depths | {source.architecture.num_layers})
-    width = source.architecture.hidden_size
+    check_tasks(config, {row.task for row in cleaned.training})
+    open_rows = [_as_asked(row, config) for row in cleaned.training]
+    num_unanswered = sum(row.answer is None for row in (*open_rows, *cleaned.held_out))
+    if config.transfer == "sequence":
+        refuse_unwritten(sum(row.answer is None for row in open_rows))
+    examples, too_long = encode_rows(open_rows, source.tokenizer(), config.text.max_tokens)
+    tokens = _taken(examples, config)
+    layout = _layout(distiller)
+    rate = _Rehearsal(distiller, layout).measured()
+    num_tokens = int(sum(tokens.values()))
+    num_exit_tokens = _exit_tokens(tokens, layout.exits, config)
+    further = [source.architecture for source in distiller.further_sources().values()]
     return RunPlan(
         data=report_of(
             read=cleaned.read, dropped=[*cleaned.dropped, too_long], held_out=cleaned.held_out, examples=examples
         ),
-        cut=", ".join(f"{m.name}:{m.num_layers}" for m in modules)
+        cut=", ".join(f"{m.name}:{m.num_layers}" for m in layout.modules)
         + (" (or what the analysis of the layers chooses)" if config.modules == AUTO else ""),
-        exits=tuple(
-            f"{e.exit_name} behind {ends[e.after]} layers, copy of layers {e.copied_from}, "
-            f"on {', '.join(e.tasks) or 'all tasks'}"
-            for e in exits
-        ),
+        exits=tuple(_described(exit, layout) for exit in layout.exits),
         num_unanswered=num_unanswered,
         num_tokens=num_tokens,
-        num_trained_tokens=num_trained,
-        reading_s=num_tokens / reading,
-        training_s=num_trained / step,
-        cache_bytes=num_tokens * (2 * width * layers + 6 * config.training.teacher_top_k + 4),
-        memory_bytes=_memory_bytes(distiller.trunk, exits, config),
+        num_trained_tokens=int(num_tokens * _epochs(config)),
+        num_exit_tokens=num_exit_tokens,
+        reading_s=num_tokens / rate.reading * _reading_work(source.architecture, further),
+        training_s=num_exit_tokens / rate.training,
+        cache_bytes=num_tokens * sum(_cache_bytes(source.architecture, further, layout, config)),
+        memory_bytes=rate.memory_bytes,
     )
 
 
-def _num_tokens(examples: list[Example], config: DistillConfig) -> int:
-    """With answers still to come counted at their full length; bounded as `text` says."""
-    by_task: dict[str, int] = {}
+def _as_asked(row: Row, config: DistillConfig) -> Row:
+    """Without the answer that the teacher's is to take the place of."""
+    return replace(row, answer=None) if is_wanted(row, config.labels) else row
+
+
+def _layout(distiller: Distiller) -> Layout:
+    config, num_layers = distiller.config, distiller.source.architecture.num_layers
+    modules = default_modules(num_layers) if config.modules == AUTO else parse_modules(config.modules, num_layers)
+    return Layout(modules=modules, exits=planned_exits(config, modules))
+
+
+def _described(exit: ExitConfig, layout: Layout) -> str:
+    return (
+        f"{exit.exit_name} behind {layout.depth(exit)} layers, copy of layers {exit.copied_from}, "
+        f"on {', '.join(exit.tasks) or 'all tasks'}"
+    )
+
+
+def _taken(examples: Sequence[Example], config: DistillConfig) -> TaskTokens:
+    """Tokens of every task, as `models.distill.preparation` will choose them; answers to come at their full length."""
+    found: dict[str, int] = {}
     for example in examples:
         is_unanswered = example.num_tokens == example.num_prompt_tokens
         size = example.num_tokens + is_unanswered * config.labels.max_tokens
-        by_task[example.task] = by_task.get(example.task, 0) + min(size, config.text.max_tokens)
-    bounds = config.text.task_tokens
-    total = sum(min(size, bounds.get(task, size)) for task, size in by_task.items())
-    return min(total, config.text.max_train_tokens or total)
+        found[example.task] = found.get(example.task, 0) + min(size, config.text.max_tokens)
+    text = config.text
+    bounded = {task: min(size, text.task_tokens.get(task, size)) for task, size in found.items()}
+    if text.task_share is not None:
+        return quotas(bounded, text.task_share, text.max_train_tokens)
+    if text.max_train_tokens is None:
+        return bounded
+    # A budget alone: general text counts as one more task.
+    equal = quotas({f"{task} ": size for task, size in bounded.items()}, 1.0, text.max_train_tokens)
+    return {task.rstrip(): size for task, size in equal.items()}
 
 
-def _memory_bytes(trunk: Trunk, exits: "tuple[object, ...]", config: DistillConfig) -> int:
-    """Trunk, exits with gradients and two moments in fp32, and one batch's activations and logits."""
-    architecture = trunk.architecture
-    layer = sum(parameter.numel() for parameter in trunk.layer(0).parameters())
-    weights = trunk.head_VH.numel() + layer * architecture.num_layers
-    subset = config.training.head_tokens or architecture.vocab_size
-    batch = config.training.batch_tokens * (40 * architecture.hidden_size + 4 * subset)
-    return weights * trunk.head_VH.element_size() + len(exits) * 16 * layer + 4 * batch
+def _epochs(config: DistillConfig) -> float:
+    return config.training.epochs + (config.branches.epochs if config.branches is not None else 0)
 
 
-def _measured(trunk: Trunk, depths: list[int], config: DistillConfig) -> tuple[float, float]:
-    """Tokens per second of reading, and of training all exits."""
-    generator = torch.Generator().manual_seed(0)
-    vocab_size, num_layers = trunk.architecture.vocab_size, trunk.architecture.num_layers
-    ids = torch.randint(0, vocab_size, (PROBE_EXAMPLES, PROBE_TOKENS), generator=generator)
-    examples = [
-        Example(task="probe", token_ids=tuple(row), num_prompt_tokens=1, source="probe") for row in ids.tolist()
-    ]
-    with torch.no_grad():
-        reading_s = _timed(
-            lambda: trunk.logits(trunk.norm(trunk.run(trunk.embed(ids.to(trunk.device)), range(num_layers))))
+def _exit_tokens(tokens: TaskTokens, exits: Sequence[ExitConfig], config: DistillConfig) -> int:
+    """A branch learns one task of an exit that learns all: together they see what the exit saw in an epoch."""
+    total = sum(tokens.values())
+    found = 0.0
+    for exit in exits:
+        seen = sum(tokens.get(task, 0) for task in exit.tasks) if exit.tasks else total
+        found += seen * (config.training.epochs if exit.tasks else _epochs(config))
+    return int(found)
+
+
+def _reading_work(own: Architecture, further: Sequence[Architecture]) -> float:
+    """How much more than the own teacher's reading all of it is, by the weights that a token meets."""
+    return 1 + sum(_num_weights(one) for one in further) / _num_weights(own)
+
+
+def _num_weights(architecture: Architecture) -> int:
+    attention = 2 * architecture.hidden_size * (architecture.q_size + architecture.kv_size)
+    layer = attention + 3 * architecture.hidden_size * architecture.intermediate_size
+    return layer * architecture.num_layers + architecture.vocab_size * architecture.hidden_size
+
+
+def _cache_bytes(
+    own: Architecture, further: Sequence[Architecture], layout: Layout, config: DistillConfig
+) -> list[int]:
+    """Bytes a token, of every teacher."""
+    depths = {layout.depth(exit) for exit in layout.exits}
+    depths |= {exit.copied_from[0] for exit in layout.exits if exit.copied_from}
+    other = 6 * config.training.teacher_top_k + 4
+    states = [2 * own.hidden_size * len(depths | {own.num_layers}), *(2 * one.hidden_size for one in further)]
+    return [state + other for state in states]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class _Rates:
+    """Tokens per second of reading, exit tokens per second of training."""
+
+    reading: float
+    training: float
+    memory_bytes: int | None
+
+
+class _Rehearsal:
+    """A run over random tokens in a folder that is removed: the cache is built and the trainer takes a few steps.
+
+    Every exit takes part in every batch, and the own teacher stands in for further ones.
+    """
+
+    def __init__(self, distiller: Distiller, layout: Layout) -> None:
+        self._distiller = distiller
+        self._layout = layout
+        self._config = distiller.config
+        self._examples = self._random_examples()
+
+    def measured(self) -> _Rates:
+        trunk = self._distiller.trunk
+        layers = {self._layout.depth(exit) for exit in self._layout.exits}
+        layers |= {exit.copied_from[0] for exit in self._layout.exits if exit.copied_from}
+        with TemporaryDirectory(prefix="fenhe-rehearsal-") as folder:
+            warm = self._examples[:1]
+            plan = plan_cache(trunk, "warm", warm, sorted(layers), self._config.training.teacher_top_k)
+            cached_teacher(Path(folder), plan, trunk, warm)
+            plan = plan_cache(trunk, "rehearsal", self._examples, sorted(layers), plan.top_k)
+            begun_s = time.monotonic()
+            cache = cached_teacher(Path(folder), plan, trunk, self._examples)
+            reading_s = time.monotonic() - begun_s
+            training = self._training_rate(Teacher(trunk=trunk, cache=cache))
+        return _Rates(reading=plan.num_tokens / reading_s, training=training, memory_bytes=_peak_bytes(trunk.device))
+
+    def _random_examples(self) -> list[Example]:
+        """As many tokens as the steps take; lengths differ, as they do in a run."""
+        draw, vocab_size = random.Random(0), self._distiller.source.architecture.vocab_size
+        training, longest = self._config.training, self._config.text.max_tokens
+        wanted = PROBE_STEPS * training.accumulate * training.batch_tokens
+        found: list[Example] = []
+        while sum(example.num_tokens for example in found) < wanted:
+            size = draw.randint(max(2, longest // 2), longest)
+            ids = tuple(draw.randrange(vocab_size) for _ in range(size))
+            found.append(Example(task="rehearsal", token_ids=ids, num_prompt_tokens=1, source="rehearsal"))
+        return found
+
+    def _training_rate(self, own: Teacher) -> float:
+        """Exit tokens per second of every step but the first."""
+        torch.manual_seed(self._config.seed)
+        marks = [(time.monotonic(), 0)]
+        exits = [self._new_exit(own, exit) for exit in self._layout.exits]
+        trainer = Trainer(
+            self._short_config(),
+            exits,
+            self._examples,
+            own,
+            run="rehearsal",
+            further=dict.fromkeys(self._distiller.further_sources(), own),
+            keep=False,
+            report=lambda progress, _: marks.append((time.monotonic(), progress.num_tokens)),
         )
-    num_tokens = PROBE_EXAMPLES * PROBE_TOKENS
-    cache = CachedTeacher(
-        states={
-            layer: torch.randn(num_tokens, trunk.architecture.hidden_size).bfloat16() for layer in (*depths, num_layers)
-        },
-        top_ids=torch.randint(0, vocab_size, (num_tokens, config.training.teacher_top_k)),
-        top_logprobs=torch.zeros(num_tokens, config.training.teacher_top_k),
-        entropy=torch.ones(num_tokens),
-        offsets=tuple(range(0, num_tokens + 1, PROBE_TOKENS)),
-    )
-    objective = Objective(Teacher(trunk=trunk, cache=cache), config.training.head_tokens)
-    batch = make_batch(range(PROBE_EXAMPLES), examples, cache, 0, 1.0)
-    assert batch is not None
-    models = [
-        ExitModel(trunk, name=str(depth), depth=depth, copied_from=(num_layers - 1,), has_map=True) for depth in depths
-    ]
+        trainer.train(resume=False)
+        (begun_s, before), (ended_s, after) = marks[min(1, len(marks) - 2)], marks[-1]
+        return (after - before) * len(exits) / (ended_s - begun_s)
 
-    def step() -> None:
-        head = objective.head(batch, generator, [objective.own])
-        for exit in models:
-            hidden = states(cache, batch, exit.depth, trunk.device).to(trunk.dtype)
-            with torch.autocast(trunk.device.type, torch.bfloat16, enabled=trunk.dtype is torch.bfloat16):
-                total_N, _ = objective.terms(exit, hidden, batch, head, {"soft_target_kl": 1.0}, 1.0)
-            torch.autograd.backward(total_N.mean())
+    def _new_exit(self, own: Teacher, exit: ExitConfig) -> ExitModel:
+        """Its map is not fitted: that takes text, and changes no cost."""
+        assert exit.copied_from is not None
+        return ExitModel(
+            own.trunk,
+            name=exit.exit_name,
+            depth=self._layout.depth(exit),
+            copied_from=exit.copied_from,
+            has_map=exit.has_map,
+            losses=exit.losses,
+        )
 
-    return num_tokens / reading_s, num_tokens / _timed(step)
+    def _short_config(self) -> DistillConfig:
+        training = replace(self._config.training, epochs=1.0)
+        return replace(self._config, training=training, mix=None, quantised=None, exits=self._layout.exits)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    """Seconds of the second of two runs: the first one warms up."""
-    work()
-    started_s = time.monotonic()
-    work()
-    return time.monotonic() - started_s
+def _peak_bytes(device: torch.device) -> int | None:
+    """The most memory that this process (on a GPU: its tensors) ever had. None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        return None
+    peak = getrusage(RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _span(seconds: float) -> str:

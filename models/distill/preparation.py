@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from models.distill.data import Row, Tally, evaluation_prompts, filter_rows, read_rows
+from models.cut import TASKS
+from models.distill.data import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.distill.data_report import DataReport, report_of
 from models.distill.deduplicate import deduplicate, split_heldout
 from models.distill.examples import Example, encode_rows
-from models.distill.labels import Answerer, LabelSettings, Progress, label
-from models.distill.mixture import mix
+from models.distill.labels import Answerer, LabelSettings, Progress, is_wanted, label
+from models.distill.mixture import GENERAL, mix
 from models.errors import ConfigError
 from models.tokenizer import Tokenizer
 
@@ -24,8 +25,8 @@ class DataSettings:
 
     `task` keeps the rows of one task, beside the general ones. `task_share` 0.7 is 7 parts task to 3 general; None
     takes all there is. `max_train_tokens` bounds what is trained on (None: all), `task_tokens` what of some tasks.
-    `heldout_share` of the prompts is never
-    trained on. `max_tokens` is where an example is cut.
+    `heldout_share` of the prompts is never trained on, nor is what resembles the `evaluation` files (or those in such
+    folders) and the `eval_*` files in the folders of `files`. `max_tokens` is where an example is cut.
     """
 
     files: tuple[str, ...] = ()
@@ -34,7 +35,12 @@ class DataSettings:
     max_train_tokens: int | None = None
     task_tokens: Mapping[str, int] = field(default_factory=dict)
     heldout_share: float = 0.05
+    evaluation: tuple[str, ...] = ()
     max_tokens: int = 512
+
+    def evaluation_files(self) -> list[Path]:
+        """What is measured with, and so never trained on. Raises: ConfigError for a place without such files."""
+        return evaluation_files([Path(file) for file in self.files], [Path(place) for place in self.evaluation])
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
@@ -57,10 +63,11 @@ class DataSettings:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Prepared:
-    """`held_out` rows have an answer: their own, or the teacher's."""
+    """`held_out` rows have an answer: their own, or the teacher's. `num_by_teacher` training rows have the latter."""
 
     examples: list[Example]
     held_out: list[Row]
+    num_by_teacher: int
     report: DataReport
 
 
@@ -75,18 +82,29 @@ class _Cleaned:
 def clean(settings: DataSettings, seed: int) -> _Cleaned:
     """Read, filter, de-duplicate and split; asks nobody anything.
 
-    Raises: ConfigError for files that cannot be read or hold nothing to train on.
+    Raises: ConfigError for files that cannot be read or hold nothing to train on, and for a task that no row has.
     """
-    paths = [Path(file) for file in settings.files]
-    read = read_rows(paths)
+    read = read_rows(Path(file) for file in settings.files)
+    _check_tasks(settings, {row.task for row in read})
     rows = [row for row in read if settings.task in (None, row.task) or row.task == "general"]
     rows, bad = filter_rows(rows)
-    rows, doubles = deduplicate(rows, against=evaluation_prompts(paths))
+    rows, doubles = deduplicate(rows, against=read_prompts(settings.evaluation_files()))
     split = split_heldout(rows, settings.heldout_share, seed)
     if not split.training:
         wanted = "" if settings.task is None else f" of task {settings.task!r}"
         raise ConfigError(f"no training rows{wanted} are left in {', '.join(settings.files)}")
     return _Cleaned(read=read, training=split.training, held_out=split.held_out, dropped=[bad, doubles])
+
+
+def _check_tasks(settings: DataSettings, present: set[str]) -> None:
+    """A budget may name a task that is known and has no rows: a recipe serves more than one set of data."""
+    known = ", ".join(sorted(present))
+    if settings.task is not None and settings.task not in present:
+        raise ConfigError(
+            f"no training rows are of task {settings.task!r} in {', '.join(settings.files)}; there is {known}"
+        )
+    if unknown := sorted(settings.task_tokens.keys() - present - {*TASKS, GENERAL}):
+        raise ConfigError(f"text.task_tokens: no training row is of task {', '.join(unknown)}; there is {known}")
 
 
 def prepare(
@@ -122,7 +140,8 @@ def prepare(
     report = report_of(
         read=cleaned.read, dropped=[*cleaned.dropped, repetitive, too_long], held_out=held_out, examples=examples
     )
-    return Prepared(examples=examples, held_out=held_out, report=report)
+    num_by_teacher = sum(is_wanted(row, labels) for row in cleaned.training)
+    return Prepared(examples=examples, held_out=held_out, num_by_teacher=num_by_teacher, report=report)
 
 
 def _chosen(examples: list[Example], settings: DataSettings, seed: int) -> list[Example]:

@@ -36,12 +36,18 @@ class Steering:
         return weights, None if self._controller is None else self._controller.temperature
 
     def module_weight(self, exit: str) -> float:
+        """The factor of an exit's learning rate."""
         return 1.0 if self._guide is None else self._guide.weights[exit]
 
     def observe(
-        self, stage: Stage, sums: Mapping[str, Mapping[str, float]], norms: Mapping[str, float], num_tokens: int
+        self,
+        stage: Stage,
+        sums: Mapping[str, Mapping[str, float]],
+        norms: Mapping[str, float],
+        num_tokens: int,
+        temperature: float = 1.0,
     ) -> None:
-        """`sums` are a step's terms by exit, with the number of passes they are from."""
+        """`sums` are a step's terms by exit at this `temperature`, with the number of passes they are from."""
         found = [terms for terms in sums.values() if "loss" in terms]
         if not found:
             return
@@ -52,7 +58,9 @@ class Steering:
         if self._controller is not None:
             terms = [terms[SOFT] / terms["passes"] for terms in found if SOFT in terms]
             if terms:
-                self._controller.observe(sum(terms) / len(terms), num_tokens - self._seen_tokens)
+                # The square of the temperature scales the loss for training; it says nothing about what was learned.
+                divergence = sum(terms) / len(terms) / temperature**2
+                self._controller.observe(divergence, num_tokens - self._seen_tokens)
         self._seen_tokens = num_tokens
 
     def _observe_norms(self, guide: GradientGuided, norms: Mapping[str, float]) -> None:

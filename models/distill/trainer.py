@@ -3,25 +3,28 @@
 Everything random comes from the seed and the step's number, so a resumed run ends in the same weights.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.distill.adversarial import perturb
 from models.distill.batch import Batch, make_batch, shared_prefix, states
-from models.distill.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from models.distill.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from models.distill.config import DistillConfig
 from models.distill.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.mining import entropy_weights
-from models.distill.objective import Head, Objective, Teacher
+from models.distill.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.order import plan_order
+from models.distill.run_identity import changeable
+from models.distill.run_log import append_line, forget_after
 from models.distill.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
 from models.distill.steering import Steering
 from models.distill.teacher_switch import TeacherSwitch
@@ -40,14 +43,25 @@ SETTLED_STEPS = 200
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is, as its checkpoints keep it."""
+    """How far a run is, as its checkpoints keep it.
+
+    Step `first_step` began with pass `first_pass` of the order: both are 0 until a run goes on in other batches.
+    `smoothed` and `best` have two values of an exit: its loss, and that without the square of the temperature.
+    """
 
     step: int = 0
     num_tokens: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    smoothed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    best: dict[str, tuple[float, float]] = field(default_factory=dict)
     phase: str = ""
     phase_step: int = 0
+    first_step: int = 0
+    first_pass: int = 0
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Every exit's smoothed loss."""
+        return {name: loss for name, (loss, _) in self.smoothed.items()}
 
 
 Reporter = Callable[[Progress, int], None]
@@ -83,19 +97,29 @@ class Trainer:
         self._objective = Objective(own, config.training.head_tokens, top_k=config.training.soft_targets == "top_k")
         self._order = plan_order(examples, config)
         self._optimiser = torch.optim.AdamW(
-            [parameter for exit in exits for parameter in exit.trained()],
+            [{"params": exit.trained()} for exit in exits],
             betas=BETAS,
             weight_decay=config.training.weight_decay,
         )
         self._steering = Steering(config, [exit.name for exit in exits])
         names = [OWN, *self._further]
         self._switch = TeacherSwitch(names, config.switch) if self._further and config.ensemble == "switch" else None
-        self._losses = {exit.exit_name: exit.losses for exit in config.exits}
+        self._saved: Path | None = None
+        self._rate = 0.0
         self.progress = Progress()
 
     @property
     def num_steps(self) -> int:
-        return math.ceil(len(self._order) / self._config.training.accumulate)
+        num_left = len(self._order) - self.progress.first_pass
+        return self.progress.first_step + math.ceil(num_left / self._config.training.accumulate)
+
+    def _pass_of(self, step: int) -> int:
+        """The pass that a step begins with."""
+        return self.progress.first_pass + (step - self.progress.first_step) * self._config.training.accumulate
+
+    def _share(self, step: int) -> float:
+        """The share of the run that is done before a step."""
+        return min(1.0, self._pass_of(step) / len(self._order))
 
     def train(self, *, resume: bool) -> Progress:
         """Run to the end.
@@ -109,6 +133,8 @@ class Trainer:
             self._folder.mkdir(parents=True, exist_ok=True)
         if resume:
             self._load()
+        if self._keep:
+            forget_after(self._folder / LOG_NAME, self.progress.step, self.progress.num_tokens)
         saved_s = time.monotonic()
         while self.progress.step < self.num_steps:
             self._guarded_step()
@@ -130,22 +156,28 @@ class Trainer:
             raise self._failure("memory ran out; make training.batch_tokens smaller") from error
 
     def _step(self) -> None:
-        share = (self.progress.step + 1) / self.num_steps
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate_at(self._config.learning_rate, share)
+        step = self.progress.step
+        share = self._share(step + 1)
+        self._set_rates(share)
         self._begin_quantising(share)
-        accumulate = self._config.training.accumulate
-        first = self.progress.step * accumulate
         sums: dict[str, dict[str, float]] = {exit.name: {} for exit in self._exits}
-        for index in range(first, min(first + accumulate, len(self._order))):
+        for index in range(self._pass_of(step), min(self._pass_of(step + 1), len(self._order))):
             self._pass(index, share, sums)
         norms = self._norms()
-        torch.nn.utils.clip_grad_norm_(self._optimiser.param_groups[0]["params"], self._config.training.clip_norm)
+        trained = [parameter for exit in self._exits for parameter in exit.trained()]
+        torch.nn.utils.clip_grad_norm_(trained, self._config.training.clip_norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        self._observe(sums, norms)
+        self._observe(sums, norms, share)
         self.progress.step += 1
         self._log(sums, share)
+
+    def _set_rates(self, share: float) -> None:
+        """An exit's weight is a factor of its learning rate: AdamW does not see how large a loss is."""
+        self._rate = learning_rate_at(self._config.learning_rate, share)
+        for group, exit in zip(self._optimiser.param_groups, self._exits, strict=True):
+            group["lr"] = self._rate * self._steering.module_weight(exit.name)
+            group["weight_decay"] = self._config.training.weight_decay
 
     def _pass(self, index: int, share: float, sums: dict[str, dict[str, float]]) -> None:
         """Forward and backward of all exits on one batch."""
@@ -211,8 +243,7 @@ class Trainer:
                 moved = perturb(hidden, loss, adversarial.radius, is_real)
                 moved_N, _ = self._objective.terms(exit, moved, batch, head, weights, temperature)
                 loss = loss + adversarial.weight * (moved_N * weight_N).mean()
-        guide = self._steering.module_weight(exit.name)
-        torch.autograd.backward(loss * guide / self._config.training.accumulate)
+        torch.autograd.backward(loss / self._config.training.accumulate)
         found = sums[exit.name]
         found["loss"] = found.get("loss", 0.0) + float(loss.detach())
         found["passes"] = found.get("passes", 0.0) + 1
@@ -227,7 +258,7 @@ class Trainer:
         stage, _ = stage_at(self._config.stages, share)
         weights, temperature = self._steering.weights(stage)
         temperature = temperature or stage.temperature or temperature_at(self._config.temperature, share)
-        weights = dict(self._losses.get(exit.name, {})) or weights
+        weights = dict(exit.losses) or weights
         if self._config.alignment is not None:
             errors = [other.map_error for other in self._exits]
             grown = alignment_weights_at(self._config.alignment, share, errors)
@@ -258,37 +289,50 @@ class Trainer:
                 norms[exit.name] = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
         return norms
 
-    def _observe(self, sums: Mapping[str, dict[str, float]], norms: Mapping[str, float]) -> None:
+    def _observe(self, sums: Mapping[str, dict[str, float]], norms: Mapping[str, float], share: float) -> None:
         """Smooth the losses, feed what steers, and stop a run that goes nowhere."""
-        stage, _ = stage_at(self._config.stages, (self.progress.step + 1) / self.num_steps)
+        stage, _ = stage_at(self._config.stages, share)
         self._begin_phase(f"{stage.name} {self._exits[0].precision}")
-        num_settled = self.progress.step - self.progress.phase_step
-        for name, found in sums.items():
+        temperature = self._weights(self._exits[0], share)[1]
+        for exit in self._exits:
+            found = sums[exit.name]
             if "loss" not in found:
                 continue
             loss = found["loss"] / found["passes"]
-            if not math.isfinite(loss) or not math.isfinite(norms.get(name, 0.0)):
-                raise self._failure(f"the loss of {name} is not finite; make learning_rate.peak smaller")
-            before = self.progress.losses.get(name, loss)
-            smoothed = self.progress.losses[name] = SMOOTHING * before + (1 - SMOOTHING) * loss
-            if num_settled == SETTLED_STEPS:
-                self.progress.best[name] = smoothed
-            elif num_settled > SETTLED_STEPS:
-                self.progress.best[name] = min(self.progress.best.get(name, smoothed), smoothed)
-                if smoothed > self._config.training.divergence_factor * self.progress.best[name]:
-                    raise self._failure(f"the loss of {name} diverges; make learning_rate.peak smaller")
-        self._steering.observe(stage, sums, norms, self.progress.num_tokens)
+            if not math.isfinite(loss) or not math.isfinite(norms.get(exit.name, 0.0)):
+                raise self._failure(f"the loss of {exit.name} is not finite; make learning_rate.peak smaller")
+            self._judge(exit.name, (loss, _untempered(found, exit.losses or stage.weights, temperature)))
+        self._steering.observe(stage, sums, norms, self.progress.num_tokens, temperature)
+
+    def _judge(self, name: str, values: tuple[float, float]) -> None:
+        """A loss diverges when it grows both with and without the square of the temperature.
+
+        A rising temperature makes the one grow, a falling one the other.
+        """
+        progress = self.progress
+        before = progress.smoothed.get(name, values)
+        smoothed = progress.smoothed[name] = (_smooth(before[0], values[0]), _smooth(before[1], values[1]))
+        if progress.step - progress.phase_step < SETTLED_STEPS:
+            return
+        best = progress.best.get(name, smoothed)
+        best = progress.best[name] = (min(best[0], smoothed[0]), min(best[1], smoothed[1]))
+        factor = self._config.training.divergence_factor
+        if smoothed[0] > factor * best[0] and smoothed[1] > factor * best[1]:
+            raise self._failure(f"the loss of {name} diverges; make learning_rate.peak smaller")
 
     def _begin_phase(self, phase: str) -> None:
         """Another stage or precision has another loss: what was smoothed and best before says nothing about it."""
         if phase != self.progress.phase:
             self.progress.phase, self.progress.phase_step = phase, self.progress.step
-            self.progress.losses.clear()
+            self.progress.smoothed.clear()
             self.progress.best.clear()
 
     def _failure(self, what: str) -> StepFailed:
-        found = checkpoints(self._folder / CHECKPOINTS)
-        kept = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+        kept = "there is no checkpoint yet"
+        if self._saved is not None:
+            kept = f"the last good checkpoint is {self._saved}, which --resume goes on from"
+        elif not self._keep:
+            kept = "this run keeps no checkpoints"
         return StepFailed(f"training stopped at step {self.progress.step}: {what}; {kept}")
 
     def _log(self, sums: Mapping[str, dict[str, float]], share: float) -> None:
@@ -306,23 +350,24 @@ class Trainer:
             "num_tokens": self.progress.num_tokens,
             "loss": dict(self.progress.losses),
             "terms": terms,
-            "learning_rate": self._optimiser.param_groups[0]["lr"],
+            "learning_rate": self._rate,
             "temperature": self._weights(self._exits[0], share)[1],
             "teacher": OWN if self._switch is None else self._switch.current,
         }
-        with (self._folder / LOG_NAME).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        append_line(self._folder / LOG_NAME, line)
 
     def _save(self) -> None:
         state = {
             "run": self._run,
+            "settings": changeable(self._config),
+            "num_passes": len(self._order),
             "progress": asdict(self.progress),
             "exits": {exit.name: exit.state_dict() for exit in self._exits},
             "optimiser": self._optimiser.state_dict(),
             "steering": self._steering.state_dict(),
             "switch": None if self._switch is None else self._switch.state_dict(),
         }
-        save_checkpoint(self._folder / CHECKPOINTS, self.progress.step, state)
+        self._saved = save_checkpoint(self._folder / CHECKPOINTS, self.progress.step, state)
 
     def _load(self) -> None:
         state = load_checkpoint(self._folder / CHECKPOINTS, self._run)
@@ -335,5 +380,33 @@ class Trainer:
         if self._switch is not None:
             self._switch.load_state_dict(state["switch"])
         self.progress = Progress(**state["progress"])
-        self._begin_quantising(self.progress.step / self.num_steps)
+        self._saved = checkpoint_file(self._folder / CHECKPOINTS, self.progress.step)
+        self._take_changes(state)
+        self._begin_quantising(self._share(self.progress.step))
         logger.info("training resumed step=%d of=%d", self.progress.step, self.num_steps)
+
+    def _take_changes(self, state: Mapping[str, Any]) -> None:
+        """Say what changed since the checkpoint; other batches go on at the same share of the run."""
+        then, now = state["settings"], changeable(self._config)
+        for name in sorted(name for name in now if now[name] != then.get(name)):
+            logger.warning(
+                "setting changed since the checkpoint name=%s from=%s to=%s", name, then.get(name), now[name]
+            )
+        progress, num_passes = self.progress, state["num_passes"]
+        accumulate = then["training.accumulate"]
+        if (num_passes, accumulate) == (len(self._order), self._config.training.accumulate):
+            return
+        done = min(num_passes, progress.first_pass + (progress.step - progress.first_step) * accumulate)
+        progress.first_step, progress.first_pass = progress.step, round(done / num_passes * len(self._order))
+
+
+def _untempered(found: Mapping[str, float], weights: Mapping[str, float], temperature: float) -> float:
+    """An exit's loss by its configured weights, without the square of the temperature."""
+    terms = {name: found[name] / found["passes"] for name in weights if name in found}
+    return sum(
+        weights[name] * value / (temperature**2 if name in SOFT_LOSSES else 1.0) for name, value in terms.items()
+    )
+
+
+def _smooth(before: float, now: float) -> float:
+    return SMOOTHING * before + (1 - SMOOTHING) * now

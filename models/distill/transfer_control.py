@@ -84,8 +84,8 @@ class TransferController:
         return self._state.kd_weight
 
     def observe(self, loss: float, num_tokens: int) -> None:
-        """One step's mean loss over its tokens: one that does not depend on temperature or weights, such as the KL at
-        temperature 1, or every move would look like progress."""
+        """One step's mean KL over its tokens, without weights and without the square of the temperature. It is compared
+        with others at the same temperature only: every move begins anew."""
         state = self._state
         state.loss_sum += loss * num_tokens
         state.num_tokens += num_tokens

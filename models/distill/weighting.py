@@ -122,7 +122,7 @@ class _GradientGuideState:
 
 
 class GradientGuided:
-    """More teacher weight for the module whose gradient norm is unstable.
+    """A larger share of the learning rate for the module whose gradient norm is unstable.
 
     Instability is the norm's standard deviation over its mean, both moving, so that large modules are not unstable for
     their size. A module's weight is its instability over the modules' mean instability, to the power of `strength`.
@@ -135,7 +135,7 @@ class GradientGuided:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Teacher weight per module; all 1 before `warmup_steps` or without any instability."""
+        """The factor of every module's learning rate; all 1 before `warmup_steps` or without any instability."""
         config, state = self._config, self._state
         spreads = {name: _spread(mean, state.variances[name]) for name, mean in state.means.items()}
         average = sum(spreads.values()) / len(spreads)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from engines.build import build_engine
 from engines.config import EngineConfig
 from models.distill import trainer as trainer_module
-from models.manifest import read_manifest
+from models.manifest import read_manifest, write_manifest
 from models.student import Student
 from server.cli import main
 
@@ -99,7 +100,7 @@ def test_a_measured_student_is_picked_from_without_being_made_again(
     said = capsys.readouterr().out
     assert "edge: path " in said
     assert (tmp_path / "student.work" / "report.html").exists()
-    assert read_manifest(tmp_path / "student").find_retention("knowledge", "math", "fp32") is not None
+    assert {quality.path for quality in read_manifest(tmp_path / "student").quality} == {"knowledge", "full"}
 
     def step(_: object) -> None:
         raise AssertionError("it was trained again")
@@ -109,6 +110,96 @@ def test_a_measured_student_is_picked_from_without_being_made_again(
     again = capsys.readouterr().out.splitlines()
     assert again == said.splitlines()[-len(again) :]
     assert "--precision fp32" in again[-1]
+
+
+def test_figures_of_other_exits_are_not_picked_from(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    assert distill(config, "--pick", "edge") == 0
+    digest = tmp_path / "student.work" / "evaluation.exits"
+    ours = digest.read_text()
+    capsys.readouterr()
+    for other in ("0" * 64, None):
+        digest.unlink()
+        if other is not None:
+            digest.write_text(other)
+        assert distill(config, "--pick", "edge") == 2
+        assert "evaluation.json is not of" in error_line(capsys)
+    assert distill(config, "--resume", "--pick", "edge") == 0
+    assert digest.read_text() == ours
+
+
+def test_a_run_killed_while_it_measured_goes_on_with_measuring(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engines.evaluation.evaluate.evaluate", killed)
+        assert distill(config) == 130
+    assert distill(config) == 2
+    assert "It has this run's exits: to measure it, go on with --resume" in error_line(capsys)
+    other = make_config(SMALL + '[[exits]]\nafter = "knowledge"\nhas_map = false\n')
+    assert distill(other, "--resume") == 2
+    assert "belongs to a run with other exits" in error_line(capsys)
+    monkeypatch.setattr(trainer_module.Trainer, "_step", killed)
+    assert distill(make_config(), "--resume") == 0
+    assert read_manifest(tmp_path / "student").quality
+    assert (tmp_path / "student.work" / "evaluation.json").exists()
+
+
+def test_a_run_killed_while_it_exported_builds_the_student(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.distill.distiller.build_student", killed)
+        assert distill(make_config(), "--no-eval") == 130
+    monkeypatch.setattr(trainer_module.Trainer, "_step", killed)
+    assert distill(make_config(), "--no-eval", "--resume") == 0
+    assert (tmp_path / "student" / "manifest.json").exists()
+
+
+def test_a_student_of_other_exits_is_in_the_way_of_a_resumed_run(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distill(make_config(), "--no-eval") == 0
+    manifest = read_manifest(tmp_path / "student")
+    write_manifest(tmp_path / "student", msgspec.structs.replace(manifest, exits_sha256="ab" * 32))
+    assert distill(make_config(), "--no-eval", "--resume") == 2
+    line = error_line(capsys)
+    assert "is in the way" in line
+    assert "built from exits with SHA-256 abababababab" in line
+
+
+NOTHING_HELD_OUT = SMALL.replace("heldout_share = 0.1", "heldout_share = 0.0")
+
+
+def test_nothing_to_measure_with_is_said_before_training(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distill(make_config(NOTHING_HELD_OUT)) == 2
+    assert "text.heldout_share is 0 and no eval_*.jsonl" in error_line(capsys)
+    assert not (tmp_path / "student.work").exists()
+    variations = tmp_path / "variations.toml"
+    variations.write_text("[a]\nseed = 1\n")
+    assert distill(make_config(NOTHING_HELD_OUT), "--ablation", str(variations)) == 2
+    assert "text.heldout_share is 0 in base, a" in error_line(capsys)
+
+
+def test_evaluation_files_alone_are_measured_with(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(NOTHING_HELD_OUT, data=tmp_path / "data" / "rows.jsonl")
+    rows = (tmp_path / "data" / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "data" / "eval_two.jsonl").write_text("\n".join(rows[:2]) + "\n")
+    assert distill(config) == 0
+    evaluation = json.loads((tmp_path / "student.work" / "evaluation.json").read_text())
+    assert evaluation["num_rows"] == {"two": 2}
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(

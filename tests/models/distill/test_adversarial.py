@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.distill.adversarial import perturb, perturb_stepwise
+from models.distill.adversarial import perturb
 from models.errors import ConfigError
 
 # Two tokens of length 5 and 10, and a third that is padding.
@@ -38,29 +38,7 @@ def test_perturbation_leaves_tokens_without_gradient_and_the_loss_intact() -> No
     assert weight.grad == 7.0
 
 
-@pytest.mark.parametrize("num_steps", [1, 3])
-def test_steps_on_a_straight_slope_end_at_the_bound(num_steps: int) -> None:
-    moved = perturb_stepwise(HIDDEN, linear_loss, 0.1, IS_REAL, num_steps)
-    torch.testing.assert_close(moved, torch.tensor([[[3.3, 4.4], [-1.0, 10.0], [1.0, 1.0]]]))
-
-
-def test_steps_find_a_worse_point_than_one_step_where_the_slope_turns() -> None:
-    hidden, is_real = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[True]])
-
-    def curved_loss(values: Tensor) -> Tensor:
-        # At the start the slope points along the first axis; every step off it uncovers the second one.
-        return values[..., 0].sum() + 50 * (values[..., 1] + values[..., 0] - 1).square().sum()
-
-    one = perturb_stepwise(hidden, curved_loss, 0.2, is_real, 1)
-    many = perturb_stepwise(hidden, curved_loss, 0.2, is_real, 5)
-    torch.testing.assert_close(one, torch.tensor([[[1.2, 0.0]]]))
-    assert curved_loss(many) > curved_loss(one) * 1.2
-    assert (many - hidden).norm() <= 0.2 * 1.0001
-
-
-def test_radius_and_steps_must_be_positive() -> None:
+def test_the_radius_must_be_positive() -> None:
     hidden = HIDDEN.clone().requires_grad_()
     with pytest.raises(ConfigError, match="radius must be a finite number above 0"):
         perturb(hidden, linear_loss(hidden), 0.0, IS_REAL)
-    with pytest.raises(ConfigError, match="at least 1"):
-        perturb_stepwise(HIDDEN, linear_loss, 0.1, IS_REAL, 0)

@@ -45,10 +45,22 @@ def loaded(folder: Path) -> Any:
 
 def test_the_newest_checkpoint_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
     assert loaded(tmp_path / "none") is None
-    for step in (5, 90, 10):
+    for step in (5, 10, 90):
         save_checkpoint(tmp_path, step, state(step))
     assert [file.name for file in checkpoints(tmp_path)] == ["step-00000010.pt", "step-00000090.pt"]
     assert loaded(tmp_path) == (90, 90.0)
+
+
+def test_what_was_just_saved_stays_and_later_steps_that_cannot_be_read_go(tmp_path: Path) -> None:
+    for step in (5, 80, 90):
+        save_checkpoint(tmp_path, step, state(step))
+    save_checkpoint(tmp_path, 5, state(5))
+    for later in (80, 90):
+        (tmp_path / f"step-{later:08d}.pt").write_bytes(b"damaged")
+    assert loaded(tmp_path) == (5, 5.0)
+    assert save_checkpoint(tmp_path, 10, state(10)).exists()
+    assert [file.name for file in checkpoints(tmp_path)] == ["step-00000005.pt", "step-00000010.pt"]
+    assert loaded(tmp_path) == (10, 10.0)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:700], lambda _: b"", lambda _: b"no checkpoint"])

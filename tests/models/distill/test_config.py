@@ -12,6 +12,8 @@ from models.errors import ConfigError
 RECIPE = Path(config_module.__file__).parent / "recipes" / "smollm2-135m.toml"
 THREE_LINES = 'teacher = "model.gguf"\ndata = "rows"\nout = "student"\n'
 STAGES = {"name": "a", "share": 1.0, "weights": {"soft_target_kl": 1.0}}
+TEXT_ALONE = STAGES | {"weights": {"task_cross_entropy": 1.0}}
+SOFT_EXIT = {"after": "a", "losses": {"jensen_shannon": 1.0}}
 NEEDED: dict[str, dict[str, Any]] = {"exits": {"after": "knowledge"}, "stages": STAGES, "learning_rate": {"peak": 1e-3}}
 
 
@@ -102,7 +104,29 @@ def test_every_problem_is_reported_together(tmp_path: Path) -> None:
             {"training": {"soft_targets": "top_k"}, "stages": [STAGES | {"weights": {"reverse_kl": 1.0}}]},
             "knows no reverse_kl",
         ),
-        ({"transfer": "sequence"}, "has no soft targets"),
+        ({"transfer": "sequence", "teachers": ["other"]}, "stage 'soft_targets': .* has no soft targets"),
+        ({"transfer": "sequence", "stages": [TEXT_ALONE]}, "`teachers`, which names none"),
+        ({"transfer": "sequence", "stages": [TEXT_ALONE], "teachers": ["a", "b"]}, "`teachers`, which names 2"),
+        (
+            {"transfer": "sequence", "stages": [TEXT_ALONE], "teachers": ["a"], "exits": [SOFT_EXIT]},
+            "exit 'a_exit': .* has no soft targets and so no jensen_shannon",
+        ),
+        (
+            {"training": {"soft_targets": "top_k"}, "exits": [SOFT_EXIT]},
+            "exit 'a_exit': .* knows no jensen_shannon",
+        ),
+        ({"exits": [{"after": "a", "losses": {"hidden_mse": 0}}]}, "'a_exit': losses must give some loss more than 0"),
+        (
+            {"exits": [{"after": "a", "has_map": False, "losses": {"module_alignment": 1, "hidden_mse": 1}}]},
+            "'a_exit': it learns nothing by module_alignment of its losses",
+        ),
+        (
+            {
+                "exits": [{"after": "a", "copied_from": []}],
+                "stages": [STAGES | {"weights": {"attention_transfer": 1.0}}],
+            },
+            "'a_exit': it learns nothing by attention_transfer of its stage 'a'",
+        ),
         ({"seed": "one"}, "seed"),
         ({"ensemble": "vote"}, "ensemble"),
         ({"training": 4}, "training"),

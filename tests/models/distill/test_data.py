@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.distill.data import FilterLimits, Row, evaluation_prompts, filter_rows, read_rows
+from models.distill.data import FilterLimits, Row, evaluation_files, filter_rows, read_prompts, read_rows
 from models.errors import ConfigError
 
 GOOD = '{"task": "math", "prompt": "1 + 1?", "answer": "2", "source": "GSM8K", "licence": "MIT", "choices": ["2"]}\n'
@@ -73,10 +73,27 @@ def test_read_rows_names_file_and_line_of_a_damaged_row(tmp_path: Path, line: by
         read_rows([tmp_path / "rows.jsonl"])
 
 
-def test_evaluation_prompts_come_from_evaluation_files_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("places", [["."], ["train.jsonl"], [".", "train.jsonl"]])
+def test_evaluation_prompts_come_from_evaluation_files_only(tmp_path: Path, places: list[str]) -> None:
     (tmp_path / "train.jsonl").write_text(GOOD)
     (tmp_path / "eval_x.jsonl").write_text(GOOD.replace("1 + 1?", "held"))
-    assert evaluation_prompts([tmp_path, tmp_path / "train.jsonl"]) == ["held"]
+    assert read_prompts(evaluation_files([tmp_path / place for place in places])) == ["held"]
+
+
+def test_evaluation_files_may_lie_elsewhere_under_any_name(tmp_path: Path) -> None:
+    for name in ("here/train", "there/eval_b", "there/train", "other/test"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text(GOOD)
+    named = [tmp_path / "there", tmp_path / "other" / "test.jsonl", tmp_path / "there" / "eval_b.jsonl"]
+    found = evaluation_files([tmp_path / "here"], named)
+    assert [file.name for file in found] == ["eval_b.jsonl", "test.jsonl"]
+
+
+@pytest.mark.parametrize("place", ["gone.jsonl", "."])
+def test_an_evaluation_place_without_files_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "train.jsonl").write_text(GOOD)
+    with pytest.raises(ConfigError, match=rf"text\.evaluation: {tmp_path / place} is no file"):
+        evaluation_files([tmp_path], [tmp_path / place])
 
 
 def noise(num_chars: int) -> str:

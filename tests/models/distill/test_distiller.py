@@ -1,7 +1,9 @@
 """A tiny random teacher, distilled for a few seconds: exits learn, and a resumed run ends like an uninterrupted one."""
 
+import itertools
 import json
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,11 @@ import torch
 from models.distill import trainer as trainer_module
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.distiller import Distiller
+from models.distill.exit_model import ExitModel
+from models.distill.objective import Objective
 from models.distill.preparation import DataSettings
-from models.distill.schedules import LearningRateSchedule, Stage
+from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSchedule
+from models.distill.steering import Steering
 from models.errors import ConfigError, StepFailed
 from models.exits import read_exits
 from models.manifest import read_manifest
@@ -120,8 +125,199 @@ def test_distiller_resumed_after_a_kill_ends_like_an_uninterrupted_run(
 def test_distiller_refuses_to_resume_a_run_with_other_settings(config: DistillConfig) -> None:
     short = replace(config, training=replace(config.training, epochs=0.2))
     trained(short)
-    with pytest.raises(ConfigError, match="other settings or data"):
-        trained(replace(short, seed=1), resume=True)
+    other = replace(short, seed=1, data=str(write_data(Path(config.out + ".more"), 50)))
+    with pytest.raises(ConfigError, match="belongs to a run with other data, seed; give that back"):
+        trained(other, resume=True)
+
+
+def test_distiller_goes_on_with_another_rate_and_moved_files(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the error of a run that diverged advises can be done."""
+    config = replace(config, training=replace(config.training, epochs=1, checkpoint_s=1e-9, log_steps=1))
+    kill_at(3, config, monkeypatch)
+    for moved in (config.teacher, config.data):
+        shutil.move(str(moved), f"{moved}.moved")
+    lower = LearningRateSchedule(peak=1e-4)
+    config = replace(
+        config,
+        teacher=f"{config.teacher}.moved",
+        data=f"{config.data}.moved",
+        learning_rate=lower,
+        training=replace(config.training, divergence_factor=9),
+        branches=BranchSettings(epochs=0.1),
+    )
+    distiller = trained(config, resume=True)
+    said = [str(record.args[0]) for record in caplog.records if isinstance(record.args, tuple) and record.args]
+    assert {"branches", "data", "learning_rate.peak", "teacher", "training.divergence_factor"} <= set(said)
+    rates = [json.loads(line)["learning_rate"] for line in (distiller.work / "log.jsonl").read_text().splitlines()]
+    assert min(rates[:3]) > 1e-4 >= max(rates[3:])
+    assert len(rates) == distiller.progress.step
+
+
+def test_distiller_out_of_memory_goes_on_in_smaller_batches(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(config, training=replace(config.training, epochs=2, checkpoint_s=1e-9, log_steps=1))
+    num_steps = trained(replace(whole, work=config.out + ".whole")).progress.step
+    kill_at(num_steps // 2, whole, monkeypatch)
+    smaller = replace(whole, training=replace(whole.training, batch_tokens=96))
+    distiller = trained(smaller, resume=True)
+    half = trained(replace(smaller, work=config.out + ".small")).progress.step / 2
+    assert distiller.progress.step - num_steps // 2 == pytest.approx(half, abs=2)
+    resumed = trained(smaller, resume=True)
+    assert resumed.progress == distiller.progress
+
+
+def kill_at(step: int, config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until that step is about to begin; one more line is in the log than the checkpoint knows of."""
+    real = trainer_module.Trainer._step
+
+    def killed(self: trainer_module.Trainer) -> None:
+        if self.progress.step == step:
+            with (config.work_folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step + 7, "num_tokens": 10**9, "loss": {}}) + '\n{"step"')
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(config)
+
+
+def test_distiller_forgets_what_was_logged_beyond_the_checkpoint(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, training=replace(config.training, epochs=1, checkpoint_s=1e-9, log_steps=1))
+    kill_at(2, config, monkeypatch)
+    distiller = trained(config, resume=True)
+    steps = [json.loads(line)["step"] for line in (distiller.work / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, distiller.progress.step + 1))
+
+
+def test_distiller_that_keeps_nothing_names_no_checkpoint(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(replace(config, training=replace(config.training, epochs=0.2)))
+    monkeypatch.setattr(trainer_module.Trainer, "_token_weights", lambda self, batch: batch.weight_N * float("nan"))
+    with pytest.raises(StepFailed, match=r"not finite.*; this run keeps no checkpoints$"):
+        trained(config, keep=False)
+
+
+def test_distiller_takes_the_data_of_the_last_call(config: DistillConfig, tmp_path: Path) -> None:
+    config = replace(config, training=replace(config.training, epochs=0.2))
+    distiller = trained(config, keep=False)
+    first = distiller.prepared().examples
+    distiller.train(str(write_data(tmp_path / "fewer", 30)), keep=False)
+    assert len(distiller.prepared().examples) < len(first) / 2
+
+
+def test_distiller_exports_exits_of_its_own_run_only(config: DistillConfig) -> None:
+    config = replace(config, training=replace(config.training, epochs=0.2))
+    trained(config)
+    with pytest.raises(ConfigError, match=r"exits\.safetensors belongs to a run with other data, seed"):
+        Distiller(config=replace(config, seed=1)).export()
+    with pytest.raises(ConfigError, match=r"exits\.safetensors belongs to a run with other branches"):
+        Distiller(config=replace(config, branches=BranchSettings())).export()
+    again = replace(config, learning_rate=LearningRateSchedule(peak=5e-4))
+    assert Distiller(config=again).export() == read_manifest(Path(config.out))
+
+
+def test_distiller_without_held_out_rows_says_so(config: DistillConfig) -> None:
+    short = replace(config, text=replace(config.text, heldout_share=0.0), training=replace(config.training, epochs=0.1))
+    with pytest.raises(ConfigError, match=r"no held-out rows.*text\.heldout_share"):
+        trained(short).evaluate()
+
+
+def test_distiller_refuses_sequence_transfer_of_text_that_nobody_wrote(
+    config: DistillConfig, tiny_source: MakeSource
+) -> None:
+    text = (Stage(name="text", share=1.0, weights={"task_cross_entropy": 1.0}),)
+    sequence = replace(config, transfer="sequence", teachers=(str(tiny_source("qwen2")),), stages=text)
+    with pytest.raises(ConfigError, match=r"every training row has an answer already.*labels\.share_of_answered"):
+        trained(sequence)
+
+
+def test_distiller_weighs_an_exit_by_its_learning_rate(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a loss would not do: the optimiser divides it out."""
+    exits = (ExitConfig(after="knowledge", has_map=False), ExitConfig(after="knowledge", path="b", has_map=False))
+    config = replace(config, exits=exits, training=replace(config.training, epochs=0.2))
+    monkeypatch.setattr(Steering, "module_weight", lambda self, exit: 0.1 if exit == "b_exit" else 1.0)
+    distiller = trained(config, keep=False)
+    start = dict(distiller.trunk.copy_of(3).tensors())
+    moved = [
+        sum(float((value - start[name.split(".", 2)[2]]).abs().sum()) for name, value in exit.tensors().items())
+        for exit in distiller.exits
+    ]
+    assert moved[1] < 0.2 * moved[0]
+
+
+def test_distiller_branches_learn_by_the_exits_losses_and_all_teachers(
+    config: DistillConfig, tiny_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[set[str], int]] = []
+    real = Objective.terms
+
+    def terms(
+        self: Objective, exit: ExitModel, hidden: Any, batch: Any, head: Any, weights: Any, temperature: Any
+    ) -> Any:
+        if "." in exit.name:
+            seen.append((set(weights), num_speaking[-1]))
+        return real(self, exit, hidden, batch, head, weights, temperature)
+
+    num_speaking: list[int] = []
+    speaking = trainer_module.Trainer._speaking
+
+    def counted(self: trainer_module.Trainer) -> list[Any]:
+        num_speaking.append(len(speaking(self)))
+        return speaking(self)
+
+    monkeypatch.setattr(Objective, "terms", terms)
+    monkeypatch.setattr(trainer_module.Trainer, "_speaking", counted)
+    exit = ExitConfig(after="knowledge", losses={"jensen_shannon": 1.0})
+    trained(
+        replace(
+            config,
+            exits=(exit,),
+            teachers=(str(tiny_source("qwen2")),),
+            ensemble="mean",
+            branches=BranchSettings(epochs=0.3),
+            training=replace(config.training, epochs=0.2),
+        )
+    )
+    assert seen
+    assert all(found == ({"jensen_shannon"}, 2) for found in seen)
+
+
+@pytest.mark.parametrize("ends", [(1.0, 6.0), (4.0, 0.4)])
+def test_distiller_does_not_take_a_moving_temperature_for_divergence(
+    config: DistillConfig, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "SETTLED_STEPS", 3)
+    monkeypatch.setattr(trainer_module, "SMOOTHING", 0.2)
+    config = replace(
+        config,
+        temperature=TemperatureSchedule(start=ends[0], end=ends[1]),
+        learning_rate=LearningRateSchedule(peak=1e-6),
+        training=replace(config.training, epochs=3, divergence_factor=1.5),
+    )
+    trained(config, keep=False)
+
+
+def test_distiller_stops_a_run_that_diverges(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "SETTLED_STEPS", 3)
+    monkeypatch.setattr(trainer_module, "SMOOTHING", 0.2)
+    real, growth = Objective.terms, itertools.count(1)
+
+    def growing(self: Objective, *arguments: Any) -> Any:
+        total, found = real(self, *arguments)
+        factor = float(next(growth))
+        return total * factor, {name: value * factor for name, value in found.items()}
+
+    monkeypatch.setattr(Objective, "terms", growing)
+    with pytest.raises(StepFailed, match=r"the loss of knowledge_exit diverges; make learning_rate\.peak smaller"):
+        trained(config, keep=False)
 
 
 def test_distiller_stops_at_a_loss_that_is_not_finite_and_names_the_checkpoint(
@@ -183,7 +379,12 @@ def test_distiller_trains_a_tasks_exit_on_that_task_alone(config: DistillConfig)
                 {"name": "attention", "share": 0.5, "weights": {"attention_transfer": 0.5}},
             ]
         },
-        {"transfer": "sequence", "stages": [{"name": "text", "share": 1.0, "weights": {"task_cross_entropy": 1.0}}]},
+        {
+            "transfer": "sequence",
+            "teachers": ["other"],
+            "labels": {"share_of_answered": 0.5, "max_tokens": 12},
+            "stages": [{"name": "text", "share": 1.0, "weights": {"task_cross_entropy": 1.0}}],
+        },
     ],
 )
 def test_distiller_learns_with_every_option(options: dict[str, Any], tiny_source: MakeSource, tmp_path: Path) -> None:
@@ -196,6 +397,8 @@ def test_distiller_learns_with_every_option(options: dict[str, Any], tiny_source
         "stages": [{"name": "soft", "share": 1.0, "weights": {"soft_target_kl": 1.0}}],
         "training": {"epochs": 6, "batch_tokens": 256, "head_tokens": 64, "log_steps": 1} | options.pop("training", {}),
     }
+    if "teachers" in options:
+        options = options | {"teachers": [str(tiny_source("qwen2"))]}
     distiller = trained(config_from(plain | options, "test"))
     log = [
         json.loads(line)["terms"]["knowledge_exit"] for line in (distiller.work / "log.jsonl").read_text().splitlines()

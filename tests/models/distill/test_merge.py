@@ -26,6 +26,12 @@ def test_average_weighs_branches_by_their_share() -> None:
     torch.testing.assert_close(average(branches, [0, 5])["w"], torch.tensor([0.0, 8.0]))
 
 
+def test_average_stays_on_the_branches_device() -> None:
+    branches = [{"w": torch.zeros(3, 2, device="meta", dtype=torch.float16)} for _ in range(2)]
+    merged = average(branches)["w"]
+    assert (merged.device.type, merged.dtype, merged.shape) == ("meta", torch.float16, (3, 2))
+
+
 def test_importance_is_the_change_times_the_divergence_of_its_row() -> None:
     base = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     branch = torch.tensor([[math.log(3), 0.0], [1.0, 1.0]])

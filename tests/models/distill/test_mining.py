@@ -1,9 +1,9 @@
-"""Hard-example mining: what is counted more, what is dropped as noise, what is drawn."""
+"""Hard-example mining: what is counted more, what is dropped as noise."""
 
 import pytest
 import torch
 
-from models.distill.mining import entropy_weights, sample_tokens, token_entropy
+from models.distill.mining import entropy_weights, token_entropy
 
 
 def test_token_entropy_in_nats() -> None:
@@ -37,15 +37,3 @@ def test_entropy_weights_have_mean_one(strength: float, drop_share: float) -> No
 def test_entropy_weights_of_a_sure_teacher_are_even() -> None:
     assert entropy_weights(torch.zeros(4), 1.0, 0.25).sum().item() == pytest.approx(4.0)
     assert entropy_weights(torch.zeros(0), 1.0, 0.25).tolist() == []
-
-
-def test_sample_tokens_draws_each_at_most_once_and_never_the_dropped() -> None:
-    weights = torch.tensor([1.0, 0.0, 2.0, 0.0, 5.0])
-    generator = torch.Generator().manual_seed(0)
-    assert sample_tokens(weights, 10, generator).tolist() == [0, 2, 4]
-    assert sample_tokens(torch.zeros(3), 2, generator).tolist() == []
-    counts = torch.zeros(5)
-    for _ in range(400):
-        counts[sample_tokens(weights, 1, generator)] += 1
-    assert counts.sum() == 400
-    assert counts[4] > counts[2] > counts[0] > 0

@@ -137,10 +137,42 @@ def test_what_is_beyond_the_length_is_counted_as_dropped(tmp_path: Path, tokeniz
     assert "answer beyond 64 tokens" in found.report.text()
 
 
-def test_nothing_to_train_on_is_an_error_that_names_task_and_files(tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_an_error_that_names_the_files(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", math=1)
+    with (tmp_path / "data" / "rows.jsonl").open("w") as file:
+        file.write(json.dumps({"task": "math", "prompt": " "}) + "\n")
+    with pytest.raises(ConfigError, match=r"no training rows are left in .*data"):
+        clean(DataSettings(files=(data,)), 0)
+
+
+def test_a_task_that_no_row_has_is_named_even_where_there_are_general_rows(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", math=4, general=4)
+    with pytest.raises(ConfigError, match=r"no training rows are of task 'maths' in .*data; there is general, math"):
+        clean(DataSettings(files=(data,), task="maths"), 0)
+    with pytest.raises(ConfigError, match=r"task_tokens: no training row is of task maths; there is general, math"):
+        clean(DataSettings(files=(data,), task_tokens={"maths": 9, "math": 9}), 0)
+
+
+def test_a_budget_may_name_a_known_task_without_rows(tmp_path: Path) -> None:
     data = write(tmp_path / "data", math=4)
-    with pytest.raises(ConfigError, match=r"no training rows of task 'legal' are left in .*data"):
-        clean(DataSettings(files=(data,), task="legal"), 0)
+    assert clean(DataSettings(files=(data,), task_tokens={"legal": 9, "general": 0}), 0).training
+
+
+def test_near_copies_of_evaluation_rows_are_dropped_from_single_files_too(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", math=20)
+    rows = (tmp_path / "data" / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "data" / "eval_math.jsonl").write_text(rows[3] + "\n")
+    (tmp_path / "elsewhere.jsonl").write_text(rows[5] + "\n")
+    beside = DataSettings(files=(f"{data}/rows.jsonl",), heldout_share=0.0)
+    named = DataSettings(files=(data,), heldout_share=0.0, evaluation=(str(tmp_path / "elsewhere.jsonl"),))
+    for settings, gone in ((beside, {3}), (named, {3, 5})):
+        left = {row.prompt for row in clean(settings, 0).training}
+        assert {index for index in range(20) if prompt("math", index) not in left} == gone
+
+
+def test_rows_that_the_teacher_answers_are_counted(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    write(tmp_path / "data", math=4, open_fact=6)
+    assert prepared(tmp_path, tokenizer, heldout_share=0.0).num_by_teacher == 6
 
 
 @pytest.mark.parametrize(

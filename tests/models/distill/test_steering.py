@@ -90,6 +90,13 @@ def test_the_controller_shares_out_soft_and_hard_and_sets_the_temperature() -> N
     assert steering.weights(alone)[0] == {"hidden_mse": 1.0}
 
 
+def test_the_controller_does_not_hear_the_square_of_the_temperature() -> None:
+    one, other = (Steering(config_of(weighting="controller"), ["a"]) for _ in range(2))
+    one.observe(BOTH, {"a": terms(4.0 * 9, 1.0)}, {}, 100, temperature=3.0)
+    other.observe(BOTH, {"a": terms(4.0, 1.0)}, {}, 100)
+    assert one.state_dict() == other.state_dict()
+
+
 def test_a_step_in_which_no_exit_learned_says_nothing() -> None:
     steering = averaging()
     before = steering.state_dict()

@@ -1,0 +1,104 @@
+"""Which run a checkpoint or an exits file belongs to, and what may change when that run goes on.
+
+A run is its data, its teachers, its exits, its seed and what it minimises. Where files lie is no part of it, and
+neither is how fast it learns or in what batches: that is what one changes when a run diverged or ran out of memory.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from models.distill.config import BranchSettings, DistillConfig, ExitConfig
+from models.distill.examples import Example
+from models.manifest import Module
+
+# `task`, `text` and `labels` show in the examples, `modules` and `exits` in the cut and the exits that came of them.
+KNOWN_OTHERWISE = ("task", "text", "labels", "modules", "exits", "teacher", "teachers", "data")
+ELSEWHERE = ("out", "work", "name", "precisions", "device", "branches", "learning_rate")
+CHANGEABLE_TRAINING = (
+    "batch_tokens",
+    "accumulate",
+    "clip_norm",
+    "weight_decay",
+    "divergence_factor",
+    "checkpoint_s",
+    "log_steps",
+)
+DIGEST_CHARS = 16
+
+
+def run_key(
+    config: DistillConfig,
+    examples: Sequence[Example],
+    modules: Sequence[Module],
+    exits: Sequence[ExitConfig],
+    teachers: Sequence[str],
+) -> str:
+    """A digest of every part of the run, as JSON. `teachers` are the SHA-256 of all, the student's own first."""
+    parts = plain(config)
+    for name in (*KNOWN_OTHERWISE, *ELSEWHERE):
+        parts.pop(name)
+    for name in CHANGEABLE_TRAINING:
+        parts["training"].pop(name)
+    parts |= {"teacher": teachers[0], "further teachers": list(teachers[1:]), "data": _content(examples)}
+    parts |= {"cut": list(modules), "exits": [asdict(exit) for exit in exits]}
+    return _encoded({name: _digest(part) for name, part in parts.items()})
+
+
+def branches_key(key: str, settings: BranchSettings) -> str:
+    """The key of the branches' own training. How they are merged afterwards does not matter to it."""
+    return _encoded(_parts(key) | {"branches": _digest(settings.epochs)})
+
+
+def exits_key(key: str, settings: BranchSettings | None) -> str:
+    """The key of the exits that come out: branches change them, not the run that they start from."""
+    merged = None if settings is None else (settings.epochs, settings.merge)
+    return _encoded(_parts(key) | {"branches": _digest(merged)})
+
+
+def differences(key: str, other: str) -> str:
+    """The parts in which two runs differ, by name; empty for the same run."""
+    one, two = _parts(key), _parts(other)
+    if not one or not two:
+        return "" if key == other else "settings or data"
+    return ", ".join(sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name)))
+
+
+def changeable(config: DistillConfig) -> dict[str, Any]:
+    """What may change when a run goes on and is worth a line in the log, by its name in the config."""
+    values = plain(config)
+    found = {f"training.{name}": values["training"][name] for name in CHANGEABLE_TRAINING}
+    found |= {f"learning_rate.{name}": value for name, value in values["learning_rate"].items()}
+    return found | {name: values[name] for name in ("teacher", "teachers", "data", "branches")}
+
+
+def plain(config: DistillConfig) -> dict[str, Any]:
+    """The config as JSON has it."""
+    found: dict[str, Any] = msgspec.to_builtins(asdict(config))
+    return found
+
+
+def _content(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.task, example.num_prompt_tokens, example.token_ids)).encode())
+    return digest.hexdigest()
+
+
+def _digest(part: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:DIGEST_CHARS]
+
+
+def _encoded(parts: dict[str, str]) -> str:
+    return msgspec.json.encode(parts, order="deterministic").decode()
+
+
+def _parts(key: str) -> dict[str, str]:
+    """Empty for a key that this version did not make."""
+    try:
+        return msgspec.json.decode(key, type=dict[str, str])
+    except msgspec.DecodeError:
+        return {}

@@ -1,0 +1,40 @@
+"""The log of a training run, a JSON line now and then: what the report draws its curves from."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class _Place(msgspec.Struct, frozen=True):
+    step: int
+    num_tokens: int
+
+
+def append_line(file: Path, line: dict[str, Any]) -> None:
+    with file.open("ab") as log:
+        log.write(msgspec.json.encode(line) + b"\n")
+
+
+def forget_after(file: Path, step: int, num_tokens: int) -> None:
+    """Leave only what was logged up to there: a run that was killed had gone on beyond its last checkpoint.
+
+    A line that the kill tore apart goes too.
+    """
+    if not file.exists():
+        return
+    lines = file.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _is_up_to(line, step, num_tokens)]
+    if len(kept) == len(lines):
+        return
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(b"".join(kept))
+    partial.replace(file)
+
+
+def _is_up_to(line: bytes, step: int, num_tokens: int) -> bool:
+    try:
+        place = msgspec.json.decode(line, type=_Place)
+    except msgspec.DecodeError:
+        return False
+    return line.endswith(b"\n") and (place.step, place.num_tokens) <= (step, num_tokens)
