@@ -11,7 +11,7 @@ from models.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.fetch import cache_folder, pull
-from models.manifest import MANIFEST_NAME, Measured
+from models.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
 from models.student import Student
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -22,24 +22,72 @@ PACKAGED = Path(__file__).parent / "data"
 def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> Path:
     """The folder of the default student; `report` gets a line before whatever takes long.
 
-    One that is damaged, of another version or with other exits than this package has is built again. Processes that
-    start together build it once.
+    One that is damaged, of another version or with other exits than this package has is built again, and replaced only
+    when that is done: where it cannot be, one that still opens is served. Processes that start together build it once.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
     folder.parent.mkdir(parents=True, exist_ok=True)
-    exits = _packaged_exits()
+    exits, measured = _packaged_exits(), _packaged_figures()
     with FileLock(folder.with_suffix(".lock")):
-        if not _is_whole(folder, exits, report):
-            report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
-            source = pull(DEFAULT_MODEL, cache, show_progress=True)
-            report(f"building {DEFAULT_MODEL} in {folder} (once)")
-            build_student(
-                source, folder, name=DEFAULT_MODEL, exits=exits, measured=_packaged_figures(), show_progress=True
-            )
+        manifest = _opened(folder, report)
+        if manifest is not None and manifest.exits_sha256 == ("" if exits is None else sha256_of([exits])):
+            _store_figures(folder, manifest, measured, report)
+            return folder
+        if manifest is not None:
+            report(f"the {DEFAULT_MODEL} in {folder} has other exits than this version of fenhe has")
+        try:
+            _build(folder, cache, exits, measured, report)
+        except (ConfigError, WeightsError) as error:
+            if manifest is None:
+                raise
+            report(f"serving the {DEFAULT_MODEL} of before, since a new one cannot be built: {error}")
     return folder
+
+
+def _build(
+    folder: Path, cache: Path, exits: Path | None, measured: Measured | None, report: Callable[[str], None]
+) -> None:
+    """Build beside `folder`, then take its place."""
+    fresh = folder.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a build that was killed
+    report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
+    source = pull(DEFAULT_MODEL, cache, show_progress=True)
+    report(f"building {DEFAULT_MODEL} in {folder} (once)")
+    build_student(source, fresh, name=DEFAULT_MODEL, exits=exits, measured=measured, show_progress=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    fresh.rename(folder)
+    _figures_mark(folder).write_text(_figures_sha256(), encoding="utf-8")
+
+
+def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, report: Callable[[str], None]) -> None:
+    """Figures that came with a newer package replace those that the student was built with, once.
+
+    What `fenhe eval` stored here since then stays until the package has others.
+    """
+    mark = _figures_mark(folder)
+    digest = _figures_sha256()
+    if measured is None or (mark.exists() and mark.read_text(encoding="utf-8") == digest):
+        return
+    if measured.exits_sha256 == manifest.exits_sha256:
+        report(f"taking over what was measured of {DEFAULT_MODEL} from this version of fenhe")
+        write_manifest(
+            folder, msgspec.structs.replace(manifest, quality=measured.quality, retention=measured.retention)
+        )
+    mark.write_text(digest, encoding="utf-8")
+
+
+def _figures_mark(folder: Path) -> Path:
+    """Says which packaged figures the student has been given."""
+    return folder.with_suffix(".figures")
+
+
+def _figures_sha256() -> str:
+    file = _figures_file()
+    return sha256_of([file]) if file.exists() else ""
 
 
 def _packaged_exits() -> Path | None:
@@ -47,8 +95,12 @@ def _packaged_exits() -> Path | None:
     return file if file.exists() else None
 
 
+def _figures_file() -> Path:
+    return PACKAGED / f"{DEFAULT_MODEL}.quality.json"
+
+
 def _packaged_figures() -> Measured | None:
-    file = PACKAGED / f"{DEFAULT_MODEL}.quality.json"
+    file = _figures_file()
     if not file.exists():
         return None
     try:
@@ -57,18 +109,12 @@ def _packaged_figures() -> Measured | None:
         raise ConfigError(f"{file} cannot be read: {error}; install fenhe again, or remove the file") from error
 
 
-def _is_whole(folder: Path, exits: Path | None, report: Callable[[str], None]) -> bool:
-    """Whether there is a student that can be opened and has these exits; any other is removed."""
+def _opened(folder: Path, report: Callable[[str], None]) -> Manifest | None:
+    """The manifest of a student that can be served; None when there is none."""
     if not (folder / MANIFEST_NAME).exists():
-        return False
+        return None
     try:
-        manifest = Student.open(folder).manifest
+        return Student.open(folder).manifest
     except (ConfigError, WeightsError) as error:
-        report(f"removing a student that cannot be used: {error}")
-        shutil.rmtree(folder)
-        return False
-    if manifest.exits_sha256 != ("" if exits is None else sha256_of([exits])):
-        report(f"removing a {DEFAULT_MODEL} with other exits than this version of fenhe has")
-        shutil.rmtree(folder)
-        return False
-    return True
+        report(f"the student in {folder} cannot be used: {error}")
+        return None

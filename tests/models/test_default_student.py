@@ -11,7 +11,7 @@ import pytest
 import models.default_student
 from models.checksums import sha256_of
 from models.default_student import find_student
-from models.errors import ConfigError
+from models.errors import ConfigError, WeightsError
 from models.manifest import Measured, Quality, read_manifest, write_manifest
 from models.source import open_source
 from tests.models.exit_files import write_tiny_exits
@@ -102,6 +102,57 @@ def test_default_student_gets_the_packages_figures(cache: Cache, package: Path) 
     (package / "smollm2-135m.quality.json").write_bytes(msgspec.json.encode(figures))
     cache.find()
     assert cache.given == [figures]
+
+
+def figures_of(exits_sha256: str, cross_entropy: float) -> bytes:
+    quality = (Quality(path="full", variant="w8a8", cross_entropy=cross_entropy, text="eval", num_tokens=9),)
+    return msgspec.json.encode(Measured(exits_sha256=exits_sha256, quality=quality))
+
+
+def test_default_student_takes_over_newer_figures_of_the_same_exits_once(cache: Cache, package: Path) -> None:
+    file = package / "smollm2-135m.quality.json"
+
+    def found() -> list[float]:
+        return [one.cross_entropy for one in read_manifest(cache.find()).quality]
+
+    assert found() == [2.3]
+    file.write_bytes(figures_of("", 2.2))
+    assert found() == [2.2]
+    folder = cache.find()
+    own = msgspec.structs.replace(read_manifest(folder).quality[0], cross_entropy=1.1)
+    write_manifest(folder, msgspec.structs.replace(read_manifest(folder), quality=(own,)))
+    assert found() == [1.1]
+    file.write_bytes(figures_of("other exits", 3.3))
+    assert found() == [1.1]
+    file.write_bytes(figures_of("", 4.4))
+    assert found() == [4.4]
+    assert len(cache.calls) == 2
+
+
+@pytest.mark.parametrize("error", [ConfigError("no network"), WeightsError("damaged on the way")])
+def test_default_student_of_before_is_served_when_a_new_one_cannot_be_had(
+    cache: Cache, package: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    folder = cache.find()
+    (package / "smollm2-135m.exits.safetensors").write_text("newer")
+
+    def pull(*_: Any, **__: Any) -> Path:
+        raise error
+
+    monkeypatch.setattr(models.default_student, "pull", pull)
+    del cache.lines[:]
+    assert cache.find() == folder
+    assert read_manifest(folder).exits_sha256 == ""
+    assert f"cannot be built: {error}" in cache.lines[-1]
+    (folder / "manifest.json").unlink()
+    with pytest.raises(type(error), match=str(error)):
+        cache.find()
+
+
+def test_default_student_left_half_built_by_a_kill_is_built_again(cache: Cache) -> None:
+    (cache.folder / "students" / "smollm2-135m.new" / "graphs").mkdir(parents=True)
+    assert (cache.find() / "manifest.json").exists()
+    assert not (cache.folder / "students" / "smollm2-135m.new").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"exits_sha256": "", "colour": "red"}'])
