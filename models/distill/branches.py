@@ -13,8 +13,9 @@ from models.distill.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.merge import average, fuse
 from models.distill.objective import Teacher
+from models.distill.progress import Reporter
 from models.distill.run_identity import branches_key
-from models.distill.trainer import Reporter, Trainer
+from models.distill.trainer import Trainer
 
 
 def train_branches(

@@ -4,35 +4,37 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import torch
 
 from models.build import build_student
-from models.cut import TASKS, parse_modules
+from models.cut import parse_modules
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
 from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
-from models.distill.config import AUTO, DistillConfig, ExitConfig
+from models.distill.config import AUTO, DistillConfig
 from models.distill.decoder import Trunk, padded
 from models.distill.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.heldout import HeldOutFigure, score_held_out
 from models.distill.labels import Answerer
+from models.distill.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
 from models.distill.objective import Teacher
 from models.distill.preparation import Prepared, prepare
+from models.distill.progress import Progress
 from models.distill.run_identity import differences, exits_key, plain, run_key
 from models.distill.teacher import open_teacher
 from models.distill.torch_answerer import TorchAnswerer
-from models.distill.trainer import CHECKPOINTS, Progress, Trainer
+from models.distill.trainer import CHECKPOINTS, Trainer
 from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
-from models.exits import ExitPlan, PlannedExit, PlannedModule, read_exits, write_exits
-from models.manifest import Manifest, Module, StudentPath
+from models.exits import read_exits, write_exits
+from models.manifest import Manifest
 from models.precisions import DEFAULT_PRECISIONS
 from models.source import ModelSource
 
@@ -42,7 +44,6 @@ EXITS_NAME = "exits.safetensors"
 PICTURE_NAME = "boundaries.svg"
 ANALYSIS_EXAMPLES = 64
 ANALYSIS_TOKENS = 160
-FIT_TOKENS = 200_000
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
 """Settings that say where things lie on somebody's machine: no matter of the weights' record."""
 
@@ -60,19 +61,6 @@ class Report(Protocol):
 
 def _silent(what: str, done: float, total: float, detail: str = "", /) -> None:
     """Reports nothing."""
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Layout:
-    """Where the teacher is cut, and the exits to train."""
-
-    modules: tuple[Module, ...]
-    exits: tuple[ExitConfig, ...]
-
-    def depth(self, exit: ExitConfig) -> int:
-        """Layers the trunk runs before this exit."""
-        module = next(module for module in self.modules if module.name == exit.after)
-        return module.first_layer + module.num_layers
 
 
 class Distiller:
@@ -372,88 +360,6 @@ def refuse_unwritten(num_by_teacher: int) -> None:
             'transfer = "sequence" trains on what teachers[0] writes, and every training row has an answer already; '
             "give rows without answers, or set labels.share_of_answered"
         )
-
-
-def check_tasks(config: DistillConfig, present: set[str]) -> None:
-    """Raises: ConfigError for a task that some setting names and no example has."""
-    named = {task for exit in config.exits for task in exit.tasks} | {name for name in (config.task,) if name}
-    if missing := sorted(named - present):
-        raise ConfigError(f"no training text of task {', '.join(missing)}; there is {', '.join(sorted(present))}")
-
-
-def new_exit(trunk: Trunk, layout: Layout, config: ExitConfig, cache: CachedTeacher) -> ExitModel:
-    """An exit whose map is fitted to the cached states."""
-    assert config.copied_from is not None
-    exit = ExitModel(
-        trunk,
-        name=config.exit_name,
-        depth=layout.depth(config),
-        copied_from=config.copied_from,
-        has_map=config.has_map,
-        tasks=config.tasks,
-        losses=config.losses,
-    )
-    if config.has_map:
-        every = max(1, len(cache.entropy) // FIT_TOKENS)
-        exit.fit_map(cache.states[exit.depth][::every], cache.states[exit.target_layer][::every])
-    return exit
-
-
-def planned_exits(config: DistillConfig, modules: tuple[Module, ...]) -> tuple[ExitConfig, ...]:
-    """The configured exits, or one behind every module but the last, each with its layers filled in.
-
-    Raises: ConfigError for an exit behind no module, or behind the last one, which has the model's own end.
-    """
-    last_layer = sum(module.num_layers for module in modules) - 1
-    names = [module.name for module in modules]
-    exits = config.exits or tuple(ExitConfig(after=name) for name in names[:-1])
-    for exit in exits:
-        if exit.after not in names[:-1]:
-            raise ConfigError(
-                f"exit {exit.exit_name!r} is after {exit.after!r}; "
-                f"exits go behind {', '.join(names[:-1]) or 'no module: there is only one'}"
-            )
-        if wrong := [layer for layer in exit.copied_from or () if not 0 <= layer <= last_layer]:
-            raise ConfigError(f"exit {exit.exit_name!r} copies layer {wrong[0]}; the teacher has 0 to {last_layer}")
-    return tuple(exit if exit.copied_from is not None else replace(exit, copied_from=(last_layer,)) for exit in exits)
-
-
-def plan_of(source: ModelSource, layout: Layout, training: dict[str, Any]) -> ExitPlan:
-    """What the exits file says about itself.
-
-    A task goes to the shallowest path that was trained on it; whether that keeps enough is measured, and the router's
-    policy goes deeper where it does not.
-    """
-    names = [module.name for module in layout.modules]
-    paths = tuple(
-        StudentPath(name=e.path_name, modules=tuple(names[: names.index(e.after) + 1]), exit=e.exit_name)
-        for e in layout.exits
-    )
-    shallowest_first = sorted(layout.exits, key=layout.depth)
-    tasks = {
-        task: exit.path_name
-        for task in TASKS
-        for exit in reversed(shallowest_first)
-        if task in exit.tasks or not exit.tasks
-    }
-    return ExitPlan(
-        source_sha256=source.sha256(),
-        modules=tuple(PlannedModule(name=m.name, num_layers=m.num_layers) for m in layout.modules),
-        exits=tuple(
-            PlannedExit(
-                name=e.exit_name,
-                after=e.after,
-                num_blocks=len(e.copied_from or ()),
-                has_map=e.has_map,
-                copied_from=e.copied_from or (),
-                tasks=e.tasks,
-            )
-            for e in layout.exits
-        ),
-        paths=paths,
-        tasks=tasks,
-        training=training,
-    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,10 +19,11 @@ from models.distill.cache import cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig, ExitConfig
 from models.distill.data import Row
 from models.distill.data_report import DataReport, report_of
-from models.distill.distiller import Distiller, Layout, check_tasks, planned_exits, refuse_unwritten
+from models.distill.distiller import Distiller, refuse_unwritten
 from models.distill.examples import Example, encode_rows
 from models.distill.exit_model import ExitModel
 from models.distill.labels import is_wanted
+from models.distill.layout import Layout, check_tasks, planned_exits
 from models.distill.mixture import quotas
 from models.distill.objective import Teacher
 from models.distill.preparation import clean

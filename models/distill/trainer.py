@@ -6,8 +6,8 @@ Everything random comes from the seed and the step's number, so a resumed run en
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from models.distill.exit_model import ExitModel
 from models.distill.mining import entropy_weights
 from models.distill.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.order import plan_order
+from models.distill.progress import Progress, Reporter
 from models.distill.run_identity import changeable
 from models.distill.run_log import append_line, forget_after
 from models.distill.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
@@ -39,33 +40,6 @@ SMOOTHING = 0.98
 OWN = "own"
 SETTLED_STEPS = 200
 """Divergence is judged from here on: the first steps are restless."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """How far a run is, as its checkpoints keep it.
-
-    Step `first_step` began with pass `first_pass` of the order: both are 0 until a run goes on in other batches.
-    `smoothed` and `best` have two values of an exit: its loss, and that without the square of the temperature.
-    """
-
-    step: int = 0
-    num_tokens: int = 0
-    smoothed: dict[str, tuple[float, float]] = field(default_factory=dict)
-    best: dict[str, tuple[float, float]] = field(default_factory=dict)
-    phase: str = ""
-    phase_step: int = 0
-    first_step: int = 0
-    first_pass: int = 0
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """Every exit's smoothed loss."""
-        return {name: loss for name, (loss, _) in self.smoothed.items()}
-
-
-Reporter = Callable[[Progress, int], None]
-"""Hears of every step: the progress, and of how many steps."""
 
 
 class Trainer:

@@ -8,7 +8,7 @@ import torch
 
 from engines.bench.distill.work import Work
 from models.distill.cache import cached_teacher, plan_cache
-from models.distill.distiller import new_exit
+from models.distill.layout import new_exit
 from models.distill.objective import Teacher
 from models.distill.trainer import Trainer
 

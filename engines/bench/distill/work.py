@@ -10,8 +10,9 @@ from engines.bench.workload import DEFAULT_TEXT, read_workload
 from models.cut import default_modules, parse_modules
 from models.distill.config import DistillConfig, TrainingSettings
 from models.distill.decoder import Trunk
-from models.distill.distiller import Layout, can_bf16, choose_device, planned_exits
+from models.distill.distiller import can_bf16, choose_device
 from models.distill.examples import Example
+from models.distill.layout import Layout, planned_exits
 from models.distill.order import plan_order
 from models.distill.schedules import Stage
 from models.distill.teacher import open_teacher

@@ -6,8 +6,8 @@ import pytest
 
 from models.cut import parse_modules
 from models.distill.config import BranchSettings, DistillConfig, config_from
-from models.distill.distiller import planned_exits
 from models.distill.examples import Example
+from models.distill.layout import planned_exits
 from models.distill.run_identity import branches_key, changeable, differences, exits_key, run_key
 
 EXAMPLE = Example(task="math", token_ids=(1, 2, 3), num_prompt_tokens=1, source="test")
