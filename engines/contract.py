@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engines.sequence import GenerationRequest, SequenceEvent
+from engines.sequence import GenerationRequest, SequenceEvent, SequenceState
 
 Block = npt.NDArray[np.generic]
 """KV of consecutive tokens of one stage, in the runner's own element type."""
@@ -57,6 +57,7 @@ class EngineStatus:
     prefix_cache_bytes: int = 0
     num_prompt_tokens: int = 0
     num_generation_tokens: int = 0
+    num_accepted: int = 0
     num_preemptions: int = 0
     num_steps: int = 0
     num_failed_steps: int = 0
@@ -92,6 +93,18 @@ class Engine(Protocol):
 
     def status(self) -> EngineStatus: ...
 
+    def sequences(self, limit_s: float) -> list[SequenceState]:
+        """Every living sequence, those that run first. Blocks.
+
+        Raises: EngineUnhealthy when the engine's thread did not answer within `limit_s`.
+        """
+        ...
+
+    def audit(self, limit_s: float) -> list[str]:
+        """What does not add up in the engine's books (slots, KV, cached prefixes), or that its thread did not answer
+        within `limit_s`; nothing when all is well. Blocks."""
+        ...
+
     def stop(self, grace_s: float) -> None:
         """Refuse new work, let sequences finish for up to `grace_s` seconds, abort the rest, join the thread."""
         ...
@@ -99,13 +112,17 @@ class Engine(Protocol):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PrefillChunk:
-    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is written."""
+    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is written.
+
+    `wants_logits` is about the last token; with `keeps_states` any position can be asked for until the next step.
+    """
 
     slot: int
     path: str
     start: int
     token_ids: tuple[int, ...]
     wants_logits: bool
+    keeps_states: bool = False
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -143,6 +160,13 @@ class Runner(Protocol):
         """Run one step. The result is valid until the next step.
 
         Shapes: returns [rows, vocab]: a row per decode row, padding included, then one per chunk that wants logits.
+        """
+        ...
+
+    def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
+        """Logits behind the tokens at positions `first` to `end` of a chunk of the last step that keeps its states.
+
+        Shapes: returns [end - first, vocab].
         """
         ...
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,15 +18,19 @@ import numpy.typing as npt
 
 from engines.config import EngineConfig
 from engines.contract import EngineStatus, PathStatus, Publish, Runner
+from engines.integrity import book_problems
 from engines.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
+from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
-from engines.scheduler import KvBudget, Scheduler, StepPlan
+from engines.scheduler import Chunk, KvBudget, Scheduler, StepPlan
 from engines.sequence import (
     Finish,
     FinishReason,
     GenerationRequest,
     Sequence,
     SequenceEvent,
+    SequenceState,
+    TokenLogprob,
     WhileLoading,
 )
 from engines.text import TextStream
@@ -33,6 +38,7 @@ from models.errors import (
     ConfigError,
     ContextTooLong,
     EngineUnhealthy,
+    GrammarFailed,
     InvalidParameter,
     QueueFull,
     ServingError,
@@ -101,6 +107,7 @@ class ModuleEngine:
         self._loaded: frozenset[str] = frozenset()
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._living: set[str] = set()
+        self._num_accepted = 0
         self._living_lock = threading.Lock()
         self._num_failures_in_a_row = 0
         self._error: ServingError | None = None
@@ -132,6 +139,7 @@ class ModuleEngine:
             if request.id in self._living:
                 raise InvalidParameter(f"a sequence {request.id!r} is running already")
             self._living.add(request.id)
+            self._num_accepted += 1
             # Under the lock: once a refusal is in force, nothing more may come behind the last look at the commands.
             self._commands.put(lambda: self._accept(sequence))
 
@@ -158,12 +166,29 @@ class ModuleEngine:
             prefix_cache_bytes=self._cache.used_bytes,
             num_prompt_tokens=counters.num_prompt_tokens,
             num_generation_tokens=counters.num_generation_tokens,
+            num_accepted=self._num_accepted,
             num_preemptions=self._scheduler.num_preemptions,
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
             variant=self._variant,
             kv_capacity_tokens=self._kv.capacity_tokens(self._manifest.full_path.name),
         )
+
+    def sequences(self, limit_s: float) -> list[SequenceState]:
+        answer: Future[list[SequenceState]] = Future()
+        self._commands.put(lambda: answer.set_result(self._sequence_states()))
+        try:
+            return answer.result(limit_s)
+        except TimeoutError:
+            raise EngineUnhealthy(f"the engine's thread did not answer within {limit_s:g} s") from None
+
+    def audit(self, limit_s: float) -> list[str]:
+        answer: Future[list[str]] = Future()
+        self._commands.put(lambda: answer.set_result(self._book_problems()))
+        try:
+            return answer.result(limit_s)
+        except TimeoutError:
+            return [f"the engine's thread did not answer within {limit_s:g} s"]
 
     def stop(self, grace_s: float) -> None:
         with self._living_lock:
@@ -201,10 +226,11 @@ class ModuleEngine:
         if not plan.is_empty:
             try:
                 sampled = self._sample(plan, self._forward(plan))
+                scored = [(chunk.sequence, self._score(chunk)) for chunk in plan.chunks if chunk.unscored]
             except Exception as error:
                 self._fail(plan, error)
             else:
-                self._commit(plan, sampled)
+                self._commit(plan, sampled, scored)
         self._flush()
         return not plan.is_empty
 
@@ -236,7 +262,7 @@ class ModuleEngine:
         """The next token of every sequence whose last token was in the step."""
         rows = [(row, sequence) for row, sequence in enumerate(plan.decode) if sequence is not None]
         finished = [chunk.sequence for chunk in plan.chunks if chunk.is_last]
-        rows += [(len(plan.decode) + index, sequence) for index, sequence in enumerate(finished)]
+        rows += [(len(plan.decode) + index, one) for index, one in enumerate(finished) if not _is_prompt_alone(one)]
         if not rows:
             return []
         sequences = [sequence for _, sequence in rows]
@@ -244,20 +270,50 @@ class ModuleEngine:
             logits = logits[[row for row, _ in rows]]
         return list(zip(sequences, self._sampler.sample(logits, sequences), strict=True))
 
-    def _commit(self, plan: StepPlan, sampled: list[tuple[Sequence, Sampled]]) -> None:
+    def _score(self, chunk: Chunk) -> list[TokenLogprob]:
+        """Log-probabilities of the prompt tokens that follow on the chunk's unscored positions."""
+        sequence, slot, wanted = chunk.sequence, chunk.sequence.slot, chunk.sequence.request.sampling.prompt_logprobs
+        assert slot is not None
+        assert wanted is not None
+        scored: list[TokenLogprob] = []
+        for first, end in pieces(chunk.unscored.start, chunk.unscored.stop):
+            logits = self._runner.position_logits(slot, first, end)
+            scored += score_tokens(logits, sequence.token_ids[first + 1 : end + 1], wanted, self._tokenizer.token_bytes)
+        return scored
+
+    def _commit(
+        self,
+        plan: StepPlan,
+        sampled: list[tuple[Sequence, Sampled]],
+        scored: list[tuple[Sequence, list[TokenLogprob]]],
+    ) -> None:
         self._num_failures_in_a_row = 0
         self._count(plan)
         self._scheduler.commit(plan)
+        for sequence, logprobs in scored:
+            self._tell_scores(sequence, logprobs)
         prefilled = [chunk.sequence for chunk in plan.chunks if chunk.sequence.num_uncomputed_tokens == 0]
         for sequence, token in sampled:
             self._append(sequence, token)
+        for sequence in prefilled:
+            if _is_prompt_alone(sequence):
+                self._counters.num_prompt_tokens += sequence.num_prompt_tokens
+                self._end(sequence, FinishReason.LENGTH)
         # Tokens first: copying a prompt's KV into the cache must not delay its first token.
         self._flush()
         for sequence in prefilled:
             self._remember(sequence)
 
+    def _tell_scores(self, sequence: Sequence, logprobs: list[TokenLogprob]) -> None:
+        """Keep what was found of a prompt's tokens, and publish it once it is all there."""
+        sequence.prompt_logprobs += logprobs
+        if not sequence.num_unscored_tokens:
+            self._events.append(SequenceEvent(sequence_id=sequence.id, logprobs=tuple(sequence.prompt_logprobs)))
+
     def _append(self, sequence: Sequence, token: Sampled) -> None:
         """Give a sequence its next token, and its end if this is it."""
+        if sequence.matcher is not None and not self._advance(sequence, token):
+            return
         sequence.token_ids.append(token.token_id)
         self._counters.num_generation_tokens += 1
         if sequence.first_token_s is None:
@@ -267,18 +323,32 @@ class ModuleEngine:
         sampling = sequence.request.sampling
         is_eos = token.token_id in self._tokenizer.eos_token_ids and not sampling.ignore_eos
         if is_eos or token.token_id in sampling.stop_token_ids:
-            self._end(sequence, FinishReason.STOP, text=text.finish())
+            is_scored = sampling.prompt_logprobs is not None
+            self._end(sequence, FinishReason.STOP, text=text.finish(), token=token if is_scored else None)
             return
         shown = text.push(token.token_id)
         reason = None
         if text.matched is not None:
             reason = FinishReason.STOP
+        elif sequence.matcher is not None and sequence.matcher.is_finished:
+            reason, shown = FinishReason.STOP, shown + text.finish()
         elif sequence.num_completion_tokens >= sampling.max_tokens or sequence.num_tokens >= self._capacity_tokens:
             reason, shown = FinishReason.LENGTH, shown + text.finish()
         if reason is None:
             self._events.append(_event(sequence, token, shown))
         else:
             self._end(sequence, reason, text=shown, token=token)
+
+    def _advance(self, sequence: Sequence, token: Sampled) -> bool:
+        """Follow the sequence's grammar; False when that failed, which ends this sequence and no other."""
+        assert sequence.matcher is not None
+        try:
+            sequence.matcher.advance(token.token_id)
+        except GrammarFailed as error:
+            logger.error("grammar failed sequence=%s error=%s", sequence.id, error.message)
+            self._end(sequence, FinishReason.ERROR, error=error)
+            return False
+        return True
 
     def _end(
         self,
@@ -379,6 +449,14 @@ class ModuleEngine:
         if sequence is not None:
             self._end(sequence, FinishReason.ABORT)
 
+    def _sequence_states(self) -> list[SequenceState]:
+        return [sequence.state() for sequence in (*self._scheduler.running, *self._scheduler.waiting)]
+
+    def _book_problems(self) -> list[str]:
+        with self._living_lock:
+            living = set(self._living)
+        return book_problems(self._scheduler, self._kv, self._cache, self._matches, living)
+
     def _is_over(self) -> bool:
         """Whether to stop serving: asked to, and nothing left to do or no time left for it."""
         if self._abort_at_s is None:
@@ -434,6 +512,9 @@ class ModuleEngine:
         strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
         if strange or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
             raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
+        grammar = request.sampling.grammar
+        if grammar is not None and grammar.vocab_size != vocab_size:
+            raise InvalidParameter("the grammar was compiled for another student's vocabulary")
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         if num_tokens > self._capacity_tokens:
             raise ContextTooLong(
@@ -457,10 +538,10 @@ class ModuleEngine:
                 stages[stage] += num_rows
         for chunk in plan.chunks:
             for stage in self._manifest.stages(self._manifest.path(chunk.sequence.path)):
-                # An exit without layers looks at a prompt's last token alone, as the head does.
+                # An exit without layers looks at a prompt's last token alone, as the head does, unless all are scored.
                 has_kv = stage in self._kv_stages[chunk.sequence.path]
-                stages[stage] += chunk.num_tokens if has_kv else chunk.is_last
-            stages[HEAD] += chunk.is_last
+                stages[stage] += chunk.num_tokens if has_kv or chunk.unscored else chunk.is_last
+            stages[HEAD] += len(chunk.unscored) + chunk.is_last
         stages = +stages
         counters.stage_rows.update(stages)
         counters.stage_runs.update(stages.keys())
@@ -488,13 +569,19 @@ def path_depths(manifest: Manifest) -> dict[str, int]:
 def new_sequence(request: GenerationRequest) -> Sequence:
     """A waiting sequence; without a seed it gets one of its own."""
     seed = request.sampling.seed
+    grammar = request.sampling.grammar
     return Sequence(
         request=request,
         path=request.path,
         seed=secrets.randbits(63) if seed is None else seed,
         token_ids=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
+        matcher=None if grammar is None else grammar.matcher(),
     )
+
+
+def _is_prompt_alone(sequence: Sequence) -> bool:
+    return sequence.request.sampling.max_tokens == 0
 
 
 def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:

@@ -125,6 +125,11 @@ class PrefixCache:
         self.release(chain)
         self._touch(stages, digests)
 
+    def count_held(self) -> tuple[int, int]:
+        """Bytes stored, and how many times blocks are held: counted anew, for who checks the books."""
+        entries = self._entries.values()
+        return sum(entry.block.nbytes for entry in entries), sum(entry.num_holders for entry in entries)
+
     def _add(self, key: BlockKey, block: Block) -> bool:
         """Store a block, evicting as needed; False when it cannot fit."""
         while self.used_bytes + block.nbytes > self.capacity_bytes:

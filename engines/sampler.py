@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engines.grammar import Masks, Tokens
 from engines.sequence import SamplingParams, Sequence, TokenLogprob
 
 Row = npt.NDArray[np.float32]
@@ -32,6 +33,7 @@ class Sampler:
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
+        self._masks = Masks()
 
     def sample(self, logits: npt.NDArray[np.float32], sequences: list[Sequence]) -> list[Sampled]:
         """The next token of every sequence.
@@ -42,18 +44,35 @@ class Sampler:
         greedy = logits.argmax(axis=1)
         if not np.isfinite(logits[np.arange(len(greedy)), greedy]).all():
             raise FloatingPointError("the model's logits are not finite")
+        legal = self._legal_tokens(greedy, sequences)
         return [
-            Sampled(token_id=int(best)) if _is_plain(sequence) else self._sample_row(row, sequence)
-            for row, best, sequence in zip(logits, greedy, sequences, strict=True)
+            Sampled(token_id=int(best))
+            if _is_plain(sequence) and index not in legal
+            else self._sample_row(row, sequence, legal.get(index))
+            for index, (row, best, sequence) in enumerate(zip(logits, greedy, sequences, strict=True))
         ]
 
-    def _sample_row(self, row: Row, sequence: Sequence) -> Sampled:
+    def _legal_tokens(self, greedy: npt.NDArray[np.intp], sequences: list[Sequence]) -> dict[int, Tokens]:
+        """What the grammars of sequences allow, by row.
+
+        Not there: rows without a grammar, and those whose token is the largest logit anyway and legal.
+        """
+        bound = {
+            index: sequence.matcher
+            for index, sequence in enumerate(sequences)
+            if sequence.matcher is not None
+            and not (_is_plain(sequence) and sequence.matcher.allows(int(greedy[index])))
+        }
+        return dict(zip(bound, self._masks.legal_tokens(list(bound.values())), strict=True)) if bound else {}
+
+    def _sample_row(self, row: Row, sequence: Sequence, legal: Tokens | None) -> Sampled:
+        """`legal` None allows every token; of an empty one any token is taken, which the grammar then refuses."""
         params = sequence.request.sampling
         adjusted = adjust(row, sequence)
-        if params.is_greedy:
-            token_id = int(adjusted.argmax())
+        if legal is not None and len(legal):
+            token_id = int(legal[_choose(adjusted[legal], sequence)])
         else:
-            token_id = draw(adjusted, params, uniform(sequence.seed, sequence.num_completion_tokens))
+            token_id = _choose(adjusted, sequence)
         if params.logprobs is None:
             return Sampled(token_id=token_id)
         return Sampled(token_id=token_id, logprob=self._logprob(row, token_id, params.logprobs))
@@ -75,6 +94,13 @@ class Sampler:
                 for index in ranked
             ),
         )
+
+
+def _choose(adjusted: Row, sequence: Sequence) -> int:
+    params = sequence.request.sampling
+    if params.is_greedy:
+        return int(adjusted.argmax())
+    return draw(adjusted, params, uniform(sequence.seed, sequence.num_completion_tokens))
 
 
 def _is_plain(sequence: Sequence) -> bool:

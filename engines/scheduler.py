@@ -49,6 +49,11 @@ class KvBudget:
     def release(self, sequence: Sequence) -> None:
         self.used_bytes -= self._held.pop(sequence.id, 0)
 
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """By sequence id."""
+        return self._held
+
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Chunk:
@@ -60,6 +65,14 @@ class Chunk:
     @property
     def is_last(self) -> bool:
         return self.num_tokens == self.sequence.num_uncomputed_tokens
+
+    @property
+    def unscored(self) -> range:
+        """Its positions that say what the model thought of a prompt token whose log-probability is still wanted."""
+        sequence = self.sequence
+        start, known = sequence.num_computed_tokens, len(sequence.prompt_logprobs)
+        end = min(start + self.num_tokens, known + sequence.num_unscored_tokens)
+        return range(max(start, known), end)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +143,13 @@ class Scheduler:
     def find(self, sequence_id: str) -> Sequence | None:
         living = (*self.running, *self.waiting)
         return next((sequence for sequence in living if sequence.id == sequence_id), None)
+
+    def occupant(self, slot: int) -> Sequence | None:
+        return self._slots.occupant(slot)
+
+    @property
+    def num_used_slots(self) -> int:
+        return self._slots.num_used
 
     def plan(self) -> StepPlan:
         """Decide the next step. Slots and KV are taken now; progress is recorded by `commit`."""
@@ -207,7 +227,7 @@ class Scheduler:
         self._kv.hold(sequence, sequence.num_tokens)
         slot, moves = self._slots.allocate(sequence, self._depths[sequence.path])
         self._carry_out(moves, plan)
-        match = self._cache.match(sequence.token_ids, self._stages[sequence.path])
+        match = self._match(sequence)
         plan.restores.append((sequence, match))
         sequence.slot = slot
         sequence.status = SequenceStatus.PREFILLING
@@ -216,6 +236,11 @@ class Scheduler:
             sequence.admitted_s = time.monotonic()
             sequence.num_cached_tokens = match.num_tokens
         self.running.append(sequence)
+
+    def _match(self, sequence: Sequence) -> Match:
+        if sequence.num_unscored_tokens:  # what is cached is KV: of those positions nothing could be told
+            return Match(num_tokens=0)
+        return self._cache.match(sequence.token_ids, self._stages[sequence.path])
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:
         """Record moves in the sequences concerned: the map has already made them."""
@@ -277,4 +302,5 @@ def _prefill_chunk(chunk: Chunk) -> PrefillChunk:
         start=start,
         token_ids=tuple(sequence.token_ids[start : start + chunk.num_tokens]),
         wants_logits=chunk.is_last,
+        keeps_states=bool(chunk.unscored),
     )

@@ -15,7 +15,10 @@ from engines.sequence import (
     Finish,
     FinishReason,
     GenerationRequest,
+    SamplingParams,
     SequenceEvent,
+    SequenceState,
+    SequenceStatus,
     Timings,
     TokenLogprob,
     Usage,
@@ -161,9 +164,21 @@ class ScriptedEngine:
                 stage_rows=dict(tally.stage_rows),
                 num_prompt_tokens=tally.num_prompt_tokens,
                 num_generation_tokens=tally.num_generation_tokens,
+                num_accepted=len(self.submitted),
                 num_steps=tally.num_steps,
                 variant="scripted",
             )
+
+    def sequences(self, limit_s: float) -> list[SequenceState]:
+        with self._changed:
+            running = [_state(speaker, slot) for slot, speaker in enumerate(self._running.values())]
+            return running + [_state(speaker, None) for speaker in self._waiting.values()]
+
+    def audit(self, limit_s: float) -> list[str]:
+        with self._changed:
+            running = {*self._running, *self._waiting}
+        accepted = {request.id for request in self.submitted}
+        return [f"a sequence nobody submitted runs: {name}" for name in sorted(running - accepted)]
 
     def stop(self, grace_s: float) -> None:
         with self._changed:
@@ -207,8 +222,22 @@ class ScriptedEngine:
         if due:
             self._tally.num_steps += 1
             self._count_stages(due)
-        events += [self._speak(speaker, now_s) for speaker in due]
+        for speaker in due:
+            if speaker.first_token_s is None:
+                events += self._score_prompt(speaker)
+            events.append(self._speak(speaker, now_s))
         return events
+
+    def _score_prompt(self, speaker: Speaker) -> list[SequenceEvent]:
+        """Log-probabilities of the prompt's tokens from the second on, where they are wanted."""
+        request = speaker.request
+        if request.sampling.prompt_logprobs is None:
+            return []
+        scored = [
+            _logprob(token_id, self._decode([token_id]), request.sampling.prompt_logprobs)
+            for token_id in request.prompt_token_ids[1:]
+        ]
+        return [SequenceEvent(sequence_id=request.id, logprobs=tuple(scored))] if scored else []
 
     def _take_aborted(self) -> list[Speaker]:
         ids, self._aborting = self._aborting, set()
@@ -249,7 +278,7 @@ class ScriptedEngine:
             sequence_id=speaker.request.id,
             text=speaker.texts[index],
             token_ids=(token_id,),
-            logprobs=_logprobs(speaker, token_id, speaker.texts[index]),
+            logprobs=_logprobs(speaker.request.sampling, token_id, speaker.texts[index]),
         )
         is_last = speaker.num_spoken == len(speaker.texts)
         if is_last and speaker.reason is not FinishReason.ERROR:
@@ -309,6 +338,22 @@ class ScriptedEngine:
         )
 
 
+def _state(speaker: Speaker, slot: int | None) -> SequenceState:
+    num_prompt_tokens = len(speaker.request.prompt_token_ids)
+    return SequenceState(
+        id=speaker.request.id,
+        status=SequenceStatus.WAITING if slot is None else SequenceStatus.DECODING,
+        path=speaker.path,
+        slot=slot,
+        num_prompt_tokens=num_prompt_tokens,
+        num_cached_tokens=speaker.line.num_cached_tokens,
+        num_computed_tokens=0 if slot is None else num_prompt_tokens + speaker.num_spoken,
+        num_completion_tokens=speaker.num_spoken,
+        max_completion_tokens=speaker.request.sampling.max_tokens,
+        age_s=time.monotonic() - speaker.queued_s,
+    )
+
+
 def _next_due(now_s: float, delay_s: float) -> float:
     """The next multiple of the delay: lines of one speed are spoken in the same steps, as in a real engine."""
     return now_s if delay_s == 0.0 else (now_s // delay_s + 1) * delay_s
@@ -351,14 +396,14 @@ def _shorten(pieces: tuple[str, ...], num_chars: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _logprobs(speaker: Speaker, token_id: int, text: str) -> tuple[TokenLogprob, ...]:
-    num_alternatives = speaker.request.sampling.logprobs
-    if num_alternatives is None:
-        return ()
+def _logprobs(sampling: SamplingParams, token_id: int, text: str) -> tuple[TokenLogprob, ...]:
+    return () if sampling.logprobs is None else (_logprob(token_id, text, sampling.logprobs),)
+
+
+def _logprob(token_id: int, text: str, num_alternatives: int) -> TokenLogprob:
     chosen = TokenLogprob(token_id=token_id, logprob=LOGPROB, token_bytes=text.encode())
     others = [
         TokenLogprob(token_id=token_id + i, logprob=LOGPROB - i, token_bytes=f"{text}{i}".encode())
         for i in range(1, num_alternatives)
     ]
-    alternatives = (chosen, *others)[:num_alternatives]
-    return (replace(chosen, alternatives=alternatives),)
+    return replace(chosen, alternatives=(chosen, *others)[:num_alternatives])

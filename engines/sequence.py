@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+from engines.grammar import Grammar, Matcher
 from models.errors import ServingError
 
 
@@ -37,6 +38,8 @@ class SamplingParams:
     """How the next token is chosen. `temperature` 0 is greedy; `seed` None draws a fresh one.
 
     `logprobs` is the number of alternatives to report beside the chosen token (0: the chosen one alone, None: nothing).
+    `prompt_logprobs` asks the same for the prompt's own tokens. `max_tokens` 0 computes the prompt and ends there.
+    With a `grammar` the text keeps to it, and ends where it ends; an engine that cannot do that refuses the sequence.
     """
 
     max_tokens: int
@@ -53,6 +56,8 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -117,6 +122,8 @@ class SequenceEvent:
     """What one step brought for one sequence: text that may be shown, tokens behind it, and perhaps the end.
 
     `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
+    Where `prompt_logprobs` were asked for, those of the prompt's tokens from the second on come in `logprobs` before
+    all others, and a token that ends the text has its own there too: who scores prompts counts on it.
     """
 
     sequence_id: str
@@ -126,11 +133,29 @@ class SequenceEvent:
     finish: Finish | None = None
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class SequenceState:
+    """Where a living sequence is: who looks for a stuck one reads this. `slot` is None while it waits."""
+
+    id: str
+    status: SequenceStatus
+    path: str
+    slot: int | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_computed_tokens: int
+    num_completion_tokens: int
+    max_completion_tokens: int
+    age_s: float
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
     """A request inside the engine. Owned by the engine thread alone.
 
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
+    `matcher` has taken the tokens of the answer, and survives when the KV is given back and computed again; so do
+    `prompt_logprobs`, which begin with the prompt's second token.
     """
 
     request: GenerationRequest
@@ -142,6 +167,8 @@ class Sequence:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     slot: int | None = None
+    matcher: Matcher | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     queued_s: float = field(default_factory=time.monotonic)
     admitted_s: float | None = None
     first_token_s: float | None = None
@@ -161,6 +188,27 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_unscored_tokens(self) -> int:
+        """Prompt tokens whose log-probability is wanted and not known yet; the first has none."""
+        if self.request.sampling.prompt_logprobs is None:
+            return 0
+        return self.num_prompt_tokens - 1 - len(self.prompt_logprobs)
+
+    def state(self) -> SequenceState:
+        return SequenceState(
+            id=self.id,
+            status=self.status,
+            path=self.path,
+            slot=self.slot,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            num_computed_tokens=self.num_computed_tokens,
+            num_completion_tokens=self.num_completion_tokens,
+            max_completion_tokens=self.request.sampling.max_tokens,
+            age_s=time.monotonic() - self.queued_s,
+        )
 
     def usage(self) -> Usage:
         return Usage(

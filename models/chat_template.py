@@ -10,11 +10,15 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import BadRequest, ConfigError
+
+TOOL_MARK = "<tool_call>"
+"""What a call begins with in templates of the Hermes and Qwen families; others have forms of their own."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -37,18 +41,29 @@ class ChatTemplate:
         self._variables: dict[str, Any] = {name: text for name, text in tokens.items() if text is not None}
         self._variables |= {"tools": None, "documents": None}  # templates test them with `is not none`
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
+            names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the model's chat template is damaged: line {error.lineno}: {error.message}") from error
+        self.writes_tools = "tools" in names and TOOL_MARK in source
+        """Whether it tells of tools by itself, and writes calls in the one form that fenhe reads back."""
 
-    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt text of a conversation; special tokens appear in it as text.
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt text of a conversation; special tokens appear in it as text. `tools` are for templates that write
+        them.
 
         Raises: BadRequest with the template's own words when it refuses the messages.
         """
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
+                messages=messages, add_generation_prompt=add_generation_prompt, **(self._variables | {"tools": tools})
             )
         except jinja2.TemplateError as error:
             raise BadRequest(f"the chat template refused the messages: {error}", param="messages") from error

@@ -6,18 +6,22 @@ ServingError
     UnsupportedField       a field that would change the output and is not supported
     ContextTooLong         prompt plus answer do not fit the student's context
     InvalidParameter       a value outside its range or of the wrong kind
-  Unauthorized
+  Unauthorized             no key, or one that nobody knows
+  Forbidden                a known key that may not do this
   NotFound
     UnknownModel           no such student or path
   Overloaded               try again later: bounds on queued work were reached
     QueueFull
-    RateLimited
+    DeadlineUnreachable    what is queued would make the answer late
+    RateLimited            a key's own limits
+      RequestTooLarge      it is more than the key may have in a minute
   Unavailable              try again later: what the request needs is not there yet, or is broken
     PathLoading
     EngineUnhealthy
   DeadlineExceeded
   EngineFault              our fault
     StepFailed             a forward pass raised; the sequences in it are lost
+    GrammarFailed          a sequence could not be kept within its grammar
     WeightsError           a weights file is damaged, incomplete or of an unsupported kind
     SequenceStateError
 """
@@ -61,6 +65,10 @@ class Unauthorized(ServingError):
     code = "invalid_api_key"
 
 
+class Forbidden(ServingError):
+    code = "permission_denied"
+
+
 class NotFound(ServingError):
     code = "not_found"
 
@@ -77,8 +85,16 @@ class QueueFull(Overloaded):
     code = "queue_full"
 
 
+class DeadlineUnreachable(Overloaded):
+    code = "deadline_unreachable"
+
+
 class RateLimited(Overloaded):
     code = "rate_limit_exceeded"
+
+
+class RequestTooLarge(RateLimited):
+    code = "request_exceeds_rate_limit"
 
 
 class Unavailable(ServingError):
@@ -103,6 +119,10 @@ class EngineFault(ServingError):
 
 class StepFailed(EngineFault):
     code = "step_failed"
+
+
+class GrammarFailed(EngineFault):
+    code = "grammar_failed"
 
 
 class WeightsError(EngineFault):

@@ -63,6 +63,7 @@ class OnnxRunner:
         # Padding rows may share a slot with a prefilling sequence, so a step can have more rows than slots.
         self._normed = np.zeros((2 * limits.num_slots, hidden_size), np.float32)
         self._logits = np.zeros((2 * limits.num_slots, manifest.architecture.vocab_size), np.float32)
+        self._kept: dict[int, tuple[int, Float]] = {}
 
     def load(self, stage: str) -> None:
         for variant in self._plan.variants:
@@ -75,6 +76,7 @@ class OnnxRunner:
 
     def forward(self, step: StepInput) -> Float:
         num_decode = len(step.decode)
+        self._kept.clear()
         if num_decode:
             self._decode(step.decode)
         wanting = [chunk.slot for chunk in step.prefill if chunk.wants_logits]
@@ -84,6 +86,10 @@ class OnnxRunner:
         num_rows = num_decode + len(rows)
         self._run_heads(num_decode, num_rows)
         return self._logits[:num_rows]
+
+    def position_logits(self, slot: int, first: int, end: int) -> Float:
+        start, normed = self._kept[slot]
+        return self.run_head(normed[first - start : end - start])
 
     def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
         for stage in self._manifest.stages(self._manifest.path(path)):
@@ -194,6 +200,7 @@ class OnnxRunner:
             self._run_chunks(module, group, hidden, hidden)
         if exit in self._kv:
             self._run_chunks(exit, group, hidden, hidden)
+        self._keep_states(group, exit, hidden)
         wanted = [row for row, chunk in enumerate(group) if chunk.slot in rows]
         if wanted:
             last = np.stack([hidden[row, lengths[row] - 1] for row in wanted])[:, None]
@@ -201,6 +208,16 @@ class OnnxRunner:
             if normed is not last:
                 self._run_chunks(exit, [group[row] for row in wanted], last, normed)
             self._normed[[rows[group[row].slot] for row in wanted]] = normed[:, 0]
+
+    def _keep_states(self, group: Sequence[PrefillChunk], exit: str, hidden: Float) -> None:
+        """Normed states of every token of the chunks that keep them."""
+        for row, chunk in enumerate(group):
+            if not chunk.keeps_states:
+                continue
+            states = hidden[row : row + 1, : len(chunk.token_ids)].copy()
+            if exit not in self._kv:
+                self._run_chunks(exit, [chunk], states, states)
+            self._kept[chunk.slot] = (chunk.start, states[0])
 
     def _run_heads(self, num_decode: int, num_rows: int) -> None:
         """Once for all rows, unless prompts run in another variant, and so perhaps in another basis, than rows."""

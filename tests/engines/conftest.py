@@ -72,6 +72,8 @@ class FakeRunner:
         self.load_errors: dict[str, Exception] = {}
         self.loaded: list[str] = []
         self.num_moves = 0
+        self.most_rows_scored = 0
+        self._kept: dict[int, PrefillChunk] = {}
         self.max_step_tokens = 0
         self.forward_calls: list[StepInput] = []
         self.on_forward: Callable[[], None] = lambda: None
@@ -90,6 +92,7 @@ class FakeRunner:
         if self.fail_next:
             self.fail_next -= 1
             raise RuntimeError("the fake runner was told to fail")
+        self._kept = {chunk.slot: chunk for chunk in step.prefill if chunk.keeps_states}
         rows = [np.zeros(VOCAB_SIZE, np.float32)] * len(step.decode)
         for slot, row in enumerate(step.decode):
             if row.path is None:
@@ -103,6 +106,18 @@ class FakeRunner:
             if chunk.wants_logits:
                 rows.append(logits)
         return np.stack(rows) if rows else np.zeros((0, VOCAB_SIZE), np.float32)
+
+    def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
+        chunk = self._kept[slot]
+        self.most_rows_scored = max(self.most_rows_scored, end - first)
+        last = chunk.start + len(chunk.token_ids)
+        assert chunk.start <= first < end <= last, "logits of a position that was not in the step"
+        # Written once more, what a chunk holds gives the same KV, and the logits of its end.
+        rows = [
+            self._run(slot, chunk.path, chunk.start, chunk.token_ids[: position + 1 - chunk.start])
+            for position in range(first, end)
+        ]
+        return np.stack(rows)
 
     def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
         self.num_moves += 1
@@ -272,7 +287,10 @@ class FakeEngine(Listener):
             token = sampler.sample(runner.forward(StepInput(prefill=(chunk,))), [sequence])[0].token_id
             sequence.num_computed_tokens = sequence.num_tokens
             sequence.token_ids.append(token)
-            if token == EOS and not sampling.ignore_eos:
+            if sequence.matcher is not None:
+                sequence.matcher.advance(token)
+            is_finished = sequence.matcher is not None and sequence.matcher.is_finished
+            if is_finished or (token == EOS and not sampling.ignore_eos):
                 break
         generated = sequence.token_ids[sequence.num_prompt_tokens :]
         return generated[:-1] if generated[-1] == EOS and not sampling.ignore_eos else generated

@@ -11,7 +11,7 @@ import pytest
 from engines.loop import path_depths
 from engines.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
-from models.errors import ConfigError
+from models.errors import ConfigError, EngineUnhealthy
 from models.manifest import Exit, StudentPath, find_problems
 from models.student import Student
 from tests.engines.conftest import FakeEngine
@@ -266,3 +266,39 @@ def test_loading_degrades_no_path_to_another_exit_behind_the_same_modules(fake_s
     finally:
         fake.runner.gates["fact_exit"].set()
         fake.engine.stop(0)
+
+
+def test_sequences_tell_where_each_one_is(make_engine: Any) -> None:
+    """Asked from another thread, as an operator who looks for a stuck one does."""
+    fake = make_engine(max_running=1)
+    gate = fake.runner.gates.setdefault("adapter", threading.Event())
+    fake.start()
+    fake.submit("deep", (5, 6, 7), "full", max_tokens=9)
+    fake.submit("deeper", (5, 6), "full", max_tokens=3)
+    states = fake.engine.sequences(10.0)
+    assert [(one.id, one.status, one.slot) for one in states] == [
+        ("deep", SequenceStatus.WAITING, None),
+        ("deeper", SequenceStatus.WAITING, None),
+    ]
+    assert (states[0].num_prompt_tokens, states[0].max_completion_tokens) == (3, 9)
+    gate.set()
+    fake.finish("deep")
+    fake.finish("deeper")
+    assert fake.engine.sequences(10.0) == []
+
+
+def test_sequences_of_a_running_engine_have_slots_and_progress(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    fake.submit("a", (5, 6, 7), max_tokens=9, ignore_eos=True)
+    fake.engine.step()
+    fake.engine.step()
+    (state,) = fake.engine._sequence_states()
+    assert (state.status, state.slot, state.num_computed_tokens) == (SequenceStatus.DECODING, 0, 4)
+    assert state.num_completion_tokens == 2
+
+
+def test_sequences_of_an_engine_that_hangs_are_not_waited_for(make_engine: Any) -> None:
+    fake = make_engine()
+    with pytest.raises(EngineUnhealthy, match="did not answer"):
+        fake.engine.sequences(0.01)

@@ -1,0 +1,313 @@
+"""Answers keep to their grammar, token by token, whatever the model prefers and whoever runs beside them."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engines.grammar import Grammar, GrammarCompiler, Masks, json_body, literal, schema_problem
+from engines.loop import new_sequence
+from engines.sampler import Sampler
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams
+from models.errors import GrammarFailed, InvalidParameter
+from models.student import Student
+from tests.engines.conftest import EOS, VOCAB_SIZE, FakeEngine
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "on": {"type": "boolean"}},
+    "required": ["x", "on"],
+    "additionalProperties": False,
+}
+NAMES = st.sampled_from(["a", "bc", "x y"])
+
+
+def schemas(depth: int = 2) -> st.SearchStrategy[Any]:
+    """Schemas whose values are short, so that every answer ends."""
+    simple = st.sampled_from(
+        [
+            {"type": "boolean"},
+            {"type": "null"},
+            {"type": "integer", "minimum": -5, "maximum": 120},
+            {"enum": ["red", "gr\u00fcn", 3, None]},
+            {"const": {"k": [1, "two"]}},
+            {"type": "string", "maxLength": 4},
+            {"type": "string", "pattern": "^[ab]{1,3}$"},
+        ]
+    )
+    if depth == 0:
+        return simple
+    inner = schemas(depth - 1)
+    lists = inner.map(lambda items: {"type": "array", "items": items, "maxItems": 2})
+    choices = st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
+    objects = st.dictionaries(NAMES, inner, max_size=2).map(
+        lambda parts: {
+            "type": "object",
+            "properties": parts,
+            "required": sorted(parts),
+            "additionalProperties": False,
+        }
+    )
+    return simple | lists | choices | objects
+
+
+SIMPLE: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
+    "boolean": lambda value, schema: isinstance(value, bool),
+    "null": lambda value, schema: value is None,
+    "integer": lambda value, schema: isinstance(value, int) and schema["minimum"] <= value <= schema["maximum"],
+    "string": lambda value, schema: (
+        isinstance(value, str)
+        and len(value) <= schema.get("maxLength", 3)
+        and ("pattern" not in schema or (value != "" and set(value) <= {"a", "b"}))
+    ),
+}
+
+
+def is_valid(value: Any, schema: dict[str, Any]) -> bool:
+    """By itself, for the schemas above alone."""
+    if "anyOf" in schema:
+        return any(is_valid(value, part) for part in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return value in schema.get("enum", [schema.get("const")])
+    kind = schema["type"]
+    if kind == "array":
+        return isinstance(value, list) and len(value) <= 2 and all(is_valid(one, schema["items"]) for one in value)
+    if kind == "object":
+        parts = schema["properties"]
+        return (
+            isinstance(value, dict)
+            and value.keys() == parts.keys()
+            and all(is_valid(value[name], parts[name]) for name in parts)
+        )
+    return SIMPLE[kind](value, schema)
+
+
+@pytest.fixture(scope="module")
+def compiler(fake_student: Student) -> GrammarCompiler:
+    return GrammarCompiler(fake_student.tokenizer, VOCAB_SIZE)
+
+
+def grammar_of(compiler: GrammarCompiler, schema: dict[str, Any]) -> Grammar:
+    return compiler.compile(f"start: body\nbody: {json_body(schema)}")
+
+
+def finish(fake: FakeEngine) -> None:
+    fake.step_until_idle()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schema=schemas(), seed=st.integers(0, 1000), temperature=st.sampled_from([0.0, 1.0, 2.0]))
+def test_answers_of_a_random_model_are_valid(
+    make_engine: Callable[..., FakeEngine],
+    compiler: GrammarCompiler,
+    schema: dict[str, Any],
+    seed: int,
+    temperature: float,
+) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    grammar = grammar_of(compiler, schema)
+    fake.submit("a", prompt=(5, seed % 300, 7), temperature=temperature, seed=seed, max_tokens=180, grammar=grammar)
+    finish(fake)
+    text = fake.text("a")
+    # A model that draws at random may go on with legal blanks until its tokens are used up.
+    if fake.finish("a").reason is FinishReason.STOP:
+        assert is_valid(json.loads(text), schema), text
+    else:
+        assert fake.finish("a").reason is FinishReason.LENGTH
+
+
+def test_a_grammar_ends_the_answer_without_an_end_token(
+    make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
+) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    fake.submit("a", max_tokens=100, grammar=compiler.compile(f"start: {literal('yes')}"))
+    finish(fake)
+    assert (fake.text("a"), fake.finish("a").reason) == ("yes", FinishReason.STOP)
+    assert EOS not in fake.tokens("a")
+
+
+def test_an_answer_complete_with_its_last_token_has_stopped(
+    make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
+) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    fake.submit("a", max_tokens=1, grammar=compiler.compile(f"start: {literal('y')}"))
+    finish(fake)
+    assert (fake.text("a"), fake.finish("a").reason) == ("y", FinishReason.STOP)
+
+
+def test_too_few_tokens_end_with_length(make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    fake.submit("a", max_tokens=2, grammar=grammar_of(compiler, POINT))
+    finish(fake)
+    assert fake.finish("a").reason is FinishReason.LENGTH
+    assert fake.text("a").startswith("{")
+
+
+def test_tokens_are_the_same_alone_and_in_a_batch(
+    make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
+) -> None:
+    fake = make_engine(busy_step_tokens=4)
+    fake.load_by_hand()
+    grammar = grammar_of(compiler, POINT)
+    requests = []
+    for index in range(12):
+        bound = {"grammar": grammar} if index % 3 else {}
+        sampling = {"temperature": float(index % 2), "seed": index, "max_tokens": 24, **bound}
+        requests.append(fake.request(f"r{index}", (5, 6 + index), ("full", "shallow")[0], **sampling))
+        fake.engine.submit(requests[-1])
+    finish(fake)
+    for request in requests:
+        got = fake.tokens(request.id)
+        assert got == fake.alone(request), request.id
+
+
+def test_a_preempted_sequence_goes_on_where_it_was(
+    make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
+) -> None:
+    grammar = compiler.compile('start: "[" /[a-z]{30,40}/ "]"')
+    fake = make_engine(kv_bytes=8 * 4 * 90, max_running=4, prefix_cache_bytes=0)
+    fake.load_by_hand()
+    requests = [
+        fake.request(f"r{i}", (5, 6, 7 + i), "full", max_tokens=60, temperature=1.0, seed=i, grammar=grammar)
+        for i in range(4)
+    ]
+    for request in requests:
+        fake.engine.submit(request)
+    finish(fake)
+    assert fake.engine.status().num_preemptions > 0
+    for request in requests:
+        assert fake.tokens(request.id) == fake.alone(request)
+        assert fake.text(request.id)[-1] == "]"
+
+
+def test_a_failed_matcher_ends_its_sequence_alone(
+    make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
+) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    grammar = grammar_of(compiler, {"type": "string", "minLength": 20, "maxLength": 30})
+    fake.submit("bad", max_tokens=40, grammar=grammar)
+    fake.submit("good", prompt=(8, 9), max_tokens=40, grammar=grammar)
+    fake.engine.step()
+    sequence = fake.engine._scheduler.find("bad")
+    assert sequence is not None
+    assert sequence.matcher is not None
+    assert not sequence.matcher.library.consume_token(EOS)  # from now on it is in its error state
+    finish(fake)
+    bad = fake.finish("bad")
+    assert bad.reason is FinishReason.ERROR
+    assert isinstance(bad.error, GrammarFailed)
+    assert fake.finish("good").reason is FinishReason.STOP
+    assert 20 <= len(json.loads(fake.text("good"))) <= 30
+    assert fake.engine.status().is_healthy
+
+
+def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCompiler, fake_student: Student) -> None:
+    tokens = {fake_student.tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
+    logits = np.zeros((1, VOCAB_SIZE), np.float32)
+    logits[0, tokens[b"z"]], logits[0, tokens[b"b"]], logits[0, tokens[b"a"]] = 9.0, 3.0, 2.0
+    grammar = compiler.compile('start: "a" | "b"')
+    sampling = SamplingParams(max_tokens=5, temperature=0.0, logprobs=1, grammar=grammar)
+    request = GenerationRequest(id="s", prompt_token_ids=(5,), path="full", sampling=sampling)
+    sampled = Sampler(fake_student.tokenizer.token_bytes).sample(logits, [new_sequence(request)])[0]
+    assert sampled.token_id == tokens[b"b"]
+    assert sampled.logprob is not None
+    assert sampled.logprob.alternatives[0].token_id == tokens[b"z"]
+    assert sampled.logprob.logprob < -5
+
+
+def test_every_legal_draw_has_its_share(compiler: GrammarCompiler, fake_student: Student) -> None:
+    tokens = {fake_student.tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
+    logits = np.zeros((400, VOCAB_SIZE), np.float32)
+    logits[:, tokens[b"a"]] = np.log(3.0)
+    grammar = compiler.compile('start: "a" | "b"')
+    sequences = [
+        new_sequence(
+            GenerationRequest(
+                id=str(seed),
+                prompt_token_ids=(5,),
+                path="full",
+                sampling=SamplingParams(max_tokens=5, seed=seed, grammar=grammar),
+            )
+        )
+        for seed in range(400)
+    ]
+    drawn = [one.token_id for one in Sampler(fake_student.tokenizer.token_bytes).sample(logits, sequences)]
+    assert set(drawn) == {tokens[b"a"], tokens[b"b"]}
+    assert drawn.count(tokens[b"a"]) / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def test_masks_of_many_are_those_of_each(compiler: GrammarCompiler) -> None:
+    grammars = [compiler.compile(f"start: {literal(text)}") for text in ("ab", "cd", "a")]
+    matchers = [grammar.matcher() for grammar in grammars]
+    together = Masks().legal_tokens(matchers)
+    for matcher, legal in zip(matchers, together, strict=True):
+        assert legal.tolist() == Masks().legal_tokens([matcher])[0].tolist()
+        assert legal.tolist() == [token for token in range(VOCAB_SIZE) if matcher.allows(token)]
+
+
+def test_the_end_is_legal_only_where_the_grammar_may_stop(compiler: GrammarCompiler) -> None:
+    matcher = compiler.compile('start: "a" "b"?').matcher()
+    assert not matcher.allows(EOS)
+    token = next(token for token in range(VOCAB_SIZE) if matcher.allows(token))
+    matcher.advance(token)
+    assert matcher.allows(EOS)
+    with pytest.raises(GrammarFailed):
+        matcher.advance(token)
+
+
+def test_special_tokens_are_never_legal(compiler: GrammarCompiler, fake_student: Student) -> None:
+    legal = Masks().legal_tokens([compiler.compile(r"start: /(.|\n)+/").matcher()])[0].tolist()
+    assert len(legal) > 200
+    assert not [token for token in legal if fake_student.tokenizer.is_special(token)]
+
+
+def test_logits_wider_than_the_vocabulary_have_no_legal_tokens_there(fake_student: Student) -> None:
+    wide = GrammarCompiler(fake_student.tokenizer, VOCAB_SIZE + 70)
+    legal = Masks().legal_tokens([wide.compile(r"start: /(.|\n)+/").matcher()])[0]
+    assert legal.max() < VOCAB_SIZE
+
+
+def test_a_grammar_of_another_vocabulary_is_refused(
+    make_engine: Callable[..., FakeEngine], fake_student: Student
+) -> None:
+    wide = GrammarCompiler(fake_student.tokenizer, VOCAB_SIZE + 70)
+    fake = make_engine()
+    fake.load_by_hand()
+    with pytest.raises(InvalidParameter, match="another student"):
+        fake.submit("a", grammar=wide.compile('start: "a"'))
+
+
+@pytest.mark.parametrize("source", ['start: "a" nobody', 'start: body\nbody: %json {"$ref": "#"}'])
+def test_a_grammar_that_cannot_be_is_refused(compiler: GrammarCompiler, source: str) -> None:
+    with pytest.raises(InvalidParameter):
+        compiler.compile(source)
+
+
+def test_grammars_of_one_text_are_equal(compiler: GrammarCompiler) -> None:
+    one, same, other = (compiler.compile(f"start: {literal(text)}") for text in ("a", "a", "b"))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "integer", "minimum": 2, "maximum": 1}, "minimum"),
+        ({"oneOf": [{"type": "string"}, {"type": "string"}]}, "oneOf"),
+    ],
+)
+def test_schema_problems_are_named(schema: dict[str, Any], problem: str) -> None:
+    found = schema_problem(schema)
+    assert found is not None
+    assert problem in found
+    assert schema_problem(POINT) is None
