@@ -1,0 +1,93 @@
+"""What is kept of an answer: neither JSON nor events of a stream, but what both are made of.
+
+Ids, times and model names are not in it: every response has its own.
+"""
+
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, TokenLogprob, Usage
+
+GOOD_ENDS = frozenset({FinishReason.STOP, FinishReason.LENGTH})
+"""Ends that are an answer. Anything else is a failure, and never kept."""
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One sequence, whole."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    reason: FinishReason
+    path: str
+    usage: Usage
+    stop: str | None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A whole answer. `stored_s` is Unix time: processes that share a store do not share a monotonic clock."""
+
+    stored_s: float
+    choices: tuple[Choice, ...]
+
+    @property
+    def age_s(self) -> float:
+        return max(0.0, time.time() - self.stored_s)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    return _encoder.encode(entry)
+
+
+def decode_entry(value: bytes, num_choices: int) -> Entry | None:
+    """None for what cannot be an answer to `num_choices` sequences."""
+    try:
+        entry = _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    is_whole = len(entry.choices) == num_choices and all(choice.reason in GOOD_ENDS for choice in entry.choices)
+    return entry if is_whole else None
+
+
+def entry_of(events: Iterable[tuple[int, SequenceEvent]], num_choices: int) -> Entry | None:
+    """The answer that these events of (choice, event) make; None while a choice has not ended well."""
+    texts: list[list[str]] = [[] for _ in range(num_choices)]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in range(num_choices)]
+    finishes: dict[int, Finish] = {}
+    for index, event in events:
+        texts[index].append(event.text)
+        logprobs[index].extend(event.logprobs)
+        if event.finish is not None:
+            finishes[index] = event.finish
+    if len(finishes) < num_choices or any(finish.reason not in GOOD_ENDS for finish in finishes.values()):
+        return None
+    choices = [_choice("".join(texts[index]), tuple(logprobs[index]), finishes[index]) for index in range(num_choices)]
+    return Entry(stored_s=time.time(), choices=tuple(choices))
+
+
+def _choice(text: str, logprobs: tuple[TokenLogprob, ...], finish: Finish) -> Choice:
+    return Choice(
+        text=text, logprobs=logprobs, reason=finish.reason, path=finish.path, usage=finish.usage, stop=finish.stop
+    )
+
+
+def replay(entry: Entry) -> list[tuple[int, SequenceEvent]]:
+    """The events that an engine would have sent, all text of a choice in one."""
+    now_s = time.monotonic()
+    timings = Timings(queued_s=now_s, admitted_s=None, first_token_s=None, finished_s=now_s)
+    return [
+        (
+            index,
+            SequenceEvent(sequence_id="", text=choice.text, logprobs=choice.logprobs, finish=_finish(choice, timings)),
+        )
+        for index, choice in enumerate(entry.choices)
+    ]
+
+
+def _finish(choice: Choice, timings: Timings) -> Finish:
+    return Finish(reason=choice.reason, path=choice.path, usage=choice.usage, timings=timings, stop=choice.stop)

@@ -1,0 +1,82 @@
+"""What makes two requests the same: everything about them that can change the answer, hashed.
+
+A new field of `GenerationRequest` or `SamplingParams` is part of the key by itself; one that cannot change the answer
+has to be named in `NOT_IN_KEY`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from engines.sequence import GenerationRequest
+
+FORMAT = 1
+"""Raised when keys or values change their meaning: what older versions stored is then never found."""
+
+NOT_IN_KEY = frozenset({"id"})
+"""Fields of a generation request that cannot change its answer."""
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Origin:
+    """Who would answer, and for whom. `digest` changes with the student, its precision and the server's version."""
+
+    student: str
+    digest: str
+    path: str
+    tenant: str | None
+
+
+def cache_key(origin: Origin, requests: Sequence[GenerationRequest]) -> str:
+    """`student:path:` and a hash; nothing of the prompt or the tenant can be read from it."""
+    hashed = hashlib.sha256(_encoder.encode([FORMAT, origin.digest, origin.tenant, len(requests)]))
+    last_prompt: tuple[int, ...] | None = None
+    for request in requests:
+        is_same = request.prompt_token_ids is last_prompt  # the n choices of a prompt share its tuple
+        last_prompt = request.prompt_token_ids
+        hashed.update(_encoder.encode([is_same, None if is_same else last_prompt]))
+        hashed.update(_encoder.encode(_described(request, NOT_IN_KEY | {"prompt_token_ids"})))
+    return f"{key_prefix(origin.student, origin.path)}{hashed.hexdigest()}"
+
+
+def key_prefix(student: str, path: str | None = None) -> str:
+    """What the keys of a student, or of one of its paths, begin with."""
+    return f"{student}:" if path is None else f"{student}:{path}:"
+
+
+def _described(value: Any, left_out: frozenset[str] = frozenset()) -> Any:
+    """A value as plain lists in one order, with the name of every field.
+
+    Raises: TypeError for a kind nobody thought of, so that no field is left out in silence.
+    """
+    if value is None or isinstance(value, bool | int | float | bytes):
+        return value
+    if isinstance(value, Enum):
+        return [type(value).__name__, value.value]
+    if isinstance(value, str):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        named = [
+            [part.name, _described(getattr(value, part.name))] for part in fields(value) if part.name not in left_out
+        ]
+        return [type(value).__name__, named]
+    if isinstance(value, msgspec.Struct):
+        named = [[name, _described(getattr(value, name))] for name in value.__struct_fields__]
+        return [type(value).__name__, named]
+    return _described_many(value)
+
+
+def _described_many(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ["map", sorted(([_described(key), _described(item)] for key, item in value.items()), key=repr)]
+    if isinstance(value, Set):
+        return ["set", sorted((_described(item) for item in value), key=repr)]
+    if isinstance(value, list | tuple):
+        return ["list", [_described(item) for item in value]]
+    raise TypeError(f"{type(value).__name__} has no place in a cache key; see router/cache_key.py")

@@ -1,0 +1,106 @@
+"""One generation for all who ask the same: it outlives who began it, and ends with the last."""
+
+from engines.sequence import FinishReason
+from router.single_flight import Flight, Flights
+from tests.router.flights import KEY, TARGET, Ear, end, text
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.num_ends = 0
+        self.landings: list[bool] = []
+
+    def end(self) -> None:
+        self.num_ends += 1
+
+    def landed(self, flight: Flight, is_good: bool) -> None:
+        self.landings.append(is_good)
+
+
+def take_off(flight: Flight) -> Watch:
+    watch = Watch()
+    flight.take_off(TARGET, watch.end, watch.landed)
+    return watch
+
+
+def test_flight_gives_late_joiners_all_there_was_and_what_comes() -> None:
+    flight = Flights(9).enter(KEY, 1)
+    take_off(flight)
+    early, late = Ear(), Ear()
+    flight.join(early)
+    flight.push(0, text("one "))
+    flight.join(late)
+    flight.push(0, text("two"))
+    assert (early.words, late.words) == ("one two", "one two")
+
+
+def test_flight_is_ended_when_the_last_seat_is_given_back_and_not_before() -> None:
+    flights = Flights(9)
+    first = flights.enter(KEY, 1)
+    second = flights.enter(KEY, 1)
+    assert first is second
+    watch = take_off(first)
+    flights.leave(first)
+    assert watch.num_ends == 0
+    assert len(flights) == 1
+    flights.leave(second)
+    assert watch.num_ends == 1
+    assert len(flights) == 0
+
+
+def test_flight_lands_once_all_sequences_have_ended() -> None:
+    flights = Flights(9)
+    flight = flights.enter(KEY, 2)
+    watch = take_off(flight)
+    flight.push(1, end())
+    assert watch.landings == []
+    flight.push(0, end())
+    assert (watch.landings, watch.num_ends) == ([True], 1)
+    flights.leave(flight)
+    assert watch.num_ends == 1
+
+
+def test_flight_that_landed_may_be_joined_until_it_is_dropped() -> None:
+    flights = Flights(9)
+    flight = flights.enter(KEY, 1)
+    take_off(flight)
+    flight.push(0, end(words="all"))
+    flights.leave(flight)
+    late = Ear()
+    again = flights.enter(KEY, 1)
+    assert again is flight
+    again.join(late)
+    assert late.words == "all"
+    flights.drop(flight)
+    assert flights.enter(KEY, 1) is not flight
+
+
+def test_flight_that_failed_says_so_once_and_at_once() -> None:
+    flights = Flights(9)
+    flight = flights.enter(KEY, 2)
+    watch = take_off(flight)
+    flight.push(0, end(FinishReason.ERROR))
+    assert watch.landings == [False]
+    flight.push(1, end())
+    assert watch.landings == [False]
+
+
+def test_flights_of_one_key_are_full_at_their_bound() -> None:
+    flights = Flights(2)
+    joined = [flights.enter(KEY, 1) for _ in range(2)]
+    alone = flights.enter(KEY, 1)
+    assert joined[0] is joined[1] is not alone
+    flights.leave(alone)
+    assert flights.enter_alone(KEY, 1) is not joined[0]
+    assert len(flights) == 1
+
+
+def test_flights_that_are_spoiled_are_neither_kept_nor_joined() -> None:
+    flights = Flights(9)
+    flight, other = flights.enter(KEY, 1), flights.enter("other:full:1", 1)
+    flights.spoil("tiny:")
+    assert (flight.is_storable, other.is_storable) == (False, True)
+    newer = flights.enter(KEY, 1)
+    assert newer is not flight
+    flights.leave(flight)
+    assert flights.enter(KEY, 1) is newer
