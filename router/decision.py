@@ -29,6 +29,14 @@ class Quality(StrEnum):
     FULL = "full"
 
 
+class Priority(StrEnum):
+    """Who is let in first while there is a queue, and who is sent away last when it is full."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Wishes:
     """What the request said itself; None where it said nothing. They win over what the classifier finds."""
@@ -37,6 +45,8 @@ class Wishes:
     path: str | None = None
     task: Task | None = None
     quality: Quality = Quality.BALANCED
+    priority: Priority = Priority.NORMAL
+    cache: bool | None = None
 
 
 class Health(StrEnum):

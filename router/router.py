@@ -40,6 +40,10 @@ class Router:
         self._lock = threading.Lock()
         self.num_faults = 0
 
+    def reconfigure(self, config: PolicyConfig) -> None:
+        """Decide by other thresholds from now on."""
+        self._config = config
+
     def classify(self, conversation: Conversation) -> TaskScores | None:
         """Scores, or None when there is no classifier or it failed: never an error to the client."""
         if self._classifier is None:

@@ -1,0 +1,335 @@
+"""Who may start, who waits and who is sent away: one student's door, counted in tokens.
+
+A request promises its prompt and the longest answer it allows. What runs and what queues is bounded by that; estimates
+of time go by what answers really took. Pure: no clock, thread or loop of its own, one owner.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
+from router.decision import Priority
+from router.fair_queue import FairQueue
+from router.pace import Pace
+
+RETRY_AFTER_S = 1.0
+"""Told while nothing was measured."""
+SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
+AHEAD_SHARE = 4
+"""One in this many of the running sequences may wait in the engine itself, so that no slot is empty for a step."""
+
+_CLASSES = tuple(Priority)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class AdmissionConfig:
+    """Bounds per student, in tokens of prompt and longest answer; `engine.max_running` and `max_waiting` bound the
+    sequences. `default_deadline_s` None is `limits.request_timeout_s`."""
+
+    max_running_tokens: int = 262_144
+    max_queued_tokens: int = 2_097_152
+    default_deadline_s: float | None = None
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        bounds = ("max_running_tokens", "max_queued_tokens")
+        found = [f"{name} must be at least 1, not {getattr(self, name)}" for name in bounds if getattr(self, name) < 1]
+        if self.default_deadline_s is not None and self.default_deadline_s <= 0.0:
+            found.append(f"default_deadline_s must be more than 0, not {self.default_deadline_s:g}")
+        return found
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Bounds:
+    """How much may run, and how much may queue behind it."""
+
+    max_running: int
+    max_running_tokens: int
+    max_queued: int
+    max_queued_tokens: int
+
+
+class TicketStatus(Enum):
+    NEW = "new"
+    QUEUED = "queued"
+    RUNNING = "running"
+    OVER = "over"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ticket:
+    """One request at the door, with all its sequences: the tokens of their prompts, and of the longest answers.
+
+    `decide` is called at most once: with None when the request may start, else with why it never will.
+    """
+
+    tenant: str | None = None
+    priority: Priority = Priority.NORMAL
+    num_sequences: int = 1
+    num_prompt_tokens: int
+    num_answer_tokens: int
+    deadline_s: float
+    decide: Callable[[ServingError | None], None]
+    status: TicketStatus = field(default=TicketStatus.NEW, init=False)
+    order: int = field(default=0, init=False)
+
+    @property
+    def cost_tokens(self) -> int:
+        """What it promises to take at most."""
+        return self.num_prompt_tokens + self.num_answer_tokens
+
+    @property
+    def answer_tokens(self) -> float:
+        """The longest answer of one of its sequences."""
+        return self.num_answer_tokens / self.num_sequences
+
+
+@dataclass(slots=True)
+class Load:
+    """Sequences and the tokens they promise."""
+
+    num_sequences: int = 0
+    num_tokens: int = 0
+
+    def add(self, ticket: Ticket) -> None:
+        self.num_sequences += ticket.num_sequences
+        self.num_tokens += ticket.cost_tokens
+
+    def take(self, ticket: Ticket) -> None:
+        self.num_sequences -= ticket.num_sequences
+        self.num_tokens -= ticket.cost_tokens
+
+
+class Admission:
+    """`bounds` may be replaced at any time. `count_tokens` is how many tokens the engine has computed since it began;
+    `is_ready` False while it loads: then more goes in, for sequences whose modules are there let the others wait.
+    """
+
+    def __init__(
+        self, bounds: Bounds, pace: Pace, *, count_tokens: Callable[[], int], is_ready: Callable[[], bool]
+    ) -> None:
+        self.bounds = bounds
+        self.running, self.queued = Load(), Load()
+        self.refusals: Counter[str] = Counter()
+        self._pace = pace
+        self._count_tokens = count_tokens
+        self._is_ready = is_ready
+        self._is_loaded = False
+        self._queues: dict[Priority, FairQueue[Ticket]] = {priority: FairQueue() for priority in _CLASSES}
+        self._orders = itertools.count()
+        self._measured: tuple[float, int] | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue."""
+        return sum(map(len, self._queues.values()))
+
+    def num_waiting_in(self, priority: Priority) -> int:
+        return len(self._queues[priority])
+
+    def offer(self, ticket: Ticket, now_s: float) -> None:
+        """Let a request start, or queue it; `decide` tells which, now or later.
+
+        Raises: QueueFull, DeadlineUnreachable (try again later); DeadlineExceeded (too little time in any case).
+        """
+        self._measure(now_s)
+        ticket.order = next(self._orders)
+        try:
+            self._check_deadline(ticket, now_s)
+            if not self._is_next(ticket):
+                self._make_room(ticket)
+        except ServingError as error:
+            self._close(ticket, error)
+            raise
+        self._queues[ticket.priority].push(ticket)
+        self.queued.add(ticket)
+        ticket.status = TicketStatus.QUEUED
+        self._let_in(now_s)
+
+    def release(self, ticket: Ticket, now_s: float, num_used_tokens: int = 0) -> None:
+        """The request is over, whether it ran or not; what it did not use is given back to its tenant."""
+        self._measure(now_s)
+        if ticket.status is TicketStatus.RUNNING:
+            self.running.take(ticket)
+            self._queues[ticket.priority].refund(ticket.tenant, max(0, ticket.cost_tokens - num_used_tokens))
+        elif ticket.status is TicketStatus.QUEUED:
+            self._unqueue(ticket)
+        ticket.status = TicketStatus.OVER
+        self._let_in(now_s)
+        if not self.running.num_sequences:  # then nobody is queued either
+            for queue in self._queues.values():
+                queue.forget()
+
+    def _let_in(self, now_s: float) -> None:
+        """Start whoever's turn it is, as long as there is room; end those that could only be late."""
+        while (queue := self._next_queue()) is not None:
+            ticket = queue.peek()
+            assert ticket is not None
+            run_s = self._pace.run_s(ticket.answer_tokens, now_s)
+            if now_s + run_s > ticket.deadline_s:
+                self._unqueue(ticket)
+                self._refuse(ticket, _too_late(ticket, now_s, run_s))
+            elif self._has_room(ticket):
+                queue.pop()
+                self.queued.take(ticket)
+                self.running.add(ticket)
+                ticket.status = TicketStatus.RUNNING
+                ticket.decide(None)
+            else:
+                break
+        if not self.queued.num_sequences:
+            self._measured = None
+        elif self._measured is None:
+            self._measured = (now_s, self._count_tokens())
+
+    def _next_queue(self) -> FairQueue[Ticket] | None:
+        return next((queue for queue in self._queues.values() if len(queue)), None)
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        """Whether it fits beside what runs; alone, everything does."""
+        if not self.running.num_sequences:
+            return True
+        bounds = self.bounds
+        num_sequences = self.running.num_sequences + ticket.num_sequences
+        num_tokens = self.running.num_tokens + ticket.cost_tokens
+        num_ahead = min(bounds.max_running // AHEAD_SHARE, bounds.max_queued)
+        if num_sequences <= bounds.max_running + num_ahead and num_tokens <= bounds.max_running_tokens:
+            return True
+        fits_loading = (
+            num_sequences <= bounds.max_running + bounds.max_queued
+            and num_tokens <= bounds.max_running_tokens + bounds.max_queued_tokens
+        )
+        self._is_loaded = self._is_loaded or self._is_ready()
+        return fits_loading and not self._is_loaded
+
+    def _is_next(self, ticket: Ticket) -> bool:
+        """Whether a newcomer may start at once: nobody of its class or above waits, and it fits."""
+        above = _CLASSES[: _CLASSES.index(ticket.priority) + 1]
+        return not any(len(self._queues[priority]) for priority in above) and self._has_room(ticket)
+
+    def _make_room(self, ticket: Ticket) -> None:
+        """Find a place in the queue. Raises: QueueFull when nobody there is less entitled."""
+        excess = self._excess(ticket)
+        victims: list[Ticket] = []
+        candidates = self._less_entitled(ticket)
+        while excess.num_sequences > 0 or excess.num_tokens > 0:
+            victim = next(candidates, None)
+            if victim is None:
+                raise self._queue_full(ticket)
+            victims.append(victim)
+            excess.take(victim)
+            if excess.num_sequences <= 0 and self.queued.num_sequences == sum(one.num_sequences for one in victims):
+                break  # alone in the queue, whatever it promises
+        for victim in victims:
+            self._unqueue(victim)
+            self._refuse(victim, self._queue_full(victim))
+
+    def _excess(self, ticket: Ticket) -> Load:
+        """By how much the queue would be over its bounds; the tokens of one that is alone in it do not count."""
+        excess = Load(
+            self.queued.num_sequences - self.bounds.max_queued, self.queued.num_tokens - self.bounds.max_queued_tokens
+        )
+        excess.add(ticket)
+        if not self.queued.num_sequences:
+            excess.num_tokens = 0
+        return excess
+
+    def _less_entitled(self, ticket: Ticket) -> Iterator[Ticket]:
+        """Who would have to go first: lower classes, then tenants that hold more of the queue; the newest first."""
+        rank = _CLASSES.index(ticket.priority)
+        for priority in reversed(_CLASSES[rank + 1 :]):
+            yield from _newest_first(self._queues[priority])
+        queue = self._queues[ticket.priority]
+        held = queue.tokens_by_tenant()
+        mine = held[ticket.tenant] + ticket.cost_tokens
+        for other in _newest_first(queue):
+            left = held[other.tenant] - other.cost_tokens
+            if other.tenant != ticket.tenant and left >= mine:
+                held[other.tenant] = left
+                yield other
+
+    def _check_deadline(self, ticket: Ticket, now_s: float) -> None:
+        run_s = self._pace.run_s(ticket.answer_tokens, now_s)
+        if now_s + run_s > ticket.deadline_s:
+            raise _too_late(ticket, now_s, run_s)
+        wait_s = self._wait_s(ticket)
+        late_s = now_s + wait_s + run_s - ticket.deadline_s
+        if late_s > 0:
+            raise DeadlineUnreachable(
+                f"the answer cannot be finished in time: about {wait_s:.1f} s of work are queued before it; "
+                "try again later or allow more time",
+                retry_after_s=_bounded(late_s),
+            )
+
+    def _wait_s(self, ticket: Ticket) -> float:
+        """How long it would probably queue; 0 where nothing is known."""
+        rate = self._pace.drain.tokens_per_s
+        if rate is None or self._is_next(ticket):
+            return 0.0
+        rank = _CLASSES.index(ticket.priority)
+        above = sum(self._expected(other) for priority in _CLASSES[:rank] for other in self._queues[priority])
+        queue = self._queues[ticket.priority]
+        beside = sum(map(self._expected, queue))
+        own = self._expected(ticket) + sum(self._expected(one) for one in queue if one.tenant == ticket.tenant)
+        return (above + min(beside, own * max(1, queue.num_tenants))) / rate
+
+    def _expected(self, ticket: Ticket) -> float:
+        answer = self._pace.expected_answer(ticket.answer_tokens)
+        return ticket.num_prompt_tokens + ticket.num_sequences * answer
+
+    def _queue_full(self, ticket: Ticket) -> QueueFull:
+        return QueueFull(
+            f"{self.queued.num_sequences} sequences with up to {self.queued.num_tokens} tokens are queued, which "
+            f"leaves no room for {ticket.cost_tokens} tokens more; try again later",
+            retry_after_s=self._retry_after_s(ticket),
+        )
+
+    def _retry_after_s(self, ticket: Ticket) -> float:
+        """When the queue will have room, by the measured drain rate."""
+        rate = self._pace.drain.tokens_per_s
+        if rate is None:
+            return RETRY_AFTER_S
+        excess = self._excess(ticket)
+        share = max(
+            excess.num_tokens / max(1, self.queued.num_tokens), excess.num_sequences / max(1, self.queued.num_sequences)
+        )
+        expected = sum(self._expected(other) for queue in self._queues.values() for other in queue)
+        return _bounded(min(1.0, share) * expected / rate)
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        self._queues[ticket.priority].remove(ticket)
+        self.queued.take(ticket)
+
+    def _refuse(self, ticket: Ticket, error: ServingError) -> None:
+        self._close(ticket, error)
+        ticket.decide(error)
+
+    def _close(self, ticket: Ticket, error: ServingError) -> None:
+        ticket.status = TicketStatus.OVER
+        self.refusals[error.code] += 1
+
+    def _measure(self, now_s: float) -> None:
+        """Count what was computed since the last event, if work was queueing all the while."""
+        if self._measured is not None:
+            begun_s, num_before = self._measured
+            num_tokens = self._count_tokens()
+            self._pace.drain.add(num_tokens - num_before, now_s - begun_s)
+            self._measured = (now_s, num_tokens)
+
+
+def _newest_first(queue: FairQueue[Ticket]) -> list[Ticket]:
+    return sorted(queue, key=lambda ticket: ticket.order, reverse=True)
+
+
+def _too_late(ticket: Ticket, now_s: float, run_s: float) -> DeadlineExceeded:
+    left_s = max(0.0, ticket.deadline_s - now_s)
+    return DeadlineExceeded(
+        f"the answer cannot be finished in the {left_s:.3g} s that are left: it takes about {run_s:.3g} s once it runs"
+    )
+
+
+def _bounded(seconds: float) -> float:
+    return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, seconds))

@@ -1,0 +1,107 @@
+"""A queue in which tenants take turns by the tokens they were given, and a tenant's own entries go by deadline.
+
+Source: start-time fair queueing (Goyal, Vin, Cheng 1996): an entry starts at its tenant's virtual time, which then
+moves on by what the entry costs; the tenant that is least far goes next.
+"""
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+
+class Entry(Protocol):
+    """What the queue must know. `order` is unique and grows with every arrival."""
+
+    @property
+    def tenant(self) -> str | None: ...
+
+    @property
+    def cost_tokens(self) -> int: ...
+
+    @property
+    def deadline_s(self) -> float: ...
+
+    @property
+    def order(self) -> int: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+@dataclass(slots=True)
+class Lane(Generic[E]):
+    """A tenant's entries, next first, and the virtual time at which its next one starts."""
+
+    start: float = 0.0
+    entries: list[E] = field(default_factory=list)
+
+
+class FairQueue(Generic[E]):
+    def __init__(self) -> None:
+        self._lanes: dict[str | None, Lane[E]] = {}
+        self._now = 0.0
+
+    def __iter__(self) -> Iterator[E]:
+        for lane in self._lanes.values():
+            yield from lane.entries
+
+    def __len__(self) -> int:
+        return sum(len(lane.entries) for lane in self._lanes.values())
+
+    @property
+    def num_tenants(self) -> int:
+        """Tenants with entries."""
+        return sum(bool(lane.entries) for lane in self._lanes.values())
+
+    def tokens_by_tenant(self) -> Counter[str | None]:
+        held: Counter[str | None] = Counter()
+        for entry in self:
+            held[entry.tenant] += entry.cost_tokens
+        return held
+
+    def push(self, entry: E) -> None:
+        lane = self._lanes.setdefault(entry.tenant, Lane())
+        if not lane.entries:
+            lane.start = max(lane.start, self._now)  # time away earns nothing
+        insort(lane.entries, entry, key=lambda other: (other.deadline_s, other.order))
+
+    def peek(self) -> E | None:
+        """Whose turn it is."""
+        lane = self._next_lane()
+        return None if lane is None else lane.entries[0]
+
+    def pop(self) -> E:
+        """Take out whose turn it is; its tenant moves on by the whole cost."""
+        lane = self._next_lane()
+        assert lane is not None
+        entry = lane.entries.pop(0)
+        self._now = lane.start
+        lane.start += entry.cost_tokens
+        self._forget_idle()
+        return entry
+
+    def remove(self, entry: E) -> None:
+        self._lanes[entry.tenant].entries.remove(entry)
+
+    def refund(self, tenant: str | None, num_tokens: int) -> None:
+        """An entry that was popped turned out to cost this much less."""
+        lane = self._lanes.get(tenant)
+        if lane is not None:
+            lane.start = max(lane.start - num_tokens, self._now)
+
+    def forget(self) -> None:
+        """Nothing runs and nothing waits: what tenants had until now is settled."""
+        self._lanes.clear()
+        self._now = 0.0
+
+    def _next_lane(self) -> Lane[E] | None:
+        waiting = [lane for lane in self._lanes.values() if lane.entries]
+        return min(waiting, key=lambda lane: (lane.start, lane.entries[0].order), default=None)
+
+    def _forget_idle(self) -> None:
+        """A tenant without entries that is not ahead of the others is as good as a new one."""
+        idle = [tenant for tenant, lane in self._lanes.items() if not lane.entries and lane.start <= self._now]
+        for tenant in idle:
+            del self._lanes[tenant]
