@@ -1,6 +1,5 @@
 """The admin endpoints: students added, drained and removed while the server runs, behind a key of their own."""
 
-import hashlib
 import hmac
 from collections.abc import Iterator
 from functools import partial
@@ -10,18 +9,21 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import BadRequest, ConfigError, InvalidParameter, NotFound, Unauthorized
+from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedField
 from models.manifest import read_manifest
+from router.cache_key import key_prefix
 from server.apart import run_apart
 from server.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
 from server.decode import decode_body
+from server.keys import bearer_digest
 from server.limits import read_json_body
+from server.reload import reload
 from server.replies import json_response
 from server.roster import Arrival, Roster
 from server.schema import StudentRequest, student_decoder
-from server.status_schema import StudentList, StudentReply
+from server.status_schema import FlushReply, StudentList, StudentReply
 from server.student import ServedStudent
 
 ACCEPTED = 202
@@ -78,18 +80,53 @@ def remove_handler(context: Context, roster: Roster) -> Handler:
     return remove_student
 
 
+def flush_handler(context: Context) -> Handler:
+    async def flush_cache(request: Request) -> Response:
+        check_key(context, request)
+        return json_response(FlushReply(flushed=await context.cache.flush(_flushed_prefix(request))))
+
+    return flush_cache
+
+
+def reload_handler(context: Context) -> Handler:
+    """Settings and keys read again, all that may change at once; 400 when something is wrong, and the old ones stay."""
+
+    async def reload_settings(request: Request) -> Response:
+        check_key(context, request)
+        return json_response(await reload(context))
+
+    return reload_settings
+
+
 def check_key(context: Context, request: Request) -> None:
-    """Raises: NotFound when there are no admin endpoints; Unauthorized."""
+    """Raises: NotFound when there are no admin endpoints; Unauthorized; Forbidden for an API key."""
     wanted = context.config.admin.key_sha256
     if wanted is None:
         raise NotFound(
             "the admin endpoints are off; switch them on with `[admin] key_sha256 = ...`, "
             "the SHA-256 of a key in hexadecimal"
         )
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    given = hashlib.sha256(key.strip().encode("latin-1")).hexdigest()
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given, wanted.lower()):
+    authorization = request.headers.get("authorization", "")
+    given = bearer_digest(authorization)
+    if not hmac.compare_digest(given, wanted.lower()):
+        if context.keyring.find(authorization) is not None:
+            raise Forbidden("this API key may not use the admin endpoints; they need the admin key")
         raise Unauthorized("the admin endpoints need `Authorization: Bearer KEY` with the admin key")
+
+
+def _flushed_prefix(request: Request) -> str:
+    """What the keys to forget begin with; everything without a word. Raises: BadRequest and its kinds."""
+    query = request.query_params
+    for name in query:
+        if name not in {"student", "prefix"}:
+            raise UnsupportedField(f"unknown parameter {name[:100]!r}; send `student` or `prefix`", param=name[:100])
+    if len(query.multi_items()) > 1:
+        raise BadRequest("send one `student` or one `prefix`, not several")
+    if "student" in query:
+        if not query["student"]:
+            raise InvalidParameter("`student` is empty; leave it out to flush everything", param="student")
+        return key_prefix(query["student"])
+    return query.get("prefix", "")
 
 
 def _folder_of(wish: StudentRequest) -> Path:

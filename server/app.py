@@ -1,26 +1,42 @@
 """The FastAPI application of one server: routes, middleware, and the engine's life around them."""
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
-from server.admin import add_handler, drain_handler, remove_handler, resume_handler, students_handler
+from server.admin import (
+    add_handler,
+    drain_handler,
+    flush_handler,
+    reload_handler,
+    remove_handler,
+    resume_handler,
+    students_handler,
+)
+from server.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.chat import Handler, chat_handler
 from server.completions import completion_handler
 from server.context import Context
+from server.debug import debug_handler
+from server.embeddings import embeddings_handler
 from server.middleware import RequestMiddleware
 from server.models import model_handler, models_handler
 from server.openapi import openapi_document
 from server.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
+from server.ratelimit import RATE_LIMIT_HEADERS
+from server.record import record_of
 from server.replies import raw_json_response
+from server.responses import response_handler
 from server.roster import Roster
 from server.route import route_handler
 from server.tokenize import detokenize_handler, tokenize_handler
@@ -40,6 +56,9 @@ def create_app(context: Context) -> FastAPI:
         finally:
             await roster.close()
             await context.stop_engines()
+            await context.cache.close()
+            if context.tracing is not None:
+                await asyncio.to_thread(context.tracing.close)
             logger.info("engines stopped students=%s", [student.name for student in context.students])
 
     app = FastAPI(
@@ -49,7 +68,7 @@ def create_app(context: Context) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(RequestMiddleware, context=context)],
+        middleware=[*_cors(context.config.cors.origins), Middleware(RequestMiddleware, context=context)],
         exception_handlers={HTTPException: answer_http_error},
     )
     for method, path, handler in _routes(context, roster):
@@ -61,6 +80,8 @@ def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:
     return [
         ("POST", "/v1/chat/completions", chat_handler(context)),
         ("POST", "/v1/completions", completion_handler(context)),
+        ("POST", "/v1/responses", response_handler(context)),
+        ("POST", "/v1/embeddings", embeddings_handler()),
         ("POST", "/v1/route", route_handler(context)),
         ("GET", "/v1/models", models_handler(context)),
         ("GET", "/v1/models/{model:path}", model_handler(context)),
@@ -71,12 +92,31 @@ def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:
         ("GET", "/startup", startup_handler(context)),
         ("GET", "/version", version_handler(context)),
         ("GET", "/metrics", metrics_handler(context)),
+        ("GET", "/debug/state", debug_handler(context)),
         ("GET", "/admin/students", students_handler(context, roster)),
         ("POST", "/admin/students", add_handler(context, roster)),
         ("POST", "/admin/students/{name}/drain", drain_handler(context, roster)),
         ("POST", "/admin/students/{name}/resume", resume_handler(context, roster)),
         ("DELETE", "/admin/students/{name}", remove_handler(context, roster)),
+        ("DELETE", "/admin/cache", flush_handler(context)),
+        ("POST", "/admin/reload", reload_handler(context)),
         ("GET", "/openapi.json", _openapi_handler(context)),
+    ]
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Outside of everything else, so that pages can read errors too. Keys come in a header, never in cookies."""
+    if not origins:
+        return []
+    exposed = ["x-request-id", "retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS, *ROUTE_HEADERS, *CACHE_HEADERS]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=exposed,
+        )
     ]
 
 
@@ -97,9 +137,8 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     if status in {408, 413, 415}:
         headers.append((b"connection", b"close"))  # what is left of the body is not read
     message = _route_message(request, status) or error.detail
-    return raw_json_response(
-        errors.error_body(message, status, errors.ROUTE_CODES.get(status, "http_error")), status, headers
-    )
+    code = record_of(request.scope).error = errors.ROUTE_CODES.get(status, "http_error")
+    return raw_json_response(errors.error_body(message, status, code), status, headers)
 
 
 def _route_message(request: Request, status: int) -> str | None:

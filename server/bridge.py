@@ -6,7 +6,7 @@ The engine calls `publish` on its own thread; everything else here runs on the l
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,22 +38,54 @@ class Living:
     last_event_s: float | None = None
 
 
+class Source(Protocol):
+    """Where a stream's events come from; told when nobody wants them any more."""
+
+    def forget(self, stream: "EventStream") -> None: ...
+
+
 class EventStream:
     """The events of all sequences of one HTTP request, in order. One consumer; owned by the loop."""
 
-    def __init__(self, bridge: "Bridge", num_sequences: int) -> None:
-        self._bridge = bridge
+    def __init__(self, source: Source, num_sequences: int) -> None:
+        self._source = source
+        self._divert: Callable[[int, SequenceEvent], None] | None = None
         self._pending: list[tuple[int, SequenceEvent]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
+        self._num_living = num_sequences
+        self._num_used_tokens = 0
+        self._when_over: Callable[[int], None] | None = None
         self.num_unfinished = num_sequences
         self.sequence_ids: list[str] = []
 
     def push(self, index: int, event: SequenceEvent) -> None:
         if event.finish is not None:
             self.num_unfinished -= 1
+        if self._divert is not None:
+            self._divert(index, event)
+            return
         self._pending.append((index, event))
         self._wake()
+
+    def divert(self, push: Callable[[int, SequenceEvent], None]) -> None:
+        """Hand every event to `push` as it comes; nobody takes from this stream."""
+        self._divert = push
+        pending, self._pending = self._pending, []
+        for index, event in pending:
+            push(index, event)
+
+    def when_over(self, callback: Callable[[int], None]) -> None:
+        """Call back with the tokens used, prompts included, when the engine has ended all sequences: they outlive a
+        stream that was closed until their abort is through."""
+        self._when_over = callback
+
+    def count_end(self, finish: Finish) -> None:
+        """The engine has ended one of the sequences, whether somebody still waits for it or not."""
+        self._num_living -= 1
+        self._num_used_tokens += finish.usage.num_prompt_tokens + finish.usage.num_completion_tokens
+        if self._num_living == 0 and self._when_over is not None:
+            self._when_over(self._num_used_tokens)
 
     def fail(self, failure: Exception) -> None:
         """Make the consumer's next `take` raise, whatever is pending."""
@@ -76,7 +108,7 @@ class EventStream:
 
     def close(self) -> None:
         """Abort whatever has not finished. Nothing reaches the stream afterwards."""
-        self._bridge.forget(self)
+        self._source.forget(self)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -87,9 +119,9 @@ class EventStream:
 class Bridge:
     """Submits sequences and brings their events to the stream they belong to."""
 
-    def __init__(self, engine: Engine, observer: Observer) -> None:
+    def __init__(self, engine: Engine, *observers: Observer) -> None:
         self._engine = engine
-        self._observer = observer
+        self._observers = observers
         self._living: dict[str, Living] = {}
         self._streams: set[EventStream] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -159,10 +191,14 @@ class Bridge:
                 continue
             if event.token_ids:
                 if entry.last_event_s is not None:
-                    self._observer.observe_gap(now_s - entry.last_event_s)
+                    for observer in self._observers:
+                        observer.observe_gap(now_s - entry.last_event_s)
                 entry.last_event_s = now_s
             if event.finish is not None:
                 del living[event.sequence_id]
-                self._observer.observe_finish(entry.request, event.finish)
+                for observer in self._observers:
+                    observer.observe_finish(entry.request, event.finish)
             if entry.stream in self._streams:
                 entry.stream.push(entry.index, event)
+            if event.finish is not None:
+                entry.stream.count_end(event.finish)

@@ -1,13 +1,15 @@
 """`POST /v1/chat/completions`: what its fields mean, and how its bodies look."""
 
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engines.sequence import TokenLogprob
+from engines.sequence import Finish, TokenLogprob
 from models.errors import InvalidParameter
 from router.conversation import Conversation
 from router.decision import Target, Wishes
@@ -36,7 +38,9 @@ from server.schema import (
     chat_decoder,
     encoder,
 )
+from server.structure import structure_of
 from server.student import ServedStudent
+from server.tool_calls import CallReader, delta_of, whole_calls
 from server.wishes import TASK_HEADER, wishes_of
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -65,6 +69,7 @@ class ChatOrder:
             raise InvalidParameter("`store`: nothing is stored by this server; leave it out", param="store")
         self._num_logprobs = _num_logprobs(wish)
         self._max_tokens = _wanted_tokens(wish)
+        self._structure = structure_of(wish, context.config.limits)
         self._wishes = wishes
 
     @property
@@ -75,7 +80,9 @@ class ChatOrder:
         return [conversation_in(self._wish.messages)]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        return [Prompt(token_ids=await encode_messages(student, self._wish.messages))]
+        structure = self._structure
+        token_ids = await encode_messages(student, self._wish.messages, functions=structure.functions)
+        return [Prompt(token_ids=token_ids, grammar=await structure.compile(student, self._context.config.limits))]
 
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
         wish, token_ids = self._wish, prompts[0].token_ids
@@ -86,6 +93,7 @@ class ChatOrder:
             logprobs=self._num_logprobs,
             vocab_size=student.tokenizer.vocab_size,
         )
+        sampling = dataclasses.replace(sampling, grammar=prompts[0].grammar)
         job = Job(
             id=f"chatcmpl-{self._key}",
             created=int(time.time()),
@@ -97,7 +105,8 @@ class ChatOrder:
             is_stream=bool(wish.stream),
             includes_usage=self._includes_usage,
         )
-        return Plan(target=target, student=student, job=job, shape=ChatShape(job))
+        shape = ChatShape(job, reads_calls=bool(self._structure.functions))
+        return Plan(target=target, student=student, job=job, shape=shape)
 
 
 def _num_logprobs(wish: ChatRequest) -> int | None:
@@ -119,10 +128,12 @@ def _wanted_tokens(wish: ChatRequest) -> int | None:
 
 
 class ChatShape:
-    """The bodies of one chat completion."""
+    """The bodies of one chat completion. With `reads_calls` tool calls are taken out of the text."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, reads_calls: bool = False) -> None:
         self._job = job
+        self._reads_calls = reads_calls
+        self._readers: dict[int, CallReader] = {}
         self._has_logprobs = job.requests[0].sampling.logprobs is not None
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
         indices = range(len(job.requests)) if job.is_stream else ()
@@ -131,14 +142,20 @@ class ChatShape:
         ]
 
     def opening(self) -> bytes:
-        first = Delta(role="assistant", content="", refusal=None)
+        # A generation that was shared and failed may be told a second time.
+        self._readers = {index: CallReader() for index in range(len(self._job.requests))}
+        first = Delta(role="assistant", content=None if self._reads_calls else "", refusal=None)
         choices = [ChunkChoice(index=i, delta=first) for i in range(len(self._job.requests))]
         return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
 
     def text(self, index: int, text: str) -> bytes:
+        if self._reads_calls:
+            return self._call_part(Part(index=index, texts=[text]))
         return self._text[index].fill(text)
 
     def part(self, part: Part) -> bytes:
+        if self._reads_calls:
+            return self._call_part(part)
         finish = part.finish
         choice = ChunkChoice(
             index=part.index,
@@ -148,6 +165,22 @@ class ChatShape:
             fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
         )
         return sse.frame(encoder.encode(self._chunk(choice)))
+
+    def _call_part(self, part: Part) -> bytes:
+        """Text and calls in chunks of their own; log-probabilities and the end in one behind them."""
+        reader, finish = self._readers[part.index], part.finish
+        pieces = reader.push(part.text) + ([] if finish is None else reader.finish())
+        choices = [ChunkChoice(index=part.index, delta=delta_of(piece)) for piece in pieces]
+        if part.logprobs or finish is not None:
+            last = ChunkChoice(
+                index=part.index,
+                delta=Delta(),
+                logprobs=_logprobs(part.logprobs) if part.logprobs else None,
+                finish_reason=None if finish is None else _end_of(finish, reader),
+                fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
+            )
+            choices.append(last)
+        return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
 
     def usage(self, usage: UsageReply) -> bytes:
         return sse.frame(encoder.encode(self._chunk(None, usage)))
@@ -166,11 +199,12 @@ class ChatShape:
 
     def _choice(self, part: Part) -> ChatChoice:
         assert part.finish is not None
+        reader = CallReader()
         return ChatChoice(
             index=part.index,
-            message=AssistantMessage(content=part.text),
+            message=_message(part.text, reader) if self._reads_calls else AssistantMessage(content=part.text),
             logprobs=_logprobs(part.logprobs) if self._has_logprobs else None,
-            finish_reason=finish_reason(part.finish.reason),
+            finish_reason=_end_of(part.finish, reader),
             fenhe=ChoiceFenhe(path=part.finish.path),
         )
 
@@ -185,8 +219,26 @@ class ChatShape:
         )
 
 
+def _message(text: str, reader: CallReader) -> AssistantMessage:
+    """The text beside the calls, and the calls; no text beside them is null."""
+    texts = [piece for piece in reader.push(text) + reader.finish() if isinstance(piece, str)]
+    if not reader.calls:
+        return AssistantMessage(content="".join(texts))
+    return AssistantMessage(content="".join(texts) or None, tool_calls=whole_calls(reader.calls))
+
+
+def _end_of(finish: Finish, reader: CallReader) -> Literal["stop", "length", "tool_calls"]:
+    """`tool_calls` only when every call is whole: what was cut off must not be carried out."""
+    reason = finish_reason(finish.reason)
+    return "tool_calls" if reason == "stop" and reader.has_whole_calls else reason
+
+
 def _logprobs(logprobs: list[TokenLogprob]) -> ChatLogprobs:
-    return ChatLogprobs(content=[_content_logprob(logprob) for logprob in logprobs])
+    return ChatLogprobs(content=content_logprobs(logprobs))
+
+
+def content_logprobs(logprobs: list[TokenLogprob]) -> list[ContentLogprob]:
+    return [_content_logprob(logprob) for logprob in logprobs]
 
 
 def _content_logprob(logprob: TokenLogprob) -> ContentLogprob:

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from models.errors import ConfigError, ServingError
@@ -45,9 +46,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_serve(commands, debug)
     _add_chat(commands, debug)
     _add_route(commands, debug)
+    _add_operator_commands(commands, debug)
     _add_model_commands(commands, debug)
     commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
-    commands.add_parser("bench", help="measure: `fenhe bench engines`, `router`, `distill`", add_help=False)
+    commands.add_parser("bench", help="measure: `fenhe bench engines`, `router`, `distill`, `similar`", add_help=False)
     return parser
 
 
@@ -63,6 +65,17 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Ar
     for name in setting_names():
         settings.add_argument(flag_of(name), dest=name, metavar="VALUE", help=name)
     parser.set_defaults(run=serve)
+
+
+def _add_operator_commands(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
+    from server import config_command, keys_command
+
+    parser = commands.add_parser("keys", parents=[debug], help="make API keys: `fenhe keys make NAME`")
+    keys_command.add_arguments(parser)
+    parser.set_defaults(run=keys)
+    parser = commands.add_parser("config", parents=[debug], help="look at settings: `fenhe config check FILE`")
+    config_command.add_arguments(parser)
+    parser.set_defaults(run=check_config)
 
 
 def _add_chat(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
@@ -132,17 +145,22 @@ def serve(arguments: argparse.Namespace) -> int:
     from models.default_student import find_student
     from server.config import load_config, setting_names
     from server.context import make_context
+    from server.keys import check_exposure, load_keys
     from server.listener import open_socket
     from server.logs import set_up_logging
     from server.opening import load_classifier, make_opener, open_all
 
     flags = {name: getattr(arguments, name) for name in setting_names()}
-    config = load_config(flags, os.environ, arguments.config)
+    load = partial(load_config, flags, os.environ, arguments.config)
+    config = load()
+    keys = load_keys(config.keys)
+    check_exposure(config, keys)
     set_up_logging(config)
     with open_socket(config) as listener:
         opener = make_opener(config.engine, lambda: find_student(os.environ, report=_report))
         classifier = load_classifier(config.router)
-        context = make_context(config, open_all(config.student, opener), classifier=classifier, opener=opener)
+        students = open_all(config.student, opener)
+        context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, load_config=load)
         context.start_engines()  # they load while the web framework is imported
         try:
             from server.serve import serve as run_server
@@ -159,6 +177,18 @@ def _report(line: str) -> None:
 
 def _announcer(students: list[str]) -> Callable[[str], None]:
     return lambda url: print(f"fenhe serves {', '.join(students)} at {url}/v1", flush=True)
+
+
+def keys(arguments: argparse.Namespace) -> int:
+    from server.keys_command import run
+
+    return run(arguments)
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    from server.config_command import run
+
+    return run(arguments, os.environ)
 
 
 def chat(arguments: argparse.Namespace) -> int:
@@ -251,7 +281,7 @@ def router(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`fenhe bench engines|router|distill ...`: the rest of the line belongs to the bench of that name."""
+    """`fenhe bench engines|router|distill|similar|grammar ...`: the rest of the line belongs to that bench."""
     if arguments[:1] == ["engines"]:
         from engines.bench.cli import run as bench_engines
 
@@ -264,8 +294,17 @@ def bench(arguments: list[str]) -> int:
         from engines.bench.distill.cli import run as bench_distill
 
         return bench_distill(arguments[1:])
+    if arguments[:1] == ["similar"]:
+        from router.bench.similar import run as bench_similar
+
+        return bench_similar(arguments[1:])
+    if arguments[:1] == ["grammar"]:
+        from engines.bench.grammar import run as bench_grammar
+
+        return bench_grammar(arguments[1:])
     raise ConfigError(
-        "what to measure? There are `fenhe bench engines`, `fenhe bench router` and `fenhe bench distill`; "
+        "what to measure? There are `fenhe bench engines`, `fenhe bench router`, `fenhe bench distill`, "
+        "`fenhe bench similar` and `fenhe bench grammar`; "
         "their options: `fenhe bench router --help`"
     )
 

@@ -1,13 +1,15 @@
 """`POST /v1/completions`: what its fields mean, and how its bodies look."""
 
+import dataclasses
+import itertools
 import time
+from collections.abc import Callable
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engines.sequence import TokenLogprob
-from models.errors import UnsupportedField
+from engines.sequence import SamplingParams, TokenLogprob
 from router.conversation import Conversation
 from router.decision import Target, Wishes
 from server import sse
@@ -55,10 +57,6 @@ class CompletionOrder:
         self._wish = wish
         self._key = key
         self._includes_usage = bool(stream_options(wish).include_usage)
-        if wish.echo and wish.logprobs is not None:
-            raise UnsupportedField(
-                "`echo` with `logprobs` is not supported by this server; leave one out", param="echo"
-            )
         self._prompts = split_prompt(wish.prompt)
         check_choices(context, len(self._prompts), wish.n or 1)
         self._wishes = wishes_for_prompts(context.students, wishes, self._prompts)
@@ -77,15 +75,7 @@ class CompletionOrder:
 
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
         wish = self._wish
-        samplings = [
-            sampling_params(
-                wish,
-                max_tokens=self._answer_tokens(student, prompt),
-                logprobs=wish.logprobs,
-                vocab_size=student.tokenizer.vocab_size,
-            )
-            for prompt in prompts
-        ]
+        samplings = [self._sampling(student, prompt) for prompt in prompts]
         token_ids = [prompt.token_ids for prompt in prompts]
         job = Job(
             id=f"cmpl-{self._key}",
@@ -98,7 +88,18 @@ class CompletionOrder:
             is_stream=bool(wish.stream),
             includes_usage=self._includes_usage,
         )
-        return Plan(target=target, student=student, job=job, shape=TextShape(job, [prompt.text for prompt in prompts]))
+        shape = TextShape(job, [prompt.text for prompt in prompts], student.tokenizer.token_bytes)
+        return Plan(target=target, student=student, job=job, shape=shape)
+
+    def _sampling(self, student: ServedStudent, prompt: Prompt) -> SamplingParams:
+        wish = self._wish
+        sampling = sampling_params(
+            wish,
+            max_tokens=self._answer_tokens(student, prompt),
+            logprobs=wish.logprobs,
+            vocab_size=student.tokenizer.vocab_size,
+        )
+        return dataclasses.replace(sampling, prompt_logprobs=wish.logprobs) if wish.echo else sampling
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
         limits, wanted = self._context.config.limits, self._wish.max_tokens
@@ -107,18 +108,28 @@ class CompletionOrder:
 
 
 class TextShape:
-    """The bodies of one text completion. `echoes` has a text to put in front per prompt, mostly empty."""
+    """The bodies of one text completion.
 
-    def __init__(self, job: Job, echoes: list[str]) -> None:
+    `echoes` has a text to put in front per prompt, mostly empty. An echo with log-probabilities comes with those of
+    its tokens, in the choice's first chunk.
+    """
+
+    def __init__(self, job: Job, echoes: list[str], token_bytes: Callable[[int], bytes]) -> None:
         self._job = job
         self._echoes = echoes
+        self._token_bytes = token_bytes
+        self._is_scored = job.requests[0].sampling.prompt_logprobs is not None
+        self._begun: set[int] = set()
         self._num_alternatives = job.requests[0].sampling.logprobs
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
-        self._offsets = [0] * len(job.requests)
+        self._offsets: dict[int, int] = {}
         indices = range(len(job.requests)) if job.is_stream else ()
         self._text = [sse.text_chunk(self._body([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
 
     def opening(self) -> bytes:
+        self._begun, self._offsets = set(), {}  # a generation that was shared and failed may be told a second time
+        if self._is_scored:
+            return b""
         echoes = [self._echo(index) for index in range(len(self._job.requests))]
         return b"".join(self.text(index, echo) for index, echo in enumerate(echoes) if echo)
 
@@ -126,41 +137,56 @@ class TextShape:
         return self._text[index].fill(text)
 
     def part(self, part: Part) -> bytes:
-        return sse.frame(encoder.encode(self._body([self._choice(part)])))
+        echo = self._echo(part.index) if self._is_unscored(part) else ""
+        return sse.frame(encoder.encode(self._body([self._choice(part, echo)])))
 
     def usage(self, usage: UsageReply) -> bytes:
         return sse.frame(encoder.encode(self._body([], usage)))
 
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
+        self._begun, self._offsets = set(), {}
         choices = [self._choice(part, self._echo(part.index)) for part in parts]
         return encoder.encode(self._body(choices, usage))
 
     def _echo(self, index: int) -> str:
         return self._echoes[index // self._job.n]
 
+    def _is_unscored(self, part: Part) -> bool:
+        """Whether the prompt's log-probabilities are still to be told before this part's own."""
+        return self._is_scored and part.index not in self._begun
+
     def _choice(self, part: Part, echo: str = "") -> TextChoice:
         finish = part.finish
-        has_logprobs = self._num_alternatives is not None and (part.logprobs or not self._job.is_stream)
+        has_some = bool(part.logprobs) or self._is_unscored(part) or not self._job.is_stream
+        logprobs = self._logprobs(part) if has_some and self._num_alternatives is not None else None
+        self._begun.add(part.index)
         return TextChoice(
             index=part.index,
             text=echo + part.text,
-            logprobs=self._logprobs(part) if has_logprobs else None,
+            logprobs=logprobs,
             finish_reason=None if finish is None else finish_reason(finish.reason),
             fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
         )
 
     def _logprobs(self, part: Part) -> TextLogprobs:
         tokens = [text_of(logprob) for logprob in part.logprobs]
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offsets[part.index])
-            self._offsets[part.index] += len(token)
+        chosen: list[float | None] = [logprob.logprob for logprob in part.logprobs]
+        top: list[dict[str, float] | None] = [_top(logprob) for logprob in part.logprobs]
+        if self._is_unscored(part):
+            tokens.insert(0, self._first_token(part.index))
+            chosen.insert(0, None)
+            top.insert(0, None)
+        ends = list(itertools.accumulate(map(len, tokens), initial=self._offsets.get(part.index, 0)))
+        self._offsets[part.index] = ends.pop()
         return TextLogprobs(
             tokens=tokens,
-            token_logprobs=[logprob.logprob for logprob in part.logprobs],
-            top_logprobs=[_top(logprob) for logprob in part.logprobs] if self._num_alternatives else None,
-            text_offset=offsets,
+            token_logprobs=chosen,
+            top_logprobs=top if self._num_alternatives else None,
+            text_offset=ends,
         )
+
+    def _first_token(self, index: int) -> str:
+        return self._token_bytes(self._job.requests[index].prompt_token_ids[0]).decode(errors="replace")
 
     def _body(self, choices: list[TextChoice], usage: UsageReply | None = None) -> TextCompletion:
         return TextCompletion(

@@ -20,6 +20,8 @@ from msgspec import Meta
 from engines.config import EngineConfig
 from models.errors import ConfigError
 from models.fetch import cache_folder
+from router.admission import AdmissionConfig
+from router.cache_config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem
 from router.tasks import Task
@@ -35,19 +37,37 @@ _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+
+_SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
+"""Settings whose value an error never shows: somebody may have put the key itself where its hash belongs."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Limits:
-    """Bounds on what one client may ask for. Token limits of None are the student's context."""
+    """Bounds on what one client may ask for. Token limits of None are the student's context.
+
+    The head is the request line and the headers. `write_timeout_s` is how long a client may take to make room for more
+    of its answer. `max_schema_bytes` is for the schemas of `response_format` and `tools` together, `grammar_timeout_s`
+    for making a grammar of them.
+    """
 
     max_body_bytes: Positive = 2 * 1024 * 1024
     max_prompt_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     max_prompts: Positive = 32
     max_requests: Positive = 512
+    max_json_depth: Positive = 64
+    max_head_bytes: Positive = 64 * 1024
+    max_headers: Positive = 128
+    max_url_bytes: Positive = 8 * 1024
+    max_connections: Positive = 4096
+    head_timeout_s: Seconds = 15.0
     body_timeout_s: Seconds = 30.0
+    write_timeout_s: Seconds = 60.0
     request_timeout_s: Seconds = 600.0
+    max_schema_bytes: Positive = 64 * 1024
+    grammar_timeout_s: Seconds = 5.0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -72,25 +92,68 @@ class RouterConfig(PolicyConfig):
 class AdminConfig:
     """Without the SHA-256 of a key there are no admin endpoints."""
 
-    key_sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    key_sha256: Sha256 | None = None
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class KeysConfig:
+    """API keys: those of `file`, and those whose SHA-256 is listed. Without any, everybody may ask.
+
+    The limits are those of keys that name none of their own. `metrics` True: `/metrics` needs a key too.
+    """
+
+    file: Path | None = None
+    sha256: tuple[Sha256, ...] = ()
+    requests_per_minute: Positive = 6_000
+    tokens_per_minute: Positive = 10_000_000
+    max_concurrent: Positive = 256
+    metrics: bool = False
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class CorsConfig:
+    """`origins` are those whose pages may call this server from a browser, `*` for all; none by default."""
+
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TracingConfig:
+    """OpenTelemetry by OTLP over HTTP. `endpoint` is the collector's base URL; None takes what OTEL_EXPORTER_OTLP_*
+    say, or a collector on this machine. `sample_ratio` decides about requests that bring no `traceparent`.
+    """
+
+    enabled: bool = False
+    endpoint: str | None = None
+    service_name: Annotated[str, Meta(min_length=1)] = "fenhe"
+    sample_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    timeout_s: Seconds = 5.0
+    metric_interval_s: Seconds = 30.0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class ServerConfig:
     """`student` has all students, in order; written as a text it is the folder of the only one. `grace_s` is how long
-    running requests may take after SIGTERM."""
+    running requests may take after SIGTERM. `allow_no_keys` lets a server without keys listen beyond this machine."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     student: tuple[StudentConfig, ...] = (StudentConfig(),)
     grace_s: Annotated[float, Meta(ge=0.0)] = 30.0
     keep_alive_s: Positive = 5
+    allow_no_keys: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     access_log: bool = False
     limits: Limits = field(default_factory=Limits)
     engine: EngineConfig = field(default_factory=EngineConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
 
 @dataclass(slots=True, frozen=True)
@@ -206,7 +269,7 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]
     if len(problems) > num_before:
         return None
     built: object = kind(**values)
-    if isinstance(built, EngineConfig | PolicyConfig):
+    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
         problems += [f"{prefix}{problem}" for problem in built.problems()]
     return built
 
@@ -250,7 +313,15 @@ def _convert(setting: Setting, hint: Any, problems: list[str]) -> Any:
     try:
         if hint == Path | None:
             return Path(os.path.expanduser(msgspec.convert(setting.value, str)))
-        return msgspec.convert(setting.value, hint, strict=not setting.is_text)
+        return msgspec.convert(_listed(setting, hint), hint, strict=not setting.is_text)
     except msgspec.ValidationError as error:
-        problems.append(f"{setting.origin} = {setting.value!r}: {error}")
+        shown = "(not shown)" if _SECRET.search(setting.origin) else repr(setting.value)
+        problems.append(f"{setting.origin} = {shown}: {error}")
         return None
+
+
+def _listed(setting: Setting, hint: Any) -> Any:
+    """A list is written with commas where only text can be."""
+    if not (setting.is_text and get_origin(hint) is tuple):
+        return setting.value
+    return [part.strip() for part in setting.value.split(",") if part.strip()]

@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
+from engines.grammar import GrammarCompiler
+from router.cache import ResultCache, make_result_cache
+from router.pace import Pace
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.bridge import Bridge
 from server.config import ServerConfig
+from server.door_metrics import DoorCollector, Doors
+from server.gate import Gate, bounds_of
+from server.grammars import Grammars
+from server.keys import Key, Keyring, load_keys
 from server.metrics import Metrics
 from server.opening import Opened, Opener, make_opener
-from server.student import ServedStudent
+from server.student import ServedStudent, Student
+from server.tracing import Tracing, make_tracing
 
 LONG_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread: this many characters take about a millisecond."""
@@ -35,18 +43,34 @@ class Drain:
     open_keys: set[str] = field(default_factory=set)
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Context:
-    """`leaving` are students that were removed and whose engines are not stopped yet. Owned by the loop."""
+@dataclass(slots=True)
+class Live:
+    """The settings in force. A reload replaces them as a whole: a reader sees the old ones or the new ones."""
 
     config: ServerConfig
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Context:
+    """`leaving` are students that were removed and whose engines are not stopped yet. `load_config` reads the settings
+    again as they were read at the start; None where they came from nowhere. Owned by the loop."""
+
+    live: Live
     pool: Pool[ServedStudent]
     router: Router
     metrics: Metrics
+    cache: ResultCache
     opener: Opener
+    keyring: Keyring = field(default_factory=Keyring)
+    load_config: Callable[[], ServerConfig] | None = None
     leaving: dict[str, ServedStudent] = field(default_factory=dict)
     drain: Drain = field(default_factory=Drain)
+    tracing: Tracing | None = None
     version: str = field(default_factory=fenhe_version)
+
+    @property
+    def config(self) -> ServerConfig:
+        return self.live.config
 
     @property
     def students(self) -> tuple[ServedStudent, ...]:
@@ -54,8 +78,13 @@ class Context:
 
     @property
     def num_streams(self) -> int:
-        """Generation requests that are being answered."""
-        return sum(student.bridge.num_streams for student in (*self.students, *self.leaving.values()))
+        """Generation requests that are being answered, or wait for their turn."""
+        students = (*self.students, *self.leaving.values())
+        return sum(student.bridge.num_streams + student.gate.admission.num_waiting for student in students)
+
+    def doors(self) -> Doors:
+        """Every student's admission and drain rate."""
+        return [(one.name, one.gate.admission, one.gate.pace.drain.tokens_per_s) for one in self.students]
 
     def has_sequences(self, key: str) -> bool:
         """Whether sequences called `{key}-{index}` are still in an engine, perhaps being aborted."""
@@ -64,13 +93,17 @@ class Context:
     def serve(self, opened: Opened) -> ServedStudent:
         """Add a student to the pool; its engine is started by its bridge. Raises: ConfigError for its name."""
         metrics = self.metrics.for_student(opened.name)
+        pace = Pace()
+        bridge = Bridge(opened.engine, metrics, pace)
         student = ServedStudent(
             name=opened.name,
             student=opened.student,
             engine=opened.engine,
             max_running=self.config.engine.max_running,
             tasks=opened.tasks,
-            bridge=Bridge(opened.engine, metrics),
+            bridge=bridge,
+            gate=Gate(bridge, opened.engine, bounds_of(self.config), pace),
+            grammars=grammars_of(opened.student),
             metrics=metrics,
             version=self.version,
             max_configured_tokens=self.config.engine.max_context_tokens,
@@ -100,30 +133,46 @@ def make_context(
     *,
     classifier: Classifier | None = None,
     opener: Opener | None = None,
+    keys: Sequence[Key] | None = None,
+    load_config: Callable[[], ServerConfig] | None = None,
+    tracing: Tracing | None = None,
 ) -> Context:
-    """`classifier` None: requests are not classified. `opener` is for students that come later.
+    """`classifier` None: requests are not classified. `opener` is for students that come later. `keys` None: those of
+    the settings. `tracing` None: what the settings say.
 
-    Raises: ConfigError for names that collide.
+    Raises: ConfigError for names that collide, keys that cannot be read, or packages that are missing.
     """
     pool: Pool[ServedStudent] = Pool()
     leaving: dict[str, ServedStudent] = {}
     router = Router(classifier, config.router)
+    cache = make_result_cache(config.cache)
     metrics = Metrics(
         config.engine,
-        statuses=lambda: [(one.name, one.engine.status()) for one in (*pool.members, *leaving.values())],
+        statuses=lambda: [(one.name, one.status()) for one in (*pool.members, *leaving.values())],
         num_classifier_faults=lambda: router.num_faults,
+        cache=cache,
     )
     context = Context(
-        config=config,
+        live=Live(config),
         pool=pool,
         router=router,
         metrics=metrics,
+        cache=cache,
         opener=opener or make_opener(config.engine),
+        keyring=Keyring(load_keys(config.keys) if keys is None else keys),
+        load_config=load_config,
         leaving=leaving,
+        tracing=make_tracing(config.tracing, fenhe_version()) if tracing is None else tracing,
     )
+    metrics.register(DoorCollector(context.doors, context.keyring))
     for opened in students:
         context.serve(opened)
     return context
+
+
+def grammars_of(student: Student) -> Grammars:
+    num_logits = student.manifest.architecture.vocab_size
+    return Grammars(lambda: GrammarCompiler(student.tokenizer, num_logits))
 
 
 async def run_beside(num_chars: int, work: Callable[[], T], *, limit_chars: int = LONG_TEXT_CHARS) -> T:

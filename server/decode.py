@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
-from router.decision import Quality
+from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.schema import Wish, any_decoder
 
@@ -26,16 +26,12 @@ HARMLESS = {
     "safety_identifier": "names the end user for abuse reports; nothing here reads it",
     "prompt_cache_key": "a hint for cache placement; the prefix cache goes by content",
     "prompt_cache_retention": "a hint for cache life; the prefix cache goes by use and memory",
-    "parallel_tool_calls": "has a meaning only with tools, which are refused",
 }
 """Fields accepted although nothing reads them, and why ignoring them cannot change an answer."""
 
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "tools": (),
-    "tool_choice": ("none",),
     "functions": (),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -60,24 +56,40 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "chat_template_kwargs": ({},),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
+    "previous_response_id": (),
+    "conversation": (),
+    "background": (False,),
+    "truncation": ("disabled",),
+    "reasoning": ({}, {"effort": "none"}),
+    "max_tool_calls": (),
 }
 """Fields of the API and its other servers that would change the answer, and what beside null asks nothing."""
 
+CHAT_ALONE: dict[str, tuple[object, ...]] = {
+    "tools": (),
+    "tool_choice": ("none",),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+}
+"""Fields that chat supports and a request without messages does not, with what beside null asks nothing."""
+
 UNSUPPORTED_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    "tool_calls": ([],),
     "function_call": (),
-    "tool_call_id": (),
     "audio": (),
     "annotations": ([],),
     "reasoning_content": (),
 }
-UNSUPPORTED_ROLES = ("tool", "function")
+UNSUPPORTED_ROLES = ("function",)
 UNSUPPORTED_PARTS = ("image_url", "input_audio", "file", "refusal")
 
 ALLOWED: Mapping[str, Sequence[str]] = {
     "fenhe.task": TASKS,
     "fenhe.quality": tuple(Quality),
     "fenhe.while_loading": ("wait", "degrade"),
+    "fenhe.priority": tuple(Priority),
+    "response_format.type": ("text", "json_object", "json_schema"),
+    "tool_choice": ("none", "auto", "required"),
+    "tool_choice.type": ("function",),
 }
 """What the fields that are one of a few words may be, which the decoder does not say."""
 
@@ -114,7 +126,7 @@ def _decode_slowly(body: bytes, kind: type[W]) -> W:
 
 def _without_empty_wishes(raw: dict[str, Any], kind: type[Wish]) -> dict[str, Any]:
     known = kind.__struct_fields__
-    kept = _refuse(raw, known, UNSUPPORTED, "")
+    kept = _refuse(raw, known, UNSUPPORTED | CHAT_ALONE, "")
     messages = kept.get("messages")
     if isinstance(messages, list):
         kept["messages"] = [_clean_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
@@ -126,7 +138,7 @@ def _clean_message(message: object, where: str) -> object:
         return message
     if message.get("role") in UNSUPPORTED_ROLES:
         raise UnsupportedField(
-            f"messages of role {message['role']!r} are not supported: this server has no tools",
+            f"messages of role {message['role']!r} are not supported; send a `tool` message",
             param=f"{where}.role",
         )
     content = message.get("content")

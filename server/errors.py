@@ -15,23 +15,31 @@ STATUS: dict[type[ServingError], int] = {
     errors.ContextTooLong: 400,
     errors.InvalidParameter: 400,
     errors.Unauthorized: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.UnknownModel: 404,
     errors.Overloaded: 429,
     errors.QueueFull: 429,
+    errors.DeadlineUnreachable: 429,
     errors.RateLimited: 429,
+    errors.RequestTooLarge: 429,
     errors.Unavailable: 503,
     errors.PathLoading: 503,
     errors.EngineUnhealthy: 503,
     errors.DeadlineExceeded: 504,
     errors.EngineFault: 500,
     errors.StepFailed: 500,
+    errors.GrammarFailed: 500,
     errors.WeightsError: 500,
     errors.SequenceStateError: 500,
 }
 
 ROUTE_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout"}
-ROUTE_CODES |= {413: "request_too_large", 415: "unsupported_media_type"}
+ROUTE_CODES |= {413: "request_too_large", 414: "uri_too_long", 415: "unsupported_media_type"}
+ROUTE_CODES |= {400: "invalid_request", 431: "headers_too_large", 503: "unavailable"}
+
+NEVER_RETRY = (errors.DeadlineExceeded, errors.RequestTooLarge)
+"""Of the statuses clients retry by themselves, those where the same request would only fail again, or come too late."""
 
 DEFAULT_RETRY_AFTER_S = 1.0
 INTERNAL_MESSAGE = "the server failed on this request; its log has the details under the x-request-id of this answer"
@@ -61,10 +69,16 @@ def body_of(error: ServingError) -> bytes:
 
 
 def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
-    """`Retry-After` in whole seconds where trying again can help; how to authenticate where that is missing."""
+    """`Retry-After` in whole seconds, and the milliseconds OpenAI's clients prefer, where trying again can help;
+    `x-should-retry: false`, which they obey, where it cannot; how to authenticate where that is missing."""
     if status_of(error) == HTTPStatus.UNAUTHORIZED:
         return [(b"www-authenticate", b"Bearer")]
+    if isinstance(error, NEVER_RETRY):
+        return [(b"x-should-retry", b"false")]
     if status_of(error) not in {429, 503}:
         return []
     wait_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
-    return [(b"retry-after", str(max(1, math.ceil(wait_s))).encode())]
+    return [
+        (b"retry-after", str(max(1, math.ceil(wait_s))).encode()),
+        (b"retry-after-ms", str(max(1, math.ceil(wait_s * 1000))).encode()),
+    ]

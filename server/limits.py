@@ -9,6 +9,7 @@ from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFul
 from server.bridge import ClientGone
 from server.config import Limits
 from server.context import Context
+from server.json_depth import check_depth
 from server.student import ServedStudent
 
 
@@ -22,9 +23,11 @@ async def read_json_body(request: Request, context: Context) -> bytes:
     _check_announced_length(request, limits.max_body_bytes)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read(request, limits.max_body_bytes)
+            body = await _read(request, limits.max_body_bytes)
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {limits.body_timeout_s:g} s") from None
+    check_depth(body, limits.max_json_depth)
+    return body
 
 
 def _check_kind(request: Request) -> None:
@@ -64,7 +67,7 @@ def _too_large(max_bytes: int) -> HTTPException:
 
 
 def check_room(context: Context) -> None:
-    """Raises: QueueFull when `limits.max_requests` are being answered already."""
+    """Raises: QueueFull when `limits.max_requests` are being answered already, or wait for their turn."""
     num_streams = context.num_streams
     if num_streams >= context.config.limits.max_requests:
         raise QueueFull(

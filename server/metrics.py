@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 from engines.config import EngineConfig
 from engines.sequence import Finish, FinishReason, GenerationRequest
+from router.cache import ResultCache
+from server.cache_metrics import CacheCollector
 from server.engine_metrics import ENGINE, LABELS, EngineCollector, Statuses
 from server.route_metrics import RouteMetrics
 from server.series import forget_series
@@ -68,7 +71,11 @@ _GAP_S = (
     80,
 )
 _REQUEST_S = (
+    0.001,
+    0.0025,
+    0.005,
     0.01,
+    0.025,
     0.05,
     0.1,
     0.3,
@@ -127,6 +134,7 @@ class Metrics:
         config: EngineConfig,
         statuses: Callable[[], Statuses] = lambda: (),
         num_classifier_faults: Callable[[], int] = lambda: 0,
+        cache: ResultCache | None = None,
     ) -> None:
         self._config = config
         registry = self._registry = CollectorRegistry()
@@ -136,6 +144,12 @@ class Metrics:
         text = "How memory for KV is bounded."
         self._cache_info = Gauge("vllm:cache_config_info", text, _CACHE, registry=registry)
         registry.register(EngineCollector(statuses))
+        if cache is not None:
+            registry.register(CacheCollector(cache))
+
+    def register(self, collector: Collector) -> None:
+        """Ask this one too when somebody scrapes."""
+        self._registry.register(collector)
 
     def for_student(self, name: str) -> "StudentMetrics":
         """Where a student's sequences are counted."""

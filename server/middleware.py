@@ -12,10 +12,15 @@ from models.errors import EngineUnhealthy, ServingError
 from server import errors, sse
 from server.bridge import ClientGone
 from server.context import Context
+from server.gate import DEADLINE_HEADER, time_limit_s
+from server.keys import needs_key
+from server.ratelimit import Meter
 from server.record import KEY, Record
+from server.request_log import fields_of, log_request
 
 logger = logging.getLogger(__name__)
 
+TRACE_HEADERS = ("traceparent", "tracestate")
 CLIENT_GONE = 499
 """Logged and counted, never sent: the client left before its answer."""
 
@@ -47,6 +52,7 @@ class Exchange:
         given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         self._record = _make_record(given_id, context)
         self._is_work = _WORK.match(scope["path"]) is not None
+        self._entered: Meter | None = None
         scope[KEY] = self._record
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
@@ -59,34 +65,57 @@ class Exchange:
         except ClientGone:
             self._record.status = CLIENT_GONE
         except ServingError as error:
+            self._context.keyring.count(error)
             await self._fail(error)
         except Exception as error:
             logger.exception("request failed id=%s path=%s", self._record.id, self._scope["path"])
             await self._fail(ServingError(errors.INTERNAL_MESSAGE), cause=error)
         finally:
             open_keys.discard(self._record.key)
+            if self._entered is not None:
+                self._entered.leave()
             self._note()
 
     def _check(self) -> None:
+        """Raises: Unauthorized, RateLimited, EngineUnhealthy; InvalidParameter for a deadline nobody can read."""
+        context, record = self._context, self._record
+        if len(context.keyring) and needs_key(self._scope["path"], context.config):
+            record.identify(context.keyring, self._header(b"authorization"))
         if self._is_work and self._context.drain.is_draining:
             raise EngineUnhealthy("this server is stopping; send the request again", retry_after_s=1.0)
+        if self._is_work and self._scope["method"] == "POST":
+            record.time_limit_s = time_limit_s(context.config, self._headers(DEADLINE_HEADER.encode()))
+            if record.meter is not None:
+                record.meter.enter(time.monotonic())
+                self._entered = record.meter
+
+    def _headers(self, name: bytes) -> list[str]:
+        return [value.decode("latin-1").strip() for key, value in self._scope["headers"] if key == name]
+
+    def _header(self, name: bytes) -> str:
+        return next(iter(self._headers(name)), "")
 
     async def _send(self, message: Message) -> None:
         if message["type"] != "http.response.start":
             await self._raw_send(message)
             return
-        message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode())]
+        meter = self._record.meter if self._is_work else None
+        limits = [] if meter is None else meter.headers(time.monotonic())
+        message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode()), *limits]
         _check_headers(message["headers"])
         await self._raw_send(message)
         self._record.status = message["status"]
 
     async def _fail(self, error: ServingError, cause: Exception | None = None) -> None:
         """Say what went wrong: as a response, or inside the stream that has begun."""
+        self._record.error = error.code
         body = errors.body_of(error)
         if self._record.status is None:
             await self._respond(errors.status_of(error), body, errors.headers_of(error))
         elif self._record.is_event_stream:
-            await self._raw_send({"type": "http.response.body", "body": sse.frame(body)})
+            frame = self._record.frame_error
+            body = sse.frame(body) if frame is None else frame(error)
+            await self._raw_send({"type": "http.response.body", "body": body})
         elif cause is not None:  # half a plain response is out: cutting the connection is all that is left
             raise cause
 
@@ -101,21 +130,10 @@ class Exchange:
         status = record.status or CLIENT_GONE
         route = getattr(scope.get("route"), "path", "unmatched")
         self._context.metrics.observe_http(scope["method"], route, status)
-        logger.log(
-            logging.INFO if self._is_work else logging.DEBUG,
-            "request finished id=%s route=%s status=%d student=%s path=%s task=%s reason=%s confidence=%s "
-            "tokens=%d ms=%.1f",
-            record.id,
-            route,
-            status,
-            record.student,
-            record.path,
-            record.task,
-            record.reason,
-            record.confidence,
-            record.num_tokens,
-            (time.monotonic() - record.started_s) * 1000,
-        )
+        if self._context.tracing is not None:
+            headers = {name: self._header(name.encode()) for name in TRACE_HEADERS}
+            self._context.tracing.observe(record, headers, route, status)
+        log_request(fields_of(record, scope["method"], route, status), is_work=self._is_work)
 
 
 def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:

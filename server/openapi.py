@@ -6,7 +6,11 @@ from typing import Any
 import msgspec
 
 from router.tasks import TASKS
-from server.answer import ROUTE_HEADERS
+from server.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.debug_schema import DebugReply
+from server.gate import DEADLINE_HEADER
+from server.keys import OPEN_PATHS
+from server.responses_schema import ResponseEvent, ResponseReply, ResponseRequest
 from server.schema import (
     ChatChunk,
     ChatCompletion,
@@ -22,10 +26,12 @@ from server.schema import (
     TokenizeResponse,
 )
 from server.status_schema import (
+    FlushReply,
     HealthReply,
     ModelList,
     ModelReply,
     ProgressReply,
+    ReloadReply,
     RouteReply,
     StudentList,
     StudentReply,
@@ -40,7 +46,7 @@ Refs = dict[type[msgspec.Struct], Schema]
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Operation:
     """One route as the document tells it. `refusals` are the error statuses with an OpenAI error body, `parameters`
-    what it reads beside the body and x-request-id."""
+    what it reads beside the body and x-request-id, `end` the last event of its streams."""
 
     method: str
     path: str
@@ -55,6 +61,7 @@ class Operation:
     is_routed: bool = False
     parameters: tuple[Schema, ...] = ()
     needs_key: bool = False
+    end: str = "`[DONE]`"
 
 
 def _parameter(name: str, where: str, *, is_required: bool = False, **schema: Any) -> Schema:
@@ -63,11 +70,12 @@ def _parameter(name: str, where: str, *, is_required: bool = False, **schema: An
 
 _REQUEST_ID = _parameter("x-request-id", "header", pattern="^[A-Za-z0-9._:-]{1,128}$")
 _TASK = _parameter(TASK_HEADER, "header", enum=list(TASKS))
+_DEADLINE = _parameter(DEADLINE_HEADER, "header", pattern="^[0-9]{1,12}$")
 _MODEL = _parameter("model", "path", is_required=True)
 _STUDENT = _parameter("name", "path", is_required=True)
 _BODY = (400, 408, 413, 415, 503)
-_ADMIN = (400, 401, 404)
-_WORK = (400, 404, 408, 413, 415, 429, 500, 503, 504)
+_ADMIN = (400, 401, 403, 404)
+_WORK = (400, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 
 OPERATIONS = (
     Operation(
@@ -79,7 +87,7 @@ OPERATIONS = (
         reply=ChatCompletion,
         chunk=ChatChunk,
         refusals=_WORK,
-        parameters=(_TASK,),
+        parameters=(_TASK, _DEADLINE),
         is_routed=True,
     ),
     Operation(
@@ -91,8 +99,30 @@ OPERATIONS = (
         reply=TextCompletion,
         chunk=TextCompletion,
         refusals=_WORK,
+        parameters=(_TASK, _DEADLINE),
+        is_routed=True,
+    ),
+    Operation(
+        method="post",
+        path="/v1/responses",
+        id="create_response",
+        summary="Answer an input, whole or as a stream of typed events. Nothing is stored.",
+        body=ResponseRequest,
+        reply=ResponseReply,
+        chunk=ResponseEvent,
+        refusals=_WORK,
         parameters=(_TASK,),
         is_routed=True,
+        end="`response.completed`, `response.incomplete` or `response.failed`",
+    ),
+    Operation(
+        method="post",
+        path="/v1/embeddings",
+        id="create_embedding",
+        summary="Refused: this server has no embeddings, and says why.",
+        reply=ErrorReply,
+        status=404,
+        refusals=(429, 503),
     ),
     Operation(
         method="post",
@@ -168,6 +198,15 @@ OPERATIONS = (
     Operation(method="get", path="/metrics", id="metrics", summary="Prometheus metrics.", reply=None),
     Operation(
         method="get",
+        path="/debug/state",
+        id="show_state",
+        summary="What engines, queues and caches are doing now; ids and numbers, nothing of prompts.",
+        reply=DebugReply,
+        refusals=_ADMIN,
+        needs_key=True,
+    ),
+    Operation(
+        method="get",
         path="/admin/students",
         id="list_students",
         summary="The students of the pool, and those on their way in or out.",
@@ -217,6 +256,25 @@ OPERATIONS = (
         parameters=(_STUDENT,),
         needs_key=True,
     ),
+    Operation(
+        method="delete",
+        path="/admin/cache",
+        id="flush_cache",
+        summary="Forget kept answers: of a student, of all keys that begin so, or all.",
+        reply=FlushReply,
+        refusals=(*_ADMIN, 503),
+        parameters=(_parameter("student", "query"), _parameter("prefix", "query")),
+        needs_key=True,
+    ),
+    Operation(
+        method="post",
+        path="/admin/reload",
+        id="reload_settings",
+        summary="Read settings and keys again; all that may change do so at once, or none.",
+        reply=ReloadReply,
+        refusals=_ADMIN,
+        needs_key=True,
+    ),
 )
 
 
@@ -239,7 +297,10 @@ def openapi_document(version: str) -> Schema:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"adminKey": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "adminKey": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "http", "scheme": "bearer", "description": "Where the server has keys."},
+            },
         },
     }
 
@@ -247,7 +308,7 @@ def openapi_document(version: str) -> Schema:
 def _describe(operation: Operation, refs: Refs) -> Schema:
     answer: Schema = {"description": "The answer.", "content": _content(operation, refs)}
     if operation.is_routed:
-        answer["headers"] = {name: {"schema": {"type": "string"}} for name in ROUTE_HEADERS}
+        answer["headers"] = {name: {"schema": {"type": "string"}} for name in (*ROUTE_HEADERS, *CACHE_HEADERS)}
     described: Schema = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -256,9 +317,13 @@ def _describe(operation: Operation, refs: Refs) -> Schema:
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(refs[operation.body])}
+    refusals = {400, *operation.refusals}  # 400: a bad x-request-id
     if operation.needs_key:
         described["security"] = [{"adminKey": []}]
-    for status in sorted({400, *operation.refusals}):  # 400: a bad x-request-id
+    elif operation.path not in OPEN_PATHS:
+        described["security"] = [{}, {"apiKey": []}]
+        refusals |= {401, 429} if operation.body is not None else {401}
+    for status in sorted(refusals):
         described["responses"][str(status)] = {"description": "An error.", "content": _json(refs[ErrorReply])}
     if operation.unready is not None:
         described["responses"]["503"] = {"description": "Not yet.", "content": _json(refs[operation.unready])}
@@ -273,7 +338,7 @@ def _content(operation: Operation, refs: Refs) -> Schema:
         content["text/event-stream"] = {
             "schema": {
                 "type": "string",
-                "description": "`data:` lines; each holds one chunk, the last is `[DONE]`",
+                "description": f"`data:` lines; each holds one chunk, the last is {operation.end}",
             },
             "x-event-schema": refs[operation.chunk],
         }

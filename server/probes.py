@@ -76,7 +76,7 @@ def describe_progress(context: Context) -> ProgressReply:
     return ProgressReply(
         status=_word(context, students),
         students=students,
-        paths=[progress for student in context.students for progress in _paths(student)],
+        paths=[progress for student in context.students for progress in paths_of(student)],
         error=_error_of_all(students),
     )
 
@@ -93,7 +93,7 @@ def progress_of(context: Context, student: ServedStudent) -> StudentProgress:
     )
 
 
-def _paths(student: ServedStudent) -> list[PathProgress]:
+def paths_of(student: ServedStudent) -> list[PathProgress]:
     return [
         PathProgress(
             student=student.name,

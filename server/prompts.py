@@ -1,23 +1,27 @@
 """From what a request says to prompt token ids: messages through the chat template, text as it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engines.grammar import Grammar
 from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
 from server.context import run_beside
-from server.schema import Message
+from server.schema import FunctionWish, Message
 from server.student import ServedStudent, Template
+from server.tools import as_text, calls_for_template, check_turns, tools_for_template
 
 TextPrompt = str | list[int]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Prompt:
-    """A prompt in one student's tokens; `text` is what an echo repeats."""
+    """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must keep to."""
 
     token_ids: tuple[int, ...]
     text: str = ""
+    grammar: Grammar | None = None
 
 
 def conversation_in(messages: list[Message]) -> Conversation:
@@ -26,23 +30,39 @@ def conversation_in(messages: list[Message]) -> Conversation:
 
 
 async def encode_messages(
-    student: ServedStudent, messages: list[Message], *, add_generation_prompt: bool = True
+    student: ServedStudent,
+    messages: list[Message],
+    *,
+    functions: Sequence[FunctionWish] = (),
+    add_generation_prompt: bool = True,
 ) -> tuple[int, ...]:
-    """Raises: BadRequest for a student without a chat template, or when the template refuses the messages."""
+    """`functions` are those that the prompt tells of.
+
+    Raises: BadRequest for a student without a chat template, or when the template refuses the messages;
+    InvalidParameter for calls and results that do not fit together.
+    """
     template = student.tokenizer.chat_template
     if template is None:
         raise BadRequest(
             "this student has no chat template; send the prompt as text to /v1/completions", param="messages"
         )
+    check_turns(messages)
     plain = [_plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    tools = tools_for_template(functions) if functions and template.writes_tools else None
+    if not template.writes_tools:
+        plain = as_text(plain, functions)
     num_chars = sum(len(message["content"]) for message in plain)
-    return await run_beside(num_chars, lambda: _render(student, template, plain, add_generation_prompt))
+    return await run_beside(num_chars, lambda: _render(student, template, plain, tools, add_generation_prompt))
 
 
 def _render(
-    student: ServedStudent, template: Template, messages: list[dict[str, Any]], add_generation_prompt: bool
+    student: ServedStudent,
+    template: Template,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    add_generation_prompt: bool,
 ) -> tuple[int, ...]:
-    text = template.render(messages, add_generation_prompt=add_generation_prompt)
+    text = template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
     ids = tuple(student.tokenizer.encode(text))
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
@@ -54,11 +74,17 @@ def _plain_message(message: Message, where: str) -> dict[str, Any]:
 
     Source: OpenAI API reference, chat: developer messages replace system messages.
     """
-    plain = {
+    plain: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _text(message, where),
     }
-    return plain if message.name is None else plain | {"name": message.name}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_calls:
+        plain["tool_calls"] = calls_for_template(message, where)
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
 
 
 def _text(message: Message, where: str) -> str:

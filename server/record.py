@@ -1,30 +1,67 @@
 """What is noted about one HTTP request on its way, for the log line and the metrics at its end."""
 
+import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from engines.sequence import Finish, Timings
+from models.errors import ServingError
 from router.decision import RouteDecision, Target
+from server.keys import Key, Keyring
+from server.ratelimit import Meter
+from server.schema import UsageReply
 
 KEY = "fenhe.record"
+SPARED = ("hit", "join")
+"""What the result cache did when nothing was generated for a request."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """`id` is the x-request-id; `key` too, with a suffix while another request under that id is open."""
+    """`id` is the x-request-id; `key` too, with a suffix while another request under that id is open.
+
+    `tenant` is the one its API key belongs to, None without keys; `meter` counts what that key uses. `time_limit_s` is
+    how long its answer may take in all. `cache` is what the result cache did for it: with `hit` and `join` nothing was
+    generated for this request. `timings` are those of its first choice in the engine, `error` is the code of what it
+    failed with. `frame_error` makes an event of what ends its stream; None: that of most APIs.
+    """
 
     id: str
     key: str
     started_s: float = field(default_factory=time.monotonic)
+    tenant: str | None = None
+    api_key: Key | None = None
+    meter: Meter | None = None
+    time_limit_s: float = math.inf
     status: int | None = None
     student: str | None = None
     path: str | None = None
     task: str | None = None
     reason: str | None = None
     confidence: float | None = None
-    num_tokens: int = 0
+    num_tokens: int | None = None
+    num_prompt_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    timings: Timings | None = None
+    finish_reasons: tuple[str, ...] = ()
+    error: str | None = None
+    cache: str | None = None
     is_event_stream: bool = False
+    frame_error: Callable[[ServingError], bytes] | None = None
+
+    def identify(self, keyring: Keyring, authorization: str) -> None:
+        """Note whose request it is. Raises: Unauthorized."""
+        self.api_key = keyring.require(authorization)
+        self.tenant = self.api_key.tenant
+        self.meter = keyring.meter(self.api_key)
+
+    @property
+    def deadline_s(self) -> float:
+        """When its answer must be finished, on the `time.monotonic` clock."""
+        return self.started_s + self.time_limit_s
 
     def begin(self, decision: RouteDecision, target: Target) -> None:
         """Note where the request went, and why."""
@@ -34,10 +71,26 @@ class Record:
         self.reason = target.reason.value
         self.confidence = None if decision.confidence is None else round(decision.confidence, 3)
 
-    def finish(self, path: str, num_tokens: int) -> None:
-        """Note the path that really ran, and the tokens it brought."""
-        self.path = path
-        self.num_tokens = num_tokens
+    def finish(self, finishes: Sequence[Finish], usage: UsageReply) -> None:
+        """Note the path that really ran, and what it took and brought."""
+        self.path = finishes[0].path
+        self.num_prompt_tokens = usage.prompt_tokens
+        self.num_cached_tokens = usage.prompt_tokens_details.cached_tokens
+        self.num_tokens = usage.completion_tokens
+        self.finish_reasons = tuple(finish.reason.value for finish in finishes)
+        if self.cache not in SPARED:
+            self.timings = finishes[0].timings
+
+    @property
+    def queue_s(self) -> float | None:
+        times = self.timings
+        return None if times is None or times.admitted_s is None else times.admitted_s - times.queued_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From its arrival to the first token of its first choice."""
+        times = self.timings
+        return None if times is None or times.first_token_s is None else times.first_token_s - self.started_s
 
 
 def record_of(scope: Scope) -> Record:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from router.decision import Quality
+from router.decision import Priority, Quality
 from router.tasks import Task
 
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
@@ -23,6 +23,9 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1)]
 StopStrings = Annotated[list[StopString], Meta(max_length=4)]
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
+Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+JsonSchema = dict[str, Any]
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,13 +44,16 @@ class StreamOptions(Wish, frozen=True, kw_only=True):
 class FenheOptions(Wish, frozen=True, kw_only=True):
     """What fenhe adds to the API: wishes for the router, which win over what it finds by itself.
 
-    `while_loading` says what to do until the path's modules are loaded.
+    `while_loading` says what to do until the path's modules are loaded, `priority` who goes first in a queue. `cache`
+    true lets the result cache answer although tokens are drawn at random, false keeps it away.
     """
 
     task: Task | None = None
     path: Annotated[str, Meta(min_length=1)] | None = None
     quality: Quality | None = None
     while_loading: Literal["wait", "degrade"] | None = None
+    priority: Priority | None = None
+    cache: bool | None = None
 
 
 class SamplingWish(Wish, frozen=True, kw_only=True):
@@ -77,11 +83,72 @@ class TextPart(Wish, frozen=True, kw_only=True, tag="text", tag_field="type"):
     text: str
 
 
+class CalledFunction(Wish, frozen=True, kw_only=True):
+    """`arguments` is JSON, as text."""
+
+    name: Name
+    arguments: str
+
+
+class EarlierCall(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    """A call that the assistant made in an earlier turn."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    function: CalledFunction
+
+
 class Message(Wish, frozen=True, kw_only=True):
-    role: Literal["developer", "system", "user", "assistant"]
+    role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: str | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
+
+
+class TextFormat(Wish, frozen=True, kw_only=True, tag="text", tag_field="type"):
+    """Free text."""
+
+
+class JsonObjectFormat(Wish, frozen=True, kw_only=True, tag="json_object", tag_field="type"):
+    """Any JSON object."""
+
+
+class NamedSchema(Wish, frozen=True, kw_only=True):
+    """Kept to in any case, whatever `strict` says. `name` and `description` change nothing."""
+
+    name: Name
+    schema: JsonSchema | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Wish, frozen=True, kw_only=True, tag="json_schema", tag_field="type"):
+    json_schema: NamedSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class FunctionWish(Wish, frozen=True, kw_only=True):
+    """A function that may be called. Its parameters' schema is kept to in any case, whatever `strict` says."""
+
+    name: Name
+    description: str | None = None
+    parameters: JsonSchema | None = None
+    strict: bool | None = None
+
+
+class ToolWish(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    function: FunctionWish
+
+
+class FunctionName(Wish, frozen=True, kw_only=True):
+    name: str
+
+
+class NamedToolWish(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    function: FunctionName
 
 
 class ChatRequest(SamplingWish, frozen=True, kw_only=True):
@@ -96,6 +163,9 @@ class ChatRequest(SamplingWish, frozen=True, kw_only=True):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ToolWish], Meta(min_length=1)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolWish | None = None
 
 
 TokenPrompt = Annotated[list[TokenId], Meta(min_length=1)]
@@ -111,6 +181,7 @@ class CompletionRequest(SamplingWish, frozen=True, kw_only=True):
     )
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
 
 
 class RouteRequest(Wish, frozen=True, kw_only=True):
@@ -199,17 +270,33 @@ class ChatLogprobs(Reply, frozen=True, kw_only=True):
     refusal: None = None
 
 
+class FunctionCall(Reply, frozen=True, kw_only=True):
+    """`arguments` is JSON, as text; incomplete only where the answer was cut off."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Reply, frozen=True, kw_only=True):
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
 class AssistantMessage(Reply, frozen=True, kw_only=True):
-    content: str
+    """`content` is null where the answer is tool calls alone."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(Reply, frozen=True, kw_only=True):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     fenhe: ChoiceFenhe
 
 
@@ -223,17 +310,32 @@ class ChatCompletion(Reply, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
 
 
+class FunctionDelta(Reply, frozen=True, kw_only=True):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallDelta(Reply, frozen=True, kw_only=True):
+    """A piece of the tool call `index`. The first one has id, type and name; the arguments come after it."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class Delta(Reply, frozen=True, kw_only=True):
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
     refusal: UnsetType | None = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(Reply, frozen=True, kw_only=True):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: ChatFinishReason | None = None
     fenhe: ChoiceFenhe | UnsetType = UNSET
 
 
@@ -250,9 +352,11 @@ class ChatChunk(Reply, frozen=True, kw_only=True):
 
 
 class TextLogprobs(Reply, frozen=True, kw_only=True):
+    """One entry per token. With `echo` the prompt's come first; the very first has nothing before it and so null."""
+
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

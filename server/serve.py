@@ -1,10 +1,11 @@
 """Running a server: listening, signals, and an orderly end.
 
 First SIGTERM or SIGINT: not ready at once, new work is refused, what runs may finish within the grace period,
-exit 0. Second: the process ends at once, by that signal.
+exit 0. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -14,8 +15,11 @@ from types import FrameType
 
 import uvicorn
 
+from models.errors import BadRequest
 from server.app import create_app
 from server.context import Context
+from server.protocol import make_protocol
+from server.reload import reload
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +32,16 @@ class Server(uvicorn.Server):
     """uvicorn with our way to end."""
 
     def __init__(self, context: Context, announce: Callable[[str], None]) -> None:
-        super().__init__(_uvicorn_config(context))
+        super().__init__(uvicorn_config(context))
         self._context = context
         self._announce = announce
         self._drain: asyncio.Task[None] | None = None
+        self._reload: asyncio.Task[None] | None = None
 
     async def main_loop(self) -> None:
         """Runs once the sockets listen."""
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload)
         self._announce(self.url)
         await super().main_loop()
 
@@ -49,6 +56,13 @@ class Server(uvicorn.Server):
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         self._context.drain.is_draining = True
+
+    def _begin_reload(self) -> None:
+        self._reload = asyncio.get_running_loop().create_task(self._reload_settings())
+
+    async def _reload_settings(self) -> None:
+        with contextlib.suppress(BadRequest):  # it is logged, and nobody else asked
+            await reload(self._context)
 
     async def on_tick(self, counter: int) -> bool:
         if self._context.drain.is_draining and self._drain is None:
@@ -73,12 +87,12 @@ class Server(uvicorn.Server):
             await asyncio.sleep(POLL_S)
 
 
-def _uvicorn_config(context: Context) -> uvicorn.Config:
+def uvicorn_config(context: Context) -> uvicorn.Config:
     config = context.config
     return uvicorn.Config(
         create_app(context),
         loop="asyncio" if sys.platform == "win32" else "uvloop",
-        http="httptools",
+        http=make_protocol(lambda: context.config.limits),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -25,6 +25,11 @@ def frame(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
+def typed_frame(kind: str, body: bytes) -> bytes:
+    """One event that says its type, as `/v1/responses` has them."""
+    return b"event: " + kind.encode() + b"\n" + frame(body)
+
+
 @dataclass(slots=True, frozen=True)
 class TextChunk:
     """A chunk that differs from the next one in its text alone."""

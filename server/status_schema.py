@@ -134,5 +134,19 @@ class StudentReply(Reply, frozen=True, kw_only=True):
     variant: str | None = None
 
 
+class ReloadReply(Reply, frozen=True, kw_only=True):
+    """The names of settings that changed, and of those whose new values wait for a restart."""
+
+    changed: list[str]
+    needs_restart: list[str]
+    num_keys: int
+
+
+class FlushReply(Reply, frozen=True, kw_only=True):
+    """How many kept answers were forgotten."""
+
+    flushed: int
+
+
 class StudentList(Reply, frozen=True, kw_only=True):
     students: list[StudentReply]

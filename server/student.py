@@ -2,22 +2,38 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from engines.contract import EngineStatus
 from models.errors import Unavailable, UnknownModel
 from models.manifest import MANIFEST_NAME, Manifest
+from router.decision import StudentState
 from router.pool import AUTO, Member
 from server.bridge import Bridge
+from server.gate import Gate
+from server.grammars import Grammars
 from server.metrics import StudentMetrics
 
 RETRY_AFTER_S = 5.0
 
 
 class Template(Protocol):
-    def render(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> str: ...
+    """The seam to `models.chat_template.ChatTemplate`."""
+
+    @property
+    def writes_tools(self) -> bool: ...
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str: ...
 
 
 class Tokenizer(Protocol):
@@ -29,7 +45,12 @@ class Tokenizer(Protocol):
     @property
     def chat_template(self) -> Template | None: ...
 
-    def encode(self, text: str, *, add_special: bool = False) -> list[int]: ...
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    def is_special(self, token_id: int, /) -> bool: ...
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str: ...
 
@@ -55,10 +76,22 @@ class ServedStudent(Member):
 
     student: Student
     bridge: Bridge
+    gate: Gate
+    grammars: Grammars
     metrics: StudentMetrics
     version: str
     max_configured_tokens: int | None
     _status: EngineStatus | None = field(default=None, init=False)
+    _digest: str | None = field(default=None, init=False)
+
+    def status(self) -> EngineStatus:
+        """What its engine says, with what waits for a turn at its gate counted as waiting."""
+        status = self.engine.status()
+        return replace(status, num_waiting=status.num_waiting + self.gate.admission.queued.num_sequences)
+
+    def state(self) -> StudentState:
+        state = Member.state(self)  # not super(): a dataclass with slots is made twice, and super() knows the first
+        return replace(state, num_waiting=state.num_waiting + self.gate.admission.queued.num_sequences)
 
     @property
     def fixed(self) -> EngineStatus:
@@ -90,6 +123,14 @@ class ServedStudent(Member):
         """`system_fingerprint`: changes when the version, the student or its precision does."""
         seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {self.fixed.variant}"
         return f"fp_{hashlib.sha256(seed.encode()).hexdigest()[:10]}"
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that answers depend on: files, cut, trained exits, precision, version."""
+        if self._digest is None:
+            facts = [msgspec.json.encode(self.manifest), self.fixed.variant.encode(), self.version.encode()]
+            self._digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
+        return self._digest
 
     @property
     def created(self) -> int:

@@ -27,7 +27,9 @@ from server.app import create_app
 from server.config import Limits, RouterConfig, ServerConfig
 from server.context import Context, make_context
 from server.opening import Opened, Opener
+from server.protocol import make_protocol
 from server.student import ServedStudent
+from server.tracing import Tracing
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -193,12 +195,25 @@ def run_server(
     *,
     classifier: WordClassifier | None = None,
     opener: Opener | None = None,
+    tracing: Tracing | None = None,
 ) -> Iterator[Served]:
     """Serve in a thread on an ephemeral loopback port."""
     classifier = classifier or WordClassifier()
-    context = make_context(config, students, classifier=classifier if config.router.enabled else None, opener=opener)
+    context = make_context(
+        config,
+        students,
+        classifier=classifier if config.router.enabled else None,
+        opener=opener,
+        tracing=tracing,
+    )
     settings = uvicorn.Config(
-        create_app(context), host="127.0.0.1", port=0, log_config=None, loop="uvloop", http="httptools", ws="none"
+        create_app(context),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        loop="uvloop",
+        http=make_protocol(lambda: context.config.limits),
+        ws="none",
     )
     server = uvicorn.Server(settings)
     started = threading.Event()

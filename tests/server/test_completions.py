@@ -98,7 +98,6 @@ def test_completion_stream_reads_in_the_official_client(served: Served) -> None:
     [
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
         ({"logprobs": 6}, "logprobs"),
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
         ({"n": 17, "prompt": ["a", "b"]}, "n"),
@@ -113,3 +112,56 @@ def test_completion_refuses_by_name(served: Served, fields: dict[str, Any], para
 
 def test_completion_accepts_best_of_one(served: Served) -> None:
     assert served.post("/v1/completions", {"model": "auto", "prompt": "x", "best_of": 1, "suffix": None}).is_success
+
+
+def scores_of(choices: list[Any]) -> dict[str, list[Any]]:
+    """Every list of the choices' logprobs, put together."""
+    parts = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    return {name: [entry for part in parts for entry in part[name] or ()] for name in parts[0]}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("prompt", ["hey", [104, 101, 121]])
+def test_completion_echo_scores_the_prompt(served: Served, prompt: Any, is_stream: bool) -> None:
+    choices = choices_of(served, is_stream, prompt=prompt, echo=True, logprobs=2)
+    assert "".join(choice["text"] for choice in choices) == "heyHello, world!"
+    scores = scores_of(choices)
+    assert scores["tokens"] == ["h", "e", "y", "Hello", ",", " world", "!"]
+    assert scores["token_logprobs"] == [None, *[-0.5] * 6]
+    assert scores["top_logprobs"][:2] == [None, {"e": -0.5, "e1": -1.5}]
+    assert scores["text_offset"] == [0, 1, 2, 3, 8, 9, 15]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_completion_without_new_tokens_scores_the_prompt_alone(served: Served, is_stream: bool) -> None:
+    """As evaluation harnesses ask."""
+    choices = choices_of(served, is_stream, prompt="hey", echo=True, logprobs=0, max_tokens=0)
+    assert "".join(choice["text"] for choice in choices) == "hey"
+    assert scores_of(choices)["token_logprobs"] == [None, -0.5, -0.5]
+    assert choices[-1]["finish_reason"] == "length"
+    assert served.engine.submitted[-1].sampling.max_tokens == 0
+
+
+def test_completion_scores_a_prompt_of_one_token(served: Served) -> None:
+    choices = choices_of(served, True, prompt="h", echo=True, logprobs=1, max_tokens=0)
+    assert scores_of(choices) == {"tokens": ["h"], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0]}
+
+
+def test_completion_scores_every_prompt_apart(served: Served) -> None:
+    choices = choices_of(served, False, prompt=["hey", "ho"], echo=True, logprobs=1, max_tokens=1)
+    assert [choice["logprobs"]["tokens"] for choice in choices] == [["h", "e", "y", "Hello"], ["h", "o", "Hello"]]
+
+
+def test_completion_scores_read_in_the_official_client(served: Served) -> None:
+    """Its model of them has no null; OpenAI sends one, and who reads scores counts on it."""
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    with client:
+        answer = client.completions.create(model="auto", prompt="hey", echo=True, logprobs=1, max_tokens=1)
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs == [None, -0.5, -0.5, -0.5]
+
+
+def test_completion_without_echo_asks_nothing_of_the_prompt(served: Served) -> None:
+    create(served, "hey", logprobs=1, max_tokens=1)
+    assert served.engine.submitted[-1].sampling.prompt_logprobs is None

@@ -132,6 +132,30 @@ def test_config_refuses_by_name(tmp_path: Path, text: str, parts: list[str]) -> 
         assert part in caught.value.message
 
 
+def test_config_lists_are_written_with_commas_where_only_text_can_be(tmp_path: Path) -> None:
+    one, two = "a" * 64, "B" * 64
+    assert load_config({}, {"FENHE_KEYS__SHA256": f"{one}, {two}"}).keys.sha256 == (one, two)
+    assert load_config({"keys.sha256": one}, {}).keys.sha256 == (one,)
+    text = f'[keys]\nsha256 = ["{one}", "{two}"]\n[cors]\norigins = ["https://x.org"]\n'
+    config = load_text(tmp_path, text)
+    assert (config.keys.sha256, config.cors.origins) == ((one, two), ("https://x.org",))
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"FENHE_KEYS__SHA256": "fk-the-key-itself"},
+        {"FENHE_KEYS__SHA256": "a" * 64 + ",fk-the-key-itself"},
+        {"FENHE_ADMIN__KEY_SHA256": "fk-the-key-itself"},
+    ],
+)
+def test_config_never_shows_what_may_be_a_key(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, environ)
+    assert next(iter(environ)) in caught.value.message
+    assert "fk-the-key" not in caught.value.message
+
+
 def test_config_router_table_has_the_policy_s_settings(tmp_path: Path) -> None:
     text = '[router]\nenabled = false\nclassifier = "c"\nfast = 0.85\n[router.min_retention]\nmath = 0.97\n'
     expected = RouterConfig(enabled=False, classifier=Path("c"), fast=0.85, min_retention={"math": 0.97})

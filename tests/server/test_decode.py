@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
-from server.decode import HARMLESS, UNSUPPORTED, decode_body
-from server.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder
+from server.decode import CHAT_ALONE, HARMLESS, UNSUPPORTED, decode_body
+from server.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder, completion_decoder
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -28,6 +28,18 @@ def test_decode_refuses_each_unsupported_field_and_accepts_its_null(name: str) -
     assert decode(**{name: None}) == decode()
     for empty in UNSUPPORTED[name]:
         assert decode(**{name: empty}) == decode()
+
+
+@pytest.mark.parametrize("name", sorted(CHAT_ALONE))
+def test_decode_refuses_what_only_chat_has_without_messages(name: str) -> None:
+    def complete(**fields: object) -> CompletionRequest:
+        return decode_body(json.dumps({"model": "m", "prompt": "x"} | fields).encode(), completion_decoder)
+
+    with pytest.raises(UnsupportedField) as caught:
+        complete(**{name: {"anything": 1}})
+    assert caught.value.param == name
+    for empty in (None, *CHAT_ALONE[name]):
+        assert complete(**{name: empty}) == complete()
 
 
 def test_decode_takes_true_for_no_number() -> None:

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from models.errors import InvalidParameter, PathLoading, QueueFull, ServingError, StepFailed
+from models.errors import (
+    DeadlineExceeded,
+    InvalidParameter,
+    PathLoading,
+    QueueFull,
+    RequestTooLarge,
+    ServingError,
+    StepFailed,
+)
 from server.errors import STATUS, body_of, headers_of, status_of
 
 
@@ -38,16 +46,21 @@ def test_body_has_the_four_required_keys_and_a_string_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds"),
+    ("error", "told"),
     [
-        (QueueFull("x"), b"1"),
-        (QueueFull("x", retry_after_s=0.0), b"1"),
-        (PathLoading("x", retry_after_s=2.0), b"2"),
-        (PathLoading("x", retry_after_s=2.01), b"3"),
+        (QueueFull("x"), (b"1", b"1000")),
+        (QueueFull("x", retry_after_s=0.0), (b"1", b"1")),
+        (PathLoading("x", retry_after_s=2.0), (b"2", b"2000")),
+        (PathLoading("x", retry_after_s=2.0101), (b"3", b"2011")),
     ],
 )
-def test_retry_after_is_rounded_up(error: ServingError, seconds: bytes) -> None:
-    assert headers_of(error) == [(b"retry-after", seconds)]
+def test_retry_after_is_rounded_up(error: ServingError, told: tuple[bytes, bytes]) -> None:
+    assert headers_of(error) == [(b"retry-after", told[0]), (b"retry-after-ms", told[1])]
+
+
+def test_clients_are_told_not_to_retry_what_would_fail_again() -> None:
+    for error in (DeadlineExceeded("x"), RequestTooLarge("x")):
+        assert headers_of(error) == [(b"x-should-retry", b"false")]
 
 
 def test_retry_after_is_absent_where_trying_again_is_useless() -> None:

@@ -123,3 +123,21 @@ def test_metrics_count_a_fallback_where_it_ran(start_pool: StartPool) -> None:
     assert value(served, "fenhe_route_decisions_total", student="one") == 1
     assert value(served, "fenhe_path_sequences_total", student="two") == 1
     assert value(served, "vllm:request_params_n_count", model_name="two") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("time_to_first_token_seconds", (0.001, 0.005, 0.02, 0.25, 10, 160, 2560)),
+        ("inter_token_latency_seconds", (0.01, 0.025, 0.05, 0.1, 1, 80)),
+        ("request_queue_time_seconds", (0.3, 0.5, 0.8, 1, 60, 7680)),
+        ("e2e_request_latency_seconds", (0.3, 0.5, 0.8, 1, 60, 7680)),
+    ],
+)
+def test_duration_buckets_have_vllms_bounds_and_tell_milliseconds_apart(
+    served: Served, name: str, theirs: tuple[float, ...]
+) -> None:
+    served.chat("hello")
+    found = {float(dict(labels)["le"]) for sample, labels in samples(served) if sample == f"vllm:{name}_bucket"}
+    assert set(theirs) < found
+    assert len([bound for bound in found if bound < 0.01]) >= 2

@@ -10,6 +10,7 @@ from fastapi.openapi.models import OpenAPI
 from fastapi.routing import APIRoute
 
 from server.app import create_app
+from server.keys import ADMIN_PREFIXES, OPEN_PATHS
 from server.openapi import OPERATIONS, openapi_document
 from tests.server.conftest import Served
 
@@ -79,7 +80,8 @@ def test_document_tells_how_answers_are_routed(served: Served, document: dict[st
     for path, body in (("chat/completions", {"messages": messages}), ("completions", {"prompt": "math"})):
         told = document["paths"][f"/v1/{path}"]["post"]
         headers = served.post(f"/v1/{path}", {"model": "auto", **body}).headers
-        assert set(told["responses"]["200"]["headers"]) == {name for name in headers if name.startswith("x-fenhe-")}
+        sent = {name for name in headers if name.startswith("x-fenhe-")}
+        assert set(told["responses"]["200"]["headers"]) == {*sent, "age", "x-fenhe-similarity"}
         assert any(parameter["name"] == "x-fenhe-task" for parameter in told["parameters"])
 
 
@@ -91,5 +93,10 @@ def test_document_route_answer_matches_what_is_sent(served: Served, document: di
 def test_document_says_which_endpoints_need_the_key(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert ("security" in operation) == path.startswith("/admin/")
-            assert ("401" in operation["responses"]) == path.startswith("/admin/")
+            wanted: list[dict[str, list[str]]] = [{}, {"apiKey": []}]
+            if path in OPEN_PATHS:
+                wanted = []
+            elif path.startswith(ADMIN_PREFIXES):
+                wanted = [{"adminKey": []}]
+            assert operation.get("security", []) == wanted, path
+            assert ("401" in operation["responses"]) == bool(wanted), path

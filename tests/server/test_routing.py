@@ -12,9 +12,11 @@ ROUTED = {"task": "math", "path": "shallow", "confidence": "0.900", "reason": "t
 
 
 def told(headers: Any) -> dict[str, str]:
-    """What the x-fenhe-... headers say."""
+    """What the x-fenhe-... headers say of the route."""
     prefix = "x-fenhe-"
-    return {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+    said = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
+    assert said.pop("cache") == "bypass"
+    return said
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -208,7 +210,7 @@ def test_wish_outside_its_words_is_told_them(served: Served, field: str, allowed
 
 
 def test_log_line_tells_task_reason_and_confidence(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="server.middleware"):
+    with caplog.at_level("INFO", logger="server.request_log"):
         served.chat("math")
         served.route("math")
         assert until(lambda: len(caplog.messages) >= 2)

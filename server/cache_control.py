@@ -1,0 +1,47 @@
+"""What the result cache may do for a request: settings, what the sampling allows, and what the client says."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from engines.sequence import GenerationRequest
+from router.cache import BYPASS, CacheUse
+
+_MAX_AGE = re.compile(r"max-age\s*=\s*\"?([0-9]{1,10})\"?")
+_BROKEN_MAX_AGE = re.compile(r"max-age\b")
+
+
+def cache_use(
+    requests: Sequence[GenerationRequest], wish: bool | None, headers: Iterable[str], *, is_enabled: bool
+) -> CacheUse:
+    """`wish` is `fenhe.cache` of the body: true takes in what is drawn at random, false keeps the cache away.
+    `headers` are the texts of every cache-control; where both speak, the narrower one counts.
+
+    Source: RFC 9111, section 5.2.1; directives that are not known are to be ignored.
+    """
+    is_wanted = all(map(is_repeatable, requests)) if wish is None else wish
+    directives = {part.strip().lower() for header in headers for part in header.split(",")}
+    if not is_enabled or not is_wanted or "no-store" in directives:
+        return BYPASS
+    if "no-cache" in directives:
+        return CacheUse(writes=True)
+    return CacheUse(reads=True, writes=True, max_age_s=_max_age_s(directives))
+
+
+def is_repeatable(request: GenerationRequest) -> bool:
+    """Whether the same request gives the same answer: the likeliest token each time, or a seed that was given."""
+    return request.sampling.is_greedy or request.sampling.seed is not None
+
+
+def _max_age_s(directives: Iterable[str]) -> float | None:
+    """The strictest one. A bound that cannot be read is none that an answer could keep to.
+
+    Source: RFC 9111, section 4.2.1.
+    """
+    ages = []
+    for directive in directives:
+        match = _MAX_AGE.fullmatch(directive)
+        if match is not None:
+            ages.append(float(match[1]))
+        elif _BROKEN_MAX_AGE.match(directive):
+            ages.append(0.0)
+    return min(ages, default=None)

@@ -1,0 +1,91 @@
+"""The wire of `/debug/state`."""
+
+from server.schema import Reply
+from server.status_schema import PathProgress
+
+
+class SequenceReply(Reply, frozen=True, kw_only=True):
+    """A sequence in an engine. `slot` is null while it waits; computed tokens are those whose KV is written.
+
+    `id` is the request's x-request-id and the index of the choice.
+    """
+
+    id: str
+    status: str
+    path: str
+    slot: int | None
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_computed_tokens: int
+    num_completion_tokens: int
+    max_completion_tokens: int
+    age_ms: float
+
+
+class MemoryState(Reply, frozen=True, kw_only=True):
+    used_bytes: int
+    capacity_bytes: int
+
+
+class EngineState(Reply, frozen=True, kw_only=True):
+    """Counts since the engine began; by stage: modules, exits and `head`."""
+
+    num_accepted: int
+    num_steps: int
+    num_failed_steps: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    num_generation_tokens: int
+    kv: MemoryState
+    prefix_cache_bytes: int
+    prefix_query_tokens: dict[str, int]
+    prefix_hit_tokens: dict[str, int]
+    stage_runs: dict[str, int]
+    stage_rows: dict[str, int]
+
+
+class DoorState(Reply, frozen=True, kw_only=True):
+    """Admission. Tokens are what requests promise: prompt and longest answer; queued requests are by priority."""
+
+    num_running: int
+    running_tokens: int
+    num_queued: dict[str, int]
+    queued_tokens: int
+    refusals: dict[str, int]
+    drain_tokens_per_s: float | None
+
+
+class StudentState(Reply, frozen=True, kw_only=True):
+    """`integrity` is what does not add up in the engine's books, or that it does not answer; none when all is well."""
+
+    name: str
+    status: str
+    variant: str
+    error: str | None
+    integrity: list[str]
+    paths: list[PathProgress]
+    engine: EngineState
+    running: list[SequenceReply]
+    waiting: list[SequenceReply]
+    door: DoorState
+
+
+class CacheState(Reply, frozen=True, kw_only=True):
+    """The result cache. Entries and bytes are those in this process, null with Redis."""
+
+    is_enabled: bool
+    outcomes: dict[str, int]
+    num_generations: int
+    num_stored: int
+    num_entries: int | None
+    num_bytes: int | None
+
+
+class DebugReply(Reply, frozen=True, kw_only=True):
+    """`open_requests` are the ids of work that is being answered, this server's whole debt."""
+
+    version: str
+    is_draining: bool
+    open_requests: list[str]
+    students: list[StudentState]
+    cache: CacheState

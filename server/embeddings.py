@@ -1,0 +1,21 @@
+"""`POST /v1/embeddings`: refused, with the reason. The figures behind it are in docs/api.md."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.errors import NotFound
+from server.chat import Handler
+
+WHY = (
+    "this server has no embeddings: a mean of its students' hidden states finds the matching text less often than "
+    "TF-IDF does; use a model trained for embeddings, such as one served by text-embeddings-inference"
+)
+
+
+def embeddings_handler() -> Handler:
+    """404, which clients do not retry; the body is not read."""
+
+    async def create_embedding(request: Request) -> Response:
+        raise NotFound(WHY)
+
+    return create_embedding

@@ -1,0 +1,160 @@
+"""One student's door on the event loop: a request waits here for its turn and goes into the engine.
+
+What is let in, and when, is `router/admission.py`; here are the waiting, the clock, and the end of it all.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from engines.contract import Engine
+from engines.sequence import GenerationRequest
+from models.errors import DeadlineExceeded, InvalidParameter, ServingError
+from router.admission import Admission, Bounds, Ticket, TicketStatus
+from router.decision import Priority
+from router.pace import Pace
+from server.bridge import Bridge, EventStream
+from server.config import ServerConfig
+from server.keys import check_priority
+from server.record import Record
+
+DEADLINE_HEADER = "x-fenhe-deadline-ms"
+
+
+def bounds_of(config: ServerConfig) -> Bounds:
+    return Bounds(
+        max_running=config.engine.max_running,
+        max_running_tokens=config.admission.max_running_tokens,
+        max_queued=config.engine.max_waiting,
+        max_queued_tokens=config.admission.max_queued_tokens,
+    )
+
+
+def time_limit_s(config: ServerConfig, headers: Sequence[str]) -> float:
+    """How long an answer may take: what the x-fenhe-deadline-ms headers say, else the default, never more than
+    `limits.request_timeout_s`.
+
+    Raises: InvalidParameter.
+    """
+    longest_s = config.limits.request_timeout_s
+    if not headers:
+        return min(longest_s, config.admission.default_deadline_s or longest_s)
+    wrong = next((text for text in headers if not _is_deadline(text)), None)
+    if wrong is not None:
+        raise InvalidParameter(
+            f"the header {DEADLINE_HEADER}: {wrong[:40]!r} is no whole number of milliseconds above 0",
+            param=DEADLINE_HEADER,
+        )
+    return min(longest_s, *(int(text) / 1000 for text in headers))
+
+
+def _is_deadline(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12 and int(text) > 0
+
+
+def no_refund(num_tokens: int) -> None:
+    """Nobody paid."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Terms:
+    """Whose a request is and by when it must be done, on the `time.monotonic` clock, `time_limit_s` after it came.
+
+    `charge` is asked for the tokens it promises just before they are let in, and may raise; `refund` gets what of them
+    was not used. Both count every sequence's prompt and longest answer.
+    """
+
+    deadline_s: float
+    time_limit_s: float
+    tenant: str | None = None
+    priority: Priority = Priority.NORMAL
+    charge: Callable[[int], None] = no_refund
+    refund: Callable[[int], None] = no_refund
+
+    def too_late(self) -> DeadlineExceeded:
+        """What ends the request at its deadline."""
+        return DeadlineExceeded(
+            f"the answer was not finished within {self.time_limit_s:g} s: what the header {DEADLINE_HEADER} asked for, "
+            "or this server's limit"
+        )
+
+
+def terms_of(record: Record, priority: Priority) -> Terms:
+    """The terms of a request whose key and deadline were looked at already. Raises: Forbidden for its priority."""
+    check_priority(record.api_key, priority)
+    terms = Terms(
+        deadline_s=record.deadline_s, time_limit_s=record.time_limit_s, tenant=record.tenant, priority=priority
+    )
+    meter = record.meter
+    if meter is None:
+        return terms
+    return replace(
+        terms,
+        charge=lambda num_tokens: meter.charge(num_tokens, time.monotonic()),
+        refund=lambda num_tokens: meter.refund(num_tokens, time.monotonic()),
+    )
+
+
+class Gate:
+    """Owned by the loop."""
+
+    def __init__(self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace) -> None:
+        self._bridge = bridge
+        self.admission = Admission(
+            bounds,
+            pace,
+            count_tokens=lambda: _count_tokens(engine),
+            is_ready=lambda: engine.status().is_ready,
+        )
+        self.pace = pace
+
+    async def open(self, requests: Sequence[GenerationRequest], terms: Terms) -> EventStream:
+        """Wait for a turn and submit. What was let in counts as running until its last sequence ended in the engine.
+
+        Raises: QueueFull, DeadlineUnreachable, DeadlineExceeded; what `terms.charge` and `Engine.submit` raise.
+        """
+        turn: asyncio.Future[ServingError | None] = asyncio.get_running_loop().create_future()
+        ticket = _make_ticket(requests, terms, lambda error: _settle(turn, error))
+        terms.charge(ticket.cost_tokens)
+        num_used = 0
+        try:
+            self.admission.offer(ticket, time.monotonic())
+            error = await turn
+            if error is not None:
+                raise error
+            stream = self._bridge.open(requests)
+        except BaseException:
+            self._end(ticket, terms, num_used)
+            raise
+        stream.when_over(lambda num_tokens: self._end(ticket, terms, num_tokens))
+        return stream
+
+    def _end(self, ticket: Ticket, terms: Terms, num_used: int) -> None:
+        terms.refund(max(0, ticket.cost_tokens - num_used))
+        if ticket.status in (TicketStatus.QUEUED, TicketStatus.RUNNING):
+            self.admission.release(ticket, time.monotonic(), num_used)
+
+
+def _make_ticket(
+    requests: Sequence[GenerationRequest], terms: Terms, decide: Callable[[ServingError | None], None]
+) -> Ticket:
+    return Ticket(
+        tenant=terms.tenant,
+        priority=terms.priority,
+        num_sequences=len(requests),
+        num_prompt_tokens=sum(len(request.prompt_token_ids) for request in requests),
+        num_answer_tokens=sum(request.sampling.max_tokens for request in requests),
+        deadline_s=terms.deadline_s,
+        decide=decide,
+    )
+
+
+def _settle(turn: asyncio.Future[ServingError | None], error: ServingError | None) -> None:
+    if not turn.done():  # else nobody waits any more: its waiter was cancelled and releases the ticket
+        turn.set_result(error)
+
+
+def _count_tokens(engine: Engine) -> int:
+    status = engine.status()
+    return status.num_prompt_tokens + status.num_generation_tokens

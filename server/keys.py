@@ -1,0 +1,220 @@
+"""API keys: who may ask, on whose account, within which limits. Only hashes are ever held."""
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
+from router.decision import Priority
+from server.config import KeysConfig, Positive, ServerConfig, Sha256
+from server.ratelimit import KeyLimits, Meter
+
+KEY_PREFIX = "fk-"
+OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})
+"""What orchestrators ask, who have no key."""
+METRICS_PATH = "/metrics"
+ADMIN_PREFIXES = ("/admin/", "/debug/")
+"""What has a key of its own."""
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Key:
+    """`max_priority` is the highest it may ask for. Keys of one tenant share its turn in the queue and its cache."""
+
+    name: str
+    sha256: str
+    tenant: str
+    limits: KeyLimits
+    max_priority: Priority = Priority.NORMAL
+
+
+class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[key]]` of a key file. `tenant` is the name, and limits are those of `[keys]`, unless they are given."""
+
+    name: Name
+    sha256: Sha256
+    tenant: Name | None = None
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    max_concurrent: Positive | None = None
+    max_priority: Priority = Priority.NORMAL
+
+
+def load_keys(config: KeysConfig) -> tuple[Key, ...]:
+    """Every key of the settings and of the key file.
+
+    Raises: ConfigError that lists what is wrong, and shows no key and no hash.
+    """
+    entries = [] if config.file is None else _read_file(config.file)
+    entries += [KeyEntry(name=f"key-{sha256[:8].lower()}", sha256=sha256) for sha256 in config.sha256]
+    problems = []
+    for what, values in (
+        ("name", [entry.name for entry in entries]),
+        ("sha256", [entry.sha256.lower() for entry in entries]),
+    ):
+        twice = {entry.name for entry, value in zip(entries, values, strict=True) if values.count(value) > 1}
+        problems += [f"two API keys have the same {what}: {', '.join(sorted(twice))}"] if twice else []
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return tuple(_make_key(entry, config) for entry in entries)
+
+
+def _read_file(file: Path) -> list[KeyEntry]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"key file {file}: cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"key file {file}: is not TOML: {error}") from None
+    tables = table.pop("key", [])
+    if table or not isinstance(tables, list) or not tables:
+        raise ConfigError(
+            f"key file {file}: must hold [[key]] tables and nothing else; `fenhe keys make NAME` prints one"
+        )
+    problems = []
+    entries = []
+    for index, one in enumerate(tables):
+        try:
+            entries.append(msgspec.convert(one, KeyEntry))
+        except msgspec.ValidationError as error:
+            problems.append(f"key file {file}: key[{index}]: {error}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return entries
+
+
+def _make_key(entry: KeyEntry, config: KeysConfig) -> Key:
+    return Key(
+        name=entry.name,
+        sha256=entry.sha256.lower(),
+        tenant=entry.tenant or entry.name,
+        limits=KeyLimits(
+            requests_per_minute=entry.requests_per_minute or config.requests_per_minute,
+            tokens_per_minute=entry.tokens_per_minute or config.tokens_per_minute,
+            max_concurrent=entry.max_concurrent or config.max_concurrent,
+        ),
+        max_priority=entry.max_priority,
+    )
+
+
+class Keyring:
+    """The keys in force and what was used of each. Owned by the loop."""
+
+    def __init__(self, keys: Sequence[Key] = ()) -> None:
+        self._keys: tuple[Key, ...] = ()
+        self._meters: dict[str, Meter] = {}
+        self.refusals: Counter[str] = Counter()
+        self.replace(keys)
+
+    def count(self, error: ServingError) -> None:
+        """Note a refusal for want of a key, of a right or of what a key may use."""
+        if isinstance(error, Unauthorized | Forbidden | RateLimited):
+            self.refusals[error.code] += 1
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def replace(self, keys: Sequence[Key]) -> None:
+        """Put other keys in force at once. One that stays keeps what it has used."""
+        now_s = time.monotonic()
+        meters: dict[str, Meter] = {}
+        for key in keys:
+            meter = self._meters.get(key.sha256)
+            if meter is None:
+                meter = Meter(key.limits, now_s)
+            else:
+                meter.resize(key.limits, now_s)
+            meters[key.sha256] = meter
+        self._keys, self._meters = tuple(keys), meters
+
+    def find(self, authorization: str) -> Key | None:
+        """The key of an Authorization header, compared in a time that tells nothing about it."""
+        digest = bearer_digest(authorization)
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(digest, key.sha256):
+                found = key
+        return found
+
+    def require(self, authorization: str) -> Key:
+        """Raises: Unauthorized."""
+        key = self.find(authorization)
+        if key is None:
+            raise Unauthorized(
+                "this server needs `Authorization: Bearer KEY` with a key it knows"
+                if authorization
+                else "this server needs an API key: send `Authorization: Bearer KEY`"
+            )
+        return key
+
+    def meter(self, key: Key) -> Meter:
+        return self._meters[key.sha256]
+
+
+def needs_key(path: str, config: ServerConfig) -> bool:
+    """Whether an API key is asked for here, once there are any; also where there is nothing."""
+    if path in OPEN_PATHS or path.startswith(ADMIN_PREFIXES):
+        return False
+    return path != METRICS_PATH or config.keys.metrics
+
+
+def bearer_digest(authorization: str) -> str:
+    """The SHA-256 of the key in an Authorization header; empty, which is no hash, when it holds no bearer key."""
+    scheme, _, given = authorization.partition(" ")
+    key = given.strip() if scheme.lower() == "bearer" else ""
+    return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() if key else ""
+
+
+def check_priority(key: Key | None, priority: Priority) -> None:
+    """Raises: Forbidden for a priority above the key's; without keys everybody may ask for any."""
+    ranks = tuple(Priority)
+    if key is not None and ranks.index(priority) < ranks.index(key.max_priority):
+        raise Forbidden(
+            f"this key may not ask for priority {priority.value!r}, at most for {key.max_priority.value!r}",
+            param="fenhe.priority",
+        )
+
+
+def check_exposure(config: ServerConfig, keys: Sequence[Key]) -> None:
+    """Raises: ConfigError when a server without keys would listen beyond this machine."""
+    if keys or config.allow_no_keys or is_loopback(config.host):
+        return
+    raise ConfigError(
+        f"without API keys, everybody who reaches {config.host or '*'}:{config.port} could use this server: name a key "
+        "file with --keys-file (`fenhe keys make NAME` makes a key), or listen on --host 127.0.0.1, or say that this "
+        "is wanted with --allow-no-keys true"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_secret() -> str:
+    """A new key: 256 bits nobody can guess, which is why a plain hash of it is safe to keep."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def describe_entry(name: str, key: str) -> str:
+    """The `[[key]]` table of a key, without the key itself. Raises: ConfigError for a name no key can have."""
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    try:
+        msgspec.convert({"name": name, "sha256": sha256}, KeyEntry)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a key cannot be called {name[:100]!r}: {error}") from None
+    return f'[[key]]\nname = "{name}"\nsha256 = "{sha256}"'

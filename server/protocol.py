@@ -1,0 +1,144 @@
+"""HTTP connections with bounds that uvicorn has not: the size of a head, how long it and a slow reader may take."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from server import errors
+from server.config import Limits
+
+BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """`limits` is asked at every use, so that new ones count at once. Refusals are written before there is a request:
+    nothing above this layer knows of them."""
+
+    limits: Callable[[], Limits]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._num_head_bytes = 0
+        self._is_in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        max_connections = self.limits().max_connections
+        if len(self.connections) > max_connections:
+            self._refuse(BUSY, f"{max_connections} connections are open (limits.max_connections); try again later")
+            return
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._num_head_bytes += len(data) if self._is_in_head else 0
+        super().data_received(data)
+        if self._is_in_head and self._num_head_bytes > self.limits().max_head_bytes:
+            self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._is_in_head:
+            self._begin_head()
+
+    def on_headers_complete(self) -> None:
+        if self.transport.is_closing():
+            return
+        self._is_in_head = False
+        self._num_head_bytes = 0
+        self._cancel_head_timer()
+        limits = self.limits()
+        if len(self.url) > limits.max_url_bytes:
+            self._refuse(URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)")
+        elif len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
+            self._refuse_head()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser could not read."""
+        self._refuse(BAD_REQUEST, msg)
+
+    def pause_writing(self) -> None:
+        """The client does not read, and the buffer for it is full."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.limits().write_timeout_s, self._give_up_writing)
+
+    def resume_writing(self) -> None:
+        self._cancel_write_timer()
+        super().resume_writing()
+
+    def _begin_head(self) -> None:
+        self._is_in_head = True
+        self._num_head_bytes = 0
+        self._cancel_head_timer()
+        self._head_timer = self.loop.call_later(self.limits().head_timeout_s, self._give_up_head)
+
+    def _give_up_head(self) -> None:
+        self._head_timer = None
+        self._refuse(TIMED_OUT, f"no whole request came within {self.limits().head_timeout_s:g} s")
+
+    def _give_up_writing(self) -> None:
+        """Cut the connection: closing it would wait for the client to read the rest."""
+        self._write_timer = None
+        self.logger.warning("client reads too slowly, connection cut client=%s", self.client)
+        self.transport.abort()
+
+    def _headers_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _refuse_head(self) -> None:
+        limits = self.limits()
+        self._refuse(
+            HEADERS_TOO_LARGE,
+            f"the head has more than {limits.max_headers} headers or {limits.max_head_bytes} bytes "
+            "(limits.max_headers, limits.max_head_bytes)",
+        )
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer and close, unless an answer is under way."""
+        self._cancel_timers()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = errors.error_body(message, status, errors.ROUTE_CODES[status])
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def _cancel_timers(self) -> None:
+        self._cancel_head_timer()
+        self._cancel_write_timer()
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+def make_protocol(limits: Callable[[], Limits]) -> type[BoundedProtocol]:
+    """A class for uvicorn, which makes an instance per connection."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": staticmethod(limits)})

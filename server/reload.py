@@ -1,0 +1,85 @@
+"""Settings read again while the server runs: all that may change are put in force at once, or none."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from models.errors import BadRequest, ServingError
+from server.apart import run_apart
+from server.config import ServerConfig
+from server.context import Context
+from server.gate import bounds_of
+from server.keys import Key, check_exposure, load_keys
+from server.status_schema import ReloadReply
+
+logger = logging.getLogger(__name__)
+
+
+async def reload(context: Context) -> ReloadReply:
+    """Read settings and keys again and put them in force; says what changed, and what waits for a restart.
+
+    Raises: BadRequest with every mistake; then nothing has changed.
+    """
+    try:
+        config, keys = await run_apart(lambda: _load(context))
+        new = merge(context.config, config)
+        check_exposure(new, keys)
+    except ServingError as error:
+        logger.error("settings not reloaded, the old ones stay error=%s", error.message)
+        raise BadRequest(f"the old settings stay in force: {error.message}") from None
+    reply = ReloadReply(
+        changed=list(differences(context.config, new)),
+        needs_restart=list(differences(new, config)),
+        num_keys=len(keys),
+    )
+    _put_in_force(context, new, keys)
+    logger.info(
+        "settings reloaded changed=%s needs_restart=%s keys=%d", reply.changed, reply.needs_restart, reply.num_keys
+    )
+    return reply
+
+
+def _load(context: Context) -> tuple[ServerConfig, tuple[Key, ...]]:
+    """Raises: ConfigError, BadRequest."""
+    if context.load_config is None:
+        raise BadRequest("this server was not started from settings that could be read again")
+    config = context.load_config()
+    return config, load_keys(config.keys)
+
+
+def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
+    """The new settings where they can change at run time, the old ones elsewhere."""
+    router = dataclasses.replace(new.router, enabled=old.router.enabled, classifier=old.router.classifier)
+    return dataclasses.replace(
+        old,
+        limits=new.limits,
+        admission=new.admission,
+        keys=new.keys,
+        admin=new.admin,
+        router=router,
+        grace_s=new.grace_s,
+        allow_no_keys=new.allow_no_keys,
+    )
+
+
+def differences(old: object, new: object, prefix: str = "") -> Iterator[str]:
+    """The dotted names of settings that are not the same; their values stay here, some are secrets."""
+    for part in _parts(old):
+        before, after = getattr(old, part.name), getattr(new, part.name)
+        if dataclasses.is_dataclass(before):
+            yield from differences(before, after, f"{prefix}{part.name}.")
+        elif before != after:
+            yield f"{prefix}{part.name}"
+
+
+def _parts(config: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config)
+
+
+def _put_in_force(context: Context, config: ServerConfig, keys: tuple[Key, ...]) -> None:
+    context.live.config = config
+    context.keyring.replace(keys)
+    context.router.reconfigure(config.router)
+    for student in context.students:
+        student.gate.admission.bounds = bounds_of(config)

@@ -1,0 +1,52 @@
+"""The request log: one line per HTTP request, for people or as JSON. Never a prompt, an answer or a key."""
+
+import logging
+import time
+
+from server.record import Record
+
+logger = logging.getLogger(__name__)
+
+Fields = dict[str, object]
+
+
+def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
+    """What is known of a request at its end; what does not apply to it is left out.
+
+    Units: `total_ms` from its arrival to its last byte, `ttft_ms` from its arrival to the first token, `queue_ms` from
+    the submission to the engine to its admission there. Tokens count all choices.
+    """
+    fields: Fields = {
+        "id": record.id,
+        "method": method,
+        "route": route,
+        "status": status,
+        "error": record.error,
+        "key": None if record.api_key is None else record.api_key.name,
+        "tenant": record.tenant,
+        "student": record.student,
+        "path": record.path,
+        "task": record.task,
+        "reason": record.reason,
+        "confidence": record.confidence,
+        "cache": record.cache,
+        "prompt_tokens": record.num_prompt_tokens,
+        "cached_tokens": record.num_cached_tokens,
+        "completion_tokens": record.num_tokens,
+        "queue_ms": _ms(record.queue_s),
+        "ttft_ms": _ms(record.ttft_s),
+        "total_ms": _ms(time.monotonic() - record.started_s),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def log_request(fields: Fields, *, is_work: bool) -> None:
+    """Probes and pages only at DEBUG."""
+    level = logging.INFO if is_work else logging.DEBUG
+    if logger.isEnabledFor(level):
+        text = " ".join(f"{name}={value}" for name, value in fields.items())
+        logger.log(level, "request finished %s", text, extra={"fields": fields, "event": "request finished"})
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

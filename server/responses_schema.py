@@ -1,0 +1,209 @@
+"""The wire of `/v1/responses`: the request, the response, and the typed events of a stream.
+
+Source: OpenAI API reference, responses and their streaming events; the stateless part of it.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.schema import (
+    ChoiceFenhe,
+    ContentLogprob,
+    FenheOptions,
+    JsonSchema,
+    Name,
+    Positive,
+    PositiveProbability,
+    Reply,
+    Temperature,
+    Wish,
+)
+
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` asks for log-probabilities with."""
+
+
+class InputText(Wish, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
+    text: str
+
+
+class OutputTextInput(Wish, frozen=True, kw_only=True, tag="output_text", tag_field="type"):
+    """A part of an earlier answer, sent back as it came."""
+
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class RefusalInput(Wish, frozen=True, kw_only=True, tag="refusal", tag_field="type"):
+    refusal: str
+
+
+class InputItem(Wish, frozen=True, kw_only=True):
+    """A message of the conversation. `id`, `status` and `phase` come with earlier answers and tell nothing here."""
+
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[InputText | OutputTextInput | RefusalInput]
+    type: Literal["message"] = "message"
+    id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    phase: str | None = None
+
+
+class ResponseStreamOptions(Wish, frozen=True, kw_only=True):
+    include_obfuscation: bool | None = None
+
+
+class TextFormatWish(Wish, frozen=True, kw_only=True):
+    """With `json_schema`, and with it alone, come `name` and `schema`, perhaps `strict` and `description`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Name | None = None
+    schema: JsonSchema | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class TextWish(Wish, frozen=True, kw_only=True):
+    format: TextFormatWish | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class ResponseRequest(Wish, frozen=True, kw_only=True):
+    """`store` true is refused, and left out means false here: nothing is stored, and the response says so."""
+
+    model: str
+    input: str | Annotated[list[InputItem], Meta(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Positive | None = None
+    temperature: Temperature | None = None
+    top_p: PositiveProbability | None = None
+    stream: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    text: TextWish | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    user: str | None = None
+    fenhe: FenheOptions | None = None
+
+
+class OutputText(Reply, frozen=True, kw_only=True, tag="output_text", tag_field="type"):
+    text: str
+    annotations: list[Any] = msgspec.field(default_factory=list)
+    logprobs: list[ContentLogprob] = msgspec.field(default_factory=list)
+
+
+class OutputMessage(Reply, frozen=True, kw_only=True, tag="message", tag_field="type"):
+    id: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    content: list[OutputText]
+    role: Literal["assistant"] = "assistant"
+
+
+class IncompleteDetails(Reply, frozen=True, kw_only=True):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseFault(Reply, frozen=True, kw_only=True):
+    """Why a stream that had begun failed. `code` is one of the few the specification has."""
+
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    message: str
+
+
+class InputTokensDetails(Reply, frozen=True, kw_only=True):
+    cached_tokens: int
+    cache_write_tokens: int = 0
+
+
+class OutputTokensDetails(Reply, frozen=True, kw_only=True):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(Reply, frozen=True, kw_only=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    total_tokens: int
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+
+
+class TextReply(Reply, frozen=True, kw_only=True):
+    format: dict[str, Any]
+
+
+class ResponseReply(Reply, frozen=True, kw_only=True):
+    """A response, finished or as far as it is. `usage` is null until its end."""
+
+    id: str
+    created_at: int
+    model: str
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    output: list[OutputMessage]
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    temperature: float
+    top_p: float
+    text: TextReply
+    parallel_tool_calls: bool
+    user: str | None = None
+    completed_at: int | None = None
+    error: ResponseFault | None = None
+    incomplete_details: IncompleteDetails | None = None
+    usage: ResponseUsage | None = None
+    tools: list[Any] = msgspec.field(default_factory=list)
+    tool_choice: Literal["auto", "none"] = "auto"
+    background: Literal[False] = False
+    store: Literal[False] = False
+    previous_response_id: None = None
+    reasoning: None = None
+    service_tier: Literal["default"] = "default"
+    truncation: Literal["disabled"] = "disabled"
+    object: Literal["response"] = "response"
+    fenhe: ChoiceFenhe | UnsetType = UNSET
+
+
+EventType = Literal[
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+]
+
+
+class ResponseEvent(Reply, frozen=True, kw_only=True):
+    """One event of a stream. `type` says which of the other fields it has; they are absent otherwise."""
+
+    type: EventType
+    sequence_number: int
+    response: ResponseReply | UnsetType = UNSET
+    output_index: int | UnsetType = UNSET
+    item: OutputMessage | UnsetType = UNSET
+    item_id: str | UnsetType = UNSET
+    content_index: int | UnsetType = UNSET
+    part: OutputText | UnsetType = UNSET
+    delta: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    logprobs: list[ContentLogprob] | UnsetType = UNSET
+
+
+response_decoder = msgspec.json.Decoder(ResponseRequest)

@@ -1,0 +1,104 @@
+"""What form a chat answer must have: `response_format`, `tools` and `tool_choice` of a request as one grammar."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.grammar import Grammar, json_body, schema_problem
+from models.errors import InvalidParameter
+from server.config import Limits
+from server.json_schema import check_schema, locate, refused
+from server.schema import (
+    ChatRequest,
+    FunctionWish,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedToolWish,
+    encoder,
+)
+from server.student import ServedStudent
+from server.tools import calls_rules, functions_of, parameters_of
+
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+FORMAT_SCHEMA = "response_format.json_schema.schema"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Structure:
+    """`source` is the grammar's text, None for free text. `schemas` are those in it, by the field they came in."""
+
+    source: str | None = None
+    functions: tuple[FunctionWish, ...] = ()
+    schemas: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def check(self) -> None:
+        """Find out, slowly, which schema cannot be followed. Raises: InvalidParameter with the place in it."""
+        for where, schema in self.schemas:
+            problem = schema_problem(schema)
+            if problem is not None:
+                raise refused(where, locate(schema, problem, schema_problem), problem)
+
+    async def compile(self, student: ServedStudent, limits: Limits) -> Grammar | None:
+        """The grammar in one student's tokens, None for free text. Raises: InvalidParameter."""
+        if self.source is None:
+            return None
+        try:
+            return await student.grammars.compile(self.source, self.check, limits.grammar_timeout_s)
+        except InvalidParameter as error:
+            if error.param is not None:
+                raise
+            param = "tools" if self.functions else "response_format"
+            raise InvalidParameter(f"`{param}`: {error.message}", param=param) from error
+
+
+def structure_of(wish: ChatRequest, limits: Limits) -> Structure:
+    """Raises: InvalidParameter, UnsupportedField; each names the field."""
+    functions = functions_of(wish)
+    schema = _format_schema(wish)
+    if isinstance(wish.tool_choice, NamedToolWish) and schema is not None:
+        raise InvalidParameter(
+            "`response_format` and a `tool_choice` that names a function contradict each other: a call has the form of "
+            "the function's parameters",
+            param="response_format",
+        )
+    if schema is None and not functions:
+        return Structure()
+    if wish.ignore_eos:
+        raise InvalidParameter("`ignore_eos`: an answer with a form ends where the form does", param="ignore_eos")
+    schemas = [(FORMAT_SCHEMA, schema)] if schema is not None else []
+    schemas += [(f"tools[{i}].function.parameters", parameters_of(one)) for i, one in enumerate(functions)]
+    _check_size(schemas, limits)
+    return Structure(source=_source(wish, functions, schema), functions=functions, schemas=tuple(schemas))
+
+
+def _format_schema(wish: ChatRequest) -> Mapping[str, Any] | None:
+    """The schema of the answer's text; None when it is free."""
+    wanted = wish.response_format
+    if isinstance(wanted, JsonObjectFormat):
+        return ANY_OBJECT
+    if not isinstance(wanted, JsonSchemaFormat):
+        return None
+    schema = wanted.json_schema.schema
+    if schema is None:
+        raise InvalidParameter(f"`{FORMAT_SCHEMA}` is required", param=FORMAT_SCHEMA)
+    check_schema(schema, FORMAT_SCHEMA)
+    return schema
+
+
+def _check_size(schemas: Sequence[tuple[str, Mapping[str, Any]]], limits: Limits) -> None:
+    num_bytes = sum(len(encoder.encode(schema)) for _, schema in schemas)
+    if num_bytes > limits.max_schema_bytes:
+        where = schemas[0][0]
+        raise InvalidParameter(
+            f"`{where}`: the request's schemas have {num_bytes} bytes, more than {limits.max_schema_bytes} "
+            "(limits.max_schema_bytes)",
+            param=where,
+        )
+
+
+def _source(wish: ChatRequest, functions: tuple[FunctionWish, ...], schema: Mapping[str, Any] | None) -> str:
+    body = None if schema is None else json_body(schema)
+    if not functions:
+        return f"start: body\nbody: {body}"
+    is_parallel = wish.parallel_tool_calls is not False
+    return calls_rules(functions, wish.tool_choice, is_parallel=is_parallel, other=body)

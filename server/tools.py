@@ -1,0 +1,203 @@
+"""Tools of a chat request: what is checked, the grammar of their calls, and how a prompt tells of them.
+
+A call is written `<tool_call>`, a line with `{"name": ..., "arguments": ...}`, `</tool_call>`: the form that the Qwen
+and Hermes families were trained on. Templates that write it themselves get tools and calls as they are; for all
+others they become plain text.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from engines.grammar import json_body, literal
+from models.errors import InvalidParameter
+from server.json_schema import check_schema
+from server.schema import ChatRequest, FunctionWish, Message, NamedToolWish
+
+OPEN_MARK = "<tool_call>"
+CALL_START = '\n{"name": "'
+ARGUMENTS_START = '", "arguments": '
+CALL_END = "}\n</tool_call>"
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+MAX_TOOLS = 128
+"""Source: OpenAI API reference, chat: at most 128 functions."""
+
+ToolChoice = str | NamedToolWish | None
+
+
+def functions_of(wish: ChatRequest) -> tuple[FunctionWish, ...]:
+    """What may be called: nothing with `tool_choice: none`, which also leaves the tools out of the prompt.
+
+    Raises: InvalidParameter, UnsupportedField.
+    """
+    functions = [tool.function for tool in wish.tools or ()]
+    choice = wish.tool_choice
+    if not functions and choice not in (None, "none"):
+        raise InvalidParameter("`tool_choice` needs `tools`", param="tool_choice")
+    if len(functions) > MAX_TOOLS:
+        raise InvalidParameter(f"`tools`: {len(functions)} are more than {MAX_TOOLS}", param="tools")
+    for index, function in enumerate(functions):
+        _check_function(function, functions[:index], f"tools[{index}].function")
+    if isinstance(choice, NamedToolWish):
+        _find_named(functions, choice)
+    return () if choice == "none" else tuple(functions)
+
+
+def _check_function(function: FunctionWish, earlier: Sequence[FunctionWish], where: str) -> None:
+    if any(function.name == other.name for other in earlier):
+        raise InvalidParameter(f"`{where}.name`: there are two functions {function.name!r}", param=f"{where}.name")
+    parameters = parameters_of(function)
+    if parameters.get("type") != "object":
+        raise InvalidParameter(f"`{where}.parameters` must be a schema of `type` object", param=f"{where}.parameters")
+    check_schema(parameters, f"{where}.parameters")
+
+
+def _find_named(functions: Sequence[FunctionWish], choice: NamedToolWish) -> FunctionWish:
+    for function in functions:
+        if function.name == choice.function.name:
+            return function
+    known = ", ".join(function.name for function in functions)
+    raise InvalidParameter(
+        f"`tool_choice.function.name`: {choice.function.name!r} is not in `tools`: {known[:500]}",
+        param="tool_choice.function.name",
+    )
+
+
+def parameters_of(function: FunctionWish) -> dict[str, Any]:
+    """Source: OpenAI API reference, chat: a function without `parameters` takes none."""
+    return NO_PARAMETERS if function.parameters is None else function.parameters
+
+
+def calls_rules(functions: Sequence[FunctionWish], choice: ToolChoice, *, is_parallel: bool, other: str | None) -> str:
+    """The grammar's text: calls alone, or `other` (None: any text, also before the first call) instead of them."""
+    if isinstance(choice, NamedToolWish):
+        functions, is_parallel = [_find_named(functions, choice)], False
+    more = f" ({literal(chr(10) + OPEN_MARK)} call)*" if is_parallel else ""
+    if choice == "required" or isinstance(choice, NamedToolWish):
+        rules = [f"start: {literal(OPEN_MARK)} call{more}"]
+    elif other is not None:
+        rules = [f"start: other | {literal(OPEN_MARK)} call{more}", f"other: {other}"]
+    else:
+        # The lazy head ends at the first mark: no text that holds one can go on as text.
+        rules = [f"start: TEXT | head call{more}", f"head[lazy]: TEXT {literal(OPEN_MARK)}", r"TEXT: /(.|\n)*/"]
+    return "\n".join([*rules, *_call_rules(functions)])
+
+
+def _call_rules(functions: Sequence[FunctionWish]) -> list[str]:
+    names = " | ".join(f"call{index}" for index in range(len(functions)))
+    rules = [f"call: {literal(CALL_START)} ({names}) {literal(CALL_END)}"]
+    for index, function in enumerate(functions):
+        rules.append(f"call{index}: {literal(function.name + ARGUMENTS_START)} arguments{index}")
+        rules.append(f"arguments{index}: {json_body(parameters_of(function))}")
+    return rules
+
+
+def tools_for_template(functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+    """Tools as chat templates know them."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": function.name,
+                **({} if function.description is None else {"description": function.description}),
+                "parameters": parameters_of(function),
+            },
+        }
+        for function in functions
+    ]
+
+
+def check_turns(messages: Sequence[Message]) -> None:
+    """Calls belong to the assistant, and a tool's answer to a call before it. Raises: InvalidParameter."""
+    known: set[str] = set()
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message.tool_calls is not None and message.role != "assistant":
+            raise _misplaced(f"{where}.tool_calls", "only assistant messages have it")
+        if message.tool_call_id is not None and message.role != "tool":
+            raise _misplaced(f"{where}.tool_call_id", "only tool messages have it")
+        if message.role == "tool" and message.tool_call_id is None:
+            raise _misplaced(f"{where}.tool_call_id", "a tool message says which call it answers")
+        if message.tool_call_id is not None and message.tool_call_id not in known:
+            raise _misplaced(f"{where}.tool_call_id", "no earlier `tool_calls` has this id")
+        known |= {call.id for call in message.tool_calls or ()}
+
+
+def _misplaced(param: str, why: str) -> InvalidParameter:
+    return InvalidParameter(f"`{param}`: {why}", param=param)
+
+
+def calls_for_template(message: Message, where: str) -> list[dict[str, Any]]:
+    """Calls as chat templates know them: arguments as values. Raises: InvalidParameter for what is no JSON object."""
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {
+                "name": call.function.name,
+                "arguments": _arguments(call.function.arguments, f"{where}.tool_calls[{index}].function.arguments"),
+            },
+        }
+        for index, call in enumerate(message.tool_calls or ())
+    ]
+
+
+def _arguments(text: str, param: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InvalidParameter(f"`{param}` must be a JSON object, as text", param=param)
+    return arguments
+
+
+def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+    """Messages for a template that knows no tools: they, the calls and their results become text."""
+    plain: list[dict[str, Any]] = []
+    before = None
+    for message in messages:
+        if message["role"] == "tool":
+            _add_result(plain, message["content"], follows_result=before == "tool")
+        elif "tool_calls" in message:
+            calls = [_call_text(call["function"]) for call in message["tool_calls"]]
+            plain.append({"role": message["role"], "content": "\n".join(filter(None, [message["content"], *calls]))})
+        else:
+            plain.append(message)
+        before = message["role"]
+    return _with_instructions(plain, functions) if functions else plain
+
+
+def _add_result(plain: list[dict[str, Any]], content: str, *, follows_result: bool) -> None:
+    """Results that follow each other share one user message: templates want the roles to alternate."""
+    text = f"<tool_response>\n{content}\n</tool_response>"
+    if follows_result:
+        plain[-1] = {**plain[-1], "content": f"{plain[-1]['content']}\n{text}"}
+    else:
+        plain.append({"role": "user", "content": text})
+
+
+def _call_text(function: dict[str, Any]) -> str:
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return f"{OPEN_MARK}{CALL_START}{function['name']}{ARGUMENTS_START}{arguments}{CALL_END}"
+
+
+def _with_instructions(messages: list[dict[str, Any]], functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+    text = instructions(functions)
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def instructions(functions: Sequence[FunctionWish]) -> str:
+    """The system text that tells of functions and how to call them."""
+    lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools_for_template(functions)]
+    form = f"{OPEN_MARK}{CALL_START}NAME{ARGUMENTS_START}{{...}}{CALL_END}"
+    return "\n".join(
+        [
+            "These functions can be called, one JSON description a line:",
+            *lines,
+            "A function is called by writing its name and its arguments in this form, and nothing after it:",
+            form,
+        ]
+    )

@@ -1,0 +1,80 @@
+"""A real engine on a runner that knows nothing: what it says is random, and legal wherever there is a grammar."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engines.config import EngineConfig
+from engines.contract import Block, StepInput
+from engines.loop import ModuleEngine
+from models.manifest import Manifest
+from models.student import Student
+from server.opening import Opened
+from tests.server.conftest import make_manifest, make_tokenizer
+
+CONTEXT_TOKENS = 4096
+
+
+class RandomRunner:
+    """Logits that depend on position and token alone. There is no KV."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+
+    def load(self, stage: str) -> None:
+        pass
+
+    def forward(self, step: StepInput) -> npt.NDArray[np.float32]:
+        places = [(row.position, row.token_id) for row in step.decode]
+        places += [
+            (chunk.start + len(chunk.token_ids) - 1, chunk.token_ids[-1])
+            for chunk in step.prefill
+            if chunk.wants_logits
+        ]
+        rows = [np.random.default_rng(place).random(self._vocab_size, np.float32) * 4 for place in places]
+        return np.stack(rows) if rows else np.zeros((0, self._vocab_size), np.float32)
+
+    def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
+
+    def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
+        pass
+
+    def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
+        return np.zeros((1, 2, 1, num_tokens, 1), np.float32)
+
+    def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
+        pass
+
+    def release_slot(self, slot: int, num_tokens: int) -> None:
+        pass
+
+    def kv_bytes_per_token(self, stage: str) -> int:
+        return 8
+
+
+def long_student(template: str | None = None) -> Student:
+    """A student without weights that has room for the text of tools."""
+    manifest = _with_long_context(make_manifest("random"))
+    tokenizer = make_tokenizer() if template is None else make_tokenizer(template)
+    return Student(folder=Path("nowhere"), manifest=manifest, tokenizer=tokenizer)
+
+
+def open_random(template: str | None = None) -> Opened:
+    """A student that answers at random, behind an engine that has yet to be started."""
+    student = long_student(template)
+    engine = ModuleEngine(
+        student,
+        RandomRunner(student.manifest.architecture.vocab_size),
+        EngineConfig(max_running=8),
+        capacity_tokens=CONTEXT_TOKENS,
+        variant="random",
+    )
+    return Opened(name="random", student=student, engine=engine)
+
+
+def _with_long_context(manifest: Manifest) -> Manifest:
+    architecture = msgspec.structs.replace(manifest.architecture, max_context_tokens=CONTEXT_TOKENS)
+    return msgspec.structs.replace(manifest, architecture=architecture)

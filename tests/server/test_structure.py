@@ -1,0 +1,166 @@
+"""`response_format` as the official client sends it: what comes back parses, and what cannot be is refused by place."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import openai
+import pydantic
+import pytest
+
+from server.config import Limits, ServerConfig
+from tests.server.conftest import Served, run_server
+from tests.server.random_engine import open_random
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "on": {"type": "boolean"}},
+    "required": ["x", "on"],
+    "additionalProperties": False,
+}
+
+
+class Light(pydantic.BaseModel):
+    colour: Literal["red", "green"]
+    on: bool
+
+
+class Crossing(pydantic.BaseModel):
+    lights: list[Light] = pydantic.Field(max_length=2)
+    main: Light
+
+
+@pytest.fixture(scope="module")
+def bound() -> Iterator[Served]:
+    with run_server([open_random()], ServerConfig()) as running:
+        yield running
+
+
+def ask(served: Served, prompt: str = "hello", **fields: Any) -> Any:
+    fields = {"max_tokens": 600, **fields}
+    return served.client.chat.completions.create(
+        model="random", messages=[{"role": "user", "content": prompt}], **fields
+    )
+
+
+def schema_format(schema: Any, **fields: Any) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **fields}}
+
+
+def test_schema_answers_parse_into_the_client_s_models(bound: Served) -> None:
+    answer = bound.client.chat.completions.parse(
+        model="random",
+        messages=[{"role": "user", "content": "hello"}],
+        response_format=Crossing,
+        max_tokens=900,
+        temperature=0,
+    )
+    assert isinstance(answer.choices[0].message.parsed, Crossing)
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_every_choice_keeps_to_the_schema(bound: Served) -> None:
+    answer = ask(bound, n=4, response_format=schema_format(POINT, strict=True), seed=3)
+    found = [json.loads(choice.message.content) for choice in answer.choices if choice.finish_reason == "stop"]
+    assert len(found) >= 2
+    assert all(one.keys() == {"x", "on"} and 0 <= one["x"] <= 99 for one in found)
+    assert len({choice.message.content for choice in answer.choices}) > 1
+
+
+def test_streamed_answers_keep_to_the_schema(bound: Served) -> None:
+    fields: dict[str, Any] = {"response_format": schema_format(POINT), "temperature": 0}
+    chunks = list(ask(bound, stream=True, **fields))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert json.loads(text).keys() == {"x", "on"}
+    assert text == ask(bound, **fields).choices[0].message.content
+
+
+def test_json_object_is_any_object(bound: Served) -> None:
+    answer = ask(bound, response_format={"type": "json_object"}, max_tokens=3)
+    assert answer.choices[0].message.content.startswith("{")
+
+
+def test_answers_cut_short_say_so(bound: Served) -> None:
+    answer = ask(bound, response_format=schema_format(POINT), max_tokens=2)
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_logprobs_are_the_raw_ones(bound: Served) -> None:
+    answer = ask(bound, response_format=schema_format({"const": True}), logprobs=True, top_logprobs=1, temperature=0)
+    tokens = answer.choices[0].logprobs.content
+    assert "".join(token.token for token in tokens) == "true"
+    assert any(token.logprob < token.top_logprobs[0].logprob for token in tokens)
+
+
+def test_text_format_binds_nothing(served: Served) -> None:
+    assert served.chat("hello", response_format={"type": "text"}).status_code == 200
+    assert served.engine.submitted[-1].sampling.grammar is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "place", "code", "word"),
+    [
+        ({"type": "object", "properties": {"a": {"not": {}}}}, "/properties/a/not", "unsupported_parameter", "not"),
+        ({"type": "object", "properties": {"a": {"type": "strng"}}}, "/properties/a", "invalid_value", "strng"),
+        ({"items": {"type": "string", "pattern": "(?=a)"}}, "/items", "invalid_value", "look-around"),
+        (
+            {"$defs": {"n": {"format": "nope", "type": "string"}}, "$ref": "#/$defs/n"},
+            "/$defs/n",
+            "invalid_value",
+            "nope",
+        ),
+        ({"anyOf": [{"$ref": "#/$defs/gone"}]}, "/anyOf/0", "invalid_value", "gone"),
+        ({"$ref": "https://somewhere/else"}, "", "invalid_value", "somewhere"),
+        ({"type": "integer", "minimum": 3, "maximum": 1}, "", "invalid_value", "minimum"),
+    ],
+)
+def test_schemas_are_refused_with_their_place(
+    bound: Served, schema: dict[str, Any], place: str, code: str, word: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(bound, response_format=schema_format(schema))
+    error = caught.value
+    assert error.param == "response_format.json_schema.schema" + (f"#{place}" if place else "")
+    assert error.code == code
+    assert word in error.message
+
+
+def test_a_schema_nothing_can_meet_is_refused(bound: Served) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(bound, response_format=schema_format({"$ref": "#"}))
+    assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": schema_format({}) | {"x": 1}}, "response_format.x"),
+        ({"response_format": schema_format({}, name="a b")}, "response_format.json_schema.name"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ],
+)
+def test_formats_are_refused_by_field(served: Served, fields: dict[str, Any], param: str) -> None:
+    response = served.chat("hello", **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_schemas_are_bounded_in_size() -> None:
+    config = ServerConfig(limits=Limits(max_schema_bytes=200))
+    with run_server([open_random()], config) as running:
+        wide = {"type": "object", "properties": {f"p{i}": {} for i in range(50)}}
+        with pytest.raises(openai.BadRequestError, match="max_schema_bytes") as caught:
+            ask(running, response_format=schema_format(wide))
+        assert caught.value.param == "response_format.json_schema.schema"
+
+
+def test_completions_have_no_formats(served: Served) -> None:
+    response = served.post(
+        "/v1/completions", {"model": "auto", "prompt": "x", "response_format": {"type": "json_object"}}
+    )
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
