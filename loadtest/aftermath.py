@@ -1,0 +1,60 @@
+"""What a server must look like once nobody asks it anything any more."""
+
+import time
+from typing import Any
+
+import httpx
+
+from loadtest.served import ADMIN_KEY
+
+SETTLE_S = 30.0
+
+
+def aftermath(url: str) -> list[str]:
+    """What is still held, or does not add up. Waits up to `SETTLE_S` seconds for what is being aborted."""
+    end_s = time.monotonic() + SETTLE_S
+    with httpx.Client(base_url=url, timeout=30.0) as client:
+        problems = _held(client)
+        while problems and time.monotonic() < end_s:
+            time.sleep(0.5)
+            problems = _held(client)
+        return problems + _ready(client)
+
+
+def _ready(client: httpx.Client) -> list[str]:
+    reply = client.get("/readyz")
+    return [] if reply.status_code == 200 else [f"not ready: {reply.text[:300]}"]
+
+
+def _held(client: httpx.Client) -> list[str]:
+    series = _series(client.get("/metrics").text)
+    problems = [
+        f"{name} is {series[name]:g} with nothing to do"
+        for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+        if series[name] != 0
+    ]
+    accepted, ended = series["fenhe_sequences_accepted_total"], series["vllm:request_success_total"]
+    if accepted != ended:
+        problems.append(f"{accepted:g} sequences were accepted and {ended:g} ended")
+    if series["fenhe_failed_steps_total"]:
+        problems.append(f"{series['fenhe_failed_steps_total']:g} engine steps failed")
+    return problems + _inside(client)
+
+
+def _inside(client: httpx.Client) -> list[str]:
+    reply = client.get("/debug/state", headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    if reply.status_code != 200:
+        return [f"/debug/state answered {reply.status_code}: {reply.text[:200]}"]
+    state: dict[str, Any] = reply.json()
+    return [f"{student['name']}: {problem}" for student in state["students"] for problem in student["integrity"]]
+
+
+def _series(text: str) -> dict[str, float]:
+    """Each metric's sum over its labels."""
+    sums: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            key = name.partition("{")[0]
+            sums[key] = sums.get(key, 0.0) + float(value)
+    return sums

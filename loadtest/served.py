@@ -1,0 +1,70 @@
+"""A server of our own to put load on: started, watched and stopped by its process id."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ADMIN_KEY = "soak-admin-key"
+_URL = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+class ServedProcess:
+    """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; `log` receives what it prints."""
+
+    def __init__(self, settings: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
+        key_hash = hashlib.sha256(ADMIN_KEY.encode()).hexdigest()
+        environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": key_hash} | dict(settings)
+        self._log = log
+        self._file = log.open("wb")
+        command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *arguments]
+        self._process = subprocess.Popen(command, env=environ, stdout=self._file, stderr=subprocess.STDOUT)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_for_url(self, limit_s: float = 120.0) -> str:
+        """Raises: RuntimeError with the end of its log when it does not come up."""
+        end_s = time.monotonic() + limit_s
+        while time.monotonic() < end_s and self.is_alive:
+            found = _URL.search(self._log.read_text(errors="replace"))
+            if found is not None:
+                return found.group()
+            time.sleep(0.1)
+        raise RuntimeError(f"the server did not come up; the end of {self._log}:\n{self.log_end()}")
+
+    def log_end(self, num_chars: int = 2000) -> str:
+        return self._log.read_text(errors="replace")[-num_chars:]
+
+    def resident_bytes(self) -> int:
+        """Anonymous memory in RAM: what a leak would grow. Mapped weights and pages of files are not counted."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+        if found is None:
+            raise RuntimeError(f"/proc/{self.pid}/status does not tell RssAnon")
+        return int(found.group(1)) * 1024
+
+    def num_open_files(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def stop(self, limit_s: float = 60.0) -> int:
+        """End it as an operator would, and return its exit status."""
+        if self.is_alive:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._file.close()
+        return status

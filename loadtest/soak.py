@@ -1,0 +1,181 @@
+"""`python -m loadtest.soak`: tens of thousands of requests of every kind, good and bad, and what is left afterwards.
+
+Clean is: resident memory flat after warm-up, nothing running or queued, no slot or KV held, every accepted sequence
+ended once, and no answer that should not have been.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import httpx
+
+from loadtest.aftermath import aftermath
+from loadtest.ledger import Ledger, Outcome
+from loadtest.served import ServedProcess
+from loadtest.soak_client import send
+from loadtest.soak_kinds import Sent, draw
+
+NUM_REQUESTS = 50_000
+NUM_CLIENTS = 24
+WARM_UP_SHARE = 0.3
+MAX_GROWTH = 0.05
+NUM_SAMPLES = 100
+SETTINGS = {
+    "FENHE_ENGINE__PREFIX_CACHE_BYTES": str(64 * 1024 * 1024),
+    "FENHE_CACHE__MAX_BYTES": str(4 * 1024 * 1024),
+    "FENHE_LOG_LEVEL": "warning",
+}
+"""Caches small enough to be full before the warm-up ends: what grows after it is a leak."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Options:
+    num_requests: int = NUM_REQUESTS
+    num_clients: int = NUM_CLIENTS
+    seed: int = 0
+    student: Path | None = None
+    json_file: Path | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """Resident bytes over the run, one sample per share of the requests."""
+
+    samples: list[int] = field(default_factory=list)
+
+    def growth(self) -> float:
+        """What the last tenth has more than the first tenth after warm-up, as a share. Medians: allocators breathe."""
+        tenth = max(len(self.samples) // 10, 1)
+        begin = int(len(self.samples) * WARM_UP_SHARE)
+        before, after = self.samples[begin : begin + tenth], self.samples[-tenth:]
+        return statistics.median(after) / statistics.median(before) - 1 if before else 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Soak:
+    options: Options
+    server: ServedProcess
+    url: str
+    ledger: Ledger = field(default_factory=Ledger)
+    memory: Memory = field(default_factory=Memory)
+    _left: int = 0
+
+    async def run(self) -> None:
+        self._left = self.options.num_requests
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.options.num_clients * 4)
+        async with httpx.AsyncClient(base_url=self.url, timeout=None, limits=limits) as client:
+            tasks = [self._work(client, random.Random(f"{self.options.seed}-{i}")) for i in self._clients()]
+            await asyncio.gather(*tasks)
+
+    def _clients(self) -> range:
+        return range(self.options.num_clients)
+
+    async def _work(self, client: httpx.AsyncClient, rng: random.Random) -> None:
+        while self._left > 0 and self.server.is_alive:
+            kind, sent = draw(rng)
+            self._left -= sent.copies
+            for outcome in await asyncio.gather(*(send(client, sent) for _ in range(sent.copies))):
+                self._note(kind, sent, outcome)
+
+    def _note(self, kind: str, sent: Sent, outcome: Outcome) -> None:
+        self.ledger.note(kind, outcome)
+        step = max(self.options.num_requests // NUM_SAMPLES, 1)
+        if self.ledger.num_requests % step == 0 and self.server.is_alive:
+            self.memory.samples.append(self.server.resident_bytes())
+            if len(self.memory.samples) % 10 == 0:
+                print(f"{self.ledger.num_requests} requests, {self.memory.samples[-1] >> 20} MiB", flush=True)
+
+
+def run(options: Options) -> int:
+    """Returns 0 when all is clean."""
+    log = Path(tempfile.mkdtemp(prefix="fenhe-soak-")) / "server.log"
+    arguments = [] if options.student is None else ["--student", str(options.student)]
+    server = ServedProcess(SETTINGS, log, arguments)
+    try:
+        soak = Soak(options=options, server=server, url=server.wait_for_url())
+        files_before = server.num_open_files()
+        begun_s = time.monotonic()
+        asyncio.run(soak.run())
+        seconds = time.monotonic() - begun_s
+        problems = _problems(soak, files_before)
+    finally:
+        status = server.stop()
+    if status != 0:
+        problems.append(f"the server ended with status {status}; its log: {log}")
+    report = _report(soak, seconds, problems)
+    print(_text(report))
+    if options.json_file is not None:
+        options.json_file.write_text(json.dumps(report, indent=1))
+    return 1 if problems else 0
+
+
+def _problems(soak: Soak, files_before: int) -> list[str]:
+    problems = list(soak.ledger.examples)
+    hidden = soak.ledger.num_problems - len(problems)
+    problems += [f"and {hidden} more of that kind"] if hidden else []
+    if not soak.server.is_alive:
+        return [*problems, f"the server died; the end of its log:\n{soak.server.log_end()}"]
+    problems += aftermath(soak.url)
+    growth = soak.memory.growth()
+    if growth > MAX_GROWTH:
+        problems.append(f"resident memory grew by {growth:.1%} after warm-up, more than {MAX_GROWTH:.0%}")
+    more_files = soak.server.num_open_files() - files_before
+    if more_files > soak.options.num_clients:
+        problems.append(f"{more_files} more files are open than before")
+    return problems
+
+
+def _report(soak: Soak, seconds: float, problems: list[str]) -> dict[str, object]:
+    return {
+        "options": {name: str(value) for name, value in asdict(soak.options).items()},
+        "requests": soak.ledger.num_requests,
+        "seconds": round(seconds, 1),
+        "kinds": [{"kind": kind, "requests": count, "outcomes": told} for kind, count, told in soak.ledger.table()],
+        "cache": dict(soak.ledger.cache),
+        "memory_mib": [sample >> 20 for sample in soak.memory.samples],
+        "memory_growth": round(soak.memory.growth(), 4),
+        "problems": problems,
+    }
+
+
+def _text(report: dict[str, object]) -> str:
+    kinds = report["kinds"]
+    assert isinstance(kinds, list)
+    lines = [f"{report['requests']} requests in {report['seconds']} s, cache {report['cache']}"]
+    lines += [f"  {row['kind']:<16} {row['requests']:>6}  {row['outcomes']}" for row in kinds]
+    lines.append(f"resident memory after warm-up: {report['memory_growth']:+.2%} (bound {MAX_GROWTH:.0%})")
+    problems = report["problems"]
+    assert isinstance(problems, list)
+    lines += [f"PROBLEM {problem}" for problem in problems] or ["clean"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m loadtest.soak", description=__doc__)
+    parser.add_argument("--requests", type=int, default=NUM_REQUESTS, help="how many (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=NUM_CLIENTS, help="at once (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--student", type=Path, default=None, metavar="DIR", help="default: the default student")
+    parser.add_argument("--json", type=Path, default=None, metavar="OUT", help="write the report here too")
+    given = parser.parse_args()
+    return run(
+        Options(
+            num_requests=given.requests,
+            num_clients=given.clients,
+            seed=given.seed,
+            student=given.student,
+            json_file=given.json,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""The kinds of requests a soak is made of: what each sends, when its client leaves, and what it may get back."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+WORDS = ("river", "stone", "winter", "engine", "letter", "garden", "contract", "planet", "music", "window", "forest")
+HOT_PROMPTS = tuple(f"Say one sentence about the {word}." for word in WORDS)
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+ANSWERED = frozenset({200})
+BUSY = frozenset({429})
+"""A server that is asked for too much may say so."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Sent:
+    """One request. `leaves_after` chunks its client hangs up (0: before anything came); None: it stays to the end.
+
+    `copies` of it are sent at once. `allowed` are the statuses that are right.
+    """
+
+    path: str
+    body: bytes
+    allowed: frozenset[int] = ANSWERED | BUSY
+    headers: tuple[tuple[str, str], ...] = ()
+    is_stream: bool = False
+    leaves_after: int | None = None
+    copies: int = 1
+    method: str = "POST"
+
+
+Make = Callable[[random.Random], Sent]
+
+
+def _chat(content: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": content}], "max_tokens": 4, **fields}
+
+
+def _post(body: dict[str, Any], path: str = CHAT, **fields: Any) -> Sent:
+    return Sent(path=path, body=json.dumps(body).encode(), is_stream=bool(body.get("stream")), **fields)
+
+
+def _words(rng: random.Random, count: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(count)) + f" {rng.randrange(10**9)}"
+
+
+def fresh(rng: random.Random) -> Sent:
+    return _post(_chat(_words(rng, rng.randint(2, 30)), temperature=0, max_tokens=rng.randint(1, 6)))
+
+
+def repeated(rng: random.Random) -> Sent:
+    return _post(_chat(rng.choice(HOT_PROMPTS), temperature=0, max_tokens=6, stream=rng.random() < 0.3))
+
+
+def at_once(rng: random.Random) -> Sent:
+    return _post(_chat(_words(rng, 6), temperature=0, max_tokens=8, stream=rng.random() < 0.5), copies=4)
+
+
+def sampled_stream(rng: random.Random) -> Sent:
+    options = {"include_usage": True} if rng.random() < 0.5 else None
+    body = _chat(_words(rng, 8), temperature=0.8, stream=True, stream_options=options, max_tokens=rng.randint(1, 8))
+    return _post(body)
+
+
+def two_choices(rng: random.Random) -> Sent:
+    body = {"model": "auto", "prompt": _words(rng, 5), "n": 2, "max_tokens": 4, "stream": rng.random() < 0.5}
+    return _post(body, COMPLETIONS)
+
+
+def long_prompt(rng: random.Random) -> Sent:
+    return _post(_chat(_words(rng, 250), temperature=0, max_tokens=2))
+
+
+def dropped_stream(rng: random.Random) -> Sent:
+    body = _chat(_words(rng, 8), stream=True, max_tokens=200, ignore_eos=True)
+    return _post(body, leaves_after=rng.randint(1, 4))
+
+
+def dropped_at_once(rng: random.Random) -> Sent:
+    """Four clients of one answer, all of whom leave: its generation must end too."""
+    body = _chat(_words(rng, 8), temperature=0, stream=True, max_tokens=200, ignore_eos=True)
+    return _post(body, leaves_after=rng.randint(1, 3), copies=4)
+
+
+def dropped_before(rng: random.Random) -> Sent:
+    return _post(_chat(_words(rng, 8), max_tokens=200, ignore_eos=True), leaves_after=0)
+
+
+def late(rng: random.Random) -> Sent:
+    body = _chat(_words(rng, 8), max_tokens=400, ignore_eos=True, stream=rng.random() < 0.3)
+    headers = (("x-fenhe-deadline-ms", str(rng.choice([1, 5, 30, 100]))),)
+    return _post(body, headers=headers, allowed=frozenset({200, 429, 504}))
+
+
+def structured(rng: random.Random) -> Sent:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "size": {"enum": ["small", "large"]}},
+        "required": ["ok", "size"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    return _post(_chat(_words(rng, 4), response_format=wanted, max_tokens=40))
+
+
+_BAD_BODIES: tuple[bytes, ...] = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"\xff\xfe\x00",
+    b'{"model": "auto"}',
+    b'{"model": "auto", "messages": []}',
+    b'{"model": "auto", "messages": "hello"}',
+    b'{"model": "auto", "messages": [{"role": "nobody", "content": "x"}]}',
+    b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "temperature": 9}',
+    b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "n": 0}',
+    b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "surprise": 1}',
+    b'{"model": "auto", "messages": [{"role": "user", "content": "x"}], "stream_options": {"include_usage": true}}',
+    b'{"model": "auto", "messages": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+)
+
+
+def bad_body(rng: random.Random) -> Sent:
+    return Sent(path=CHAT, body=rng.choice(_BAD_BODIES), allowed=frozenset({400}))
+
+
+def broken_json(rng: random.Random) -> Sent:
+    """A good body with one byte changed: sometimes still good, never a fault of the server."""
+    body = bytearray(json.dumps(_chat(_words(rng, 3), max_tokens=1)).encode())
+    body[rng.randrange(len(body))] = rng.randrange(256)
+    return Sent(path=CHAT, body=bytes(body), allowed=frozenset({200, 400, 404, 429}))
+
+
+def oversize(rng: random.Random) -> Sent:
+    body = json.dumps(_chat("x" * rng.randint(2_200_000, 2_600_000))).encode()
+    return Sent(path=CHAT, body=body, allowed=frozenset({413}))
+
+
+def too_long(rng: random.Random) -> Sent:
+    return _post(_chat("word " * 20_000), allowed=frozenset({400}))
+
+
+def nobody_there(rng: random.Random) -> Sent:
+    if rng.random() < 0.5:
+        return _post(_chat("hello") | {"model": "no-such-model"}, allowed=frozenset({404}))
+    return Sent(path="/v1/nothing", body=b"{}", allowed=frozenset({404}))
+
+
+def looked_at(rng: random.Random) -> Sent:
+    path = rng.choice(["/metrics", "/readyz", "/health", "/v1/models"])
+    return Sent(path=path, body=b"", method="GET")
+
+
+MIX: dict[str, tuple[Make, float]] = {
+    "fresh": (fresh, 22),
+    "repeated": (repeated, 24),
+    "at_once": (at_once, 3),
+    "sampled_stream": (sampled_stream, 10),
+    "two_choices": (two_choices, 3),
+    "long_prompt": (long_prompt, 1),
+    "dropped_stream": (dropped_stream, 7),
+    "dropped_at_once": (dropped_at_once, 1),
+    "dropped_before": (dropped_before, 4),
+    "late": (late, 4),
+    "structured": (structured, 2),
+    "bad_body": (bad_body, 8),
+    "broken_json": (broken_json, 4),
+    "oversize": (oversize, 0.5),
+    "too_long": (too_long, 0.5),
+    "nobody_there": (nobody_there, 3),
+    "looked_at": (looked_at, 3),
+}
+"""Every kind and how often it comes, relative to the others."""
+
+
+def draw(rng: random.Random) -> tuple[str, Sent]:
+    kind = rng.choices(list(MIX), [weight for _, weight in MIX.values()])[0]
+    return kind, MIX[kind][0](rng)
