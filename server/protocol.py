@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server import errors
 from server.config import Limits
+from server.linger import LingeringTransport
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 
@@ -24,9 +25,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._lingering: LingeringTransport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self.loop, self._is_sending)
+        super().connection_made(self._lingering)  # type: ignore[arg-type]
         max_connections = self.limits().max_connections
         if len(self.connections) > max_connections:
             self._refuse(BUSY, f"{max_connections} connections are open (limits.max_connections); try again later")
@@ -35,6 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
+        self._lingering.forget()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,8 +57,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.transport.is_closing():
             return
-        self._is_in_head = False
-        self._num_head_bytes = 0
         self._cancel_head_timer()
         limits = self.limits()
         if len(self.url) > limits.max_url_bytes:
@@ -62,6 +64,8 @@ class BoundedProtocol(HttpToolsProtocol):
         elif len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
             self._refuse_head()
         else:
+            self._is_in_head = False
+            self._num_head_bytes = 0
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -85,6 +89,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._cancel_write_timer()
         super().resume_writing()
+
+    def _is_sending(self) -> bool:
+        """Whether the client may be in the middle of a request."""
+        return (self._is_in_head and self._num_head_bytes > 0) or (self.cycle is not None and self.cycle.more_body)
 
     def _begin_head(self) -> None:
         self._is_in_head = True

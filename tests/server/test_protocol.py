@@ -61,11 +61,11 @@ def test_head_that_is_too_large_is_431(start: Start, head: bytes) -> None:
 
 def test_head_in_many_pieces_is_bounded_all_the_same(start: Start) -> None:
     served = start(limits=Limits(max_head_bytes=2000))
-    with connect(served) as connection, contextlib.suppress(ConnectionError):
+    with connect(served) as connection:
         connection.sendall(GET + b"x-long: ")
-        for _ in range(1000):
+        for _ in range(3):
             connection.sendall(b"a" * 1000)
-        pytest.fail("the server went on reading")
+        assert refusal(connection.recv(65536)) == (431, "headers_too_large")
 
 
 def test_url_that_is_too_long_is_414(start: Start) -> None:

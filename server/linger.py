@@ -1,0 +1,44 @@
+"""Closing a connection whose client is still sending: without resetting it under the answer that tells why."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+LINGER_S = 2.0
+"""How long a client that is still sending may take to notice."""
+
+
+class LingeringTransport:
+    """A transport whose `close` ends our side first, and the connection once the client has ended its own.
+
+    The kernel answers data that nobody will read with a reset, and a reset takes back what the client has not read yet.
+    So what still comes is thrown away for up to `LINGER_S`. `is_sending` tells whether anything can be on its way; if
+    not, and at a second `close`, the connection is closed at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, is_sending: Callable[[], bool]):
+        self._transport = transport
+        self._loop = loop
+        self._is_sending = is_sending
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._timer is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._is_sending() or not self._transport.can_write_eof():
+            self.forget()
+            self._transport.close()
+            return
+        self._timer = self._loop.call_later(LINGER_S, self._transport.close)
+        self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def forget(self) -> None:
+        """The connection is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
