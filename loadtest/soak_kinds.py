@@ -92,7 +92,7 @@ def dropped_before(rng: random.Random) -> Sent:
 
 def late(rng: random.Random) -> Sent:
     body = _chat(_words(rng, 8), max_tokens=400, ignore_eos=True, stream=rng.random() < 0.3)
-    headers = (("x-fenhe-deadline-ms", str(rng.choice([1, 5, 30, 100]))),)
+    headers = (("x-fenhe-deadline-ms", str(rng.choice([1, 30, 100, 400, 1500]))),)
     return _post(body, headers=headers, allowed=frozenset({200, 429, 504}))
 
 
