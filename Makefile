@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PACKAGES := server router engines models tests
+PACKAGES := server router engines models loadtest tests
 
-.PHONY: help serve test lint format bench clean
+.PHONY: help serve test lint format bench soak clean
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000"
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
+	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make clean   remove the virtual environment and caches; models stay in ~/.cache/fenhe"
 
 $(BIN)/python:
@@ -46,6 +47,9 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/fenhe bench engines --json bench.json
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m loadtest.soak --json soak.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

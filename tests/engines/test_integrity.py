@@ -1,0 +1,112 @@
+"""The audit is silent over sound books, whatever runs, and names every kind of error in them."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engines.loop import ModuleEngine
+from engines.prefix_cache import BLOCK_TOKENS
+from engines.sequence import SequenceStatus
+from tests.engines.test_loop import random_request, random_settings
+
+
+def busy_engine(make_engine: Any) -> Any:
+    """Two sequences running, one of them on a cached prefix, and one waiting."""
+    fake = make_engine(max_running=2, prefix_cache_bytes=1 << 20)
+    fake.load_by_hand()
+    prompt = [9] * (2 * BLOCK_TOKENS + 1)
+    fake.submit("first", prompt, max_tokens=2, ignore_eos=True)
+    fake.step_until_idle()
+    for name in ("a", "b", "c"):
+        fake.submit(name, prompt, max_tokens=40, ignore_eos=True)
+    fake.engine.step()
+    return fake
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_audit_finds_nothing_wrong_whatever_runs(make_engine: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    fake = make_engine(**random_settings(rng))
+    fake.load_by_hand()
+    for number in range(25):
+        fake.engine.submit(random_request(rng, number))
+    while fake.engine.step():
+        if rng.random() < 0.1:
+            fake.engine.abort(f"s{rng.randrange(25)}")
+        if rng.random() < 0.02:
+            fake.runner.fail_next = 1
+        assert fake.engine._book_problems() == []
+
+
+def test_audit_of_a_running_engine_answers(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.start()
+    fake.submit("a", max_tokens=50, ignore_eos=True)
+    assert fake.engine.audit(60.0) == []
+    fake.finish("a")
+    assert fake.engine.audit(60.0) == []
+
+
+def test_audit_says_that_the_engine_does_not_answer(make_engine: Any) -> None:
+    fake = make_engine()
+    assert fake.engine.audit(0.01) == ["the engine's thread did not answer within 0.01 s"]
+
+
+def _forget(engine: ModuleEngine) -> None:
+    engine._living.discard("a")
+
+
+def _take_slot(engine: ModuleEngine) -> None:
+    first, second = engine._scheduler.running
+    first.slot = second.slot
+
+
+def _pause(engine: ModuleEngine) -> None:
+    engine._scheduler.running[0].status = SequenceStatus.WAITING
+
+
+def _seat_waiting(engine: ModuleEngine) -> None:
+    engine._scheduler.waiting[0].slot = 1
+
+
+def _lose_sequence(engine: ModuleEngine) -> None:
+    engine._scheduler.running.pop()
+
+
+def _leak_kv(engine: ModuleEngine) -> None:
+    engine._kv.used_bytes += 8
+
+
+def _overfill_kv(engine: ModuleEngine) -> None:
+    engine._kv.capacity_bytes = 8
+
+
+def _miscount_cache(engine: ModuleEngine) -> None:
+    engine._cache.used_bytes -= 8
+
+
+def _keep_hold(engine: ModuleEngine) -> None:
+    next(iter(engine._cache._entries.values())).num_holders += 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_forget, "nobody waits for: ['a']"),
+        (_take_slot, "does not sit in its slot"),
+        (_pause, "runs and is waiting"),
+        (_seat_waiting, "sits in slot 1"),
+        (_lose_sequence, "2 slots are taken by 1 sequences"),
+        (_leak_kv, "bytes of KV are counted"),
+        (_overfill_kv, "exceed 8"),
+        (_miscount_cache, "bytes of cached prefixes are counted"),
+        (_keep_hold, "holders, sequences hold"),
+    ],
+)
+def test_audit_names_what_is_wrong(make_engine: Any, damage: Callable[[ModuleEngine], None], words: str) -> None:
+    engine = busy_engine(make_engine).engine
+    assert engine._book_problems() == []
+    damage(engine)
+    assert words in "; ".join(engine._book_problems())
