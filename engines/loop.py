@@ -390,6 +390,7 @@ class ModuleEngine:
             sequence.token_ids[: sequence.num_computed_tokens],
             self._kv_stages[sequence.path],
             lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
+            sequence.request.cache_salt,
         )
         self._release_match(sequence)
 
@@ -576,6 +577,7 @@ def new_sequence(request: GenerationRequest) -> Sequence:
         seed=secrets.randbits(63) if seed is None else seed,
         token_ids=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
+        queued_s=time.monotonic() if request.queued_s is None else request.queued_s,
         matcher=None if grammar is None else grammar.matcher(),
     )
 

@@ -43,11 +43,11 @@ class StageCounters:
     hit_tokens: int = 0
 
 
-def block_digests(token_ids: Sequence[int], num_blocks: int) -> list[Digest]:
-    """A hash per block of everything from the first token to the block's end."""
+def block_digests(token_ids: Sequence[int], num_blocks: int, salt: str = "") -> list[Digest]:
+    """A hash per block of everything from the first token to the block's end. Other salts, other hashes."""
     tokens = np.asarray(token_ids[: num_blocks * BLOCK_TOKENS], np.int64)
     digests = []
-    digest = b""
+    digest = salt.encode()
     for index in range(num_blocks):
         block = tokens[index * BLOCK_TOKENS : (index + 1) * BLOCK_TOKENS]
         digest = hashlib.blake2b(digest + block.tobytes(), digest_size=16).digest()
@@ -73,12 +73,12 @@ class PrefixCache:
         self.counters: dict[str, StageCounters] = {}
         self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()
 
-    def match(self, token_ids: Sequence[int], stages: Sequence[str]) -> Match:
+    def match(self, token_ids: Sequence[int], stages: Sequence[str], salt: str = "") -> Match:
         """The longest prefix whose KV is there for all stages, two tokens or more short of the whole; held.
 
         `stages` are those of the path that have KV, in order.
         """
-        digests = block_digests(token_ids, max(len(token_ids) - MIN_LEFT_TOKENS, 0) // BLOCK_TOKENS)
+        digests = block_digests(token_ids, max(len(token_ids) - MIN_LEFT_TOKENS, 0) // BLOCK_TOKENS, salt)
         num_blocks = len(digests)
         for stage, lineage in lineages(stages).items():
             known = next((i for i, d in enumerate(digests) if (lineage, d) not in self._entries), len(digests))
@@ -106,9 +106,10 @@ class PrefixCache:
         token_ids: Sequence[int],
         stages: Sequence[str],
         read: Callable[[str, int], Block],
+        salt: str = "",
     ) -> None:
         """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet."""
-        digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS)
+        digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS, salt)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
         chain = Match(num_tokens=0)
         # Block by block through all stages: a chain that does not fit whole is of use as far as it goes.

@@ -240,7 +240,7 @@ class Scheduler:
     def _match(self, sequence: Sequence) -> Match:
         if sequence.num_unscored_tokens:  # what is cached is KV: of those positions nothing could be told
             return Match(num_tokens=0)
-        return self._cache.match(sequence.token_ids, self._stages[sequence.path])
+        return self._cache.match(sequence.token_ids, self._stages[sequence.path], sequence.request.cache_salt)
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:
         """Record moves in the sequences concerned: the map has already made them."""

@@ -66,13 +66,19 @@ class SamplingParams:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class GenerationRequest:
-    """One sequence to generate. `id` is unique among living sequences; `path` names a path of the student."""
+    """One sequence to generate. `id` is unique among living sequences; `path` names a path of the student.
+
+    Prefixes are shared by requests of one `cache_salt` only: how long a prompt takes tells nobody else what was asked.
+    `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
+    """
 
     id: str
     prompt_token_ids: tuple[int, ...]
     path: str
     sampling: SamplingParams
     while_loading: WhileLoading = WhileLoading.WAIT
+    cache_salt: str = ""
+    queued_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

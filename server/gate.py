@@ -110,22 +110,24 @@ class Gate:
         self.pace = pace
 
     async def open(self, requests: Sequence[GenerationRequest], terms: Terms) -> EventStream:
-        """Wait for a turn and submit. What was let in counts as running until its last sequence ended in the engine.
+        """Wait for a turn and submit. What was let in counts as running until its last sequence ended in the engine;
+        the time here counts as queued there.
 
         Raises: QueueFull, DeadlineUnreachable, DeadlineExceeded; what `terms.charge` and `Engine.submit` raise.
         """
         turn: asyncio.Future[ServingError | None] = asyncio.get_running_loop().create_future()
         ticket = _make_ticket(requests, terms, lambda error: _settle(turn, error))
         terms.charge(ticket.cost_tokens)
-        num_used = 0
+        queued_s = time.monotonic()
         try:
-            self.admission.offer(ticket, time.monotonic())
+            self.admission.offer(ticket, queued_s)
             error = await turn
             if error is not None:
                 raise error
-            stream = self._bridge.open(requests)
+            salt = terms.tenant or ""
+            stream = self._bridge.open([replace(request, cache_salt=salt, queued_s=queued_s) for request in requests])
         except BaseException:
-            self._end(ticket, terms, num_used)
+            self._end(ticket, terms, 0)
             raise
         stream.when_over(lambda num_tokens: self._end(ticket, terms, num_tokens))
         return stream

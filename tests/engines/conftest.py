@@ -21,7 +21,7 @@ from engines.contract import Block, PrefillChunk, StepInput
 from engines.loop import ModuleEngine, new_sequence, path_depths
 from engines.native import library_path
 from engines.sampler import Sampler
-from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent, WhileLoading
+from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent
 from models.architecture import Architecture
 from models.build import build_student
 from models.cut import exits_of, parse_modules, paths_of
@@ -268,11 +268,9 @@ class FakeEngine(Listener):
 
     @staticmethod
     def request(id: str, prompt: Sequence[int], path: str, **sampling: Any) -> GenerationRequest:
-        while_loading = sampling.pop("while_loading", WhileLoading.WAIT)
+        options = {name: sampling.pop(name) for name in ("while_loading", "cache_salt") if name in sampling}
         params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})
-        return GenerationRequest(
-            id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params, while_loading=while_loading
-        )
+        return GenerationRequest(id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params, **options)
 
     def alone(self, request: GenerationRequest) -> list[int]:
         """The tokens of a request run by itself, token by token, without engine, scheduler or cache."""

@@ -171,6 +171,17 @@ def test_loop_prefix_of_a_shallow_path_serves_a_deep_one_only_where_its_kv_is(ma
     assert fake.tokens("shallow") == fake.tokens("first")
 
 
+def test_loop_prefix_is_shared_within_a_salt_alone(make_engine: Any) -> None:
+    fake = make_engine()
+    fake.load_by_hand()
+    prompt = list(range(3, 80))
+    for id, salt in (("first", "x"), ("other", "y"), ("again", "x"), ("none", "")):
+        fake.submit(id, prompt, cache_salt=salt)
+        fake.step_until_idle()
+    cached = {id: fake.finish(id).usage.num_cached_tokens for id in ("first", "other", "again", "none")}
+    assert cached == {"first": 0, "other": 0, "again": 64, "none": 0}
+
+
 def test_loop_usage_of_a_preempted_sequence_counts_its_prompt_alone(make_engine: Any) -> None:
     fake = make_engine(max_running=2, kv_bytes=9 * 16 * 24)
     fake.load_by_hand()

@@ -12,14 +12,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from starlette.types import Scope
 
-import server.answer
 from engines.scripted import Line
 from models.errors import EngineUnhealthy, QueueFull, StepFailed
 from router.cache_config import CacheConfig
-from server.config import AdminConfig, Limits, ServerConfig, load_config
-from server.record import Record, record_of
+from server.answer import Answer
+from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
 from tests.server.conftest import (
     SCRIPT,
@@ -66,10 +64,12 @@ def serve(student: TinyStudent, config: ServerConfig, script: dict[str, Line] | 
 
 
 @contextlib.contextmanager
-def streaming(served: Served, prompt: str, **fields: Any) -> Iterator[httpx.Response]:
+def streaming(
+    served: Served, prompt: str, headers: dict[str, str] | None = None, **fields: Any
+) -> Iterator[httpx.Response]:
     """A stream that has begun and is not read to its end."""
     body = {"model": "auto", "messages": [{"role": "user", "content": prompt}], "stream": True, **GREEDY, **fields}
-    with served.http.stream("POST", "/v1/chat/completions", json=body) as response:
+    with served.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         yield response
 
 
@@ -267,9 +267,9 @@ class Turnstile:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Event()
         self.num_waiting = 0
-        original = server.answer.Answer._submit
+        original = Answer._submit
 
-        async def submit(answer: server.answer.Answer) -> Any:
+        async def submit(answer: Answer) -> Any:
             import asyncio
 
             self.num_waiting += 1
@@ -277,7 +277,7 @@ class Turnstile:
                 await asyncio.sleep(0.005)
             return await original(answer)
 
-        monkeypatch.setattr(server.answer.Answer, "_submit", submit)
+        monkeypatch.setattr(Answer, "_submit", submit)
 
     def open(self) -> None:
         self._open.set()
@@ -360,28 +360,34 @@ def test_followers_answer_as_the_fallback_that_took_over(start_pool: StartPool) 
     assert served.chat("paced", logprobs=True, **GREEDY).headers["x-fenhe-cache"] == "miss"
 
 
-def test_no_tenant_sees_that_another_asked(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = start({"paced": PACED})
+@pytest.fixture
+def tenants(student: TinyStudent, tmp_path: Path) -> Iterator[Served]:
+    """A server with the keys `a` and `a2` of one tenant, and `b` of another."""
+    tables = [
+        f'[[key]]\nname = "{key}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\ntenant = "{key[0]}"\n'
+        for key in ("a", "a2", "b")
+    ]
+    file = tmp_path / "keys.toml"
+    file.write_text("".join(tables))
+    with serve(student, ServerConfig(keys=KeysConfig(file=file)), {"paced": PACED}) as running:
+        yield running
 
-    def record_with_tenant(scope: Scope) -> Record:
-        record = record_of(scope)
-        record.tenant = next((text.decode() for name, text in scope["headers"] if name == b"x-test-tenant"), None)
-        return record
 
-    monkeypatch.setattr(server.answer, "record_of", record_with_tenant)
+def test_no_tenant_sees_that_another_asked(tenants: Served) -> None:
+    def ask_as(key: str) -> str:
+        return outcome(tenants.chat("hello", headers={"authorization": f"Bearer {key}"}, **GREEDY))
 
-    def ask_as(tenant: str | None) -> str:
-        headers = {} if tenant is None else {"x-test-tenant": tenant}
-        return outcome(served.chat("hello", headers=headers, **GREEDY))
+    assert [ask_as(key) for key in ("a", "b", "a2", "a", "b")] == ["miss", "miss", "hit", "hit", "hit"]
+    salts = [request.cache_salt for request in tenants.engine.submitted]
+    assert salts == ["a", "b"], "the work is done again, and on no prefix of another's"
 
-    tenants = ("acme", "other", None)
-    assert [ask_as(tenant) for tenant in tenants] == ["miss"] * 3
-    assert num_asked(served) == 3
-    assert [ask_as(tenant) for tenant in tenants] == ["hit"] * 3
-    with streaming(served, "paced"):  # what runs for one is not joined by another
-        response = served.chat("paced", headers={"x-test-tenant": "acme"}, **GREEDY)
-    assert outcome(response) == "miss"
-    assert num_asked(served) == 5
+
+def test_no_tenant_joins_what_runs_for_another(tenants: Served) -> None:
+    auth = {"authorization": "Bearer a"}
+    with streaming(tenants, "paced", headers=auth):
+        other = tenants.chat("paced", headers={"authorization": "Bearer b"}, **GREEDY)
+    assert outcome(other) == "miss"
+    assert num_asked(tenants) == 2
 
 
 @pytest.fixture
