@@ -13,7 +13,7 @@ class LingeringTransport:
 
     The kernel answers data that nobody will read with a reset, and a reset takes back what the client has not read yet.
     So what still comes is thrown away for up to `LINGER_S`. `is_sending` tells whether anything can be on its way; if
-    not, and at a second `close`, the connection is closed at once.
+    not, the connection is closed at once.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, is_sending: Callable[[], bool]):
@@ -29,8 +29,9 @@ class LingeringTransport:
         return self._timer is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        if self.is_closing() or not self._is_sending() or not self._transport.can_write_eof():
-            self.forget()
+        if self.is_closing():  # uvicorn closes more than once
+            return
+        if not self._is_sending() or not self._transport.can_write_eof():
             self._transport.close()
             return
         self._timer = self._loop.call_later(LINGER_S, self._transport.close)

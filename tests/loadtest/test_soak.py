@@ -3,23 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from loadtest.soak import Memory
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def student(tiny_source: Callable[..., Path], tmp_path: Path) -> Path:
-    from models.build import build_student
-
-    build_student(tiny_source("llama", max_position_embeddings=8192), tmp_path / "student", precisions=("fp32",))
-    return tmp_path / "student"
 
 
 def test_soak_of_a_tiny_student_ends_clean(student: Path, tmp_path: Path) -> None:
