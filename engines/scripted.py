@@ -368,7 +368,7 @@ def _speaker(request: GenerationRequest, line: Line) -> Speaker:
         texts=texts,
         reason=reason,
         stop=stop,
-        queued_s=time.monotonic(),
+        queued_s=time.monotonic() if request.queued_s is None else request.queued_s,
     )
 
 

@@ -42,7 +42,13 @@ class ServingError(Exception):
 
 
 class ConfigError(ServingError):
+    """`problems` has each mistake by itself; the message has them all."""
+
     code = "config_error"
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class BadRequest(ServingError):

@@ -327,7 +327,8 @@ def _newest_first(queue: FairQueue[Ticket]) -> list[Ticket]:
 def _too_late(ticket: Ticket, now_s: float, run_s: float) -> DeadlineExceeded:
     left_s = max(0.0, ticket.deadline_s - now_s)
     return DeadlineExceeded(
-        f"the answer cannot be finished in the {left_s:.3g} s that are left: it takes about {run_s:.3g} s once it runs"
+        f"the answer cannot be finished in the {left_s:.3g} s that are left: it takes about {run_s:.3g} s once it "
+        "runs; allow more time, or ask for a shorter answer with `max_tokens`"
     )
 
 

@@ -17,7 +17,7 @@ from engines.sequence import GenerationRequest
 FORMAT = 1
 """Raised when keys or values change their meaning: what older versions stored is then never found."""
 
-NOT_IN_KEY = frozenset({"id"})
+NOT_IN_KEY = frozenset({"id", "queued_s"})
 """Fields of a generation request that cannot change its answer."""
 
 _encoder = msgspec.msgpack.Encoder()

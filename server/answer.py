@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
-from models.errors import EngineUnhealthy, QueueFull, ServingError, StepFailed
+from models.errors import DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError, StepFailed
 from router.cache import CacheUse, Outcome
 from router.cache_key import Origin, cache_key
 from router.decision import RouteDecision, Target
@@ -296,7 +296,7 @@ class Answer(Response):
         """
         try:
             return await self._student.gate.open(self._job.requests, self._terms)
-        except (EngineUnhealthy, QueueFull) as error:
+        except (EngineUnhealthy, QueueFull, DeadlineUnreachable) as error:
             for target in self._decision.fallbacks:
                 stream = await self._fall_back(target)
                 if stream is not None:

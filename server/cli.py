@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -142,6 +143,7 @@ def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
 
 
 def serve(arguments: argparse.Namespace) -> int:
+    _survive_hangup()
     from models.default_student import find_student
     from server.config import load_config, setting_names
     from server.context import make_context
@@ -169,6 +171,12 @@ def serve(arguments: argparse.Namespace) -> int:
         finally:
             for student in context.students:
                 student.engine.stop(0.0)
+
+
+def _survive_hangup() -> None:
+    """Until there is a loop that reads settings again by it, SIGHUP would end a server that is still loading."""
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, lambda *_: _report("fenhe: SIGHUP ignored, the server is starting; send it again"))
 
 
 def _report(line: str) -> None:

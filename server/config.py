@@ -38,6 +38,8 @@ _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+"""As browsers send it, without a path, or `*`."""
 
 _SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
 """Settings whose value an error never shows: somebody may have put the key itself where its hash belongs."""
@@ -112,9 +114,10 @@ class KeysConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class CorsConfig:
-    """`origins` are those whose pages may call this server from a browser, `*` for all; none by default."""
+    """`origins` are those whose pages may call this server from a browser, `https://page.example` without a slash at
+    its end, `*` for all; none by default."""
 
-    origins: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -194,6 +197,16 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], fil
 
     Raises: ConfigError that lists every mistake.
     """
+    config, problems = draft_config(flags, environ, file)
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def draft_config(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None
+) -> tuple[ServerConfig, list[str]]:
+    """The settings with every mistake in them; what is wrong has its default."""
     problems: list[str] = []
     named = file if file is not None else environ.get("FENHE_CONFIG")
     settings = _read_file(Path(named), problems) if named else {}
@@ -201,10 +214,8 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], fil
     settings |= {name: Setting(text, flag_of(name), is_text=True) for name, text in flags.items() if text is not None}
     config = _build(ServerConfig, settings, "", problems)
     problems[:0] = [f"{setting.origin}: no such setting" for setting in settings.values()]
-    if problems or config is None:
-        raise ConfigError("; ".join(problems))
     assert isinstance(config, ServerConfig)
-    return _with_native_folder(config, environ)
+    return _with_native_folder(config, environ), problems
 
 
 def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
@@ -250,26 +261,29 @@ def _is_service_link(variable: str, value: str) -> bool:
     return is_port or _SERVICE_LINK.search(variable) is not None
 
 
-def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]) -> object | None:
-    """Make one dataclass of the tree, taking its settings out of `settings`; None when one was wrong."""
+def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]) -> object:
+    """Make one dataclass of the tree, taking its settings out of `settings`; what is wrong keeps its default."""
     num_before = len(problems)
     values: dict[str, Any] = {}
     hints = get_type_hints(kind, include_extras=True)
     for part in dataclasses.fields(kind):
         name = f"{prefix}{part.name}"
         hint = hints[part.name]
+        num_known = len(problems)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[part.name] = _build(hint, settings, f"{name}.", problems)
-        elif get_origin(hint) is dict:
+            continue
+        if get_origin(hint) is dict:
             values[part.name] = _build_table(hint, settings, f"{name}.", problems)
         elif name in settings and hint == tuple[StudentConfig, ...]:
             values[part.name] = _build_students(settings.pop(name), problems)
         elif name in settings:
             values[part.name] = _convert(settings.pop(name), hint, problems)
-    if len(problems) > num_before:
-        return None
+        if len(problems) > num_known and hint != tuple[StudentConfig, ...]:  # of those, what is sound is kept
+            values.pop(part.name, None)
     built: object = kind(**values)
-    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
+    is_sound = len(problems) == num_before
+    if is_sound and isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
         problems += [f"{prefix}{problem}" for problem in built.problems()]
     return built
 

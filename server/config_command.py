@@ -1,28 +1,78 @@
 """`fenhe config check`: whether a server would start with a settings file, without starting it."""
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from server.config import load_config
+from models.errors import ConfigError
+from models.manifest import read_manifest
+from router.pool import name_problem
+from server.config import StudentConfig, draft_config
 from server.keys import check_exposure, load_keys
+from server.opening import load_classifier
+
+MISTAKEN = 2
+"""The exit status for a file with mistakes, as for any other error of `fenhe`."""
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="report every mistake in a settings file and in the key file it names")
+    check = actions.add_parser("check", help="report every mistake in a settings file and in the files it names")
     check.add_argument("file", type=Path)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    print(check(arguments.file, environ))
+    """Print what was found: a line per mistake, on stderr."""
+    try:
+        print(check(arguments.file, environ))
+    except ConfigError as error:
+        lines = [f"{arguments.file}: number of mistakes: {len(error.problems)}", *error.problems]
+        print("\n  ".join(lines), file=sys.stderr)
+        return MISTAKEN
     return 0
 
 
 def check(file: Path, environ: Mapping[str, str]) -> str:
-    """A line about a file that is sound, with this environment. Raises: ConfigError that lists what is not."""
-    config = load_config({}, environ, file)
-    keys = load_keys(config.keys)
-    check_exposure(config, keys)
+    """A line about a file that is sound, with this environment: the settings, the key file, the students' folders and
+    the classifier. Raises: ConfigError that lists what is not."""
+    config, problems = draft_config({}, environ, file)
+    keys = _collect(lambda: load_keys(config.keys), problems)
+    if keys is not None:
+        _collect(lambda: check_exposure(config, keys), problems)
+    for problem in _student_problems(config.student):
+        problems += [] if any(problem in known for known in problems) else [problem]  # names may be told already
+    _collect(lambda: load_classifier(config.router), problems)
+    if problems:
+        raise ConfigError(*problems)
     students = ", ".join(one.name or (str(one.folder) if one.folder else "the default one") for one in config.student)
-    return f"{file}: sound; listens on {config.host}:{config.port}, students: {students}, API keys: {len(keys)}"
+    return f"{file}: sound; listens on {config.host}:{config.port}, students: {students}, API keys: {len(keys or ())}"
+
+
+def _collect(work: Callable[[], T], problems: list[str]) -> T | None:
+    try:
+        return work()
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _student_problems(students: Sequence[StudentConfig]) -> Iterator[str]:
+    """The default student is not looked at: it is fetched and built when a server starts."""
+    names: list[str] = []
+    for student in students:
+        if student.folder is None:
+            continue
+        try:
+            manifest = read_manifest(student.folder)
+        except (ConfigError, OSError) as error:
+            yield str(error)
+            continue
+        name = student.name or manifest.name
+        problem = name_problem(name, names)
+        if problem is not None:
+            yield problem
+        names.append(name)

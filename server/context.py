@@ -1,6 +1,7 @@
 """What every handler is given: settings, students, router and metrics of one server; no globals."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -45,15 +46,19 @@ class Drain:
 
 @dataclass(slots=True)
 class Live:
-    """The settings in force. A reload replaces them as a whole: a reader sees the old ones or the new ones."""
+    """The settings in force. A reload replaces them as a whole: a reader sees the old ones or the new ones. Reloads
+    take turns, so that the last one asked for is the last one that counts."""
 
     config: ServerConfig
+    reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_reload_good: bool = True
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Context:
     """`leaving` are students that were removed and whose engines are not stopped yet. `load_config` reads the settings
-    again as they were read at the start; None where they came from nowhere. Owned by the loop."""
+    again as they were read at the start; None where they came from nowhere. `refused_connections` counts by code what
+    ended before there was a request. Owned by the loop."""
 
     live: Live
     pool: Pool[ServedStudent]
@@ -64,6 +69,7 @@ class Context:
     keyring: Keyring = field(default_factory=Keyring)
     load_config: Callable[[], ServerConfig] | None = None
     leaving: dict[str, ServedStudent] = field(default_factory=dict)
+    refused_connections: Counter[str] = field(default_factory=Counter)
     drain: Drain = field(default_factory=Drain)
     tracing: Tracing | None = None
     version: str = field(default_factory=fenhe_version)
@@ -164,7 +170,14 @@ def make_context(
         leaving=leaving,
         tracing=make_tracing(config.tracing, fenhe_version()) if tracing is None else tracing,
     )
-    metrics.register(DoorCollector(context.doors, context.keyring))
+    metrics.register(
+        DoorCollector(
+            context.doors,
+            context.keyring.refusals,
+            context.refused_connections,
+            is_reload_good=lambda: context.live.is_reload_good,
+        )
+    )
     for opened in students:
         context.serve(opened)
     return context

@@ -1,10 +1,11 @@
-"""What was let in, queued and refused at every student's door, and for want of a key, as Prometheus families.
+"""What was let in, queued and refused: at every student's door, for want of a key, and of connections; and how the
+last reload went. As Prometheus families.
 
 Definitions: tokens are what requests promise, prompt and longest answer; the drain rate is tokens computed per second
 while something was queued, newer seconds counting more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -12,33 +13,46 @@ from prometheus_client.registry import Collector
 
 from router.admission import Admission
 from router.decision import Priority
-from server.keys import Keyring
 
 Doors = Sequence[tuple[str, Admission, float | None]]
 """Each student's name, its door, and its drain rate where one was measured."""
 
 
 class DoorCollector(Collector):
-    def __init__(self, read: Callable[[], Doors], keyring: Keyring) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Doors],
+        refused_keys: Mapping[str, int],
+        refused_connections: Mapping[str, int],
+        *,
+        is_reload_good: Callable[[], bool],
+    ) -> None:
         self._read = read
-        self._keyring = keyring
+        self._refused_keys = refused_keys
+        self._refused_connections = refused_connections
+        self._is_reload_good = is_reload_good
 
     def collect(self) -> Iterable[Metric]:
         doors = self._read()
         yield from _tokens(doors)
         yield _queued(doors)
         yield _refused(doors)
-        yield self._refused_keys()
+        text = "Requests refused for want of a key, of a right or of what a key may use."
+        yield _by_code("fenhe_key_refusals", text, self._refused_keys)
+        text = "Connections refused or cut before or between requests, and those of slow readers."
+        yield _by_code("fenhe_connection_refusals", text, self._refused_connections)
+        text = "0 when settings read again had a mistake, and the old ones stayed."
+        yield GaugeMetricFamily("fenhe_last_reload_successful", text, value=float(self._is_reload_good()))
 
     def describe(self) -> Iterable[Metric]:
         return []
 
-    def _refused_keys(self) -> Metric:
-        text = "Requests refused for want of a key, of a right or of what a key may use."
-        family = CounterMetricFamily("fenhe_key_refusals", text, labels=("code",))
-        for code, count in sorted(self._keyring.refusals.items()):
-            family.add_metric((code,), count)
-        return family
+
+def _by_code(name: str, text: str, counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=("code",))
+    for code, count in sorted(counts.items()):
+        family.add_metric((code,), count)
+    return family
 
 
 def _tokens(doors: Doors) -> Iterator[Metric]:

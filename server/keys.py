@@ -67,7 +67,7 @@ def load_keys(config: KeysConfig) -> tuple[Key, ...]:
         twice = {entry.name for entry, value in zip(entries, values, strict=True) if values.count(value) > 1}
         problems += [f"two API keys have the same {what}: {', '.join(sorted(twice))}"] if twice else []
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return tuple(_make_key(entry, config) for entry in entries)
 
 
@@ -89,9 +89,9 @@ def _read_file(file: Path) -> list[KeyEntry]:
         try:
             entries.append(msgspec.convert(one, KeyEntry))
         except msgspec.ValidationError as error:
-            problems.append(f"key file {file}: key[{index}]: {error}")
+            problems.append(f"key file {file}: key[{index}]: {error}; `fenhe keys make NAME` prints a sound one")
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return entries
 
 
@@ -153,7 +153,7 @@ class Keyring:
         key = self.find(authorization)
         if key is None:
             raise Unauthorized(
-                "this server needs `Authorization: Bearer KEY` with a key it knows"
+                "this server does not know the API key in `Authorization: Bearer KEY`; ask its operator for one"
                 if authorization
                 else "this server needs an API key: send `Authorization: Bearer KEY`"
             )
@@ -215,6 +215,8 @@ def describe_entry(name: str, key: str) -> str:
     sha256 = hashlib.sha256(key.encode()).hexdigest()
     try:
         msgspec.convert({"name": name, "sha256": sha256}, KeyEntry)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"a key cannot be called {name[:100]!r}: {error}") from None
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"a key cannot be called {name[:100]!r}: use at most 64 letters, digits and `. _ @ -`"
+        ) from None
     return f'[[key]]\nname = "{name}"\nsha256 = "{sha256}"'

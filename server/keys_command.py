@@ -10,8 +10,8 @@ from server.keys import describe_entry, make_secret
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    make = actions.add_parser("make", help="make a key: it goes to the client, the table into the key file")
-    make.add_argument("name", help="what logs call it")
+    make = actions.add_parser("make", help="make a key: its table on stdout (`>> keys.toml`), itself on stderr")
+    make.add_argument("name", help="what logs call it; also its tenant, unless the table names one")
     make.set_defaults(act=_make)
     digest = actions.add_parser("hash", help="the table of a key that is read from stdin")
     digest.add_argument("name", help="what logs call it")
@@ -19,20 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    status: int = arguments.act(arguments.name, sys.stdin, sys.stdout)
+    status: int = arguments.act(arguments.name, sys.stdin, sys.stdout, sys.stderr)
     return status
 
 
-def _make(name: str, stdin: TextIO, stdout: TextIO) -> int:
+def _make(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+    """The key goes to stderr, so that it never ends up in the file that the table is appended to."""
     key = make_secret()
-    table = describe_entry(name, key)
-    print(f"# shown once: give this key to the client, and keep it nowhere else\n# {key}\n{table}", file=stdout)
+    print(f"{describe_entry(name, key)}\n", file=stdout)
+    print(f"the key, shown this once; give it to the client and keep it nowhere else:\n{key}", file=stderr)
     return 0
 
 
-def _hash(name: str, stdin: TextIO, stdout: TextIO) -> int:
+def _hash(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
     key = stdin.readline().strip()
     if not key:
         raise ConfigError("there is no key on stdin: echo $KEY | fenhe keys hash NAME")
-    print(describe_entry(name, key), file=stdout)
+    print(f"{describe_entry(name, key)}\n", file=stdout)
     return 0

@@ -25,7 +25,9 @@ async def read_json_body(request: Request, context: Context) -> bytes:
         async with asyncio.timeout(limits.body_timeout_s):
             body = await _read(request, limits.max_body_bytes)
     except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {limits.body_timeout_s:g} s") from None
+        raise HTTPException(
+            408, f"the body did not arrive within {limits.body_timeout_s:g} s (limits.body_timeout_s)"
+        ) from None
     check_depth(body, limits.max_json_depth)
     return body
 
@@ -42,7 +44,8 @@ def _check_announced_length(request: Request, max_bytes: int) -> None:
         return
     if not (announced.isascii() and announced.isdigit()):
         raise BadRequest("the content-length is not a number")
-    if int(announced) > max_bytes:
+    digits = announced.lstrip("0")
+    if len(digits) > len(str(max_bytes)) or int(digits or "0") > max_bytes:  # Python reads no number of 5000 digits
         raise _too_large(max_bytes)
 
 

@@ -1,8 +1,8 @@
 """Prometheus metrics: the names vLLM's dashboards know where the meaning is the same, `fenhe_` for ours.
 
-Definitions, all on the engine's clock: queue = admitted - queued; prefill = first token - admitted; decode =
-finished - first token; inference = finished - admitted; e2e = finished - queued; TTFT = first token - queued;
-TPOT = decode / (tokens - 1); ITL = gap between two events with tokens of a sequence, seen by the event loop.
+Definitions, where queued is the arrival at the student's door: queue = admitted - queued; prefill = first token -
+admitted; decode = finished - first token; inference = finished - admitted; e2e = finished - queued; TTFT = first
+token - queued; TPOT = decode / (tokens - 1); ITL = gap between two events with tokens of a sequence, seen by the loop.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
 """HTTP connections with bounds that uvicorn has not: the size of a head, how long it and a slow reader may take."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,15 @@ from server.config import Limits
 from server.linger import LingeringTransport
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
+SLOW_READER = "slow_reader"
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """`limits` is asked at every use, so that new ones count at once. Refusals are written before there is a request:
-    nothing above this layer knows of them."""
+    nothing above this layer knows of them, so they are counted here, by code."""
 
     limits: Callable[[], Limits]
+    refusals: Counter[str]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -48,6 +51,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._is_in_head and self._num_head_bytes > self.limits().max_head_bytes:
             self._refuse_head()
+        elif self._is_idle and self._head_timer is None:
+            # The rest of a body that nobody reads, or empty lines: they stopped uvicorn's timer and began no request.
+            self._head_timer = self.loop.call_later(self.limits().head_timeout_s, self._give_up_rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -80,6 +86,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """What the parser could not read."""
         self._refuse(BAD_REQUEST, msg)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Some clients offer HTTP/2 with every request. Nobody takes it, and the request is answered: no news."""
+
     def pause_writing(self) -> None:
         """The client does not read, and the buffer for it is full."""
         super().pause_writing()
@@ -87,8 +96,27 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer = self.loop.call_later(self.limits().write_timeout_s, self._give_up_writing)
 
     def resume_writing(self) -> None:
-        self._cancel_write_timer()
+        if not self.transport.is_closing():
+            self._cancel_write_timer()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Between two requests; before the first there is the head's own timer."""
+        return not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _is_sending(self) -> bool:
         """Whether the client may be in the middle of a request."""
@@ -104,9 +132,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = None
         self._refuse(TIMED_OUT, f"no whole request came within {self.limits().head_timeout_s:g} s")
 
+    def _give_up_rest(self) -> None:
+        self._head_timer = None
+        if self._is_idle:
+            self.refusals[errors.ROUTE_CODES[TIMED_OUT]] += 1
+            self._close()
+
+    def _close(self) -> None:
+        """Close once the client has read everything, or has taken too long to."""
+        self.transport.close()
+        if self._write_timer is None and self in self.connections:
+            self._write_timer = self.loop.call_later(self.limits().write_timeout_s, self._give_up_writing)
+
     def _give_up_writing(self) -> None:
         """Cut the connection: closing it would wait for the client to read the rest."""
         self._write_timer = None
+        self.refusals[SLOW_READER] += 1
         self.logger.warning("client reads too slowly, connection cut client=%s", self.client)
         self.transport.abort()
 
@@ -123,14 +164,29 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer and close, unless an answer is under way."""
-        self._cancel_timers()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
-            body = errors.error_body(message, status, errors.ROUTE_CODES[status])
-            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        self._cancel_timers()
+        code = errors.ROUTE_CODES[status]
+        self.refusals[code] += 1
+        if self._may_answer():
+            body = errors.error_body(message, status, code)
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
+            retry = b"retry-after: 1\r\n" if status == BUSY else b""
+            self.transport.write(STATUS_LINE[status] + head + retry + b"\r\n" + body)
+        self._close()
+
+    def _may_answer(self) -> bool:
+        """Whether no answer is under way. A request whose body turns out to be broken gets its answer from here, and
+        the application, which may still wait for the body, is told that the client has gone."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        if cycle.response_started or self.pipeline:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return True
 
     def _cancel_timers(self) -> None:
         self._cancel_head_timer()
@@ -147,6 +203,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
 
-def make_protocol(limits: Callable[[], Limits]) -> type[BoundedProtocol]:
+def make_protocol(limits: Callable[[], Limits], refusals: Counter[str]) -> type[BoundedProtocol]:
     """A class for uvicorn, which makes an instance per connection."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"limits": staticmethod(limits)})
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": staticmethod(limits), "refusals": refusals})

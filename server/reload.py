@@ -21,6 +21,16 @@ async def reload(context: Context) -> ReloadReply:
 
     Raises: BadRequest with every mistake; then nothing has changed.
     """
+    async with context.live.reloading:
+        reply = None
+        try:
+            reply = await _reload(context)
+        finally:
+            context.live.is_reload_good = reply is not None
+        return reply
+
+
+async def _reload(context: Context) -> ReloadReply:
     try:
         config, keys = await run_apart(lambda: _load(context))
         new = merge(context.config, config)

@@ -14,7 +14,7 @@ def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
     """What is known of a request at its end; what does not apply to it is left out.
 
     Units: `total_ms` from its arrival to its last byte, `ttft_ms` from its arrival to the first token, `queue_ms` from
-    the submission to the engine to its admission there. Tokens count all choices.
+    its arrival at the student's door to its admission in the engine. Tokens count all choices.
     """
     fields: Fields = {
         "id": record.id,

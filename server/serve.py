@@ -92,7 +92,7 @@ def uvicorn_config(context: Context) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(context),
         loop="asyncio" if sys.platform == "win32" else "uvloop",
-        http=make_protocol(lambda: context.config.limits),
+        http=make_protocol(lambda: context.config.limits, context.refused_connections),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -38,6 +38,7 @@ OTHER_REQUEST: dict[str, Any] = {
     "path": "shallow",
     "sampling": replace(SAMPLING, max_tokens=7),
     "while_loading": WhileLoading.DEGRADE,
+    "cache_salt": "acme",
 }
 OTHER_ORIGIN = {"student": "other", "digest": "d2", "path": "shallow", "tenant": "acme"}
 
@@ -53,7 +54,7 @@ def test_key_changes_with_every_sampling_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [part.name for part in fields(GenerationRequest)])
-def test_key_changes_with_every_field_of_a_request_but_its_id(name: str) -> None:
+def test_key_changes_with_every_field_of_a_request_that_can_change_its_answer(name: str) -> None:
     if name in NOT_IN_KEY:
         changed: dict[str, Any] = {name: "other"}
         assert key_of(replace(REQUEST, **changed)) == key_of()

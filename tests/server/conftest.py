@@ -212,7 +212,7 @@ def run_server(
         port=0,
         log_config=None,
         loop="uvloop",
-        http=make_protocol(lambda: context.config.limits),
+        http=make_protocol(lambda: context.config.limits, context.refused_connections),
         ws="none",
     )
     server = uvicorn.Server(settings)

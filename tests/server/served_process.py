@@ -1,11 +1,15 @@
-"""Run as a program by test_serve.py: `serve()` itself, with signals, on the scripted engine. Prints the URL."""
+"""Run as a program by test_serve.py: `serve()` itself, with signals, on the scripted engine. Prints the URL.
+
+Arguments: the grace period, and a settings file, without which there are no settings to read again.
+"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from server.config import ServerConfig
+from server.config import load_config
 from server.context import make_context
 from server.listener import open_socket
 from server.logs import set_up_logging
@@ -14,10 +18,13 @@ from tests.server.conftest import SCRIPT, make_engine, make_student, open_script
 
 
 def main() -> int:
-    config = ServerConfig(port=0, grace_s=float(sys.argv[1]))
+    file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    load = partial(load_config, {"port": "0", "grace_s": sys.argv[1]}, {"HOME": "/nowhere"}, file)
+    config = load()
     set_up_logging(config)
     student = make_student(Path("/nowhere"))
-    context = make_context(config, [open_scripted(student, make_engine(SCRIPT))])
+    students = [open_scripted(student, make_engine(SCRIPT))]
+    context = make_context(config, students, load_config=None if file is None else load)
     with open_socket(config) as listener:
         return serve(context, listener, announce=lambda url: print(url, flush=True))
 

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.errors import ConfigError
 from models.manifest import write_manifest
 from models.source import open_source
 from server.cli import main
@@ -17,12 +19,15 @@ from tests.server.conftest import Served, make_manifest
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """`fenhe serve` sets up logging for its process, which here is everybody's."""
+    """`fenhe serve` sets up logging and SIGHUP for its process, which here is everybody's."""
+    hangup = signal.getsignal(signal.SIGHUP) if hasattr(signal, "SIGHUP") else None
     names = (None, "uvicorn", "uvicorn.access")
     levels = {name: logging.getLogger(name).level for name in names}
     root = logging.getLogger()
     handlers = root.handlers[:]
     yield
+    if hangup is not None:
+        signal.signal(signal.SIGHUP, hangup)
     root.handlers[:] = handlers
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
@@ -45,6 +50,19 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_arguments_exit_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_serve_that_is_starting_is_not_ended_by_a_hangup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_all(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        raise ConfigError("got this far")
+
+    monkeypatch.setattr("server.opening.open_all", open_all)
+    assert run("serve", "--port", "0", "--router-enabled", "false") == 2
+    assert "SIGHUP ignored" in capsys.readouterr().err
 
 
 def test_serve_reports_all_config_mistakes_in_one_line(

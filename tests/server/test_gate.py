@@ -1,5 +1,6 @@
 """The way in over HTTP: turns, deadlines, priorities, and what is told to those who are sent away."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -196,6 +197,29 @@ def test_client_that_leaves_the_queue_makes_room(gather: Gather) -> None:
         )
     assert until(lambda: crowd.num_queued == 0)
     assert len(crowd.served.engine.submitted) == 1
+
+
+def test_kept_answer_is_served_though_the_queue_is_full(gather: Gather) -> None:
+    crowd = gather()
+    again: dict[str, Any] = {"max_tokens": 300, "temperature": 0}
+    assert crowd.served.chat("hello", **again).headers["x-fenhe-cache"] == "miss"
+    for prompt in ("hold", "hold 1", "hold 2"):
+        crowd.ask(prompt)
+    assert crowd.served.chat("hello too", **again).status_code == 429
+    hit = crowd.served.chat("hello", **again)
+    assert (hit.status_code, hit.headers["x-fenhe-cache"]) == (200, "hit")
+
+
+def test_time_at_the_door_counts_as_queued_in_every_figure(gather: Gather) -> None:
+    crowd = gather()
+    first, second = crowd.ask("hold"), crowd.ask("hello")
+    assert crowd.num_queued == 1
+    seen_s = time.monotonic()
+    crowd.served.engine.abort(crowd.served.engine.submitted[0].id)
+    assert (first.result().status_code, second.result().status_code) == (503, 200)
+    queued_s = crowd.served.engine.submitted[1].queued_s
+    assert queued_s is not None
+    assert queued_s < seen_s
 
 
 def test_what_queues_counts_as_waiting_and_as_open(gather: Gather) -> None:

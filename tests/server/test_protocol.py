@@ -2,14 +2,20 @@
 
 import contextlib
 import json
+import logging
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from engines.scripted import Line
 from server.config import Limits
+from server.protocol import make_protocol
 from tests.server.conftest import Served, Start, until
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"
@@ -104,6 +110,16 @@ def test_what_is_no_http_gets_the_api_s_error(start: Start) -> None:
         assert refusal(read_all(connection)) == (400, "invalid_request")
 
 
+def test_offer_of_http_2_is_passed_over_in_silence(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(start()) as connection:
+        for _ in range(2):
+            connection.sendall(
+                GET + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: A\r\n\r\n"
+            )
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_connections_are_bounded(start: Start) -> None:
     served = start(limits=Limits(max_connections=2))
     with connect(served) as first, connect(served) as second:
@@ -111,7 +127,107 @@ def test_connections_are_bounded(start: Start) -> None:
             connection.sendall(GET + b"\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         with connect(served) as third:
-            assert refusal(read_all(third)) == (503, "unavailable")
+            raw = read_all(third)
+            assert b"retry-after: 1\r\n" in raw
+            assert refusal(raw) == (503, "unavailable")
+        metrics = first_of(first, GET.replace(b"health", b"metrics") + b"\r\n")
+        assert 'fenhe_connection_refusals_total{code="unavailable"} 1.0' in metrics
+
+
+def first_of(connection: socket.socket, request: bytes) -> str:
+    """The text of one answer on a connection that stays open."""
+    connection.sendall(request)
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return body.decode()
+
+
+@pytest.mark.parametrize("is_body", [True, False])
+def test_connection_is_not_kept_open_by_what_is_no_request(start: Start, is_body: bool) -> None:
+    """The rest of a body that was refused unread, and empty lines, a byte at a time: neither is a sign of life."""
+    served = start(limits=Limits(head_timeout_s=0.3))
+    length = 10**9 if is_body else 0
+    with connect(served) as connection, contextlib.suppress(ConnectionError):
+        first_of(connection, b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % length)
+        connection.settimeout(0.02)
+        for _ in range(500):
+            connection.sendall(b"x" if is_body else b"\r\n")
+            with contextlib.suppress(TimeoutError):
+                assert connection.recv(100) == b""
+                break
+        else:
+            pytest.fail("the server kept the connection")
+    assert until(lambda: served.context.refused_connections["request_timeout"] == 1)
+
+
+def test_body_that_is_refused_unread_may_be_followed_by_a_request(start: Start) -> None:
+    served = start()
+    with connect(served) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(b"cd" + GET + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@dataclass(slots=True, kw_only=True)
+class Timer:
+    cancel: Callable[[], None]
+
+
+class HeldClock:
+    """A loop of which a test sees the timers."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[float, Any]] = []
+
+    def call_later(self, seconds: float, callback: Any) -> Any:
+        timer = (seconds, callback)
+        self.timers.append(timer)
+        return Timer(cancel=lambda: self.timers.remove(timer))
+
+
+class FullTransport:
+    """A connection to somebody who does not read: closing it never ends."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def is_closing(self) -> bool:
+        return bool(self.told)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+    def abort(self) -> None:
+        self.told.append("abort")
+
+
+def test_closing_does_not_wait_for_ever_for_somebody_who_does_not_read() -> None:
+    async def app(scope: object, receive: object, send: object) -> None:
+        raise AssertionError
+
+    clock, transport = HeldClock(), FullTransport()
+    refusals: Counter[str] = Counter()
+    protocol = make_protocol(lambda: Limits(write_timeout_s=7.0), refusals)(
+        config=uvicorn.Config(app, log_config=None), server_state=ServerState(), app_state={}, _loop=clock
+    )
+    protocol.connection_made(transport)  # type: ignore[arg-type]
+    protocol.timeout_keep_alive_handler()
+    protocol.pause_writing()
+    protocol.resume_writing()  # a little was read, and there is more
+    seconds, give_up = clock.timers[-1]
+    give_up()
+    assert (seconds, transport.told, refusals) == (7.0, ["close", "abort"], {"slow_reader": 1})
+    protocol.connection_lost(None)
+    assert len(clock.timers) == 1
 
 
 def test_reader_that_stopped_is_cut_and_its_sequence_ended(start: Start) -> None:

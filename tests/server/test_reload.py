@@ -5,13 +5,19 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from models.errors import ConfigError
+from models.manifest import write_manifest
+from server.cli import main
 from server.config import ServerConfig, load_config
+from server.config_command import check
 from server.context import make_context
 from server.reload import differences, merge
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
@@ -118,6 +124,45 @@ def test_bad_file_changes_nothing_and_is_told(
     assert prompts(served, 3) == 400
 
 
+def last_reload(served: Served) -> str:
+    lines = served.http.get("/metrics").text.splitlines()
+    return next(line for line in lines if line.startswith("fenhe_last_reload_successful "))
+
+
+def test_metrics_tell_how_the_last_reload_went(served: Served, file: Path) -> None:
+    told = [last_reload(served)]
+    for text in ("port = 0.5", BEFORE):
+        file.write_text(text)
+        reload(served)
+        told.append(last_reload(served))
+    assert [line.split()[1] for line in told] == ["1.0", "0.0", "1.0"]
+
+
+def test_reloads_take_turns_so_that_the_last_one_counts(served: Served) -> None:
+    """The first one is slow to read; the second must not be overtaken by what the first read."""
+    goes_on, began = threading.Event(), threading.Event()
+    reads: list[str] = []
+
+    def load() -> ServerConfig:
+        reads.append("begin")
+        began.set()
+        assert goes_on.wait(10)
+        grace_s = str(len(reads))
+        reads.append("end")
+        return load_config({"grace_s": grace_s, "admin.key_sha256": digest(ADMIN)}, {"HOME": "/x"})
+
+    object.__setattr__(served.context, "load_config", load)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(reload, served)
+        assert began.wait(10)
+        second = threads.submit(reload, served)
+        assert until(lambda: bool(served.context.live.reloading._waiters))
+        goes_on.set()
+        assert (first.result().status_code, second.result().status_code) == (200, 200)
+    assert reads == ["begin", "end"] * 2
+    assert served.context.config.grace_s == 3.0
+
+
 def test_reload_needs_the_admin_key(served: Served) -> None:
     assert reload(served, "fk-other").status_code == 401
 
@@ -164,21 +209,112 @@ def test_hangup_reloads_and_the_server_goes_on() -> None:
         assert "not reloaded" in stderr  # that program was not started from a file
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+def test_hangup_brings_new_keys_and_keeps_the_old_ones_when_the_file_is_bad(tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys.toml", tmp_path / "fenhe.toml"
+    file.write_text(f'[keys]\nfile = "{keys}"\n')
+
+    def write(key: str) -> None:
+        keys.write_text(f'[[key]]\nname = "web"\nsha256 = "{digest(key)}"\n')
+
+    write("fk-old")
+    with run(grace_s=1, file=file) as running:
+
+        def is_let_in(key: str) -> bool:
+            answer = running.http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+            return answer.status_code == 200
+
+        def reload_well() -> float:
+            lines = running.http.get("/metrics").text.splitlines()
+            return float(next(line.split()[1] for line in lines if line.startswith("fenhe_last_reload_successful ")))
+
+        assert (is_let_in("fk-old"), is_let_in("fk-new")) == (True, False)
+        keys.write_text("[[key]]\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert until(lambda: reload_well() == 0.0)
+        assert is_let_in("fk-old")
+        write("fk-new")
+        running.process.send_signal(signal.SIGHUP)
+        assert until(lambda: is_let_in("fk-new"))
+        assert (is_let_in("fk-old"), reload_well()) == (False, 1.0)
+
+
 def test_commands_make_and_check(tmp_path: Path) -> None:
     def fenhe(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "server.cli", *arguments]
         return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
     made = fenhe("keys", "make", "web")
-    key = made.stdout.splitlines()[1].removeprefix("# ")
+    key = made.stderr.splitlines()[-1]
     assert f'sha256 = "{digest(key)}"' in made.stdout
+    assert key not in made.stdout  # which goes into the key file
     assert digest("fk-mine") in fenhe("keys", "hash", "web", given="fk-mine\n").stdout
     assert fenhe("keys", "hash", "web").returncode == 2
     keys, file = tmp_path / "keys.toml", tmp_path / "fenhe.toml"
-    keys.write_text(made.stdout)
+    keys.write_text(made.stdout + fenhe("keys", "make", "batch").stdout)
     file.write_text(f'host = "0.0.0.0"\n[keys]\nfile = "{keys}"\n')
     checked = fenhe("config", "check", str(file))
-    assert (checked.returncode, "API keys: 1" in checked.stdout) == (0, True)
+    assert (checked.returncode, "API keys: 2" in checked.stdout) == (0, True)
     file.write_text('host = "0.0.0.0"\n')
     checked = fenhe("config", "check", str(file))
     assert (checked.returncode, "--keys-file" in checked.stderr) == (2, True)
+
+
+def test_check_lists_the_mistakes_of_all_files_at_once(tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys.toml", tmp_path / "fenhe.toml"
+    keys.write_text('[[key]]\nname = "a"\nsha256 = "x"\n[[key]]\nname = "b"\n')
+    file.write_text(
+        f"""
+prot = 1
+[limits]
+max_prompts = 0
+[admission]
+max_queued_tokens = 0
+[keys]
+file = "{keys}"
+max_concurrent = 0
+[cors]
+origins = ["page.example"]
+[router]
+classifier = "/nowhere/classifier"
+[[student]]
+folder = "/nowhere/student"
+[[student]]
+name = "auto"
+"""
+    )
+    with pytest.raises(ConfigError) as caught:
+        check(file, {})
+    parts = (
+        "prot: no such setting",
+        "limits.max_prompts",
+        "admission.max_queued_tokens",
+        "keys.max_concurrent",
+        "cors.origins",
+        "'auto'",
+        "key[0]",
+        "key[1]",
+        "/nowhere/student",
+        "/nowhere/classifier",
+    )
+    assert len(caught.value.problems) == len(parts)
+    for part in parts:
+        assert [part in problem for problem in caught.value.problems].count(True) == 1, part
+
+
+def test_check_names_students_that_would_share_a_name(tmp_path: Path, student: TinyStudent) -> None:
+    (tmp_path / "a").mkdir()
+    write_manifest(tmp_path / "a", student.manifest)
+    file = tmp_path / "fenhe.toml"
+    file.write_text(f'[[student]]\nfolder = "{tmp_path}/a"\n[[student]]\nname = "tiny"\nfolder = "{tmp_path}/a"\n')
+    with pytest.raises(ConfigError, match="two students are called 'tiny'"):
+        check(file, {})
+
+
+def test_command_gives_every_mistake_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text("prot = 1\nhots = 2\n")
+    assert main(["config", "check", str(file)]) == 2
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith("mistakes: 2")
+    assert [line.split(": ")[1] for line in rest] == ["prot", "hots"]

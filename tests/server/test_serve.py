@@ -28,10 +28,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def run(grace_s: float) -> Iterator[Running]:
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(grace_s)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def run(grace_s: float, file: Path | None = None) -> Iterator[Running]:
+    command = [sys.executable, str(PROGRAM), str(grace_s), *([] if file is None else [str(file)])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

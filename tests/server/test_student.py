@@ -8,7 +8,7 @@ import pytest
 
 from engines.contract import EngineStatus
 from engines.scripted import Line, ScriptedEngine
-from models.errors import BadRequest, EngineUnhealthy, QueueFull
+from models.errors import BadRequest, DeadlineUnreachable, EngineUnhealthy, QueueFull
 from server.chat import ChatOrder
 from server.config import Limits, ServerConfig
 from server.prompts import Prompt
@@ -157,7 +157,14 @@ def test_same_request_id_is_told_apart_across_students(start_pool: StartPool) ->
     assert second.json()["id"].startswith("chatcmpl-twice.")
 
 
-@pytest.mark.parametrize("refusal", [SICK, Line(refusal=QueueFull("no room", retry_after_s=1.0))])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        SICK,
+        Line(refusal=QueueFull("no room", retry_after_s=1.0)),
+        Line(refusal=DeadlineUnreachable("too much is queued", retry_after_s=1.0)),
+    ],
+)
 def test_fallback_tells_its_own_reason(start_pool: StartPool, refusal: Line) -> None:
     served = start_pool({"big": (), "maths": ("fact",)}, maths={"script": {"fact": refusal}})
     served.context.pool.find("maths").student.manifest.tasks["fact"] = "full"
