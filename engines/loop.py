@@ -209,7 +209,7 @@ class ModuleEngine:
             while not self._is_over():
                 if not self.step():
                     self._take_commands(wait_s=IDLE_WAIT_S)
-        except Exception as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception
             logger.exception("engine thread failed")
             self._give_up(EngineUnhealthy(f"the engine failed: {error}"))
         self._take_commands()
@@ -227,7 +227,7 @@ class ModuleEngine:
             try:
                 sampled = self._sample(plan, self._forward(plan))
                 scored = [(chunk.sequence, self._score(chunk)) for chunk in plan.chunks if chunk.unscored]
-            except Exception as error:
+            except BaseException as error:  # a panic of a Rust library is no Exception
                 self._fail(plan, error)
             else:
                 self._commit(plan, sampled, scored)
@@ -399,7 +399,7 @@ class ModuleEngine:
         if match is not None:
             self._cache.release(match)
 
-    def _fail(self, plan: StepPlan, error: Exception) -> None:
+    def _fail(self, plan: StepPlan, error: BaseException) -> None:
         """A step raised: its sequences end with the error, everyone else goes on."""
         logger.exception("step failed sequences=%s", [sequence.id for sequence in plan.sequences], exc_info=error)
         self._counters.num_failed_steps += 1

@@ -34,6 +34,9 @@ ASSERTIONS = frozenset(
         "multipleOf",
     )
 )
+TEXTS = frozenset({"$ref", "pattern", "format"})
+NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+COUNTS = frozenset({"minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength"})
 ANNOTATIONS = frozenset(
     (
         "$schema",
@@ -118,6 +121,10 @@ def _check_keyword(keyword: str, value: Any, where: str, pointer: str) -> None:
         raise _wrong(InvalidParameter, where, place, f"`{keyword}` must be an object")
     if keyword in LISTS and not (isinstance(value, list) and value):
         raise _wrong(InvalidParameter, where, place, f"`{keyword}` must be a list that is not empty")
+    if keyword in TEXTS and not isinstance(value, str):
+        raise _wrong(InvalidParameter, where, place, f"`{keyword}` must be text")
+    if keyword in NUMBERS | COUNTS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise _wrong(InvalidParameter, where, place, f"`{keyword}` must be a number")
     if keyword == "required" and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         raise _wrong(InvalidParameter, where, place, "`required` must be a list of names")
 

@@ -1,5 +1,6 @@
 """Around every request: its id, its errors as OpenAI bodies, its log line and its count. Pure ASGI."""
 
+import asyncio
 import logging
 import re
 import time
@@ -67,7 +68,9 @@ class Exchange:
         except ServingError as error:
             self._context.keyring.count(error)
             await self._fail(error)
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of a Rust library is no Exception
             logger.exception("request failed id=%s path=%s", self._record.id, self._scope["path"])
             await self._fail(ServingError(errors.INTERNAL_MESSAGE), cause=error)
         finally:
@@ -106,7 +109,7 @@ class Exchange:
         await self._raw_send(message)
         self._record.status = message["status"]
 
-    async def _fail(self, error: ServingError, cause: Exception | None = None) -> None:
+    async def _fail(self, error: ServingError, cause: BaseException | None = None) -> None:
         """Say what went wrong: as a response, or inside the stream that has begun."""
         self._record.error = error.code
         body = errors.body_of(error)

@@ -41,12 +41,14 @@ from server.wishes import TASK_HEADER
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]
+DONE = "[DONE]"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Operation:
     """One route as the document tells it. `refusals` are the error statuses with an OpenAI error body, `parameters`
-    what it reads beside the body and x-request-id, `end` the last event of its streams."""
+    what it reads beside the body and x-request-id, `example` a body that any server answers, `end` the last event of
+    its streams."""
 
     method: str
     path: str
@@ -61,16 +63,25 @@ class Operation:
     is_routed: bool = False
     parameters: tuple[Schema, ...] = ()
     needs_key: bool = False
-    end: str = "`[DONE]`"
+    example: Schema | None = None
+    end: str = f"`{DONE}`"
+
+    @property
+    def has_done(self) -> bool:
+        return self.end == f"`{DONE}`"
 
 
 def _parameter(name: str, where: str, *, is_required: bool = False, **schema: Any) -> Schema:
     return {"name": name, "in": where, "required": is_required, "schema": {"type": "string", **schema}}
 
 
-_REQUEST_ID = _parameter("x-request-id", "header", pattern="^[A-Za-z0-9._:-]{1,128}$")
+_REQUEST_ID = _parameter(
+    "x-request-id",
+    "header",
+    description="Comes back with the answer if it is 1 to 128 letters, digits and `._:-`; else the server makes one.",
+)
 _TASK = _parameter(TASK_HEADER, "header", enum=list(TASKS))
-_DEADLINE = _parameter(DEADLINE_HEADER, "header", pattern="^[0-9]{1,12}$")
+_DEADLINE = _parameter(DEADLINE_HEADER, "header", type="integer", minimum=1, maximum=999_999_999_999)
 _MODEL = _parameter("model", "path", is_required=True)
 _STUDENT = _parameter("name", "path", is_required=True)
 _BODY = (400, 408, 413, 415, 503)
@@ -84,6 +95,7 @@ OPERATIONS = (
         id="create_chat_completion",
         summary="Answer a conversation, whole or as a stream of events.",
         body=ChatRequest,
+        example={"model": "auto", "messages": [{"role": "user", "content": "How many legs have three spiders?"}]},
         reply=ChatCompletion,
         chunk=ChatChunk,
         refusals=_WORK,
@@ -96,6 +108,7 @@ OPERATIONS = (
         id="create_completion",
         summary="Continue a text, whole or as a stream of events.",
         body=CompletionRequest,
+        example={"model": "auto", "prompt": "Three spiders have", "max_tokens": 8},
         reply=TextCompletion,
         chunk=TextCompletion,
         refusals=_WORK,
@@ -108,10 +121,11 @@ OPERATIONS = (
         id="create_response",
         summary="Answer an input, whole or as a stream of typed events. Nothing is stored.",
         body=ResponseRequest,
+        example={"model": "auto", "input": "How many legs have three spiders?"},
         reply=ResponseReply,
         chunk=ResponseEvent,
         refusals=_WORK,
-        parameters=(_TASK,),
+        parameters=(_TASK, _DEADLINE),
         is_routed=True,
         end="`response.completed`, `response.incomplete` or `response.failed`",
     ),
@@ -130,6 +144,7 @@ OPERATIONS = (
         id="create_route",
         summary="Where a request would go and why, without generating.",
         body=RouteRequest,
+        example={"prompt": "How many legs have three spiders?"},
         reply=RouteReply,
         refusals=(*_BODY, 404, 500),
         parameters=(_TASK,),
@@ -157,6 +172,7 @@ OPERATIONS = (
         id="tokenize",
         summary="Token ids of a text or a conversation.",
         body=TokenizeRequest,
+        example={"prompt": "Three spiders"},
         reply=TokenizeResponse,
         refusals=(*_BODY, 404),
     ),
@@ -166,6 +182,7 @@ OPERATIONS = (
         id="detokenize",
         summary="Text of token ids.",
         body=DetokenizeRequest,
+        example={"tokens": [1, 2, 3]},
         reply=DetokenizeResponse,
         refusals=(*_BODY, 404),
     ),
@@ -317,7 +334,9 @@ def _describe(operation: Operation, refs: Refs) -> Schema:
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(refs[operation.body])}
-    refusals = {400, *operation.refusals}  # 400: a bad x-request-id
+        if operation.example is not None:
+            described["requestBody"]["content"]["application/json"]["example"] = operation.example
+    refusals = {400, *operation.refusals}  # 400: what is no HTTP
     if operation.needs_key:
         described["security"] = [{"adminKey": []}]
     elif operation.path not in OPEN_PATHS:
@@ -335,14 +354,23 @@ def _content(operation: Operation, refs: Refs) -> Schema:
         return {"text/plain": {"schema": {"type": "string"}}}
     content = _json(refs[operation.reply])
     if operation.chunk is not None:
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": f"`data:` lines; each holds one chunk, the last is {operation.end}",
-            },
-            "x-event-schema": refs[operation.chunk],
-        }
+        content["text/event-stream"] = {"itemSchema": _event(operation, refs)}
     return content
+
+
+def _event(operation: Operation, refs: Refs) -> Schema:
+    """One event of a stream. Source: OpenAPI 3.2, section 4.14, which readers of 3.1 know too."""
+    assert operation.chunk is not None
+    told = {"anyOf": [refs[operation.chunk], refs[ErrorReply]]}
+    data = [{"type": "string", "contentMediaType": "application/json", "contentSchema": told}]
+    if operation.has_done:
+        data.insert(0, {"const": DONE})
+    return {
+        "type": "object",
+        "description": f"The last event is {operation.end}, or tells an error.",
+        "properties": {"event": {"type": "string"}, "data": {"anyOf": data}},
+        "required": ["data"],
+    }
 
 
 def _json(schema: Schema) -> Schema:

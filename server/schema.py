@@ -19,6 +19,7 @@ Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Positive = Annotated[int, Meta(ge=1)]
 TokenId = Annotated[int, Meta(ge=0)]
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
+TopK = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1)]
 StopStrings = Annotated[list[StopString], Meta(max_length=4)]
@@ -62,7 +63,7 @@ class SamplingWish(Wish, frozen=True, kw_only=True):
     model: str
     temperature: Temperature | None = None
     top_p: PositiveProbability | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: TopK | None = None
     min_p: Probability | None = None
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=10.0)] | None = None
     presence_penalty: Penalty | None = None
@@ -79,8 +80,9 @@ class SamplingWish(Wish, frozen=True, kw_only=True):
     user: str | None = None
 
 
-class TextPart(Wish, frozen=True, kw_only=True, tag="text", tag_field="type"):
+class TextPart(Wish, frozen=True, kw_only=True):
     text: str
+    type: Literal["text"]
 
 
 class CalledFunction(Wish, frozen=True, kw_only=True):
@@ -90,11 +92,12 @@ class CalledFunction(Wish, frozen=True, kw_only=True):
     arguments: str
 
 
-class EarlierCall(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+class EarlierCall(Wish, frozen=True, kw_only=True):
     """A call that the assistant made in an earlier turn."""
 
     id: Annotated[str, Meta(min_length=1)]
     function: CalledFunction
+    type: Literal["function"]
 
 
 class Message(Wish, frozen=True, kw_only=True):
@@ -139,16 +142,18 @@ class FunctionWish(Wish, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class ToolWish(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+class ToolWish(Wish, frozen=True, kw_only=True):
     function: FunctionWish
+    type: Literal["function"]
 
 
 class FunctionName(Wish, frozen=True, kw_only=True):
     name: str
 
 
-class NamedToolWish(Wish, frozen=True, kw_only=True, tag="function", tag_field="type"):
+class NamedToolWish(Wish, frozen=True, kw_only=True):
     function: FunctionName
+    type: Literal["function"]
 
 
 class ChatRequest(SamplingWish, frozen=True, kw_only=True):

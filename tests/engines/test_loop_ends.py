@@ -120,6 +120,26 @@ def test_failed_step_ends_its_sequences_only_and_the_engine_serves_on(make_engin
     assert (status.is_healthy, status.num_failed_steps, status.kv_used_bytes) == (True, 1, 0)
 
 
+class Panic(BaseException):
+    """As the tokenizer's and the grammar's Rust libraries raise: no Exception."""
+
+
+def test_panic_in_a_step_ends_its_sequences_only(make_engine: Any) -> None:
+    fake = running(make_engine)
+    fake.submit("a", **LONG)
+
+    def panic() -> None:
+        fake.runner.on_forward = lambda: None
+        raise Panic("index out of range")
+
+    fake.runner.on_forward = panic
+    fake.step_until_idle()
+    assert isinstance(fake.finish("a").error, StepFailed)
+    fake.submit("b", max_tokens=4)
+    fake.step_until_idle()
+    assert fake.finish("b").error is None
+
+
 def test_failed_move_also_ends_the_sequence_that_was_only_moved(make_engine: Any) -> None:
     fake = running(make_engine, step_tokens=20, busy_step_tokens=4)
     fake.submit("stream", (5,), "knowledge", **LONG)

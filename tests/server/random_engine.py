@@ -5,14 +5,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, StepInput
 from engines.loop import ModuleEngine
 from models.manifest import Manifest
 from models.student import Student
+from models.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
 from server.opening import Opened
-from tests.server.conftest import make_manifest, make_tokenizer
+from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 
 CONTEXT_TOKENS = 4096
 
@@ -62,9 +65,20 @@ def long_student(template: str | None = None) -> Student:
     return Student(folder=Path("nowhere"), manifest=manifest, tokenizer=tokenizer)
 
 
-def open_random(template: str | None = None) -> Opened:
+def backward_student() -> Student:
+    """One with as many tokens, and the same, under other ids."""
+    alphabet = byte_alphabet()
+    backend = Backend(models.BPE(vocab={alphabet[byte]: 255 - byte for byte in range(256)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")])
+    tokenizer = Tokenizer(backend, TokenizerSettings(eos_token="<|im_end|>", eos_token_ids=(257,)), TEMPLATE)
+    return Student(folder=Path("nowhere"), manifest=long_student().manifest, tokenizer=tokenizer)
+
+
+def open_random(template: str | None = None, *, student: Student | None = None) -> Opened:
     """A student that answers at random, behind an engine that has yet to be started."""
-    student = long_student(template)
+    student = student or long_student(template)
     engine = ModuleEngine(
         student,
         RandomRunner(student.manifest.architecture.vocab_size),

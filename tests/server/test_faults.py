@@ -88,13 +88,18 @@ def test_failure_of_one_choice_aborts_the_others(start: Start) -> None:
     assert until(lambda: served.engine.status().num_running == 0)
 
 
+class Panic(BaseException):
+    """As Rust libraries raise: no Exception."""
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, Panic])
 def test_unforeseen_exception_is_logged_and_answered_without_details(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
 ) -> None:
     served = start()
 
     def explode(request: object) -> None:
-        raise ZeroDivisionError("secret path /home/x")
+        raise kind("secret path /home/x")
 
     monkeypatch.setattr(served.engine, "submit", explode)
     with caplog.at_level(logging.ERROR):

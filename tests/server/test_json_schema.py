@@ -20,6 +20,10 @@ from server.json_schema import check_schema, locate
         ({"properties": []}, "/properties", InvalidParameter, "object"),
         ({"anyOf": []}, "/anyOf", InvalidParameter, "not empty"),
         ({"required": "a"}, "/required", InvalidParameter, "names"),
+        ({"$ref": ["#/a"]}, "/$ref", InvalidParameter, "text"),
+        ({"pattern": 1}, "/pattern", InvalidParameter, "text"),
+        ({"items": {"minimum": "1"}}, "/items/minimum", InvalidParameter, "number"),
+        ({"maxItems": True}, "/maxItems", InvalidParameter, "number"),
         ({"additionalProperties": "no"}, "/additionalProperties", InvalidParameter, "object"),
     ],
 )
