@@ -3,6 +3,7 @@
 Every draw depends on the row's seed and position alone, so the same seed gives the same text whatever else runs.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from engines.sequence import SamplingParams, Sequence, TokenLogprob
 
 Row = npt.NDArray[np.float32]
 
-SPAN = 16.0
-"""First guess, in nats below the largest, at which tokens can matter to top-p and top-k."""
+SPAN = 4.0
+"""First guess, in nats below the largest, at which tokens can matter to top-p and top-k. Small: what is in has to be
+sorted, and a second look costs little."""
+SLACK = 1e-6
+"""Nats by which tokens may miss min-p and still be looked at exactly."""
 LARGEST_LOGIT = np.float32(1e30)
 BLOCK = 128
 """Tokens per block of the two-level search in the cumulated distribution."""
+REDRAW = 0x5851F42D4C957F2D
+"""Turns a seed into another, for second draws: they must not depend on the first."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -44,38 +50,30 @@ class Sampler:
         greedy = logits.argmax(axis=1)
         if not np.isfinite(logits[np.arange(len(greedy)), greedy]).all():
             raise FloatingPointError("the model's logits are not finite")
-        legal = self._legal_tokens(greedy, sequences)
-        return [
-            Sampled(token_id=int(best))
-            if _is_plain(sequence) and index not in legal
-            else self._sample_row(row, sequence, legal.get(index))
-            for index, (row, best, sequence) in enumerate(zip(logits, greedy, sequences, strict=True))
-        ]
+        rows = [adjust(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
+        tokens = [_choose(*one) for one in zip(rows, greedy, sequences, strict=True)]
+        for index, legal in self._legal_tokens(tokens, sequences).items():
+            tokens[index] = _choose_legal(rows[index], legal, sequences[index])
+        return [self._sampled(*one) for one in zip(logits, tokens, sequences, strict=True)]
 
-    def _legal_tokens(self, greedy: npt.NDArray[np.intp], sequences: list[Sequence]) -> dict[int, Tokens]:
-        """What the grammars of sequences allow, by row.
+    def _legal_tokens(self, tokens: list[int], sequences: list[Sequence]) -> dict[int, Tokens]:
+        """What grammars allow, by row; only for rows whose grammar refuses their token, since to ask costs more.
 
-        Not there: rows without a grammar, and those whose token is the largest logit anyway and legal.
+        To take what was drawn among all tokens if it is legal, and else to draw once more among the legal ones, gives
+        each of those the share that it has among them. Filters look at all tokens first, and then at the legal ones.
         """
         bound = {
             index: sequence.matcher
-            for index, sequence in enumerate(sequences)
-            if sequence.matcher is not None
-            and not (_is_plain(sequence) and sequence.matcher.allows(int(greedy[index])))
+            for index, (token, sequence) in enumerate(zip(tokens, sequences, strict=True))
+            if sequence.matcher is not None and not sequence.matcher.allows(token)
         }
         return dict(zip(bound, self._masks.legal_tokens(list(bound.values())), strict=True)) if bound else {}
 
-    def _sample_row(self, row: Row, sequence: Sequence, legal: Tokens | None) -> Sampled:
-        """`legal` None allows every token; of an empty one any token is taken, which the grammar then refuses."""
-        params = sequence.request.sampling
-        adjusted = adjust(row, sequence)
-        if legal is not None and len(legal):
-            token_id = int(legal[_choose(adjusted[legal], sequence)])
-        else:
-            token_id = _choose(adjusted, sequence)
-        if params.logprobs is None:
+    def _sampled(self, row: Row, token_id: int, sequence: Sequence) -> Sampled:
+        num_alternatives = sequence.request.sampling.logprobs
+        if num_alternatives is None:
             return Sampled(token_id=token_id)
-        return Sampled(token_id=token_id, logprob=self._logprob(row, token_id, params.logprobs))
+        return Sampled(token_id=token_id, logprob=self._logprob(row, token_id, num_alternatives))
 
     def _logprob(self, row: Row, token_id: int, num_alternatives: int) -> TokenLogprob:
         """Under the raw distribution, before penalties and temperature."""
@@ -96,17 +94,22 @@ class Sampler:
         )
 
 
-def _choose(adjusted: Row, sequence: Sequence) -> int:
+def _choose(adjusted: Row, best: np.intp, sequence: Sequence) -> int:
+    """`best` is the largest logit before any adjustment."""
     params = sequence.request.sampling
     if params.is_greedy:
-        return int(adjusted.argmax())
+        return int(adjusted.argmax()) if _is_adjusted(params) else int(best)
     return draw(adjusted, params, uniform(sequence.seed, sequence.num_completion_tokens))
 
 
-def _is_plain(sequence: Sequence) -> bool:
-    """Whether the token is simply the largest logit, with nothing to report."""
+def _choose_legal(adjusted: Row, legal: Tokens, sequence: Sequence) -> int:
+    """A token among those that are legal; where there are none any token, which the grammar then refuses."""
     params = sequence.request.sampling
-    return params.is_greedy and params.logprobs is None and not _is_adjusted(params)
+    if not len(legal):
+        return int(adjusted.argmax())
+    if params.is_greedy:
+        return int(legal[adjusted[legal].argmax()])
+    return int(legal[draw(adjusted[legal], params, uniform(sequence.seed ^ REDRAW, sequence.num_completion_tokens))])
 
 
 def _is_adjusted(params: SamplingParams) -> bool:
@@ -192,7 +195,10 @@ def _filtered(
     """The tokens that pass the filters and their weights, most probable first, ties by token id."""
     limit = min(params.top_k or len(scaled), len(scaled))
     total = float(np.exp(scaled).sum()) if params.top_p < 1.0 and params.top_k is None else None
-    tokens = _candidates(scaled, limit, None if total is None else total * params.top_p)
+    if params.min_p > 0.0:
+        tokens = np.flatnonzero(scaled >= math.log(params.min_p) - SLACK)
+    else:
+        tokens = _candidates(scaled, limit, None if total is None else total * params.top_p)
     order = np.lexsort((tokens, -scaled[tokens]))
     tokens = tokens[order][:limit]
     weights = np.exp(scaled[tokens])

@@ -1,7 +1,8 @@
 """`fenhe bench grammar`: rows that keep to a grammar beside rows that are free, in the same engine, in turns.
 
-Every row makes the same number of tokens: the grammars cannot end before. What is told is the ratio of a round's two
-speeds, so that a busy machine slows both.
+Every row makes the same number of tokens: the grammars cannot end before. All rows share a step, so what is compared is
+the median time of a batch's steps, with that of the batches just before and after: what disturbs a few steps, or slows
+all three batches, does not count.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,16 @@ GRAMMARS = {
 }
 """`records` is what `response_format` asks for, `text` the free part of an answer that may call tools."""
 
-TEMPERATURES = {"greedy": 0.0, "sampled": 1.0}
-PROMPT = "Write down everything that you know about the town and the people who live in it."
+SAMPLINGS: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 1.0},
+    "top_p": {"temperature": 1.0, "top_p": 0.9},
+}
+PROMPT = "Write a JSON list of the people, places and things in the town, each with name, kind, count and tags."
 FORMULAS = {
-    "free_tokens_per_s": "tokens after each row's first / seconds from the last first token to the end, no grammar",
-    "ratio.*": "the same with a grammar on every row / free_tokens_per_s of the same round and sampling",
-    "beside.*": "tokens per second of the free half of the rows, grammars on the other half / with no grammars at all",
+    "free_step_ms.*": "median time between tokens of a row while all rows run, no grammar; mean of the round",
+    "ratio.*": "free step time, mean of the batches just before and after / step time with a grammar on every row",
+    "beside.*": "the same with grammars on every other row: what they cost the free rows beside them",
 }
 
 
@@ -83,24 +89,27 @@ class GrammarBench:
         self._engine.stop(grace_s=0.0)
 
     def round(self) -> dict[str, float]:
-        """Every figure once; free rows before and after the others, so that a drift falls on both."""
+        """Every figure once."""
         figures: dict[str, float] = {}
-        for sampling, temperature in TEMPERATURES.items():
-            before = self._speed(self._batch(temperature, [None] * self._load.num_rows))
-            bound = {
-                name: self._speed(self._batch(temperature, [grammar] * self._load.num_rows))
-                for name, grammar in self._grammars.items()
-            }
-            mixed = [self._grammars["records"] if row % 2 else None for row in range(self._load.num_rows)]
-            beside = self._speed(self._batch(temperature, mixed), free_alone=True)
-            after = self._speed(self._batch(temperature, [None] * self._load.num_rows))
-            free = (before + after) / 2
-            figures[f"free_tokens_per_s.{sampling}"] = free
-            figures |= {f"ratio.{name}.{sampling}": speed / free for name, speed in bound.items()}
-            figures[f"beside.{sampling}"] = beside / (free * _share_of_free(mixed))
+        for name, sampling in SAMPLINGS.items():
+            free_s = [self._step_s(self._batch(sampling, self._rows(None)))]
+            for figure, rows in self._bound_rows().items():
+                step_s = self._step_s(self._batch(sampling, rows))
+                free_s.append(self._step_s(self._batch(sampling, self._rows(None))))
+                figures[f"{figure}.{name}"] = statistics.mean(free_s[-2:]) / step_s
+            figures[f"free_step_ms.{name}"] = statistics.mean(free_s) * 1000
         return figures
 
-    def _batch(self, temperature: float, grammars: Sequence[Grammar | None]) -> list[GenerationRequest]:
+    def _bound_rows(self) -> dict[str, list[Grammar | None]]:
+        """Which row keeps to what, by figure."""
+        every = {f"ratio.{name}": self._rows(grammar) for name, grammar in self._grammars.items()}
+        records = self._grammars["records"]
+        return every | {"beside": [records if row % 2 else None for row in range(self._load.num_rows)]}
+
+    def _rows(self, grammar: Grammar | None) -> list[Grammar | None]:
+        return [grammar] * self._load.num_rows
+
+    def _batch(self, sampling: Mapping[str, float], grammars: Sequence[Grammar | None]) -> list[GenerationRequest]:
         self._num_batches += 1
         return [
             GenerationRequest(
@@ -109,33 +118,31 @@ class GrammarBench:
                 path=self._load.path,
                 sampling=SamplingParams(
                     max_tokens=self._load.num_tokens,
-                    temperature=temperature,
                     seed=row,
                     ignore_eos=grammar is None,
                     grammar=grammar,
+                    **sampling,  # type: ignore[arg-type]
                 ),
             )
             for row, grammar in enumerate(grammars)
         ]
 
-    def _speed(self, requests: Sequence[GenerationRequest], *, free_alone: bool = False) -> float:
+    def _step_s(self, requests: Sequence[GenerationRequest]) -> float:
         progress = self._progress = Progress([request.id for request in requests])
         for request in requests:
             self._engine.submit(request)
         progress.wait_all()
-        counted = [one.id for one in requests if not free_alone or one.sampling.grammar is None]
-        times = [progress.token_times_s[name] for name in counted]
+        times = list(progress.token_times_s.values())
         if any(len(one) != self._load.num_tokens for one in times):
             raise EngineFault("a row ended before its last token: the rows cannot be compared")
-        start, end = max(one[0] for one in times), max(one[-1] for one in times)
-        return sum(1 for one in times for moment in one if moment > start) / (end - start)
+        start, end = max(one[0] for one in times), min(one[-1] for one in times)
+        steps = [
+            later - earlier for one in times for earlier, later in pairwise(one) if start <= earlier < later <= end
+        ]
+        return statistics.median(steps)
 
     def _publish(self, events: Sequence[SequenceEvent]) -> None:
         self._progress.add(events)
-
-
-def _share_of_free(grammars: Sequence[Grammar | None]) -> float:
-    return sum(grammar is None for grammar in grammars) / len(grammars)
 
 
 def _wait_until_loaded(engine: Engine) -> None:
@@ -196,7 +203,7 @@ def render(
     lines = [*describe_setting(machine, versions), *(f"note      {note}" for note in notes), ""]
     for name, median in medians.items():
         values = [one[name] for one in rounds]
-        digits = 0 if name.startswith("free") else 3
+        digits = 2 if name.startswith("free") else 3
         lines.append(f"{name:<28} {median:>8.{digits}f}   [{min(values):.{digits}f} {max(values):.{digits}f}]")
     lines += ["", "formulas (median of rounds; in brackets the lowest and highest)"]
     return "\n".join([*lines, *(f"  {name}: {formula}" for name, formula in FORMULAS.items())])
@@ -207,8 +214,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--student", type=Path, metavar="DIR", help="student folder (default: in the cache)")
     parser.add_argument("--path", metavar="NAME", help="path of the student (default: the full one)")
     parser.add_argument("--rows", type=int, default=32, metavar="N", help="sequences at once (default 32)")
-    parser.add_argument("--tokens", type=int, default=128, metavar="N", help="per sequence (default 128)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="after a warm-up round (default 5)")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="per sequence (default 64)")
+    parser.add_argument("--rounds", type=int, default=8, metavar="N", help="after a warm-up round (default 8)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the engine (default: its own choice)")
     parser.add_argument("--precision", default="auto", help="what fenhe serves with (default auto)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")

@@ -188,6 +188,19 @@ def test_a_preempted_sequence_goes_on_where_it_was(
         assert fake.text(request.id)[-1] == "]"
 
 
+def test_a_cached_prefix_changes_nothing(make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler) -> None:
+    fake = make_engine(prefix_cache_bytes=1 << 20)
+    fake.load_by_hand()
+    grammar = grammar_of(compiler, POINT)
+    prompt = tuple(range(5, 85))
+    for id in ("first", "again"):
+        fake.submit(id, prompt, temperature=1.0, seed=3, max_tokens=60, grammar=grammar)
+        finish(fake)
+    assert fake.finish("again").usage.num_cached_tokens == 64
+    assert fake.tokens("again") == fake.tokens("first")
+    assert is_valid(json.loads(fake.text("again")), POINT)
+
+
 def test_a_failed_matcher_ends_its_sequence_alone(
     make_engine: Callable[..., FakeEngine], compiler: GrammarCompiler
 ) -> None:
@@ -224,10 +237,16 @@ def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCom
     assert sampled.logprob.logprob < -5
 
 
-def test_every_legal_draw_has_its_share(compiler: GrammarCompiler, fake_student: Student) -> None:
+@pytest.mark.parametrize("lift", [0.0, 6.0])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 250}])
+def test_every_legal_draw_has_its_share(
+    compiler: GrammarCompiler, fake_student: Student, lift: float, filters: dict[str, Any]
+) -> None:
+    """Whether most draws are illegal (no lift) or about half of them, and whether tokens are filtered first."""
     tokens = {fake_student.tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
     logits = np.zeros((400, VOCAB_SIZE), np.float32)
-    logits[:, tokens[b"a"]] = np.log(3.0)
+    logits[:, tokens[b"a"]], logits[:, tokens[b"b"]] = lift + np.log(3.0), lift
+    logits[:, tokens[b"c"]] = lift + np.log(4.0)
     grammar = compiler.compile('start: "a" | "b"')
     sequences = [
         new_sequence(
@@ -235,7 +254,7 @@ def test_every_legal_draw_has_its_share(compiler: GrammarCompiler, fake_student:
                 id=str(seed),
                 prompt_token_ids=(5,),
                 path="full",
-                sampling=SamplingParams(max_tokens=5, seed=seed, grammar=grammar),
+                sampling=SamplingParams(max_tokens=5, seed=seed, grammar=grammar, **filters),
             )
         )
         for seed in range(400)
@@ -311,3 +330,10 @@ def test_schema_problems_are_named(schema: dict[str, Any], problem: str) -> None
     assert found is not None
     assert problem in found
     assert schema_problem(POINT) is None
+
+
+def test_schema_that_the_library_panics_at_is_a_problem(compiler: GrammarCompiler) -> None:
+    schema = {"minimum": "é" * 80}
+    assert schema_problem(schema) == "the grammar library fails on it; write it in another way"
+    with pytest.raises(InvalidParameter):
+        compiler.compile(f"start: {json_body(schema)}")

@@ -87,6 +87,29 @@ def test_sampler_draws_from_all_as_a_full_cumulated_sum_would(seed: int, point: 
     assert abs(drawn - expected) <= (0 if 1e-9 < point < 1 - 1e-9 else 1) or weights[drawn] < 1e-9
 
 
+@given(
+    st.integers(0, 2**63 - 1),
+    st.floats(0.05, 8.0),
+    st.sampled_from([{"top_p": 0.99}, {"top_p": 0.3}, {"top_k": 7}, {"top_k": 400, "top_p": 0.9}]),
+    st.sampled_from([0.0, 1e-6, 0.1, 1.0]),
+    st.floats(0.0, 0.999),
+)
+def test_sampler_filters_as_sorting_everything_would(
+    seed: int, scale: float, filters: dict[str, Any], min_p: float, point: float
+) -> None:
+    logits = (np.random.default_rng(seed).standard_normal(500) * scale).astype(np.float32)
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    kept = np.argsort(-weights, kind="stable")[: filters.get("top_k")]
+    kept = kept[weights[kept] >= min_p]
+    if "top_p" in filters:
+        total = weights[kept].sum() if "top_k" in filters else weights.sum()
+        kept = kept[: int(np.searchsorted(np.cumsum(weights[kept]), filters["top_p"] * total)) + 1]
+    mass = np.cumsum(weights[kept])
+    expected = kept[np.searchsorted(mass, point * mass[-1], side="right")]
+    drawn = draw(logits, SamplingParams(max_tokens=1, min_p=min_p, **filters), point)
+    assert drawn == expected or abs(mass[kept.tolist().index(drawn)] - point * mass[-1]) < 1e-9
+
+
 def test_sampler_survives_extreme_temperatures() -> None:
     logits = np.array([10.0, 9.999, -50.0], np.float32)
     assert draw(logits, SamplingParams(max_tokens=1, temperature=1e-6), 0.999) == 0

@@ -8,9 +8,11 @@ import openai
 import pydantic
 import pytest
 
+from engines.scripted import Line
+from models.errors import EngineUnhealthy
 from server.config import Limits, ServerConfig
-from tests.server.conftest import Served, run_server
-from tests.server.random_engine import open_random
+from tests.server.conftest import Served, TinyStudent, make_engine, open_scripted, run_server
+from tests.server.random_engine import backward_student, open_random
 
 POINT = {
     "type": "object",
@@ -73,6 +75,52 @@ def test_streamed_answers_keep_to_the_schema(bound: Served) -> None:
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert json.loads(text).keys() == {"x", "on"}
     assert text == ask(bound, **fields).choices[0].message.content
+
+
+def test_client_s_stream_parses_into_its_models(bound: Served) -> None:
+    with bound.client.chat.completions.stream(
+        model="random",
+        messages=[{"role": "user", "content": "hello"}],
+        response_format=Crossing,
+        max_tokens=900,
+        temperature=0,
+    ) as stream:
+        message = stream.get_final_completion().choices[0].message
+    assert isinstance(message.parsed, Crossing)
+
+
+def test_responses_parse_into_the_client_s_models(bound: Served) -> None:
+    wish: dict[str, Any] = {"model": "random", "input": "hello", "max_output_tokens": 900, "temperature": 0}
+    whole = bound.client.responses.parse(text_format=Crossing, **wish)
+    with bound.client.responses.stream(text_format=Crossing, **wish) as stream:
+        streamed = stream.get_final_response()
+    assert isinstance(whole.output_parsed, Crossing)
+    assert streamed.output_parsed == whole.output_parsed
+
+
+def test_a_stop_string_ends_the_answer_before_it(bound: Served) -> None:
+    choice = ask(bound, response_format=schema_format({"const": "one two"}), stop=[" two"]).choices[0]
+    assert (choice.message.content, choice.finish_reason) == ('"one', "stop")
+
+
+def test_kept_answers_are_those_of_their_schema(bound: Served) -> None:
+    def outcome_of(schema: Any) -> tuple[str, Any]:
+        body = {"model": "random", "messages": [{"role": "user", "content": "keep"}], "temperature": 0}
+        response = bound.post("/v1/chat/completions", {**body, "response_format": schema_format(schema)})
+        return response.headers["x-fenhe-cache"], json.loads(response.json()["choices"][0]["message"]["content"])
+
+    asked = [outcome_of({"const": word}) for word in ("a", "b", "a")]
+    assert asked == [("miss", "a"), ("miss", "b"), ("hit", "a")]
+
+
+def test_a_fallback_keeps_to_the_schema_in_its_own_tokens(student: TinyStudent) -> None:
+    sick = make_engine({"math": Line(refusal=EngineUnhealthy("stopping"))})
+    students = [open_random(student=backward_student()), open_scripted(student, sick, ("math",))]
+    with run_server(students, ServerConfig()) as running:
+        body = {"model": "auto", "messages": [{"role": "user", "content": "math"}]}
+        response = running.post("/v1/chat/completions", {**body, "response_format": schema_format({"enum": ["yes"]})})
+    assert response.headers["x-fenhe-student"] == "random"
+    assert response.json()["choices"][0]["message"]["content"] == '"yes"'
 
 
 def test_json_object_is_any_object(bound: Served) -> None:

@@ -151,6 +151,30 @@ def test_choices_are_read_apart(scripted: Served) -> None:
         assert json.loads(joined(mine)[1][0]["arguments"])["city"] == "Oslo"
 
 
+def test_kept_calls_are_told_again_as_calls(scripted: Served) -> None:
+    first, again = (ask(scripted, "one call", temperature=0, seed=7) for _ in range(2))
+    num_submitted = len(scripted.engine.submitted)
+    chunks = list(ask(scripted, "one call", temperature=0, seed=7, stream=True))
+    assert len(scripted.engine.submitted) == num_submitted, "the stream was kept too"
+    assert first.id != again.id
+    _, calls, reason = joined(chunks)
+    (call,) = again.choices[0].message.tool_calls
+    assert (reason, again.choices[0].finish_reason) == ("tool_calls", "tool_calls")
+    assert [(one["name"], one["arguments"]) for one in calls] == [(call.function.name, call.function.arguments)]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_stop_string_may_cut_a_call(scripted: Served, is_stream: bool) -> None:
+    answer = ask(scripted, "one call", stop=["days"], stream=is_stream)
+    if is_stream:
+        _, (call,), reason = joined(list(answer))
+        arguments = call["arguments"]
+    else:
+        reason = answer.choices[0].finish_reason
+        arguments = answer.choices[0].message.tool_calls[0].function.arguments
+    assert (arguments, reason) == ('{"city": "Oslo", "', "stop")
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_call_cut_off_is_not_to_be_carried_out(scripted: Served, is_stream: bool) -> None:
     answer = ask(scripted, "cut", max_tokens=1, stream=is_stream)
