@@ -8,6 +8,7 @@ import httpx
 from loadtest.served import ADMIN_KEY
 
 SETTLE_S = 30.0
+_DOOR = ("num_running", "running_tokens", "queued_tokens")
 
 
 def aftermath(url: str) -> list[str]:
@@ -46,7 +47,12 @@ def _inside(client: httpx.Client) -> list[str]:
     if reply.status_code != 200:
         return [f"/debug/state answered {reply.status_code}: {reply.text[:200]}"]
     state: dict[str, Any] = reply.json()
-    return [f"{student['name']}: {problem}" for student in state["students"] for problem in student["integrity"]]
+    problems = [f"{student['name']}: {problem}" for student in state["students"] for problem in student["integrity"]]
+    held = {"open_requests": state["open_requests"], "cache.num_generations": state["cache"]["num_generations"]}
+    for student in state["students"]:
+        held |= {f"{student['name']}.{name}": student[name] for name in ("running", "waiting")}
+        held |= {f"{student['name']}.door.{name}": student["door"][name] for name in _DOOR}
+    return problems + [f"{name} is {value} with nothing to do" for name, value in held.items() if value]
 
 
 def _series(text: str) -> dict[str, float]:

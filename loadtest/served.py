@@ -10,16 +10,25 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ADMIN_KEY = "soak-admin-key"
+ADMIN_KEY = "loadtest-admin"
+TENANT_KEYS = ("loadtest-one", "loadtest-two")
+"""Keys of two tenants, for `KEYED`."""
 _URL = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+KEYED = {"FENHE_KEYS__SHA256": ",".join(map(_digest, TENANT_KEYS))}
+"""Settings of a server that asks for keys."""
 
 
 class ServedProcess:
     """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; `log` receives what it prints."""
 
     def __init__(self, settings: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
-        key_hash = hashlib.sha256(ADMIN_KEY.encode()).hexdigest()
-        environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": key_hash} | dict(settings)
+        environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": _digest(ADMIN_KEY)} | dict(settings)
         self._log = log
         self._file = log.open("wb")
         command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *arguments]

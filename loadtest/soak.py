@@ -19,7 +19,7 @@ import httpx
 
 from loadtest.aftermath import aftermath
 from loadtest.ledger import Ledger, Outcome
-from loadtest.served import ServedProcess
+from loadtest.served import KEYED, ServedProcess
 from loadtest.soak_client import send
 from loadtest.soak_kinds import Sent, draw
 
@@ -32,6 +32,7 @@ SETTINGS = {
     "FENHE_ENGINE__PREFIX_CACHE_BYTES": str(64 * 1024 * 1024),
     "FENHE_CACHE__MAX_BYTES": str(4 * 1024 * 1024),
     "FENHE_LOG_LEVEL": "warning",
+    **KEYED,
 }
 """Caches small enough to be full before the warm-up ends: what grows after it is a leak."""
 

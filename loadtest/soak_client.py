@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from loadtest.ledger import Outcome
-from loadtest.soak_kinds import Sent
+from loadtest.soak_kinds import DEBUG, RESPONSES, Sent
 
 PATIENCE_S = 120.0
 """Longer than any answer may take: who waits past it was forgotten."""
@@ -28,6 +30,8 @@ async def send(client: httpx.AsyncClient, sent: Sent) -> Outcome:
 
 def _open(client: httpx.AsyncClient, sent: Sent) -> Any:
     headers = {"content-type": "application/json", **dict(sent.headers)}
+    if sent.key:
+        headers["authorization"] = f"Bearer {sent.key}"
     return client.stream(sent.method, sent.path, content=sent.body, headers=headers)
 
 
@@ -61,7 +65,7 @@ async def _judge(response: httpx.Response, sent: Sent) -> Outcome:
 
 
 def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
-    if sent.method == "GET":
+    if sent.method == "GET" and sent.path != DEBUG:
         return None
     try:
         reply = json.loads(body)
@@ -71,39 +75,59 @@ def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
         detail = reply.get("error") if isinstance(reply, dict) else None
         has_shape = isinstance(detail, dict) and {"message", "type", "param", "code"} <= detail.keys()
         return None if has_shape else f"an error of another shape: {body[:200]!r}"
+    return _reply_problem(reply, sent)
+
+
+def _reply_problem(reply: dict[str, Any], sent: Sent) -> str | None:
+    if sent.path == DEBUG:
+        found = [problem for student in reply["students"] for problem in student["integrity"]]
+        return f"the books do not agree: {found}" if found else None
+    if sent.path == RESPONSES:
+        return None if reply.get("status") in ("completed", "incomplete") else f"status {reply.get('status')}"
     ends = [choice.get("finish_reason") for choice in reply.get("choices", ())]
-    return None if ends and all(ends) else f"choices without an end: {ends}"
+    is_answer = sent.method == "POST"
+    return f"choices without an end: {ends}" if is_answer and not (ends and all(ends)) else None
 
 
 async def _judge_stream(response: httpx.Response, sent: Sent, cache: str | None) -> Outcome:
-    ends: dict[int, int] = {}
-    num_chunks, num_done, num_errors = 0, 0, 0
+    told = Told()
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue
-        num_chunks += 1
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            num_done += 1
-            continue
-        chunk = json.loads(data)
-        num_errors += "error" in chunk
-        for choice in chunk.get("choices", ()):
-            ended = choice.get("finish_reason") is not None
-            ends[choice["index"]] = ends.get(choice["index"], 0) + ended
-        if sent.leaves_after is not None and num_chunks >= sent.leaves_after:
+        told.note(line.removeprefix("data:").strip())
+        if sent.leaves_after is not None and told.num_events >= sent.leaves_after:
             return Outcome(what="left", cache=cache)
-    return Outcome(what=_stream_end(num_errors), cache=cache, problem=_stream_problem(ends, num_done, num_errors))
+    problem = told.problem(is_response=sent.path == RESPONSES, may_break=sent.may_break)
+    return Outcome(what="error in stream" if told.num_errors else "200", cache=cache, problem=problem)
 
 
-def _stream_end(num_errors: int) -> str:
-    return "error in stream" if num_errors else "200"
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What a stream said: it ends once, every choice with one reason and one [DONE], or with one error."""
 
+    num_events: int = 0
+    num_done: int = 0
+    num_errors: int = 0
+    num_response_ends: int = 0
+    ends: Counter[int] = field(default_factory=Counter)
 
-def _stream_problem(ends: dict[int, int], num_done: int, num_errors: int) -> str | None:
-    """A stream ends once: every choice with one reason and one [DONE], or with one error."""
-    if num_errors:
-        return None if num_errors == 1 and num_done <= 1 else f"{num_errors} errors and {num_done} [DONE]"
-    if num_done != 1:
-        return f"{num_done} [DONE] in a stream"
-    return None if ends and set(ends.values()) == {1} else f"choices ended so often: {ends}"
+    def note(self, data: str) -> None:
+        self.num_events += 1
+        if data == "[DONE]":
+            self.num_done += 1
+            return
+        event = json.loads(data)
+        self.num_errors += event.get("error") is not None or event.get("type") == "response.failed"
+        self.num_response_ends += event.get("type") in ("response.completed", "response.incomplete")
+        for choice in event.get("choices", ()):
+            self.ends[choice["index"]] += choice.get("finish_reason") is not None
+
+    def problem(self, *, is_response: bool, may_break: bool) -> str | None:
+        if self.num_errors:
+            is_right = may_break and self.num_errors == 1 and self.num_done <= 1
+            return None if is_right else f"{self.num_errors} errors and {self.num_done} [DONE] in a stream"
+        if is_response:
+            return None if self.num_response_ends == 1 else f"{self.num_response_ends} ends of a response"
+        if self.num_done != 1:
+            return f"{self.num_done} [DONE] in a stream"
+        return None if self.ends and set(self.ends.values()) == {1} else f"choices ended so often: {dict(self.ends)}"

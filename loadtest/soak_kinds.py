@@ -3,14 +3,18 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from loadtest.served import ADMIN_KEY, TENANT_KEYS
 
 WORDS = ("river", "stone", "winter", "engine", "letter", "garden", "contract", "planet", "music", "window", "forest")
 HOT_PROMPTS = tuple(f"Say one sentence about the {word}." for word in WORDS)
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
+DEBUG = "/debug/state"
 ANSWERED = frozenset({200})
 BUSY = frozenset({429})
 """A server that is asked for too much may say so."""
@@ -20,7 +24,8 @@ BUSY = frozenset({429})
 class Sent:
     """One request. `leaves_after` chunks its client hangs up (0: before anything came); None: it stays to the end.
 
-    `copies` of it are sent at once. `allowed` are the statuses that are right.
+    `copies` of it are sent at once. `allowed` are the statuses that are right; `may_break` says whether its stream may
+    end with an error. `key` None: one of the tenants'.
     """
 
     path: str
@@ -31,6 +36,8 @@ class Sent:
     leaves_after: int | None = None
     copies: int = 1
     method: str = "POST"
+    may_break: bool = False
+    key: str | None = None
 
 
 Make = Callable[[random.Random], Sent]
@@ -93,7 +100,7 @@ def dropped_before(rng: random.Random) -> Sent:
 def late(rng: random.Random) -> Sent:
     body = _chat(_words(rng, 8), max_tokens=400, ignore_eos=True, stream=rng.random() < 0.3)
     headers = (("x-fenhe-deadline-ms", str(rng.choice([1, 30, 100, 400, 1500]))),)
-    return _post(body, headers=headers, allowed=frozenset({200, 429, 504}))
+    return _post(body, headers=headers, allowed=frozenset({200, 429, 504}), may_break=True)
 
 
 def structured(rng: random.Random) -> Sent:
@@ -105,6 +112,36 @@ def structured(rng: random.Random) -> Sent:
     }
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
     return _post(_chat(_words(rng, 4), response_format=wanted, max_tokens=40))
+
+
+def called(rng: random.Random) -> Sent:
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    choice = rng.choice(["auto", "required", "none"])
+    body = _chat(_words(rng, 4), tools=[tool], tool_choice=choice, max_tokens=40, parallel_tool_calls=False)
+    return _post(body | {"stream": rng.random() < 0.5})
+
+
+def response(rng: random.Random) -> Sent:
+    body = {"model": "auto", "input": _words(rng, 6), "max_output_tokens": rng.randint(1, 8), "temperature": 0}
+    return _post(body | {"stream": rng.random() < 0.5}, RESPONSES)
+
+
+def scored(rng: random.Random) -> Sent:
+    body = {"model": "auto", "prompt": _words(rng, 20), "echo": True, "logprobs": 2, "max_tokens": rng.randint(0, 2)}
+    return _post(body, COMPLETIONS)
+
+
+def strange_key(rng: random.Random) -> Sent:
+    return _post(_chat("hello"), key=rng.choice(["", "nobody", ADMIN_KEY]), allowed=frozenset({401, 403}))
+
+
+def flushed(rng: random.Random) -> Sent:
+    return Sent(path="/admin/cache", body=b"", method="DELETE", key=ADMIN_KEY, allowed=ANSWERED)
+
+
+def inspected(rng: random.Random) -> Sent:
+    return Sent(path=DEBUG, body=b"", method="GET", key=ADMIN_KEY, allowed=ANSWERED)
 
 
 _BAD_BODIES: tuple[bytes, ...] = (
@@ -169,6 +206,12 @@ MIX: dict[str, tuple[Make, float]] = {
     "dropped_before": (dropped_before, 4),
     "late": (late, 4),
     "structured": (structured, 2),
+    "called": (called, 2),
+    "response": (response, 3),
+    "scored": (scored, 1),
+    "strange_key": (strange_key, 2),
+    "flushed": (flushed, 0.2),
+    "inspected": (inspected, 0.5),
     "bad_body": (bad_body, 8),
     "broken_json": (broken_json, 4),
     "oversize": (oversize, 0.5),
@@ -181,4 +224,5 @@ MIX: dict[str, tuple[Make, float]] = {
 
 def draw(rng: random.Random) -> tuple[str, Sent]:
     kind = rng.choices(list(MIX), [weight for _, weight in MIX.values()])[0]
-    return kind, MIX[kind][0](rng)
+    sent = MIX[kind][0](rng)
+    return kind, sent if sent.key is not None else replace(sent, key=rng.choice(TENANT_KEYS))
