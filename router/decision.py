@@ -45,7 +45,7 @@ class Wishes:
     path: str | None = None
     task: Task | None = None
     quality: Quality = Quality.BALANCED
-    priority: Priority = Priority.NORMAL
+    priority: Priority | None = None
     cache: bool | None = None
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from models.errors import ConfigError
 from models.manifest import MANIFEST_NAME, read_manifest
+from server.eval_command import progress_s
 
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig
@@ -216,7 +217,7 @@ def _evaluate(distiller: "Distiller") -> None:
         rows += read_file(work / HELD_OUT_NAME, "heldout", None)
     config = EvalConfig(native_folder=cache_folder(os.environ) / "native")
     student = Student.open(out)
-    evaluation = evaluate(student, rows, config, show_progress=sys.stderr.isatty())
+    evaluation = evaluate(student, rows, config, progress_s=progress_s())
     print(describe(evaluation))
     (work / MEASURED_NAME).unlink(missing_ok=True)
     write_evaluation(work / EVALUATION_NAME, evaluation)

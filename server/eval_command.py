@@ -18,6 +18,12 @@ HELDOUT = "heldout"
 
 QUICK_ROWS = 50
 QUICK_SPEED_ROUNDS = 5
+TERMINAL_PROGRESS_S, LOG_PROGRESS_S = 0.1, 10.0
+
+
+def progress_s() -> float:
+    """How often to tell how far it is: often on a terminal, seldom in a file."""
+    return TERMINAL_PROGRESS_S if sys.stderr.isatty() else LOG_PROGRESS_S
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     pictures = Pictures.read(steps=arguments.steps, layers=arguments.layers)
     student = Student.open(arguments.folder)
     rows = _rows(arguments)
-    evaluation = evaluate(student, rows, _config(arguments), show_progress=sys.stderr.isatty())
+    evaluation = evaluate(student, rows, _config(arguments), progress_s=progress_s())
     print(describe(evaluation))
     if arguments.json is not None:
         write_evaluation(arguments.json, evaluation)

@@ -14,9 +14,10 @@ from models.errors import DeadlineExceeded, InvalidParameter, ServingError
 from router.admission import Admission, Bounds, Ticket, TicketStatus
 from router.decision import Priority
 from router.pace import Pace
+from server.apart import settle
 from server.bridge import Bridge, EventStream
 from server.config import ServerConfig
-from server.keys import check_priority
+from server.keys import priority_of
 from server.record import Record
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
@@ -80,11 +81,13 @@ class Terms:
         )
 
 
-def terms_of(record: Record, priority: Priority) -> Terms:
+def terms_of(record: Record, priority: Priority | None) -> Terms:
     """The terms of a request whose key and deadline were looked at already. Raises: Forbidden for its priority."""
-    check_priority(record.api_key, priority)
     terms = Terms(
-        deadline_s=record.deadline_s, time_limit_s=record.time_limit_s, tenant=record.tenant, priority=priority
+        deadline_s=record.deadline_s,
+        time_limit_s=record.time_limit_s,
+        tenant=record.tenant,
+        priority=priority_of(record.api_key, priority),
     )
     meter = record.meter
     if meter is None:
@@ -116,7 +119,8 @@ class Gate:
         Raises: QueueFull, DeadlineUnreachable, DeadlineExceeded; what `terms.charge` and `Engine.submit` raise.
         """
         turn: asyncio.Future[ServingError | None] = asyncio.get_running_loop().create_future()
-        ticket = _make_ticket(requests, terms, lambda error: _settle(turn, error))
+        # Should nobody wait any more when it is decided, its waiter was cancelled and releases the ticket.
+        ticket = _make_ticket(requests, terms, lambda error: settle(turn, error))
         terms.charge(ticket.cost_tokens)
         queued_s = time.monotonic()
         try:
@@ -150,11 +154,6 @@ def _make_ticket(
         deadline_s=terms.deadline_s,
         decide=decide,
     )
-
-
-def _settle(turn: asyncio.Future[ServingError | None], error: ServingError | None) -> None:
-    if not turn.done():  # else nobody waits any more: its waiter was cancelled and releases the ticket
-        turn.set_result(error)
 
 
 def _count_tokens(engine: Engine) -> int:

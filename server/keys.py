@@ -177,14 +177,20 @@ def bearer_digest(authorization: str) -> str:
     return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() if key else ""
 
 
-def check_priority(key: Key | None, priority: Priority) -> None:
-    """Raises: Forbidden for a priority above the key's; without keys everybody may ask for any."""
+def priority_of(key: Key | None, wished: Priority | None) -> Priority:
+    """The priority of a request; without a wish it is normal, or what its key may have.
+
+    Raises: Forbidden for a wish above the key's; without keys everybody may wish for any.
+    """
     ranks = tuple(Priority)
-    if key is not None and ranks.index(priority) < ranks.index(key.max_priority):
+    highest = Priority.HIGH if key is None else key.max_priority
+    if wished is None:
+        return max(Priority.NORMAL, highest, key=ranks.index)
+    if ranks.index(wished) < ranks.index(highest):
         raise Forbidden(
-            f"this key may not ask for priority {priority.value!r}, at most for {key.max_priority.value!r}",
-            param="fenhe.priority",
+            f"this key may not ask for priority {wished.value!r}, at most for {highest.value!r}", param="fenhe.priority"
         )
+    return wished
 
 
 def check_exposure(config: ServerConfig, keys: Sequence[Key]) -> None:

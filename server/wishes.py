@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from models.errors import InvalidParameter
-from router.decision import Priority, Quality, Wishes
+from router.decision import Quality, Wishes
 from router.tasks import TASKS, Task
 from server.prompts import TextPrompt
 from server.schema import FenheOptions
@@ -30,7 +30,7 @@ def wishes_of(
         path=path,
         task=_task(options.task, _header(headers)),
         quality=options.quality or Quality.BALANCED,
-        priority=options.priority or Priority.NORMAL,
+        priority=options.priority,
         cache=options.cache,
     )
 

@@ -6,7 +6,7 @@ At most two precisions are in memory at a time: the reference and the one that i
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,15 @@ class EvalConfig:
     num_speed_rounds: int = NUM_ROUNDS
 
 
-def evaluate(student: Student, rows: Sequence[Row], config: EvalConfig, *, show_progress: bool = False) -> Evaluation:
-    """Measure; the full path is always among the points, and so is the reference.
+def evaluate(
+    student: Student, rows: Sequence[Row], config: EvalConfig, *, progress_s: float | None = None
+) -> Evaluation:
+    """Measure; the full path is always among the points, and so is the reference. `progress_s` is how often to tell on
+    stderr how far it is; None: never.
 
     Raises: ConfigError for paths and precisions the student or this machine has not, or rows that leave nothing.
     """
-    run = _Evaluation(student, config, show_progress)
+    run = _Evaluation(student, config, progress_s)
     max_tokens = min(config.max_text_tokens, student.manifest.architecture.max_context_tokens)
     passages = [passage_of(row, student.tokenizer, max_tokens) for row in rows]
     fitting = [passage for passage in passages if passage is not None]
@@ -68,11 +71,11 @@ def evaluate(student: Student, rows: Sequence[Row], config: EvalConfig, *, show_
 
 
 class _Evaluation:
-    def __init__(self, student: Student, config: EvalConfig, show_progress: bool) -> None:
+    def __init__(self, student: Student, config: EvalConfig, progress_s: float | None) -> None:
         self._student = student
         self._manifest = student.manifest
         self._config = config
-        self._show_progress = show_progress
+        self._progress_s = progress_s
         self._full = self._manifest.full_path.name
         self._paths = _chosen_paths(self._manifest, config.paths)
         self._precisions = _chosen_precisions(self._manifest, config)
@@ -131,11 +134,15 @@ class _Evaluation:
         scorer = Scorer(runs, self._full, base)
         scores: Scores = {path: [] for path in paths}
         started_s = time.monotonic()
-        for passage in tqdm(passages, desc=precision, unit="row", disable=not self._show_progress):
+        for passage in self._told(passages, precision):
             for path, score in scorer.score(passage).items():
                 scores[path].append(score)
         logger.info("scored precision=%s rows=%d seconds=%.1f", precision, len(passages), time.monotonic() - started_s)
         return scores
+
+    def _told(self, passages: Sequence[Passage], precision: str) -> Iterable[Passage]:
+        every_s = self._progress_s
+        return passages if every_s is None else tqdm(passages, desc=precision, unit="row", mininterval=every_s)
 
     def _speeds(self, runner: OnnxRunner, paths: Sequence[str]) -> dict[str, dict[int, float]]:
         position = min(POSITION, self._manifest.architecture.max_context_tokens - 1)

@@ -66,10 +66,10 @@ def pick(points: Sequence[Point], scenario: str) -> Pick:
     able = [point for point in points if point.least_kept >= rule.least_kept]
     if able:
         best = min(able, key=rule.cost)
-        kept = f"of those that keep {rule.least_kept:.0%} of every task ({best.least_kept:.1%} here)"
+        kept = f"of those that keep {rule.least_kept:.0%} of every measured task ({best.least_kept:.1%} here)"
         return Pick(point=best, reason=f"{rule.wish} {kept}", is_fallback=False)
     best = max(points, key=lambda point: (point.least_kept, -rule.cost(point)))
-    reason = f"none keeps {rule.least_kept:.0%} of every task; this keeps most, {best.least_kept:.1%}"
+    reason = f"none keeps {rule.least_kept:.0%} of every measured task; this keeps most, {best.least_kept:.1%}"
     return Pick(point=best, reason=reason, is_fallback=True)
 
 

@@ -1,5 +1,6 @@
 """API keys: where they come from, who is let in, and what each may use."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from engines.scripted import Line
 from models.errors import ConfigError, Forbidden
 from router.decision import Priority
 from server.config import AdminConfig, KeysConfig, ServerConfig
-from server.keys import Key, Keyring, check_exposure, check_priority, describe_entry, load_keys, make_secret
+from server.keys import Key, Keyring, check_exposure, describe_entry, load_keys, make_secret, priority_of
 from server.ratelimit import KeyLimits
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 
@@ -160,12 +161,30 @@ def test_loopback_needs_no_keys(host: str) -> None:
     check_exposure(ServerConfig(host=host), ())
 
 
-def test_priority_is_bounded_by_the_key() -> None:
+@pytest.mark.parametrize(
+    ("highest", "wished", "given"),
+    [
+        (Priority.NORMAL, None, Priority.NORMAL),
+        (Priority.HIGH, None, Priority.NORMAL),
+        (Priority.LOW, None, Priority.LOW),
+        (Priority.LOW, Priority.LOW, Priority.LOW),
+        (Priority.NORMAL, Priority.LOW, Priority.LOW),
+        (Priority.HIGH, Priority.HIGH, Priority.HIGH),
+    ],
+)
+def test_priority_is_the_wish_or_normal_as_far_as_the_key_goes(
+    highest: Priority, wished: Priority | None, given: Priority
+) -> None:
+    key = dataclasses.replace(load_keys(KeysConfig(sha256=(digest("x"),)))[0], max_priority=highest)
+    assert priority_of(key, wished) is given
+
+
+def test_priority_above_the_key_is_refused() -> None:
     key = load_keys(KeysConfig(sha256=(digest("x"),)))[0]
-    check_priority(key, Priority.LOW)
-    check_priority(None, Priority.HIGH)
+    assert priority_of(None, Priority.HIGH) is Priority.HIGH
+    assert priority_of(None, None) is Priority.NORMAL
     with pytest.raises(Forbidden):
-        check_priority(key, Priority.HIGH)
+        priority_of(key, Priority.HIGH)
 
 
 # Over HTTP.
