@@ -5,6 +5,7 @@ It only ever saves work. Whatever goes wrong in a store is counted there, and th
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,11 +13,12 @@ from enum import StrEnum
 from models.errors import Unavailable
 from router.cache_config import CacheConfig
 from router.cache_entry import Entry, decode_entry, encode_entry, entry_of
-from router.cache_key import key_prefix
+from router.cache_key import key_prefix, path_of
 from router.cache_store import ENTRY_OVERHEAD_BYTES, MemoryStore, Store
+from router.decision import Priority
 from router.redis_store import RedisStore
 from router.similar import Question, SimilarIndex
-from router.single_flight import Flight, Flights
+from router.single_flight import Flight, Flights, Found, Lookup
 from router.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -72,42 +74,78 @@ class ResultCache:
         """How near a question of this task must be to one that was answered; None: it must be the same."""
         return self._config.semantic.get(task)
 
-    def enter(self, key: str, num_sequences: int, use: CacheUse) -> Flight:
+    def enter(
+        self,
+        key: str,
+        num_sequences: int,
+        use: CacheUse,
+        priority: Priority = Priority.NORMAL,
+        deadline_s: float = math.inf,
+    ) -> Flight:
         """Take a seat in the flight of this key; in one's own when the request must not see another's answer."""
-        flights = self.flights
-        return flights.enter(key, num_sequences) if use.reads else flights.enter_alone(key, num_sequences)
+        if not use.reads:
+            return self.flights.enter_alone(key, num_sequences)
+        return self.flights.enter(key, num_sequences, priority, deadline_s)
 
-    async def find(self, flight: Flight, use: CacheUse) -> Entry | None:
-        """A whole answer for a flight that has not begun. The flight remembers it for those who wait behind."""
+    async def find(self, flight: Flight, use: CacheUse, question: Question | None = None) -> Found | None:
+        """A whole answer for a flight that has not begun; the store is asked once for all who wait for it. Without a
+        `question` the answer is to the same request, with one it may be to another that says nearly the same."""
         if not use.reads:
             return None
-        if flight.found is None:
-            flight.found = await self._read(flight.key, flight.num_sequences)
-        if flight.found is None and flight.question is not None:
-            flight.found, flight.similarity = await self._read_similar(flight, flight.question)
-        found = flight.found
-        return found if found is not None and use.takes(found) else None
+        lookup = flight.lookup
+        async with lookup.lock:
+            await self._look_up(lookup, flight, question)
+        if lookup.same is not None:
+            return Found(lookup.same) if self._suits(lookup.same, use) else None
+        similar = lookup.similar
+        if question is None or similar is None or similar.similarity is None:
+            return None
+        return similar if similar.similarity >= question.threshold and self._suits(similar.entry, use) else None
 
-    async def _read_similar(self, flight: Flight, question: Question) -> tuple[Entry | None, float | None]:
-        while (nearest := self._similar.nearest(question)) is not None:
-            key, score = nearest
-            entry = await self._read(key, flight.num_sequences)
-            if entry is not None:
-                return entry, score
+    def _suits(self, entry: Entry, use: CacheUse) -> bool:
+        return entry.age_s <= self._config.ttl_s and use.takes(entry)
+
+    async def _look_up(self, lookup: Lookup, flight: Flight, question: Question | None) -> None:
+        try:
+            if not lookup.is_done:
+                lookup.same = await self._read(flight.key, flight.num_sequences)
+                lookup.is_done = True
+            if lookup.same is None and question is not None and not lookup.is_similar_done:
+                lookup.similar = await self._read_similar(question, flight.num_sequences)
+                lookup.is_similar_done = True
+        except Unavailable:  # the store has counted it; those who wait do not try again
+            lookup.is_done = lookup.is_similar_done = True
+
+    async def _read_similar(self, question: Question, num_sequences: int) -> Found | None:
+        """The nearest question's answer. Should it be gone the next one is not tried: no request asks the store more
+        than twice. Raises: Unavailable."""
+        nearest = self._similar.nearest(question)
+        if nearest is None:
+            return None
+        key, score = nearest
+        entry = await self._read(key, num_sequences)
+        if entry is None:
             self._similar.forget(question.group, key)
-        return None, None
+            return None
+        return Found(entry, score)
 
     async def _read(self, key: str, num_sequences: int) -> Entry | None:
+        """Raises: Unavailable when the store cannot tell."""
         value = await self.store.get(key)
         if value is None:
             return None
-        entry = decode_entry(value, num_sequences)
+        entry = decode_entry(value, num_sequences, path_of(key))
         if entry is None:
             self.num_rubbish += 1
             logger.debug("cache value is rubbish key=%s bytes=%d", key, len(value))
         elif entry.age_s > self._config.ttl_s:
             return None
         return entry
+
+    def count(self, outcome: Outcome, found: Found | None) -> None:
+        """Count a request, and what it was answered with."""
+        self.outcomes[outcome] += 1
+        self.num_similar += found is not None and found.similarity is not None
 
     def land(self, flight: Flight, is_good: bool) -> None:
         """A flight is over: keep its answer if it is what its key stands for."""

@@ -3,6 +3,7 @@
 Ids, times and model names are not in it: every response has its own.
 """
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -12,6 +13,8 @@ from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, Token
 
 GOOD_ENDS = frozenset({FinishReason.STOP, FinishReason.LENGTH})
 """Ends that are an answer. Anything else is a failure, and never kept."""
+MOST_AHEAD_S = 60.0
+"""By how much the clocks of processes that share a store may differ."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -44,14 +47,22 @@ def encode_entry(entry: Entry) -> bytes:
     return _encoder.encode(entry)
 
 
-def decode_entry(value: bytes, num_choices: int) -> Entry | None:
-    """None for what cannot be an answer to `num_choices` sequences."""
+def decode_entry(value: bytes, num_choices: int, path: str) -> Entry | None:
+    """None for what cannot be an answer of `path` to `num_choices` sequences: anybody may have written it."""
     try:
         entry = _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    is_whole = len(entry.choices) == num_choices and all(choice.reason in GOOD_ENDS for choice in entry.choices)
-    return entry if is_whole else None
+    if len(entry.choices) != num_choices or not entry.stored_s <= time.time() + MOST_AHEAD_S:
+        return None
+    is_sound = math.isfinite(entry.stored_s) and all(_is_sound(choice, path) for choice in entry.choices)
+    return entry if is_sound else None
+
+
+def _is_sound(choice: Choice, path: str) -> bool:
+    usage = choice.usage
+    counts = (usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens)
+    return choice.reason in GOOD_ENDS and choice.path == path and min(counts) >= 0
 
 
 def entry_of(events: Iterable[tuple[int, SequenceEvent]], num_choices: int) -> Entry | None:

@@ -50,6 +50,11 @@ def key_prefix(student: str, path: str | None = None) -> str:
     return f"{student}:" if path is None else f"{student}:{path}:"
 
 
+def path_of(key: str) -> str:
+    """The path that a key names."""
+    return key.split(":")[-2]
+
+
 def _described(value: Any, left_out: frozenset[str] = frozenset()) -> Any:
     """A value as plain lists in one order, with the name of every field.
 

@@ -26,12 +26,14 @@ class StoreStatus:
 
 
 class Store(Protocol):
-    """Values by key. Owned by the loop; `get` and `put` never raise: a store that fails is one that has nothing."""
+    """Values by key. Owned by the loop. It counts its own failures."""
 
-    async def get(self, key: str) -> bytes | None: ...
+    async def get(self, key: str) -> bytes | None:
+        """None where it has nothing. Raises: Unavailable when it cannot tell."""
+        ...
 
     async def put(self, key: str, value: bytes) -> bool:
-        """Whether it is kept."""
+        """Whether it is kept; it is not by a store that fails."""
         ...
 
     async def flush(self, prefix: str) -> int:

@@ -44,11 +44,14 @@ class RedisStore:
         if value is None or isinstance(value, bytes):
             return value
         self._errors["get", "kind"] += 1
-        return None
+        raise Unavailable(f"the cache's server gave no bytes but {type(value).__name__}; see what cache.url leads to")
 
     async def put(self, key: str, value: bytes) -> bool:
         ttl_s = self._config.ttl_s
-        return bool(await self._ask("put", lambda: self._client.set(self._name(key), value, ex=ttl_s)))
+        try:
+            return bool(await self._ask("put", lambda: self._client.set(self._name(key), value, ex=ttl_s)))
+        except Unavailable:
+            return False
 
     async def flush(self, prefix: str) -> int:
         num_flushed = 0
@@ -84,16 +87,16 @@ class RedisStore:
             logger.debug("cache connection not closed error=%s", type(error).__name__)
 
     async def _ask(self, operation: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        """The reply; None when it is better not to ask, or when nothing came of it."""
+        """The reply. Raises: Unavailable when it is better not to ask, or when nothing came of it."""
         breaker = self._breakers[operation]
         if not breaker.allows():
-            return None
+            raise Unavailable("the cache's server is left alone for a while; see cache.breaker_pause_s")
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 reply = await call()
         except Exception as error:  # whatever a broken server makes the client raise, no request may pay for it
             self._note_failure(operation, breaker, error)
-            return None
+            raise Unavailable(f"the cache's server failed ({type(error).__name__}); see that it answers") from error
         if breaker.succeed():
             logger.info("cache server answers again operation=%s", operation)
         return reply

@@ -63,11 +63,13 @@ def read_question(
     max_context_tokens: int,
 ) -> Question | None:
     """`prompt` is the whole text the model gets, `last` the user's words in it. None when those cannot be told from
-    the rest, or are too long to be compared."""
+    the rest, or are too long to be compared, and when the answer holds scores of the prompt's own tokens."""
     before, found, after = prompt.rpartition(last)
     if not found or not last.strip() or len(last) > MAX_CHARS:
         return None
     if any(request.prompt_token_ids != requests[0].prompt_token_ids for request in requests):
+        return None
+    if any(request.sampling.prompt_logprobs is not None for request in requests):
         return None
     rest = cache_key(origin, [_without_prompt(request, max_context_tokens) for request in requests])
     group = hashlib.sha256("\0".join((rest, str(len(before)), before, after)).encode(errors="surrogatepass"))

@@ -5,38 +5,62 @@ last one does.
 """
 
 import asyncio
+import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engines.sequence import SequenceEvent
 from router.cache_entry import GOOD_ENDS, Entry
-from router.decision import Target
+from router.decision import Priority, Target
 from router.similar import Question
+
+HASTE_S = 1.0
+"""Who must be done so much sooner than the one that queues for all does not wait for it. Requests that come together
+differ by less."""
 
 
 class Listener(Protocol):
     def push(self, index: int, event: SequenceEvent) -> None: ...
 
 
+class Found(NamedTuple):
+    """A kept answer; with a `similarity` it is that to a question which says only nearly the same."""
+
+    entry: Entry
+    similarity: float | None = None
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
+class Lookup:
+    """What the store has for all who wait for one flight: it is asked once. `lock` is held while it is."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_done: bool = False
+    same: Entry | None = None
+    is_similar_done: bool = False
+    similar: Found | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Flight:
     """One generation, and who waits for it. Owned by the loop.
 
-    `boarding` is held by whoever finds out how to get the answer. If that comes to nothing, the next one in line holds
-    it and tries, so that nobody waits for a request that is gone. `target` is where the generation really runs, None
-    until it does. `found` is what the last holder found in the store: an answer to the same request, or with a
-    `similarity` to one that says nearly the same as its `question`.
+    `boarding` is held by whoever queues to begin it, by `deadline_s` at the latest. If that comes to nothing, the next
+    one in line holds it and tries, so that nobody waits for a request that is gone. `target` is where the generation
+    really runs, None until it does; `question` is that of the request which began it.
     """
 
     key: str
     num_sequences: int
+    priority: Priority = Priority.NORMAL
+    deadline_s: float = math.inf
     boarding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lookup: Lookup = field(default_factory=Lookup)
     num_seats: int = 0
     target: Target | None = None
-    found: Entry | None = None
     question: Question | None = None
-    similarity: float | None = None
     is_storable: bool = True
     events: list[tuple[int, SequenceEvent]] = field(default_factory=list)
     _listeners: dict[int, Listener] = field(default_factory=dict)
@@ -96,28 +120,51 @@ class Flight:
 
 
 class Flights:
-    """Every generation that may be joined, by key. Owned by the loop."""
+    """Every generation that may be joined, or will be when it begins, by key and priority. Owned by the loop.
+
+    One that has begun is for all. Before, it queues, and who is more urgent must not wait for that: each priority has
+    its own, and one that must be done much sooner than whoever queues begins another in its place.
+    """
 
     def __init__(self, max_joined: int) -> None:
         self._max_joined = max_joined
-        self._by_key: dict[str, Flight] = {}
+        self._by_key: dict[tuple[str, Priority], Flight] = {}
+        self._all: weakref.WeakSet[Flight] = weakref.WeakSet()
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def enter(self, key: str, num_sequences: int) -> Flight:
-        """Take a seat in the flight of this key: one that is there, or a new one."""
-        flight = self._by_key.get(key)
+    def enter(
+        self, key: str, num_sequences: int, priority: Priority = Priority.NORMAL, deadline_s: float = math.inf
+    ) -> Flight:
+        """Take a seat in a flight of this key: one that is there, or a new one."""
+        flight = self._begun(key)
         if flight is None:
-            flight = self._by_key[key] = Flight(key=key, num_sequences=num_sequences)
-        elif flight.num_seats >= self._max_joined:
+            flight = self._by_key.get((key, priority))
+            if flight is None or deadline_s + HASTE_S < flight.deadline_s:
+                flight = self._make(key, num_sequences, priority, deadline_s)
+                self._by_key[key, priority] = flight
+        if flight.num_seats >= self._max_joined:
             return self.enter_alone(key, num_sequences)
         flight.num_seats += 1
         return flight
 
     def enter_alone(self, key: str, num_sequences: int) -> Flight:
         """A flight that nobody else can join."""
-        return Flight(key=key, num_sequences=num_sequences, num_seats=1)
+        flight = self._make(key, num_sequences)
+        flight.num_seats = 1
+        return flight
+
+    def _begun(self, key: str) -> Flight | None:
+        flights = (self._by_key.get((key, priority)) for priority in Priority)
+        return next((flight for flight in flights if flight is not None and flight.is_open), None)
+
+    def _make(
+        self, key: str, num_sequences: int, priority: Priority = Priority.NORMAL, deadline_s: float = math.inf
+    ) -> Flight:
+        flight = Flight(key=key, num_sequences=num_sequences, priority=priority, deadline_s=deadline_s)
+        self._all.add(flight)
+        return flight
 
     def leave(self, flight: Flight) -> None:
         """Give a seat back; the last one ends the generation."""
@@ -132,11 +179,12 @@ class Flights:
 
     def drop(self, flight: Flight) -> None:
         """Let nobody enter it any more; those in it stay."""
-        if self._by_key.get(flight.key) is flight:
-            del self._by_key[flight.key]
+        if self._by_key.get((flight.key, flight.priority)) is flight:
+            del self._by_key[flight.key, flight.priority]
 
     def spoil(self, prefix: str) -> None:
         """What is being generated under these keys is neither kept nor joined by requests that come from now on."""
-        for flight in [one for one in self._by_key.values() if one.key.startswith(prefix)]:
+        for flight in [one for one in self._all if one.key.startswith(prefix)]:
             flight.is_storable = False
+            flight.lookup = Lookup()
             self.drop(flight)

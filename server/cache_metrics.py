@@ -1,8 +1,9 @@
 """What the result cache did, as Prometheus families.
 
-Definitions: a request is counted once, by what it was answered with: a kept answer (hit), a generation that another
-request began (join), its own (miss), or its own without asking (bypass). Refused requests are not counted. Entries and
-bytes are those in this process; with Redis there are none. A breaker that is open asks the server no more for a while.
+Definitions: a request is counted once, when the first piece of its answer is there, by where that came from: a kept
+answer (hit), a generation that another request began (join), its own (miss), or its own without asking (bypass).
+Refused requests are not counted, nor is the second try of one whose shared generation failed. Entries and bytes are
+those in this process; with Redis there are none. A breaker that is open asks the server no more for a while.
 """
 
 from collections.abc import Iterable, Iterator

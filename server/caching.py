@@ -1,49 +1,57 @@
 """Between the result cache and the streams of answers: one request's seat in a generation that others may share."""
 
-import asyncio
+import contextlib
 import math
+from collections.abc import AsyncIterator
 
 from router.cache import CacheUse, Outcome, ResultCache
 from router.cache_entry import Entry, replay
 from router.decision import Target
 from router.similar import Question
+from router.single_flight import Found
 from server.bridge import EventStream
+from server.gate import Terms
 
 
 class Seat:
     """A request's share in a generation. Owned by the loop; whoever has one closes it."""
 
     def __init__(
-        self, cache: ResultCache, key: str, num_sequences: int, use: CacheUse, question: Question | None = None
+        self, cache: ResultCache, key: str, num_sequences: int, use: CacheUse, terms: Terms, question: Question | None
     ) -> None:
         self._cache = cache
         self._use = use
-        self._flight = cache.enter(key, num_sequences, use)
-        self._flight.question = question
+        self._deadline_s = terms.deadline_s
+        self._question = question
+        self._flight = cache.enter(key, num_sequences, use, terms.priority, terms.deadline_s)
         self._stream: EventStream | None = None
         self._is_given_back = False
-
-    @property
-    def boarding(self) -> asyncio.Lock:
-        """Held while finding out how to get the answer: one request of those that are the same does so."""
-        return self._flight.boarding
 
     @property
     def target(self) -> Target | None:
         """Where the generation really runs; None while there is none to join."""
         return self._flight.target
 
-    @property
-    def similarity(self) -> float | None:
-        """How near the question is whose answer `find` found; None where it is the same."""
-        return self._flight.similarity
+    @contextlib.asynccontextmanager
+    async def boarding(self) -> AsyncIterator[None]:
+        """One request of those that are the same queues for all of them, the next one when that comes to nothing."""
+        flight = self._flight
+        async with flight.boarding:
+            if not flight.is_open:
+                flight.deadline_s = self._deadline_s
+            try:
+                yield
+            except BaseException:
+                flight.lookup.is_done = False  # it may have queued for long: the next one looks again
+                raise
 
-    async def find(self) -> Entry | None:
-        """An answer that was kept."""
-        return await self._cache.find(self._flight, self._use)
+    async def find(self) -> Found | None:
+        """An answer that was kept, while there is no generation to join."""
+        return None if self._flight.is_open else await self._cache.find(self._flight, self._use, self._question)
 
     def lead(self, running: EventStream, target: Target) -> EventStream:
         """Share what has just begun; from now on it is no longer the caller's to close."""
+        self._flight.question = self._question
         self._flight.take_off(target, running.close, self._cache.land)
         running.divert(self._flight.push)
         return self.join()
@@ -82,11 +90,11 @@ def stream_of(entry: Entry) -> EventStream:
     return stream
 
 
-def cache_headers(outcome: Outcome, age_s: float | None, similarity: float | None) -> list[tuple[bytes, bytes]]:
+def cache_headers(outcome: Outcome, found: Found | None) -> list[tuple[bytes, bytes]]:
     """Source: RFC 9111, section 5.1: age in whole seconds, of what was kept."""
     headers = [(b"x-fenhe-cache", outcome.value.encode())]
-    if similarity is not None:
-        headers.append((b"x-fenhe-similarity", f"{similarity:.3f}".encode()))
-    if age_s is not None:
-        headers.append((b"age", str(math.floor(age_s)).encode()))
+    if found is not None and found.similarity is not None:
+        headers.append((b"x-fenhe-similarity", f"{found.similarity:.3f}".encode()))
+    if found is not None:
+        headers.append((b"age", str(math.floor(found.entry.age_s)).encode()))
     return headers

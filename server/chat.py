@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.sequence import Finish, TokenLogprob
-from models.errors import InvalidParameter
+from models.errors import InvalidParameter, ServingError
 from router.conversation import Conversation
 from router.decision import Target, Wishes
 from server import sse
-from server.answer import Job, Part, Plan, answer
+from server.answer import answer
 from server.context import Context
 from server.decode import decode_body
+from server.errors import body_of
+from server.job import Job, Part, Plan
 from server.limits import answer_tokens, check_choices, read_json_body
 from server.prompts import Prompt, conversation_in, encode_messages
 from server.record import record_of
@@ -184,6 +186,9 @@ class ChatShape:
 
     def usage(self, usage: UsageReply) -> bytes:
         return sse.frame(encoder.encode(self._chunk(None, usage)))
+
+    def failed(self, error: ServingError) -> bytes:
+        return sse.frame(body_of(error))
 
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
         return encoder.encode(

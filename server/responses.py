@@ -8,13 +8,14 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
+from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from router.conversation import Conversation
 from router.decision import Target, Wishes
-from server.answer import Plan, answer
+from server.answer import answer
 from server.chat import ChatOrder, Handler
 from server.context import Context
 from server.decode import decode_body
+from server.job import Plan
 from server.limits import read_json_body
 from server.prompts import Prompt
 from server.record import record_of
@@ -37,9 +38,7 @@ def response_handler(context: Context) -> Handler:
     async def create_response(request: Request) -> Response:
         wish = decode_body(await read_json_body(request, context), response_decoder)
         wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
-        record = record_of(request.scope)
-        order = ResponseOrder(context, wish, wishes, record.key)
-        record.frame_error = order.failed
+        order = ResponseOrder(context, wish, wishes, record_of(request.scope).key)
         with _own_names():
             return await answer(context, order)
 
@@ -54,7 +53,6 @@ class ResponseOrder:
         _refuse(wish)
         self._wish = wish
         self._key = key
-        self._shape: ResponseShape | None = None
         with _own_names():
             self._chat = ChatOrder(context, chat_wish(wish), wishes, key)
 
@@ -71,13 +69,7 @@ class ResponseOrder:
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
         plan = self._chat.plan(target, student, prompts)
         job = replace(plan.job, id=f"resp_{self._key}", created=int(time.time()), includes_usage=True, done=b"")
-        self._shape = ResponseShape(job, self._wish, self._key)
-        return replace(plan, job=job, shape=self._shape)
-
-    def failed(self, error: ServingError) -> bytes:
-        """The last event of a stream that fails."""
-        assert self._shape is not None
-        return self._shape.failed(error)
+        return replace(plan, job=job, shape=ResponseShape(job, self._wish, self._key))
 
 
 def _refuse(wish: ResponseRequest) -> None:

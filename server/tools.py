@@ -58,7 +58,7 @@ def _find_named(functions: Sequence[FunctionWish], choice: NamedToolWish) -> Fun
             return function
     known = ", ".join(function.name for function in functions)
     raise InvalidParameter(
-        f"`tool_choice.function.name`: {choice.function.name!r} is not in `tools`: {known[:500]}",
+        f"`tool_choice.function.name`: {choice.function.name[:100]!r} is not in `tools`: {known[:500]}",
         param="tool_choice.function.name",
     )
 

@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from engines.sequence import FinishReason, SequenceEvent
-from models.errors import ConfigError
+from models.errors import ConfigError, Unavailable
 from router.cache import CacheUse, ResultCache, make_result_cache
 from router.cache_config import CacheConfig
 from router.cache_store import MemoryStore
 from router.decision import Target
+from router.similar import Question, read_text
 from router.single_flight import Flight
 from tests.router.flights import KEY, TARGET, end, text
 
@@ -26,6 +27,22 @@ class Held(MemoryStore):
     async def put(self, key: str, value: bytes) -> bool:
         await self.may_go_on.wait()
         return await super().put(key, value)
+
+
+class Shaky(MemoryStore):
+    """A store that counts its calls, takes a moment for each, and may be down."""
+
+    def __init__(self) -> None:
+        super().__init__(1_000_000, 60.0)
+        self.is_down = False
+        self.num_asked = 0
+
+    async def get(self, key: str) -> bytes | None:
+        self.num_asked += 1
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise Unavailable("down")
+        return await super().get(key)
 
 
 def make_cache(**settings: int) -> ResultCache:
@@ -49,9 +66,9 @@ async def settled(cache: ResultCache) -> None:
 
 async def found(cache: ResultCache, use: CacheUse = USE) -> str | None:
     flight = cache.enter(KEY, 1, use)
-    entry = await cache.find(flight, use)
+    found = await cache.find(flight, use)
     cache.flights.leave(flight)
-    return None if entry is None else entry.choices[0].text
+    return None if found is None else found.entry.choices[0].text
 
 
 async def test_cache_finds_what_a_generation_left() -> None:
@@ -126,6 +143,26 @@ async def test_flush_forgets_what_is_kept_and_what_is_on_its_way() -> None:
     assert await found(cache) is None
 
 
+async def test_flush_reaches_what_flies_alone() -> None:
+    cache = make_cache()
+    flight = cache.enter(KEY, 1, CacheUse(writes=True))
+    flight.take_off(TARGET, lambda: None, cache.land)
+    await cache.flush("tiny:")
+    flight.push(0, end(words="begun before the flush"))
+    await settled(cache)
+    assert await found(cache) is None
+
+
+async def test_flush_reaches_what_those_who_wait_have_found() -> None:
+    cache = make_cache()
+    fly(cache, end(words="old"))
+    await settled(cache)
+    flight = cache.enter(KEY, 1, USE)
+    assert await cache.find(flight, USE) is not None
+    await cache.flush("tiny:")
+    assert await cache.find(flight, USE) is None
+
+
 async def test_flush_reaches_an_answer_that_is_being_put_away() -> None:
     store = Held()
     cache = ResultCache(CacheConfig(), store)
@@ -158,6 +195,74 @@ async def test_request_that_must_not_see_another_s_answer_flies_alone_and_is_kep
     cache.flights.leave(with_others)
     await settled(cache)
     assert await found(cache) == "fresh"
+
+
+async def test_store_is_asked_once_for_all_who_wait() -> None:
+    store = Shaky()
+    cache = ResultCache(CacheConfig(), store)
+    flights = [cache.enter(KEY, 1, USE) for _ in range(9)]
+    await asyncio.gather(*(cache.find(flight, USE) for flight in flights))
+    assert store.num_asked == 1
+
+
+async def test_kept_answer_that_is_too_old_for_one_is_given_to_the_next() -> None:
+    cache = make_cache()
+    fly(cache, end(words="answer"))
+    await settled(cache)
+    fresh = CacheUse(reads=True, writes=True, max_age_s=0.0)
+    flight = cache.enter(KEY, 1, fresh)
+    assert await cache.find(flight, fresh) is None
+    assert await cache.find(flight, USE) is not None
+
+
+def question(text: str = "what is a fact of nature?", threshold: float = 0.9) -> Question:
+    return Question(group="g", reading=read_text(text), threshold=threshold)
+
+
+async def keep_similar(cache: ResultCache, *texts: str) -> None:
+    """Answers to other questions of one group."""
+    for number, asked in enumerate(texts):
+        flight = cache.enter(f"tiny:full:other{number}", 1, USE)
+        flight.question = question(asked)
+        flight.take_off(TARGET, lambda: None, cache.land)
+        flight.push(0, end(words="similar"))
+        cache.flights.leave(flight)
+    await settled(cache)
+
+
+async def test_answer_to_a_similar_question_is_only_for_those_who_may_have_it() -> None:
+    cache = make_cache()
+    await keep_similar(cache, "what is a fact of nature")
+    flight = cache.enter(KEY, 1, USE)
+    assert await cache.find(flight, USE) is None
+    found = await cache.find(flight, USE, question())
+    assert found is not None
+    assert found.similarity is not None
+    assert 0.9 < found.similarity < 1.0
+    assert await cache.find(flight, USE) is None
+    assert await cache.find(flight, USE, question(threshold=1.0)) is None
+
+
+async def test_store_that_fails_costs_one_call_and_no_questions() -> None:
+    store = Shaky()
+    cache = ResultCache(CacheConfig(), store)
+    await keep_similar(cache, *(f"what is a fact of nature{end}" for end in ("", ".", "!")))
+    store.is_down, store.num_asked = True, 0
+    assert await cache.find(cache.enter(KEY, 1, USE), USE, question()) is None
+    assert store.num_asked == 1
+    store.is_down = False
+    assert await cache.find(cache.enter("tiny:full:1", 1, USE), USE, question()) is not None
+
+
+async def test_similar_answer_that_is_gone_is_looked_for_once() -> None:
+    store = Shaky()
+    cache = ResultCache(CacheConfig(), store)
+    await keep_similar(cache, *(f"what is a fact of nature{end}" for end in ("", ".", "!")))
+    await store.flush("")
+    for number in range(4):
+        store.num_asked = 0
+        assert await cache.find(cache.enter(f"tiny:full:{number}", 1, USE), USE, question()) is None
+        assert store.num_asked == (2 if number < 3 else 1)
 
 
 async def test_close_waits_for_answers_on_their_way() -> None:

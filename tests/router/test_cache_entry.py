@@ -1,6 +1,9 @@
 """What is kept of an answer: whole answers only, and all of what bodies are made of."""
 
-from dataclasses import fields
+import math
+import time
+from dataclasses import fields, replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -46,7 +49,7 @@ def test_entry_is_none_for_what_is_no_whole_answer(last: SequenceEvent) -> None:
 
 def test_entry_survives_encoding() -> None:
     entry = whole()
-    assert decode_entry(encode_entry(entry), 2) == entry
+    assert decode_entry(encode_entry(entry), 2, "full") == entry
 
 
 @pytest.mark.parametrize(
@@ -64,12 +67,35 @@ def test_entry_survives_encoding() -> None:
     ],
 )
 def test_rubbish_and_answers_to_another_number_of_choices_are_none(value: bytes) -> None:
-    assert decode_entry(value, 1) is None
+    assert decode_entry(value, 1, "full") is None
 
 
 def test_entry_of_a_failed_choice_is_not_believed() -> None:
     bad = msgspec.structs.replace(whole().choices[0], reason=FinishReason.ERROR)
-    assert decode_entry(encode_entry(Entry(stored_s=1.0, choices=(bad,))), 1) is None
+    assert decode_entry(encode_entry(Entry(stored_s=1.0, choices=(bad,))), 1, "full") is None
+
+
+@pytest.mark.parametrize("stored_s", [math.nan, math.inf, -math.inf, time.time() + 86400])
+def test_entry_of_no_time_there_has_been_is_not_believed(stored_s: float) -> None:
+    entry = msgspec.structs.replace(whole(), stored_s=stored_s)
+    assert decode_entry(encode_entry(entry), 2, "full") is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"path": "shallow"},
+        {"path": "full\r\nx-fenhe-task: math"},
+        {"usage": replace(USAGE, num_prompt_tokens=-1)},
+        {"usage": replace(USAGE, num_cached_tokens=-1)},
+        {"usage": replace(USAGE, num_completion_tokens=-1)},
+    ],
+    ids=repr,
+)
+def test_entry_with_a_choice_no_engine_would_give_is_not_believed(wrong: dict[str, Any]) -> None:
+    first, second = whole().choices
+    entry = Entry(stored_s=time.time(), choices=(first, msgspec.structs.replace(second, **wrong)))
+    assert decode_entry(encode_entry(entry), 2, "full") is None
 
 
 def test_replay_makes_the_same_entry_again() -> None:

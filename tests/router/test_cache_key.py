@@ -8,7 +8,7 @@ import pytest
 
 from engines.grammar import Grammar
 from engines.sequence import GenerationRequest, SamplingParams, WhileLoading
-from router.cache_key import NOT_IN_KEY, Origin, cache_key, key_prefix
+from router.cache_key import NOT_IN_KEY, Origin, cache_key, key_prefix, path_of
 
 ORIGIN = Origin(student="tiny", digest="d1", path="full", tenant=None)
 SAMPLING = SamplingParams(max_tokens=8)
@@ -100,6 +100,7 @@ def test_key_names_student_and_path_and_nothing_of_the_request() -> None:
     assert (student, path) == ("tiny", "full")
     assert len(digest) == 64
     assert "acme" not in key
+    assert path_of(key) == "full"
 
 
 def test_key_refuses_a_kind_it_cannot_describe() -> None:

@@ -91,6 +91,8 @@ def test_question_that_cannot_be_compared_is_none() -> None:
     assert read([REQUEST], "user: changed", LAST) is None
     assert read([REQUEST], "user:  ", " ") is None
     assert read(others, LAST, LAST) is None
+    scored = replace(REQUEST, sampling=replace(REQUEST.sampling, prompt_logprobs=0))
+    assert read([scored], LAST, LAST) is None
 
 
 def test_index_finds_the_nearest_of_its_group() -> None:

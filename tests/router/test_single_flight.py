@@ -1,7 +1,8 @@
 """One generation for all who ask the same: it outlives who began it, and ends with the last."""
 
 from engines.sequence import FinishReason
-from router.single_flight import Flight, Flights
+from router.decision import Priority
+from router.single_flight import HASTE_S, Flight, Flights
 from tests.router.flights import KEY, TARGET, Ear, end, text
 
 
@@ -93,6 +94,37 @@ def test_flights_of_one_key_are_full_at_their_bound() -> None:
     flights.leave(alone)
     assert flights.enter_alone(KEY, 1) is not joined[0]
     assert len(flights) == 1
+
+
+def test_flights_of_other_priorities_are_apart_until_one_has_begun() -> None:
+    flights = Flights(9)
+    low, high = (flights.enter(KEY, 1, priority) for priority in (Priority.LOW, Priority.HIGH))
+    assert low is not high
+    assert flights.enter(KEY, 1, Priority.LOW) is low
+    assert flights.enter(KEY, 1, Priority.HIGH) is high
+    take_off(low)
+    assert all(flights.enter(KEY, 1, priority) is low for priority in Priority)
+
+
+def test_flight_that_queues_with_more_time_is_not_waited_for() -> None:
+    flights = Flights(9)
+    patient = flights.enter(KEY, 1, deadline_s=100.0)
+    assert flights.enter(KEY, 1, deadline_s=100.0 - HASTE_S / 2) is patient
+    hasty = flights.enter(KEY, 1, deadline_s=50.0)
+    assert hasty is not patient
+    assert flights.enter(KEY, 1, deadline_s=100.0) is hasty
+    flights.leave(patient)
+    assert flights.enter(KEY, 1, deadline_s=100.0) is hasty
+    take_off(hasty)
+    assert flights.enter(KEY, 1, deadline_s=1.0) is hasty
+
+
+def test_flights_that_nobody_else_may_join_are_spoiled_too() -> None:
+    flights = Flights(1)
+    shared = flights.enter(KEY, 1)
+    surplus, alone = flights.enter(KEY, 1), flights.enter_alone(KEY, 1)
+    flights.spoil("tiny:")
+    assert [flight.is_storable for flight in (shared, surplus, alone)] == [False] * 3
 
 
 def test_flights_that_are_spoiled_are_neither_kept_nor_joined() -> None:

@@ -1,9 +1,12 @@
 """The result cache through the API: answers that cost no work, shared ones, and those that must not be shared."""
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +16,13 @@ import httpx
 import msgspec
 import pytest
 
+from engines.config import EngineConfig
 from engines.scripted import Line
+from engines.sequence import FinishReason, Usage
 from models.errors import EngineUnhealthy, QueueFull, StepFailed
 from router.cache_config import CacheConfig
+from router.cache_entry import Choice, Entry, encode_entry
+from router.decision import Priority
 from server.answer import Answer
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
@@ -33,9 +40,11 @@ from tests.server.conftest import (
     until,
 )
 from tests.server.test_metrics import value
+from tests.server.test_responses import typed_events
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 PACED = Line(pieces=tuple(f"{i} " for i in range(12)), delay_s=0.05)
+NONE = Usage(num_prompt_tokens=1, num_cached_tokens=0, num_completion_tokens=1)
 ADMIN_KEY = "let me in"
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 
@@ -270,8 +279,6 @@ class Turnstile:
         original = Answer._submit
 
         async def submit(answer: Answer) -> Any:
-            import asyncio
-
             self.num_waiting += 1
             while not self._open.is_set():
                 await asyncio.sleep(0.005)
@@ -316,6 +323,66 @@ def test_leader_that_is_refused_is_followed_by_the_next(start: Start, monkeypatc
     assert len(served.context.cache.flights) == 0
 
 
+@pytest.fixture
+def narrow(start: Start) -> Served:
+    """A server that runs one sequence at a time."""
+    return start(engine_config=EngineConfig(max_running=1, max_waiting=16), max_running=1)
+
+
+def test_urgent_request_does_not_wait_for_the_turn_of_one_that_is_not(narrow: Served) -> None:
+    admission = narrow.student.gate.admission
+    with ThreadPoolExecutor(2) as pool:
+        with streaming(narrow, "slow"):
+            low = pool.submit(narrow.chat, "hello", fenhe={"priority": "low"}, **GREEDY)
+            assert until(lambda: admission.num_waiting_in(Priority.LOW) == 1)
+            high = pool.submit(narrow.chat, "hello", fenhe={"priority": "high"}, **GREEDY)
+            assert until(lambda: admission.num_waiting_in(Priority.HIGH) == 1)
+        assert [outcome(future.result()) for future in (high, low)] == ["miss", "miss"]
+
+
+def test_request_with_little_time_does_not_wait_for_the_turn_of_one_with_more(narrow: Served) -> None:
+    admission = narrow.student.gate.admission
+    with ThreadPoolExecutor(3) as pool:
+        with streaming(narrow, "slow"):
+            patient = pool.submit(narrow.chat, "hello", **GREEDY)
+            assert until(lambda: admission.num_waiting == 1)
+            hasty = pool.submit(narrow.chat, "hello", headers={"x-fenhe-deadline-ms": "15000"}, **GREEDY)
+            assert until(lambda: admission.num_waiting == 2)
+            follower = pool.submit(narrow.chat, "hello", **GREEDY)
+            assert until(lambda: seats(narrow) == 3)
+        assert [outcome(future.result()) for future in (hasty, patient)] == ["miss", "miss"]
+        assert outcome(follower.result()) in ("join", "hit")
+    assert len(narrow.context.cache.flights) == 0
+
+
+def test_kept_answer_does_not_wait_for_the_turn_of_one_who_wants_a_fresh_one(narrow: Served) -> None:
+    assert ask(narrow) == "miss"
+    with ThreadPoolExecutor(1) as pool:
+        with streaming(narrow, "slow"):
+            fresh = pool.submit(narrow.chat, "hello", headers={"cache-control": "max-age=0"}, **GREEDY)
+            assert until(lambda: narrow.student.gate.admission.num_waiting == 1)
+            assert ask(narrow) == "hit"
+        assert outcome(fresh.result()) == "miss"
+
+
+def test_next_in_line_looks_again_for_what_was_kept_meanwhile(narrow: Served) -> None:
+    admission = narrow.student.gate.admission
+    choice = Choice(text="kept", logprobs=(), reason=FinishReason.STOP, path="full", usage=NONE, stop=None)
+    with ThreadPoolExecutor(2) as pool, streaming(narrow, "slow"):
+        with httpx.Client(base_url=narrow.url) as http:
+            body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **GREEDY}
+            leader = pool.submit(http.post, "/v1/chat/completions", json=body, timeout=1.0)
+            assert until(lambda: admission.num_waiting == 1)
+            follower = pool.submit(narrow.chat, "hello", **GREEDY)
+            assert until(lambda: seats(narrow) == 3)
+            key = list(narrow.context.cache.flights._by_key)[-1][0]
+            kept = encode_entry(Entry(stored_s=time.time(), choices=(choice,)))
+            assert asyncio.run(narrow.context.cache.store.put(key, kept))
+            with pytest.raises(httpx.ReadTimeout):
+                leader.result()
+        assert words(follower.result()) == "kept"
+
+
 @pytest.mark.parametrize("num_failures", [1, 9])
 def test_followers_of_a_failed_generation_try_once_more(start: Start, num_failures: int) -> None:
     broken = Line(pieces=("a",) * 4, delay_s=0.1, error=StepFailed("the forward pass failed"))
@@ -332,6 +399,55 @@ def test_followers_of_a_failed_generation_try_once_more(start: Start, num_failur
     assert statuses == ([200] * 4 + [500] if num_failures == 1 else [500] * 5)
     assert num_asked(served) == 2
     assert served.engine.status().num_running == 0
+    assert served.context.cache.outcomes == {"miss": 1, "join": 4}
+
+
+def test_lines_about_a_shared_generation_name_the_request(
+    start_pool: StartPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    sick = {"script": {"paced": Line(refusal=EngineUnhealthy("stopping"))}}
+    broken = {"script": {"paced": Line(pieces=("a",) * 4, delay_s=0.1, error=StepFailed("failed"))}}
+    served = start_pool({"one": (), "two": (), "three": ()}, one=sick, two=sick, three=broken)
+    caplog.set_level(logging.INFO, "server.answer")
+    ids = {response.headers["x-request-id"] for response in at_once(served, 2)}
+    lines = [record.getMessage() for record in caplog.records if record.name == "server.answer"]
+    events = {line.partition(" id=")[0] for line in lines}
+    assert events == {
+        "student gave way",
+        "fallback could not take over",
+        "shared generation failed, trying once more",
+    }
+    assert all(any(f" id={one} " in line for one in ids) for line in lines)
+
+
+def test_stream_that_fails_at_the_second_try_is_ended_in_its_own_words(
+    start_pool: StartPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The follower joins what its leader fell back to, and at its second try is answered by the first student."""
+    sick, broken = Line(refusal=EngineUnhealthy("stopping")), Line(pieces=(), error=StepFailed("broken"))
+    served = start_pool({"one": (), "two": ()}, one={"script": {"paced": sick}}, two={"script": {"paced": broken}})
+    submit: Callable[..., None] = served.engine.submit
+
+    def recover(request: Any) -> None:
+        try:
+            submit(request)
+        finally:
+            served.engine._script["paced"] = Line(pieces=("a",) * 4, delay_s=0.1, error=StepFailed("broken"))
+
+    served.engine.submit = recover  # type: ignore[method-assign]
+    turnstile = Turnstile(monkeypatch)
+    body = {"model": "auto", "input": "paced", "stream": True, **GREEDY}
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(served.post, "/v1/responses", body) for _ in range(2)]
+        assert until(lambda: seats(served) == 2)
+        turnstile.open()
+    refused, failed = sorted((future.result() for future in answers), key=lambda response: -response.status_code)
+    assert (refused.status_code, failed.status_code) == (500, 200)
+    events = typed_events(failed.content)
+    assert [event["sequence_number"] for _, event in events] == list(range(len(events)))
+    assert events[-1][0] == "response.failed"
+    assert events[-1][1]["response"]["model"] == events[0][1]["response"]["model"] == "one"
+    assert events[-1][1]["response"]["output"][0]["content"][0]["text"] == "aaaa"
 
 
 def test_failure_inside_a_shared_stream_is_told_to_all(start: Start) -> None:
@@ -393,7 +509,7 @@ def test_no_tenant_joins_what_runs_for_another(tenants: Served) -> None:
 @pytest.fixture
 def administered(student: TinyStudent) -> Iterator[Served]:
     key = hashlib.sha256(ADMIN_KEY.encode()).hexdigest()
-    with serve(student, ServerConfig(admin=AdminConfig(key_sha256=key))) as running:
+    with serve(student, ServerConfig(admin=AdminConfig(key_sha256=key)), {"paced": PACED}) as running:
         yield running
 
 
@@ -414,6 +530,27 @@ def test_flush_forgets_what_it_names(administered: Served, query: str, num_flush
     response = administered.http.delete(f"/admin/cache{query}", headers=ADMIN)
     assert (response.status_code, response.json()) == (200, {"flushed": num_flushed})
     assert [ask(administered, model=model) for model in models] == again
+
+
+@pytest.mark.parametrize("directive", ["max-age=60", "no-cache"])
+def test_flush_reaches_what_is_being_generated(administered: Served, directive: str) -> None:
+    with streaming(administered, "paced", headers={"cache-control": directive}) as response:
+        assert administered.http.delete("/admin/cache", headers=ADMIN).json() == {"flushed": 0}
+        response.read()
+    assert until(lambda: not administered.context.cache._keeping)
+    assert ask(administered, "paced") == "miss"
+
+
+def test_strange_value_in_the_store_is_as_good_as_none(start: Start) -> None:
+    served = start()
+    first = served.chat("hello", **GREEDY)
+    values = served.context.cache.store._values  # type: ignore[attr-defined]
+    assert until(lambda: len(values) == 1)
+    for key, kept in list(values.items()):
+        values[key] = kept.replace(b"\xa4full", b"\xa4a\r\nb")
+    second = served.chat("hello", **GREEDY)
+    assert (outcome(second), words(second)) == ("miss", words(first))
+    assert served.context.cache.num_rubbish == 1
 
 
 @pytest.mark.parametrize("query", ["?student=tiny&prefix=x", "?prefix=a&prefix=b", "?path=full", "?student="])
@@ -480,6 +617,16 @@ def test_semantic_cache_is_off_by_default_and_for_other_tasks(student: TinyStude
     assert [ask(served, prompt) for prompt in asked] == ["miss", "miss"]
     with serve(student, ServerConfig(cache=CacheConfig(semantic={"legal": 0.9}))) as served:
         assert [ask(served, prompt) for prompt in asked] == ["miss", "miss"]
+
+
+def test_semantic_cache_never_gives_scores_of_another_prompt(student: TinyStudent) -> None:
+    with serve(student, ServerConfig(cache=CacheConfig(semantic={"fact": 0.9}))) as served:
+        body = {"model": "auto", "echo": True, "logprobs": 1, "max_tokens": 1, **GREEDY}
+        asked = ("what is a fact of nature", "what is a fact of nature?")
+        answers = [served.post("/v1/completions", {"prompt": prompt, **body}) for prompt in asked]
+    assert [outcome(response) for response in answers] == ["miss", "miss"]
+    for prompt, response in zip(asked, answers, strict=True):
+        assert "".join(response.json()["choices"][0]["logprobs"]["tokens"]).startswith(prompt)
 
 
 def test_semantic_cache_forgets_what_was_flushed(student: TinyStudent) -> None:

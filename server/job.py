@@ -1,0 +1,116 @@
+"""What is generated for one HTTP request, what came of it, and how that looks."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
+from models.errors import EngineUnhealthy, ServingError, StepFailed
+from router.decision import Target
+from server import sse
+from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
+from server.student import ServedStudent
+
+Batch = list[tuple[int, SequenceEvent]]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Job:
+    """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index.
+
+    `model` is the id that the answer carries, `done` what ends a stream.
+    """
+
+    id: str
+    created: int
+    model: str
+    path: str
+    fingerprint: str
+    requests: tuple[GenerationRequest, ...]
+    n: int = 1
+    is_stream: bool = False
+    includes_usage: bool = False
+    done: bytes = sse.DONE
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """What is known of one choice: since the last chunk, or of the whole answer."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: Finish | None = None
+
+    @property
+    def text(self) -> str:
+        return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
+
+    def add(self, event: SequenceEvent) -> None:
+        """Append an event. Raises: what ended the sequence, unless it ended well."""
+        if event.text:
+            self.texts.append(event.text)
+        self.logprobs.extend(event.logprobs)
+        if event.finish is not None:
+            check_finish(event.finish)
+            self.finish = event.finish
+
+
+class Shape(Protocol):
+    """The bodies of one API. Every `bytes` but `whole` is framed for the stream."""
+
+    def opening(self) -> bytes: ...
+
+    def text(self, index: int, text: str) -> bytes: ...
+
+    def part(self, part: Part) -> bytes: ...
+
+    def usage(self, usage: UsageReply) -> bytes: ...
+
+    def whole(self, parts: list[Part], usage: UsageReply) -> bytes: ...
+
+    def failed(self, error: ServingError) -> bytes:
+        """The end of a stream that fails."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Plan:
+    """A job for one student, and how its answer looks."""
+
+    target: Target
+    student: ServedStudent
+    job: Job
+    shape: Shape
+
+
+def check_finish(finish: Finish) -> None:
+    """Raises: the error a sequence ended with; EngineUnhealthy when the engine gave it up by itself."""
+    if finish.reason is FinishReason.ERROR:
+        raise finish.error or StepFailed("the engine failed on this sequence")
+    if finish.reason is FinishReason.ABORT:
+        raise EngineUnhealthy("the answer was broken off because the student is being stopped", retry_after_s=5.0)
+
+
+def merge(batch: Batch) -> list[Part]:
+    """One part per choice: what several steps brought while the client was slow goes out together."""
+    parts: dict[int, Part] = {}
+    for index, event in batch:
+        part = parts.get(index)
+        if part is None:
+            part = parts[index] = Part(index=index)
+        part.add(event)
+    return list(parts.values())
+
+
+def total_usage(finishes: list[Finish], n: int) -> UsageReply:
+    """Sum over choices; a prompt counts once, however many choices it has."""
+    usages: list[Usage] = [finish.usage for finish in finishes]
+    prompt_tokens = sum(usage.num_prompt_tokens for usage in usages[::n])
+    completion_tokens = sum(usage.num_completion_tokens for usage in usages)
+    return UsageReply(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in usages[::n])),
+        completion_tokens_details=CompletionTokensDetails(),
+    )
