@@ -38,8 +38,9 @@ class PathStatus:
 class EngineStatus:
     """A snapshot for probes, admission and metrics. Counters only grow while the engine lives.
 
-    `is_healthy` False comes with `error`, a sentence. Stage keys are module and exit names, and `head`; `stage_runs`
-    counts the steps in which a stage ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
+    `is_healthy` False comes with `error`, a sentence for anybody, and perhaps `error_detail`, for operators alone: it
+    may name files. Stage keys are module and exit names, and `head`; `stage_runs` counts the steps in which a stage
+    ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
     """
 
     student: str
@@ -61,6 +62,7 @@ class EngineStatus:
     num_preemptions: int = 0
     num_steps: int = 0
     num_failed_steps: int = 0
+    error_detail: str | None = None
     variant: str = ""
     kv_capacity_tokens: int | None = None
 

@@ -4,21 +4,20 @@ Owns the order of things and what sequences are told. What runs is the scheduler
 """
 
 import logging
-import queue
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.acceptance import check_request
+from engines.commands import Commands
 from engines.config import EngineConfig
-from engines.contract import EngineStatus, PathStatus, Publish, Runner
+from engines.contract import EngineStatus, Publish, Runner
+from engines.counters import Counters
 from engines.integrity import book_problems
+from engines.loading import Loading
 from engines.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
@@ -31,41 +30,27 @@ from engines.sequence import (
     SequenceEvent,
     SequenceState,
     TokenLogprob,
-    WhileLoading,
 )
 from engines.text import TextStream
 from models.errors import (
     ConfigError,
-    ContextTooLong,
     EngineUnhealthy,
     GrammarFailed,
     InvalidParameter,
     QueueFull,
     ServingError,
     StepFailed,
-    UnknownModel,
 )
 from models.manifest import Manifest
-from models.student import HEAD, Student
+from models.student import Student
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 2
 IDLE_WAIT_S = 0.5
 RETRY_AFTER_S = 1.0
-LOADER_JOIN_S = 5.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Counters:
-    """What metrics read; only the engine thread writes."""
-
-    stage_runs: Counter[str] = field(default_factory=Counter)
-    stage_rows: Counter[str] = field(default_factory=Counter)
-    num_prompt_tokens: int = 0
-    num_generation_tokens: int = 0
-    num_steps: int = 0
-    num_failed_steps: int = 0
+SEE_LOG = "the server's log has the details"
+"""What an engine raises may hold file names and its insides: clients read this instead."""
 
 
 class ModuleEngine:
@@ -88,6 +73,16 @@ class ModuleEngine:
         bytes_per_token = {
             path: sum(runner.kv_bytes_per_token(stage) for stage in stages) for path, stages in self._kv_stages.items()
         }
+        self._thread = threading.Thread(target=self._serve, name="fenhe-engine", daemon=True)
+        self._commands = Commands(self._thread.is_alive)
+        self._loading = Loading(
+            student.manifest,
+            runner,
+            self._depths,
+            is_over=self._is_over,
+            tell_loaded=self._commands.wake,
+            tell_failed=self._fail_to_load,
+        )
         self._kv = KvBudget(config.kv_bytes, bytes_per_token)
         self._cache = PrefixCache(config.prefix_cache_bytes)
         self._scheduler = Scheduler(
@@ -98,35 +93,32 @@ class ModuleEngine:
             cache=self._cache,
             depths=self._depths,
             stages=self._kv_stages,
-            resolve_path=self._resolve_path,
+            resolve_path=self._loading.resolve,
         )
         self._sampler = Sampler(self._tokenizer.token_bytes)
         self._counters = Counters()
         self._texts: dict[str, TextStream] = {}
         self._matches: dict[str, Match] = {}
-        self._loaded: frozenset[str] = frozenset()
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._living: set[str] = set()
         self._num_accepted = 0
         self._living_lock = threading.Lock()
         self._num_failures_in_a_row = 0
         self._error: ServingError | None = None
+        self._error_detail: str | None = None
         self._is_stopping = False
         self._abort_at_s: float | None = None
         self._events: list[SequenceEvent] = []
         self._publish: Publish = lambda events: None
-        self._thread = threading.Thread(target=self._serve, name="fenhe-engine", daemon=True)
-        self._loader = threading.Thread(target=self._load, name="fenhe-loader", daemon=True)
 
     # The contract: called from any thread.
 
     def start(self, publish: Publish) -> None:
         self._publish = publish
         self._thread.start()
-        self._loader.start()
+        self._loading.start()
 
     def submit(self, request: GenerationRequest) -> None:
-        self._check(request)
+        check_request(request, self._manifest, self._kv, self._capacity_tokens)
         sequence = new_sequence(request)
         with self._living_lock:
             if self._error is not None or self._is_stopping:
@@ -154,7 +146,8 @@ class ModuleEngine:
             student=self._manifest.name,
             is_healthy=error is None,
             error=None if error is None else error.message,
-            paths=tuple(self._path_status(path.name) for path in self._manifest.paths),
+            error_detail=self._error_detail,
+            paths=tuple(self._loading.status(path.name) for path in self._manifest.paths),
             num_running=len(self._scheduler.running),
             num_waiting=max(len(self._living) - len(self._scheduler.running), 0),
             kv_used_bytes=self._kv.used_bytes,
@@ -175,31 +168,22 @@ class ModuleEngine:
         )
 
     def sequences(self, limit_s: float) -> list[SequenceState]:
-        answer: Future[list[SequenceState]] = Future()
-        self._commands.put(lambda: answer.set_result(self._sequence_states()))
-        try:
-            return answer.result(limit_s)
-        except TimeoutError:
-            raise EngineUnhealthy(f"the engine's thread did not answer within {limit_s:g} s") from None
+        return self._commands.ask("list of sequences", self._sequence_states, limit_s)
 
     def audit(self, limit_s: float) -> list[str]:
-        answer: Future[list[str]] = Future()
-        self._commands.put(lambda: answer.set_result(self._book_problems()))
         try:
-            return answer.result(limit_s)
-        except TimeoutError:
-            return [f"the engine's thread did not answer within {limit_s:g} s"]
+            return self._commands.ask("audit", self._book_problems, limit_s)
+        except EngineUnhealthy as error:
+            return [error.message]
 
     def stop(self, grace_s: float) -> None:
         with self._living_lock:
             self._is_stopping = True
         self._abort_at_s = time.monotonic() + grace_s
-        self._commands.put(None)
+        self._commands.wake()
         if self._thread.is_alive():
             self._thread.join()
-        if self._loader.is_alive():
-            # Leaving the interpreter while a session is being made would abort the process.
-            self._loader.join(LOADER_JOIN_S)
+        self._loading.join()
 
     # The engine thread.
 
@@ -208,11 +192,11 @@ class ModuleEngine:
         try:
             while not self._is_over():
                 if not self.step():
-                    self._take_commands(wait_s=IDLE_WAIT_S)
+                    self._commands.take(wait_s=IDLE_WAIT_S)
         except BaseException as error:  # a panic of a Rust library is no Exception
-            logger.exception("engine thread failed")
-            self._give_up(EngineUnhealthy(f"the engine failed: {error}"))
-        self._take_commands()
+            logger.exception("engine thread failed student=%s", self._manifest.name)
+            self._give_up("the engine failed", error)
+        self._commands.take()
         self._end_all(FinishReason.ABORT, None)
         self._flush()
 
@@ -221,7 +205,7 @@ class ModuleEngine:
 
         A transaction: until `_commit`, no sequence has moved on.
         """
-        self._take_commands()
+        self._commands.take()
         plan = self._scheduler.plan()
         if not plan.is_empty:
             try:
@@ -288,7 +272,7 @@ class ModuleEngine:
         scored: list[tuple[Sequence, list[TokenLogprob]]],
     ) -> None:
         self._num_failures_in_a_row = 0
-        self._count(plan)
+        self._counters.count(plan, self._manifest, self._kv_stages)
         self._scheduler.commit(plan)
         for sequence, logprobs in scored:
             self._tell_scores(sequence, logprobs)
@@ -401,20 +385,30 @@ class ModuleEngine:
 
     def _fail(self, plan: StepPlan, error: BaseException) -> None:
         """A step raised: its sequences end with the error, everyone else goes on."""
-        logger.exception("step failed sequences=%s", [sequence.id for sequence in plan.sequences], exc_info=error)
+        ids = [sequence.id for sequence in plan.touched]
+        logger.error("step failed student=%s sequences=%s", self._manifest.name, ids, exc_info=error)
         self._counters.num_failed_steps += 1
         self._num_failures_in_a_row += 1
         for sequence in plan.touched:
-            self._end(sequence, FinishReason.ERROR, error=StepFailed(f"a forward pass failed: {error}"))
+            self._end(sequence, FinishReason.ERROR, error=StepFailed(f"a forward pass failed; {SEE_LOG}"))
         if self._num_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-            self._give_up(EngineUnhealthy(f"{self._num_failures_in_a_row} forward passes in a row failed: {error}"))
+            self._give_up(f"{self._num_failures_in_a_row} forward passes in a row failed", error)
 
-    def _give_up(self, error: ServingError) -> None:
-        """Mark the engine unhealthy and tell everyone who waits."""
-        logger.error("engine unhealthy error=%s", error.message)
+    def _fail_to_load(self, cause: Exception) -> None:
+        """Runs on the loading thread."""
+        self._commands.put(lambda: self._give_up("the student cannot be loaded", cause))
+
+    def _give_up(self, what: str, cause: BaseException) -> None:
+        """Mark the engine unhealthy and tell everyone who waits; only operators are told the cause."""
+        error = EngineUnhealthy(f"{what}; {SEE_LOG}")
         with self._living_lock:
+            self._error_detail = f"{what}: {cause!r}"
             self._error = error
-        self._take_commands()
+            ended = sorted(self._living)
+        logger.error(
+            "engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, self._error_detail, ended
+        )
+        self._commands.take()
         self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
@@ -427,17 +421,6 @@ class ModuleEngine:
             self._publish(events)
 
     # Commands from other threads.
-
-    def _take_commands(self, wait_s: float | None = None) -> None:
-        """Carry out what other threads asked for; wait for the first up to `wait_s`."""
-        try:
-            command = self._commands.get(block=wait_s is not None, timeout=wait_s)
-            while True:
-                if command is not None:
-                    command()
-                command = self._commands.get_nowait()
-        except queue.Empty:
-            return
 
     def _accept(self, sequence: Sequence) -> None:
         self._texts[sequence.id] = TextStream(self._tokenizer.token_bytes, sequence.request.sampling.stop)
@@ -463,89 +446,6 @@ class ModuleEngine:
         if self._abort_at_s is None:
             return False
         return not self._living or time.monotonic() >= self._abort_at_s
-
-    # Loading and paths.
-
-    def _load(self) -> None:
-        """Load in path order, so that the shallowest path is servable while the rest is read."""
-        started_s = time.monotonic()
-        try:
-            for stage in (HEAD, *self._manifest.stage_order()):
-                if self._is_over():
-                    return
-                self._runner.load(stage)
-                self._loaded |= {stage}
-                self._commands.put(None)
-                logger.info("stage loaded stage=%s seconds=%.2f", stage, time.monotonic() - started_s)
-        except Exception as error:
-            logger.exception("loading failed")
-            reason = EngineUnhealthy(f"the student cannot be loaded: {error}")
-            self._commands.put(lambda: self._give_up(reason))
-
-    def _path_status(self, path: str) -> PathStatus:
-        needed = {HEAD, *self._manifest.stages(self._manifest.path(path))}
-        return PathStatus(
-            path=path,
-            num_loaded_stages=len(needed & self._loaded),
-            num_stages=len(needed),
-            is_default=path == self._manifest.full_path.name,
-        )
-
-    def _resolve_path(self, path: str, while_loading: WhileLoading) -> str | None:
-        """The path a sequence may take now: its own, a shallower one if it allows that, or None to wait."""
-        if self._path_status(path).is_servable:
-            return path
-        if while_loading is WhileLoading.WAIT:
-            return None
-        loaded = [name for name in self._depths if self._path_status(name).is_servable]
-        num_modules = len(self._manifest.path(path).modules)
-        # Another exit behind the same modules is no shallower path: it was trained for something else.
-        shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
-        return min(shallower, key=self._depths.__getitem__, default=None)
-
-    def _check(self, request: GenerationRequest) -> None:
-        """Refuse what could never be finished."""
-        if request.path not in self._depths:
-            raise UnknownModel(f"student {self._manifest.name!r} has no path {request.path!r}")
-        if not request.prompt_token_ids:
-            raise InvalidParameter("the prompt is empty")
-        vocab_size = self._manifest.architecture.vocab_size
-        strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
-        if strange or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
-            raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
-        grammar = request.sampling.grammar
-        if grammar is not None and grammar.vocab_size != vocab_size:
-            raise InvalidParameter("the grammar was compiled for another student's vocabulary")
-        num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
-        if num_tokens > self._capacity_tokens:
-            raise ContextTooLong(
-                f"{len(request.prompt_token_ids)} prompt tokens and {request.sampling.max_tokens} new ones exceed "
-                f"the context of {self._capacity_tokens} tokens"
-            )
-        if self._kv.needed_bytes(request.path, num_tokens) > self._kv.capacity_bytes:
-            raise ContextTooLong(
-                f"{num_tokens} tokens need {self._kv.needed_bytes(request.path, num_tokens)} bytes of KV, "
-                f"kv_bytes allows {self._kv.capacity_bytes}; raise kv_bytes"
-            )
-
-    def _count(self, plan: StepPlan) -> None:
-        """Count stage runs and rows of a step about to be committed."""
-        counters = self._counters
-        counters.num_steps += 1
-        decoded = Counter(sequence.path for sequence in plan.decode if sequence is not None)
-        stages: Counter[str] = Counter()
-        for path, num_rows in decoded.items():
-            for stage in (*self._manifest.stages(self._manifest.path(path)), HEAD):
-                stages[stage] += num_rows
-        for chunk in plan.chunks:
-            for stage in self._manifest.stages(self._manifest.path(chunk.sequence.path)):
-                # An exit without layers looks at a prompt's last token alone, as the head does, unless all are scored.
-                has_kv = stage in self._kv_stages[chunk.sequence.path]
-                stages[stage] += chunk.num_tokens if has_kv or chunk.unscored else chunk.is_last
-            stages[HEAD] += len(chunk.unscored) + chunk.is_last
-        stages = +stages
-        counters.stage_rows.update(stages)
-        counters.stage_runs.update(stages.keys())
 
 
 def path_depths(manifest: Manifest) -> dict[str, int]:

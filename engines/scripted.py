@@ -106,6 +106,7 @@ class ScriptedEngine:
         self._max_context_tokens = max_context_tokens
         self._num_loaded = max(paths.values()) if is_loaded else 0
         self._error: str | None = None
+        self._error_detail: str | None = None
         self._changed = threading.Condition()
         self._waiting: dict[str, Speaker] = {}
         self._running: dict[str, Speaker] = {}
@@ -122,10 +123,10 @@ class ScriptedEngine:
             self._num_loaded = num_stages
             self._changed.notify_all()
 
-    def sicken(self, error: str | None) -> None:
-        """Be unhealthy for this reason; None is healthy again."""
+    def sicken(self, error: str | None, detail: str | None = None) -> None:
+        """Be unhealthy for this reason, `detail` for operators alone; None is healthy again."""
         with self._changed:
-            self._error = error
+            self._error, self._error_detail = error, detail
 
     def start(self, publish: Publish) -> None:
         self._thread = threading.Thread(target=self._run, args=(publish,), name="scripted-engine", daemon=True)
@@ -155,6 +156,7 @@ class ScriptedEngine:
                 student=self._student,
                 is_healthy=self._error is None,
                 error=self._error,
+                error_detail=self._error_detail,
                 paths=tuple(self._path_status(path) for path in self._stages),
                 num_running=num_running,
                 num_waiting=len(self._waiting),

@@ -18,6 +18,7 @@ ServingError
   Unavailable              try again later: what the request needs is not there yet, or is broken
     PathLoading
     EngineUnhealthy
+    Stopping               this server, or the student, is being ended on purpose
   DeadlineExceeded
   EngineFault              our fault
     StepFailed             a forward pass raised; the sequences in it are lost
@@ -113,6 +114,10 @@ class PathLoading(Unavailable):
 
 class EngineUnhealthy(Unavailable):
     code = "engine_unhealthy"
+
+
+class Stopping(Unavailable):
+    code = "stopping"
 
 
 class DeadlineExceeded(ServingError):

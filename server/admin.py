@@ -160,7 +160,7 @@ def describe_student(student: ServedStudent) -> StudentReply:
         status=state.health.value,
         folder=str(student.student.folder),
         tasks=sorted(student.tasks),
-        error=state.error,
+        error=student.engine.status().error_detail or state.error,
         num_running=state.num_running,
         num_waiting=state.num_waiting,
         variant=state.variant,

@@ -27,10 +27,11 @@ def _run(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], box: list[C
     except BaseException as error:  # a panic in Rust, for one: no Exception, and somebody waits all the same
         _tell(loop, _fail, future, RuntimeError(repr(error)))
     else:
-        _tell(loop, _settle, future, result)
+        _tell(loop, settle, future, result)
 
 
-def _settle(future: asyncio.Future[T], result: T) -> None:
+def settle(future: asyncio.Future[T], result: T) -> None:
+    """Give a future its result, unless nobody waits for it any more. Runs on the loop."""
     if not future.done():
         future.set_result(result)
 

@@ -24,6 +24,7 @@ from server.admin import (
     students_handler,
 )
 from server.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.apart import run_apart
 from server.chat import Handler, chat_handler
 from server.completions import completion_handler
 from server.context import Context
@@ -40,8 +41,11 @@ from server.responses import response_handler
 from server.roster import Roster
 from server.route import route_handler
 from server.tokenize import detokenize_handler, tokenize_handler
+from server.tracing import Tracing
 
 logger = logging.getLogger(__name__)
+
+TRACING_CLOSE_S = 4.0
 
 
 def create_app(context: Context) -> FastAPI:
@@ -58,7 +62,7 @@ def create_app(context: Context) -> FastAPI:
             await context.stop_engines()
             await context.cache.close()
             if context.tracing is not None:
-                await asyncio.to_thread(context.tracing.close)
+                await _close(context.tracing)
             logger.info("engines stopped students=%s", [student.name for student in context.students])
 
     app = FastAPI(
@@ -74,6 +78,16 @@ def create_app(context: Context) -> FastAPI:
     for method, path, handler in _routes(context, roster):
         app.add_api_route(path, handler, methods=[method], response_model=None)
     return app
+
+
+async def _close(tracing: Tracing) -> None:
+    """Send what is left. A collector that takes it and says nothing must not hold the end of the process."""
+    try:
+        await asyncio.wait_for(run_apart(tracing.close), TRACING_CLOSE_S)
+    except TimeoutError:
+        logger.warning("tracing not closed seconds=%g: the collector does not answer", TRACING_CLOSE_S)
+    except Exception:
+        logger.exception("tracing failed at the end")
 
 
 def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:

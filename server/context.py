@@ -17,6 +17,7 @@ from server.config import ServerConfig
 from server.door_metrics import DoorCollector, Doors
 from server.gate import Gate, bounds_of
 from server.grammars import Grammars
+from server.inspection import Draft
 from server.keys import Key, Keyring, load_keys
 from server.metrics import Metrics
 from server.opening import Opened, Opener, make_opener
@@ -56,7 +57,7 @@ class Live:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Context:
-    """`leaving` are students that were removed and whose engines are not stopped yet. `load_config` reads the settings
+    """`leaving` are students that were removed and whose engines are not stopped yet. `draft_config` reads the settings
     again as they were read at the start; None where they came from nowhere. `refused_connections` counts by code what
     ended before there was a request. Owned by the loop."""
 
@@ -67,7 +68,7 @@ class Context:
     cache: ResultCache
     opener: Opener
     keyring: Keyring = field(default_factory=Keyring)
-    load_config: Callable[[], ServerConfig] | None = None
+    draft_config: Draft | None = None
     leaving: dict[str, ServedStudent] = field(default_factory=dict)
     refused_connections: Counter[str] = field(default_factory=Counter)
     drain: Drain = field(default_factory=Drain)
@@ -140,7 +141,7 @@ def make_context(
     classifier: Classifier | None = None,
     opener: Opener | None = None,
     keys: Sequence[Key] | None = None,
-    load_config: Callable[[], ServerConfig] | None = None,
+    draft_config: Draft | None = None,
     tracing: Tracing | None = None,
 ) -> Context:
     """`classifier` None: requests are not classified. `opener` is for students that come later. `keys` None: those of
@@ -166,7 +167,7 @@ def make_context(
         cache=cache,
         opener=opener or make_opener(config.engine),
         keyring=Keyring(load_keys(config.keys) if keys is None else keys),
-        load_config=load_config,
+        draft_config=draft_config,
         leaving=leaving,
         tracing=make_tracing(config.tracing, fenhe_version()) if tracing is None else tracing,
     )

@@ -64,7 +64,7 @@ async def _describe(student: ServedStudent) -> StudentState:
         name=student.name,
         status=student.state().health.value,
         variant=status.variant,
-        error=status.error,
+        error=status.error_detail or status.error,
         integrity=integrity,
         paths=paths_of(student),
         engine=_engine_state(status),

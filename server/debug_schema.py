@@ -7,7 +7,7 @@ from server.status_schema import PathProgress
 class SequenceReply(Reply, frozen=True, kw_only=True):
     """A sequence in an engine. `slot` is null while it waits; computed tokens are those whose KV is written.
 
-    `id` is the request's x-request-id and the index of the choice.
+    `id` is the request's x-request-id, with keys a mark of its tenant, and the index of the choice.
     """
 
     id: str

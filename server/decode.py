@@ -14,6 +14,7 @@ import msgspec
 from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
 from router.decision import Priority, Quality
 from router.tasks import TASKS
+from server.errors import shorten
 from server.schema import Wish, any_decoder
 
 W = TypeVar("W", bound=Wish)
@@ -93,8 +94,14 @@ ALLOWED: Mapping[str, Sequence[str]] = {
 }
 """What the fields that are one of a few words may be, which the decoder does not say."""
 
+MAX_COMPLAINT_CHARS = 600
+MAX_NAME_CHARS = 100
+"""Of what the decoder says, and of a name that a client made up: both may be as long as the body."""
+MAX_LIKENED_CHARS = 64
+"""Longer names are compared with none: no field is that long."""
+
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
-_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[W]) -> W:
@@ -176,14 +183,15 @@ def _is_same(value: object, empty: object) -> bool:
 
 def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
     """Turn a typed decoder's complaint into an error that names the field."""
-    match = _AT_PATH.match(str(error))
+    match = _AT_PATH.match(shorten(str(error), MAX_COMPLAINT_CHARS))
     assert match is not None
     what = match["what"]
     path = (match["path"] or "$").removeprefix("$").removeprefix(".")
     unknown = _UNKNOWN.search(what)
     if unknown is not None:
         name = f"{path}.{unknown['name']}" if path else unknown["name"]
-        return UnsupportedField(f"unknown field `{name}`{_suggestion(unknown['name'], kind)}", param=name)
+        shown = shorten(name, MAX_NAME_CHARS)
+        return UnsupportedField(f"unknown field `{shown}`{_suggestion(unknown['name'], kind)}", param=shown)
     missing = re.search(r"missing required field `(.*)`", what)
     if missing is not None:
         name = f"{path}.{missing[1]}" if path else missing[1]
@@ -193,5 +201,7 @@ def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
 
 
 def _suggestion(name: str, kind: type[Wish]) -> str:
+    if len(name) > MAX_LIKENED_CHARS:
+        return ""
     close = difflib.get_close_matches(name, kind.__struct_fields__, n=1)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -26,6 +26,7 @@ STATUS: dict[type[ServingError], int] = {
     errors.Unavailable: 503,
     errors.PathLoading: 503,
     errors.EngineUnhealthy: 503,
+    errors.Stopping: 503,
     errors.DeadlineExceeded: 504,
     errors.EngineFault: 500,
     errors.StepFailed: 500,
@@ -42,6 +43,9 @@ NEVER_RETRY = (errors.DeadlineExceeded, errors.RequestTooLarge)
 """Of the statuses clients retry by themselves, those where the same request would only fail again, or come too late."""
 
 DEFAULT_RETRY_AFTER_S = 1.0
+MAX_MESSAGE_CHARS = 4000
+MAX_PARAM_CHARS = 200
+"""The last guard: whatever a client sent, what it is told of it is short. Reloads list every mistake of a file."""
 INTERNAL_MESSAGE = "the server failed on this request; its log has the details under the x-request-id of this answer"
 
 
@@ -59,8 +63,19 @@ def type_of(status: int) -> str:
 
 def error_body(message: str, status: int, code: str, param: str | None = None) -> bytes:
     """`{"error": {...}}` with all four keys the specification requires."""
-    detail = ErrorDetail(message=message, type=type_of(status), param=param, code=code)
+    detail = ErrorDetail(
+        message=shorten(message, MAX_MESSAGE_CHARS),
+        type=type_of(status),
+        param=None if param is None else param[:MAX_PARAM_CHARS],
+        code=code,
+    )
     return encoder.encode(ErrorReply(error=detail))
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """The beginning and the end of a text that is too long: what is wrong stands at one of them."""
+    half = max_chars // 2
+    return text if len(text) <= max_chars else f"{text[:half]}...{text[-half:]}"
 
 
 def body_of(error: ServingError) -> bytes:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
-from models.errors import EngineUnhealthy, ServingError, StepFailed
+from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
 from server import sse
 from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
@@ -84,11 +84,11 @@ class Plan:
 
 
 def check_finish(finish: Finish) -> None:
-    """Raises: the error a sequence ended with; EngineUnhealthy when the engine gave it up by itself."""
+    """Raises: the error a sequence ended with; Stopping when the engine gave it up by itself."""
     if finish.reason is FinishReason.ERROR:
         raise finish.error or StepFailed("the engine failed on this sequence")
     if finish.reason is FinishReason.ABORT:
-        raise EngineUnhealthy("the answer was broken off because the student is being stopped", retry_after_s=5.0)
+        raise Stopping("the answer was broken off because the student is being stopped", retry_after_s=5.0)
 
 
 def merge(batch: Batch) -> list[Part]:

@@ -1,15 +1,17 @@
 """Around every request: its id, its errors as OpenAI bodies, its log line and its count. Pure ASGI."""
 
 import asyncio
+import hashlib
 import logging
 import re
 import time
 import uuid
 from collections.abc import Iterable
 
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.errors import EngineUnhealthy, ServingError
+from models.errors import ServingError, Stopping
 from server import errors, sse
 from server.bridge import ClientGone
 from server.context import Context
@@ -50,8 +52,9 @@ class Exchange:
         self._context = context
         self._scope = scope
         self._raw_send = send
-        given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        self._record = _make_record(given_id, context)
+        fresh = uuid.uuid4().hex
+        self._given_id = _given_id(scope)
+        self._record = Record(id=self._given_id or fresh, key=fresh)
         self._is_work = _WORK.match(scope["path"]) is not None
         self._entered: Meter | None = None
         scope[KEY] = self._record
@@ -79,13 +82,27 @@ class Exchange:
                 self._entered.leave()
             self._note()
 
+    def _take_key(self) -> None:
+        """Name the request after the id it came with, apart from those of other tenants, who shall not learn that
+        theirs is in use, and from another open request of that id."""
+        record, context = self._record, self._context
+        if self._given_id is None:
+            return
+        name = self._given_id if record.tenant is None else f"{self._given_id}.{_mark(record.tenant)}"
+        is_taken = name in context.drain.open_keys or context.has_sequences(name)
+        fresh, record.key = record.key, f"{name}.{record.key[:12]}" if is_taken else name
+        if self._is_work:
+            context.drain.open_keys.discard(fresh)
+            context.drain.open_keys.add(record.key)
+
     def _check(self) -> None:
-        """Raises: Unauthorized, RateLimited, EngineUnhealthy; InvalidParameter for a deadline nobody can read."""
+        """Raises: Unauthorized, RateLimited, Stopping; InvalidParameter for a deadline nobody can read."""
         context, record = self._context, self._record
         if len(context.keyring) and needs_key(self._scope["path"], context.config):
             record.identify(context.keyring, self._header(b"authorization"))
+        self._take_key()
         if self._is_work and self._context.drain.is_draining:
-            raise EngineUnhealthy("this server is stopping; send the request again", retry_after_s=1.0)
+            raise Stopping("this server is stopping; send the request again", retry_after_s=1.0)
         if self._is_work and self._scope["method"] == "POST":
             record.time_limit_s = time_limit_s(context.config, self._headers(DEADLINE_HEADER.encode()))
             if record.meter is not None:
@@ -129,14 +146,19 @@ class Exchange:
         await self._raw_send({"type": "http.response.body", "body": body})
 
     def _note(self) -> None:
-        record, scope = self._record, self._scope
+        record, method = self._record, self._scope["method"]
         status = record.status or CLIENT_GONE
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._context.metrics.observe_http(scope["method"], route, status)
+        route = _route_of(self._scope)
+        self._context.metrics.observe_http(method, route, status)
         if self._context.tracing is not None:
-            headers = {name: self._header(name.encode()) for name in TRACE_HEADERS}
-            self._context.tracing.observe(record, headers, route, status)
-        log_request(fields_of(record, scope["method"], route, status), is_work=self._is_work)
+            self._context.tracing.observe(record, self._trace_headers(), method, route, status)
+        log_request(fields_of(record, method, route, status), is_work=self._is_work)
+
+    def _trace_headers(self) -> dict[str, str]:
+        """What the caller says of its trace; who has no key of a server with keys decides nothing about ours."""
+        if len(self._context.keyring) and self._record.api_key is None:
+            return {}
+        return {name: self._header(name.encode()) for name in TRACE_HEADERS}
 
 
 def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -146,10 +168,20 @@ def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
             raise ValueError(f"a header holds a control character: {name!r}: {value!r}")
 
 
-def _make_record(given_id: bytes | None, context: Context) -> Record:
-    fresh = uuid.uuid4().hex
-    if given_id is None or _REQUEST_ID.fullmatch(given_id) is None:
-        return Record(id=fresh, key=fresh)
-    name = given_id.decode()
-    is_taken = name in context.drain.open_keys or context.has_sequences(name)
-    return Record(id=name, key=f"{name}.{fresh[:12]}" if is_taken else name)
+def _given_id(scope: Scope) -> str | None:
+    """The id a request came with, if it can stand in logs and headers."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+    return None if given is None or _REQUEST_ID.fullmatch(given) is None else given.decode()
+
+
+def _mark(tenant: str) -> str:
+    return hashlib.sha256(tenant.encode()).hexdigest()[:8]
+
+
+def _route_of(scope: Scope) -> str:
+    """The template of its path, also when it was refused before it got there; `unmatched` for what is none of ours."""
+    route = scope.get("route")
+    if route is None:
+        routes = scope["app"].routes
+        route = next((one for one in routes if one.matches(scope)[0] is not Match.NONE), None)
+    return getattr(route, "path", "unmatched")

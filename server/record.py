@@ -21,7 +21,8 @@ SPARED = ("hit", "join")
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """`id` is the x-request-id; `key` too, with a suffix while another request under that id is open.
+    """`id` is the x-request-id; `key` too, with a mark of the tenant where there are keys, and a suffix while
+    another request under that id is open.
 
     `tenant` is the one its API key belongs to, None without keys; `meter` counts what that key uses. `time_limit_s` is
     how long its answer may take in all. `cache` is what the result cache did for it: with `hit` and `join` nothing was

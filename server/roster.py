@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from models.errors import BadRequest, EngineUnhealthy, InvalidParameter, NotFound, ServingError
+from models.errors import BadRequest, InvalidParameter, NotFound, ServingError, Stopping
 from router.pool import name_problem
 from server.apart import run_apart
 from server.config import StudentConfig
@@ -57,7 +57,7 @@ class Roster:
     def add(self, name: str, config: StudentConfig) -> Arrival:
         """Open a student under this name in the background.
 
-        Raises: InvalidParameter for a name that is taken; EngineUnhealthy when the server is leaving.
+        Raises: InvalidParameter for a name that is taken; Stopping when the server is leaving.
         """
         self._check_staying()
         coming = [arrival.name for arrival in self.arrivals.values() if arrival.error is None]
@@ -102,7 +102,7 @@ class Roster:
 
     def _check_staying(self) -> None:
         if self._context.drain.is_draining:
-            raise EngineUnhealthy("this server is stopping and takes no more students", retry_after_s=1.0)
+            raise Stopping("this server is stopping and takes no more students", retry_after_s=1.0)
 
     def _check_not_leaving(self, name: str) -> None:
         if name in self._context.leaving:
@@ -127,7 +127,7 @@ class Roster:
             logger.info("student added name=%s", arrival.name)
 
     async def _build(self, config: StudentConfig) -> Opened:
-        """One at a time: an opening measures, and takes memory. Raises: what the opener raises; EngineUnhealthy."""
+        """One at a time: an opening measures, and takes memory. Raises: what the opener raises; Stopping."""
         async with self._turn:
             self._check_staying()
             self._opening = run_apart(partial(self._context.opener, config))

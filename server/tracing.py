@@ -66,13 +66,13 @@ class Tracing:
             for name, bounds in BUCKETS.items()
         }
 
-    def observe(self, record: Record, headers: Mapping[str, str], route: str, status: int) -> None:
+    def observe(self, record: Record, headers: Mapping[str, str], method: str, route: str, status: int) -> None:
         """A request has ended. `headers` may hold the W3C `traceparent` and `tracestate`, by lower-case name."""
         operation = OPERATIONS.get(route)
         if operation is None:
             return
         try:
-            self._span(record, headers, route, operation, status)
+            self._span(record, headers, operation, _span_attributes(record, method, route, status), status)
             shared = _shared_attributes(record, operation, status)
             for name, seconds in _durations(record):
                 self._histograms[name].record(seconds, shared)
@@ -85,7 +85,9 @@ class Tracing:
         self._traces.shutdown()
         self._meters.shutdown(FLUSH_MS)
 
-    def _span(self, record: Record, headers: Mapping[str, str], route: str, operation: str, status: int) -> None:
+    def _span(
+        self, record: Record, headers: Mapping[str, str], operation: str, attributes: Attributes, status: int
+    ) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -94,7 +96,7 @@ class Tracing:
             f"{operation} {record.student}" if record.student else operation,
             TraceContextTextMapPropagator().extract(headers),
             SpanKind.SERVER,
-            {**_shared_attributes(record, operation, status), **_span_attributes(record, route, status)},
+            {**_shared_attributes(record, operation, status), **attributes},
             start_time=clock.ns(record.started_s),
         )
         if status >= 500:
@@ -128,9 +130,9 @@ def _shared_attributes(record: Record, operation: str, status: int) -> Attribute
     return shared
 
 
-def _span_attributes(record: Record, route: str, status: int) -> Attributes:
+def _span_attributes(record: Record, method: str, route: str, status: int) -> Attributes:
     told: dict[str, Any] = {
-        "http.request.method": "POST",
+        "http.request.method": method,
         "http.route": route,
         "http.response.status_code": status,
         "gen_ai.request.id": record.id,

@@ -4,11 +4,14 @@ The library's name carries a digest of its source and flags, so a stale one is n
 """
 
 import hashlib
+import logging
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 SOURCE = PACKAGE / "source"
@@ -65,6 +68,7 @@ def build_library(folder: Path, only: str | None = None) -> Path:
     """
     compiler = find_compiler()
     name = library_name() if only is None else f"{only}-{library_name()}"
+    logger.info("compiling operators compiler=%s folder=%s: once on this machine, takes some seconds", compiler, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="native-") as scratch:
         objects = [_compile_variant(compiler, variant, Path(scratch)) for variant in variants_to_build(only)]

@@ -27,6 +27,8 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
     kept = read_speeds(student.folder)
     known = dict(kept.variants) if kept is not None and kept.machine == machine else {}
     missing = [variant for variant in variants if variant not in known]
+    if missing:
+        logger.info("measuring speeds precisions=%s: once on this machine, takes some seconds", ",".join(missing))
     for variant in missing:
         known[variant] = _measure(student, variant, num_threads, library)
     if missing:

@@ -255,7 +255,7 @@ class FakeEngine(Listener):
 
     def load_by_hand(self) -> None:
         self.engine._publish = self.publish
-        self.engine._load()
+        self.engine._loading.run()
 
     def step_until_idle(self, limit: int = 5000) -> None:
         for _ in range(limit):

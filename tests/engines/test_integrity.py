@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from engines import loop
 from engines.loop import ModuleEngine
 from engines.prefix_cache import BLOCK_TOKENS
 from engines.sequence import SequenceStatus
-from tests.engines.test_loop import random_request, random_settings
+from models.errors import EngineUnhealthy
+from tests.engines.test_loop import hanging, random_request, random_settings
 
 
 def busy_engine(make_engine: Any) -> Any:
@@ -50,8 +52,48 @@ def test_audit_of_a_running_engine_answers(make_engine: Any) -> None:
 
 
 def test_audit_says_that_the_engine_does_not_answer(make_engine: Any) -> None:
+    with hanging(make_engine()) as fake:
+        assert fake.engine.audit(0.01) == ["the engine's thread did not answer within 0.01 s"]
+
+
+def test_audit_nobody_waits_for_any_more_is_not_done(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    with hanging(make_engine()) as fake:
+        monkeypatch.setattr(fake.engine, "_book_problems", lambda: done.append(1))
+        assert "did not answer" in fake.engine.audit(0.01)[0]
+    fake.finish("held")
+    monkeypatch.undo()
+    assert fake.engine.audit(20.0) == []
+    assert done == []
+
+
+@pytest.mark.parametrize("was_started", [False, True])
+def test_audit_of_an_engine_without_a_thread_is_refused_at_once(make_engine: Any, was_started: bool) -> None:
     fake = make_engine()
-    assert fake.engine.audit(0.01) == ["the engine's thread did not answer within 0.01 s"]
+    if was_started:
+        fake.start()
+        fake.engine.stop(0)
+    assert fake.engine.audit(60.0) == ["the engine's thread does not run"]
+    with pytest.raises(EngineUnhealthy, match="does not run"):
+        fake.engine.sequences(60.0)
+    assert len(fake.engine._commands) == 0
+
+
+def test_audit_that_fails_is_told_and_the_engine_serves_on(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = make_engine()
+    fake.start()
+
+    def fail(*_: object) -> None:
+        raise IndexError("slot 99")
+
+    monkeypatch.setattr(loop, "book_problems", fail)
+    monkeypatch.setattr(fake.engine, "_sequence_states", fail)
+    assert fake.engine.audit(60.0) == ["the audit failed: IndexError('slot 99')"]
+    with pytest.raises(EngineUnhealthy, match="slot 99"):
+        fake.engine.sequences(60.0)
+    fake.submit("a", max_tokens=2)
+    assert fake.finish("a").error is None
+    assert fake.engine.status().is_healthy
 
 
 def _forget(engine: ModuleEngine) -> None:

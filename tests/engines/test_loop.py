@@ -1,8 +1,10 @@
 """Whatever else runs, joins or leaves, every sequence gets the text it would have got alone."""
 
+import contextlib
 import dataclasses
 import random
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -279,6 +281,25 @@ def test_loading_degrades_no_path_to_another_exit_behind_the_same_modules(fake_s
         fake.engine.stop(0)
 
 
+@contextlib.contextmanager
+def hanging(fake: Any) -> Iterator[Any]:
+    """The engine while its thread is held inside a forward pass."""
+    stepped, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        stepped.set()
+        go_on.wait(20)
+
+    fake.runner.on_forward = hold
+    fake.start()
+    fake.submit("held", max_tokens=1)
+    assert stepped.wait(20)
+    try:
+        yield fake
+    finally:
+        go_on.set()
+
+
 def test_sequences_tell_where_each_one_is(make_engine: Any) -> None:
     """Asked from another thread, as an operator who looks for a stuck one does."""
     fake = make_engine(max_running=1)
@@ -310,6 +331,5 @@ def test_sequences_of_a_running_engine_have_slots_and_progress(make_engine: Any)
 
 
 def test_sequences_of_an_engine_that_hangs_are_not_waited_for(make_engine: Any) -> None:
-    fake = make_engine()
-    with pytest.raises(EngineUnhealthy, match="did not answer"):
+    with hanging(make_engine()) as fake, pytest.raises(EngineUnhealthy, match=r"did not answer within 0\.01 s"):
         fake.engine.sequences(0.01)

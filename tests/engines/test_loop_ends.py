@@ -174,13 +174,14 @@ def test_failed_restore_lets_go_of_all_cached_blocks(make_engine: Any) -> None:
     assert not fake.engine._matches
 
 
-def test_logits_that_are_not_finite_fail_the_step(make_engine: Any) -> None:
+def test_logits_that_are_not_finite_fail_the_step(make_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
     fake = running(make_engine)
     forward = fake.runner.forward
     fake.runner.forward = lambda step: forward(step) * float("nan")
     fake.submit("a")
     fake.step_until_idle()
-    assert "not finite" in str(fake.finish("a").error)
+    assert isinstance(fake.finish("a").error, StepFailed)
+    assert "not finite" in caplog.text
 
 
 def test_success_between_failures_keeps_the_engine_healthy(make_engine: Any) -> None:
@@ -206,9 +207,47 @@ def test_two_failures_in_a_row_make_it_unhealthy_and_everyone_is_told(make_engin
     status = fake.engine.status()
     assert not status.is_healthy
     assert not status.is_ready
-    assert "told to fail" in (status.error or "")
     with pytest.raises(EngineUnhealthy, match="in a row failed"):
         fake.submit("e")
+
+
+INSIDES = "[ONNXRuntimeError] /srv/models/tiny/reasoning.onnx"
+
+
+def test_failures_are_told_without_the_engine_s_insides(make_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Clients get fixed sentences; the log has the cause and the sequences, and the status has it for operators."""
+    fake = running(make_engine, max_running=1)
+
+    def fail() -> None:
+        raise RuntimeError(INSIDES)
+
+    fake.runner.on_forward = fail
+    for id in ("a", "b", "c"):
+        fake.submit(id)
+    fake.step_until_idle()
+    with pytest.raises(EngineUnhealthy) as refusal:
+        fake.submit("d")
+    status = fake.engine.status()
+    told = [str(fake.finish(id).error) for id in ("a", "b", "c")]
+    assert told[0] == "a forward pass failed; the server's log has the details"
+    assert not any("srv" in text for text in (*told, str(refusal.value), status.error))
+    assert status.error_detail == f"2 forward passes in a row failed: RuntimeError('{INSIDES}')"
+    assert "step failed student=fake sequences=['a']" in caplog.text
+    assert "sequences=['c']" in caplog.text
+    assert INSIDES in caplog.text
+
+
+def test_failure_of_the_engine_s_thread_is_told_without_its_insides(make_engine: Any) -> None:
+    fake = make_engine()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(INSIDES)
+
+    fake.runner.read_block = fail
+    fake.start()
+    fake.submit("a", range(3, 80), max_tokens=2)
+    assert str(fake.finish("a").error) == "the engine failed; the server's log has the details"
+    assert INSIDES in (fake.engine.status().error_detail or "")
 
 
 def test_runner_that_cannot_even_give_blocks_back_leaves_nobody_waiting(make_engine: Any) -> None:

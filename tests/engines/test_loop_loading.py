@@ -92,7 +92,10 @@ def test_loading_failure_is_told_to_everyone_and_refuses_the_next(make_engine: A
     finish = fake.finish("a")
     assert finish.reason is FinishReason.ERROR
     assert isinstance(finish.error, EngineUnhealthy)
-    assert "disk gone" in str(finish.error)
-    assert not fake.engine.status().is_healthy
-    with pytest.raises(EngineUnhealthy, match="disk gone"):
+    assert str(finish.error) == "the student cannot be loaded; the server's log has the details"
+    status = fake.engine.status()
+    assert not status.is_healthy
+    assert "disk gone" not in (status.error or "")
+    assert "disk gone" in (status.error_detail or "")
+    with pytest.raises(EngineUnhealthy, match="cannot be loaded; the server's log"):
         fake.submit("b", path="knowledge")

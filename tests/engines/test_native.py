@@ -41,6 +41,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("native")
 
 
+def test_compiling_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(command: list[str]) -> None:
+        raise BuildError(f"{len(caplog.records)} lines before")
+
+    monkeypatch.setattr(build, "find_compiler", lambda: "cc")
+    monkeypatch.setattr(build, "_run", refuse)
+    with caplog.at_level(logging.INFO), pytest.raises(BuildError, match="1 lines before"):
+        build_library(tmp_path)
+    assert "once on this machine, takes some seconds" in caplog.text
+
+
 @pytest.fixture(scope="session", params=variants())
 def library(request: pytest.FixtureRequest, cache: Path) -> Path:
     """Each variant alone, so that those this machine would not choose are tested too."""

@@ -163,7 +163,7 @@ def test_scores_of_a_real_student_are_the_reference_decoders(
     engine = ModuleEngine(tiny.student, runner, config, capacity_tokens=128, variant="fp32")
     listener = Listener()
     engine._publish = listener.publish
-    engine._load()
+    engine._loading.run()
     prompt = list(range(40, 100))
     engine.submit(FakeEngine.request("a", prompt, path, max_tokens=0, prompt_logprobs=1))
     engine.submit(FakeEngine.request("b", prompt[:50], path, max_tokens=1))

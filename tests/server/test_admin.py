@@ -286,7 +286,7 @@ def test_removal_ends_what_runs_when_the_grace_is_over(served: Served, is_stream
     thread.join(10)
     (answer,) = answers
     error = events_of(answer.content)[-1]["error"] if is_stream else answer.json()["error"]
-    assert error["code"] == "engine_unhealthy"
+    assert error["code"] == "stopping"
     assert until(lambda: list(listed(served)) == ["second"])
     assert served.chat("hello", model="first").status_code == 404
 

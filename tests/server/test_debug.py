@@ -120,6 +120,21 @@ def test_state_is_told_of_an_engine_that_does_not_answer(served: Served) -> None
     assert small["integrity"] == []
 
 
+def test_state_tells_operators_what_ails_an_engine(served: Served) -> None:
+    """Everybody else reads a sentence that names no file."""
+    detail = "the student cannot be loaded: OSError('/srv/models/big/head.bin')"
+    for name in ("big", "small"):
+        served.engines[name].sicken("the student cannot be loaded; the server's log has the details", detail)
+    assert state_of(served)["students"][0]["error"] == detail
+    listed = served.http.get("/admin/students", headers=AUTH).json()["students"]
+    assert [student["error"] for student in listed] == [detail, detail]
+    for path in ("/health", "/readyz", "/startup"):
+        text = served.http.get(path).text
+        assert "cannot be loaded; the server's log" in text
+        assert "/srv" not in text
+    assert "/srv" not in served.chat("hello").text + served.route("hello").text
+
+
 def test_state_tells_what_does_not_add_up(served: Served) -> None:
     served.engines["small"].audit = lambda limit_s: ["one slot too many"]  # type: ignore[method-assign]
     assert [student["integrity"] for student in state_of(served)["students"]] == [[], ["one slot too many"]]

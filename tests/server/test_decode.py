@@ -1,5 +1,6 @@
 """Bodies to structs, and the tables of fields."""
 
+import difflib
 import json
 
 import msgspec
@@ -50,6 +51,45 @@ def test_decode_takes_true_for_no_number() -> None:
 def test_decode_suggests_the_near_field() -> None:
     with pytest.raises(UnsupportedField, match="did you mean `max_tokens`"):
         decode(max_token=1)
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {LONG: 1},
+        {f"new\nline {LONG}": 1},
+        {" - at `" * 20_000: 1},
+        {"fenhe": {LONG: 1}},
+        {"messages": [{"role": LONG, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": LONG}]}]},
+        {"response_format": {"type": LONG}},
+        {"tool_choice": {"type": LONG}},
+    ],
+)
+def test_decode_says_little_of_what_is_long(fields: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *_, **__: pytest.fail("compared a name that is no field"))
+    with pytest.raises(BadRequest) as caught:
+        decode(**fields)
+    assert len(caught.value.message) <= 1000
+    assert caught.value.param
+    assert len(caught.value.param) <= 200
+
+
+def test_decode_keeps_the_place_of_what_is_long() -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        decode(messages=[{"role": LONG, "content": "x"}])
+    assert caught.value.param == "messages[0].role"
+    with pytest.raises(InvalidParameter, match="none of text, json_object, json_schema"):
+        decode(response_format={"type": LONG})
+
+
+def test_decode_knows_a_name_of_two_lines_for_unknown() -> None:
+    with pytest.raises(UnsupportedField) as caught:
+        decode(**{"two\nlines": 1})
+    assert caught.value.param == "two\nlines"
 
 
 def test_decode_names_the_place_inside() -> None:

@@ -45,6 +45,15 @@ def test_body_has_the_four_required_keys_and_a_string_code() -> None:
     assert error == {"message": "wrong", "type": "invalid_request_error", "param": "n", "code": "invalid_value"}
 
 
+def test_body_is_short_whatever_the_message() -> None:
+    error = InvalidParameter(f"`n`: {'x' * 10_000} is no number", param="n" * 10_000)
+    detail = msgspec.json.decode(body_of(error))["error"]
+    assert len(body_of(error)) < 5000
+    assert detail["message"].startswith("`n`: xxx")
+    assert detail["message"].endswith("xxx is no number")
+    assert len(detail["param"]) == 200
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

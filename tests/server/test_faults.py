@@ -1,8 +1,10 @@
 """What goes wrong: the engine refuses or fails, the client leaves, bodies are broken. Each ends in one clear answer."""
 
+import hashlib
 import json
 import logging
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -11,8 +13,18 @@ import pytest
 from engines.scripted import Line
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import PathLoading, QueueFull, StepFailed
-from server.config import Limits
-from tests.server.conftest import Served, Start, events_of, until
+from server.config import KeysConfig, Limits, ServerConfig
+from tests.server.conftest import (
+    SCRIPT,
+    Served,
+    Start,
+    TinyStudent,
+    events_of,
+    make_engine,
+    open_scripted,
+    run_server,
+    until,
+)
 
 BROKEN = Line(pieces=(), error=StepFailed("the forward pass failed"))
 BROKEN_LATER = Line(pieces=("some ", "text"), delay_s=0.05, error=StepFailed("the forward pass failed"))
@@ -228,6 +240,31 @@ def test_request_id_in_use_gets_its_own_sequences(served: Served) -> None:
     assert second.status_code == 200
     assert second.headers["x-request-id"] == "twice"
     assert second.json()["id"].startswith("cmpl-twice.")
+
+
+@pytest.fixture
+def tenants(student: TinyStudent) -> Iterator[Served]:
+    """A server with the keys `a` and `b`, of two tenants."""
+    keys = KeysConfig(sha256=tuple(hashlib.sha256(key).hexdigest() for key in (b"a", b"b")))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], ServerConfig(keys=keys)) as running:
+        yield running
+
+
+def test_request_id_of_another_tenant_shows_in_nothing(tenants: Served) -> None:
+    def ask(key: str) -> str:
+        headers = {"authorization": f"Bearer {key}", "x-request-id": "order-17"}
+        response = tenants.post("/v1/completions", {"model": "auto", "prompt": "hi"}, headers=headers)
+        assert (response.status_code, response.headers["x-request-id"]) == (200, "order-17")
+        return str(response.json()["id"])
+
+    alone = {key: ask(key) for key in "ab"}
+    body = {"model": "auto", "prompt": "slow", "stream": True, "max_tokens": 200}
+    headers = {"authorization": "Bearer a", "x-request-id": "order-17"}
+    with tenants.http.stream("POST", "/v1/completions", json=body, headers=headers) as response:
+        parts = response.iter_raw()
+        next(parts)
+        assert ask("b") == alone["b"]
+        assert ask("a").startswith(f"{alone['a']}.")
 
 
 def test_request_id_may_come_again_while_the_first_is_being_aborted(start: Start) -> None:

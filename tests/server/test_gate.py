@@ -257,7 +257,7 @@ def test_engine_that_stops_ends_what_queues(gather: Gather) -> None:
     crowd = gather()
     running, queued = crowd.ask("hold"), crowd.ask("hello")
     crowd.served.engine.stop(0.0)
-    assert code_of(running.result()) == (503, "engine_unhealthy")
+    assert code_of(running.result()) == (503, "stopping")
     assert code_of(queued.result()) == (503, "engine_unhealthy")
     assert crowd.served.student.gate.admission.running.num_tokens == 0
 

@@ -1,18 +1,20 @@
 """One line per request: what it says, what it never says, and how it looks."""
 
+import hashlib
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.scripted import Line
 from models.errors import StepFailed
-from server.config import ServerConfig
+from server.config import KeysConfig, ServerConfig
 from server.logs import JsonFormatter, set_up_logging
-from tests.server.conftest import Served, Start, until
+from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server, until
 
 SECRET = "the-owl-flies-at-noon"
 
@@ -99,6 +101,37 @@ def test_log_names_the_error(
     assert served.http.request(method, path, json=body).status_code == status
     (line,) = lines(1)
     assert (line["status"], line["error"]) == (status, error)
+
+
+@pytest.fixture
+def keyed(student: TinyStudent, tmp_path: Path) -> Iterator[Served]:
+    """A server with one key, `a`, that may ask once a minute."""
+    file = tmp_path / "keys.toml"
+    file.write_text(f'[[key]]\nname = "a"\nsha256 = "{hashlib.sha256(b"a").hexdigest()}"\nrequests_per_minute = 1\n')
+    config = ServerConfig(keys=KeysConfig(file=file, metrics=False))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], config) as running:
+        yield running
+
+
+def test_log_and_metrics_know_the_route_of_what_is_refused_at_the_door(keyed: Served, lines: Any) -> None:
+    mine = {"authorization": "Bearer a"}
+    statuses = [
+        keyed.chat("hello", headers={**mine, "x-fenhe-deadline-ms": "soon"}).status_code,
+        keyed.chat("hello", headers=mine).status_code,
+        keyed.chat("hello", headers=mine).status_code,
+        keyed.chat("hello").status_code,
+    ]
+    assert statuses == [400, 200, 429, 401]
+    keyed.http.get("/v1/models/tiny:full")
+    keyed.http.get(f"/v1/{SECRET}")
+    keyed.context.drain.is_draining = True
+    assert keyed.chat("hello", headers=mine).status_code == 503
+    keyed.context.drain.is_draining = False
+    chat = "/v1/chat/completions"
+    assert [line["route"] for line in lines(7)] == [*[chat] * 4, "/v1/models/{model:path}", "unmatched", chat]
+    metrics = keyed.http.get("/metrics").text
+    for status in (400, 429, 401, 503):
+        assert f'fenhe_http_requests_total{{method="POST",route="{chat}",status="{status}"}} 1.0' in metrics
 
 
 def test_log_names_the_error_that_ended_a_stream(start: Start, lines: Any) -> None:

@@ -77,7 +77,7 @@ def test_grace_over_ends_streams_with_an_error_and_exits_zero() -> None:
         with streaming(running) as parts:
             running.process.send_signal(signal.SIGTERM)
             last = events_of(b"".join(parts))[-1]
-        assert last["error"]["code"] == "engine_unhealthy"
+        assert last["error"]["code"] == "stopping"
         assert running.process.wait(10) == 0
 
 

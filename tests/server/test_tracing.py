@@ -1,7 +1,10 @@
 """Spans and GenAI metrics of real requests, collected in memory; and how tracing is switched on."""
 
 import contextlib
+import hashlib
+import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +17,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from engines.scripted import Line
 from models.errors import ConfigError, StepFailed
-from server.config import ServerConfig, TracingConfig
+from server import app
+from server.config import KeysConfig, ServerConfig, TracingConfig
 from server.tracing import BUCKETS, Tracing, make_tracing
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 
@@ -26,12 +30,12 @@ KAPUT = Line(pieces=(), error=StepFailed("broken"))
 class Watched:
     """A traced server and what it told."""
 
-    def __init__(self, student: TinyStudent, **settings: Any) -> None:
+    def __init__(self, student: TinyStudent, *, server: ServerConfig | None = None, **settings: Any) -> None:
         self.spans, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
         config = TracingConfig(enabled=True, **settings)
         self.tracing = Tracing(config, "1.2.3", SimpleSpanProcessor(self.spans), self.reader)
         engine = make_engine({**SCRIPT, "kaput": KAPUT})
-        self.server = run_server([open_scripted(student, engine)], ServerConfig(), tracing=self.tracing)
+        self.server = run_server([open_scripted(student, engine)], server or ServerConfig(), tracing=self.tracing)
 
     def ask(self, served: Served, prompt: str = "hello", *, headers: Any = None, **fields: Any) -> ReadableSpan:
         """The one span of a completion."""
@@ -139,6 +143,27 @@ def test_span_of_a_failure_names_it(watch: Watch) -> None:
     assert (refused.attributes or {})["error.type"] == "unsupported_parameter"
 
 
+def test_span_has_the_method_that_was_used(watch: Watch) -> None:
+    watched, served = watch()
+    served.http.get("/v1/completions")
+    assert until(lambda: len(watched.spans.get_finished_spans()) == 1)
+    assert (watched.spans.get_finished_spans()[0].attributes or {})["http.request.method"] == "GET"
+
+
+KEYED = ServerConfig(keys=KeysConfig(sha256=(hashlib.sha256(b"a").hexdigest(),)))
+SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+
+
+def test_refusal_for_want_of_a_key_has_a_span_that_its_caller_does_not_rule(watch: Watch) -> None:
+    watched, served = watch(server=KEYED)
+    span = watched.ask(served, headers=SAMPLED)
+    assert span.parent is None
+    told = dict(span.attributes or {})
+    assert (told["http.response.status_code"], told["http.route"]) == (401, "/v1/completions")
+    assert watched.points()["gen_ai.server.request.duration"][0].attributes["error.type"] == "invalid_api_key"
+    assert watched.ask(served, headers={**SAMPLED, "authorization": "Bearer a"}).parent is not None
+
+
 def test_spans_hold_nothing_of_prompts_and_keys(watch: Watch) -> None:
     watched, served = watch()
     span = watched.ask(served, SECRET, headers={"authorization": f"Bearer {SECRET}"}, user=SECRET)
@@ -185,6 +210,40 @@ def test_exporter_that_fails_costs_no_answer(student: TinyStudent) -> None:
     watched.tracing._span = fail  # type: ignore[method-assign]
     with watched.server as served:
         assert served.post("/v1/completions", {"model": "auto", "prompt": "hello"}).is_success
+
+
+def test_end_does_not_wait_for_a_collector_that_says_nothing(
+    student: TinyStudent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "TRACING_CLOSE_S", 0.05)
+    watched = Watched(student)
+    ended, closed = threading.Event(), threading.Event()
+
+    def close() -> None:
+        if ended.wait(20):
+            closed.set()
+
+    watched.tracing.close = close  # type: ignore[method-assign]
+    with watched.server:
+        pass
+    assert "the collector does not answer" in caplog.text
+    assert not closed.is_set()
+    ended.set()
+    assert closed.wait(20)
+
+
+def test_end_is_orderly_when_tracing_fails(student: TinyStudent, caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(student)
+
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    watched.tracing.close = fail  # type: ignore[method-assign]
+    caplog.set_level(logging.INFO)
+    with watched.server:
+        pass
+    assert "tracing failed at the end" in caplog.text
+    assert "engines stopped" in caplog.text
 
 
 def test_tracing_is_off_by_default() -> None:

@@ -234,7 +234,7 @@ def test_engine_gives_every_path_the_tokens_it_gives_it_alone(
     def run(batch: list[GenerationRequest]) -> Any:
         listener, engine = make_listener(), build_engine(built.student, config)
         engine._publish = listener.publish
-        engine._load()
+        engine._loading.run()
         for request in batch:
             engine.submit(request)
         while engine.step():

@@ -1,5 +1,6 @@
 """Which precision runs: what was asked for, or the fastest faithful one that fits and can run here."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,36 @@ def test_speeds_are_measured_once_per_machine_and_kept(
     assert speeds.speeds_of(student, ["int4"], 2, None) == {"int4": MEASURED["int4"]}
     assert len(speeds.speeds_of(student, ["int8"], 1, None)) == 1
     assert measured == ["int8", "w8a8", "int4", "int8"]
+
+
+def test_plan_and_its_speeds_are_one_readable_line(choose: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        choose({"w8a8": 250, "int8": 300})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "precision chosen plan='w8a8' w8a8=\"1 row 6 ms, 4 rows 6 ms, 32 rows 30 ms, prompt token 1 ms\" "
+        'int8="1 row 5 ms, 4 rows 7 ms, 32 rows 60 ms, prompt token 1 ms"'
+    )
+
+
+def test_speeds_that_are_measured_are_announced_and_those_that_are_kept_are_not(
+    tiny_student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced: list[int] = []
+
+    def measure(*_: object) -> Speeds:
+        announced.append(len(caplog.records))
+        return MEASURED["int8"]
+
+    monkeypatch.setattr(speeds, "_measure", measure)
+    original = tiny_student("llama").student
+    student = Student(folder=tmp_path, manifest=original.manifest, tokenizer=original.tokenizer)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            speeds.speeds_of(student, ["int8", "w8a8"], 2, None)
+    assert announced == [1, 1]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "int8,w8a8: once on this machine" in caplog.text
 
 
 def test_speeds_of_a_damaged_file_are_measured_again(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What an engine refuses at once, because it could never be finished."""
+
+from engines.scheduler import KvBudget
+from engines.sequence import GenerationRequest
+from models.errors import ContextTooLong, InvalidParameter, UnknownModel
+from models.manifest import Manifest
+
+
+def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, capacity_tokens: int) -> None:
+    """`capacity_tokens` is the longest sequence a KV slot can hold.
+
+    Raises: UnknownModel, InvalidParameter, ContextTooLong.
+    """
+    if all(request.path != path.name for path in manifest.paths):
+        raise UnknownModel(f"student {manifest.name!r} has no path {request.path!r}")
+    if not request.prompt_token_ids:
+        raise InvalidParameter("the prompt is empty")
+    _check_vocabulary(request, manifest.architecture.vocab_size)
+    num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
+    if num_tokens > capacity_tokens:
+        raise ContextTooLong(
+            f"{len(request.prompt_token_ids)} prompt tokens and {request.sampling.max_tokens} new ones exceed "
+            f"the context of {capacity_tokens} tokens"
+        )
+    if kv.needed_bytes(request.path, num_tokens) > kv.capacity_bytes:
+        raise ContextTooLong(
+            f"{num_tokens} tokens need {kv.needed_bytes(request.path, num_tokens)} bytes of KV, "
+            f"kv_bytes allows {kv.capacity_bytes}; raise kv_bytes"
+        )
+
+
+def _check_vocabulary(request: GenerationRequest, vocab_size: int) -> None:
+    strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
+    if strange or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
+        raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
+    grammar = request.sampling.grammar
+    if grammar is not None and grammar.vocab_size != vocab_size:
+        raise InvalidParameter("the grammar was compiled for another student's vocabulary")

@@ -1,0 +1,39 @@
+"""What an engine has done since it began, as metrics tell it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engines.scheduler import StepPlan
+from models.manifest import Manifest
+from models.student import HEAD
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What metrics read; only the engine thread writes."""
+
+    stage_runs: Counter[str] = field(default_factory=Counter)
+    stage_rows: Counter[str] = field(default_factory=Counter)
+    num_prompt_tokens: int = 0
+    num_generation_tokens: int = 0
+    num_steps: int = 0
+    num_failed_steps: int = 0
+
+    def count(self, plan: StepPlan, manifest: Manifest, kv_stages: Mapping[str, Sequence[str]]) -> None:
+        """Count stage runs and rows of a step about to be committed; `kv_stages` are each path's stages with KV."""
+        self.num_steps += 1
+        decoded = Counter(sequence.path for sequence in plan.decode if sequence is not None)
+        stages: Counter[str] = Counter()
+        for path, num_rows in decoded.items():
+            for stage in (*manifest.stages(manifest.path(path)), HEAD):
+                stages[stage] += num_rows
+        for chunk in plan.chunks:
+            for stage in manifest.stages(manifest.path(chunk.sequence.path)):
+                # An exit without layers looks at a prompt's last token alone, as the head does, unless all are scored.
+                has_kv = stage in kv_stages[chunk.sequence.path]
+                stages[stage] += chunk.num_tokens if has_kv or chunk.unscored else chunk.is_last
+            stages[HEAD] += len(chunk.unscored) + chunk.is_last
+        stages = +stages
+        self.stage_rows.update(stages)
+        self.stage_runs.update(stages.keys())

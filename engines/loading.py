@@ -1,0 +1,85 @@
+"""Which stages of a student are in memory, and the thread that brings them there, so that paths become servable one
+after the other."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from engines.contract import PathStatus, Runner
+from engines.sequence import WhileLoading
+from models.manifest import Manifest
+from models.student import HEAD
+
+logger = logging.getLogger(__name__)
+
+JOIN_S = 5.0
+
+
+class Loading:
+    """`depths` are the ranks of the paths. `tell_loaded` is called after every stage, `tell_failed` with what ended the
+    loading, both on its own thread; `is_over` ends it between two stages."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        runner: Runner,
+        depths: Mapping[str, int],
+        *,
+        is_over: Callable[[], bool],
+        tell_loaded: Callable[[], None],
+        tell_failed: Callable[[Exception], None],
+    ) -> None:
+        self._manifest = manifest
+        self._runner = runner
+        self._depths = depths
+        self._is_over = is_over
+        self._tell_loaded = tell_loaded
+        self._tell_failed = tell_failed
+        self._loaded: frozenset[str] = frozenset()
+        self._thread = threading.Thread(target=self.run, name="fenhe-loader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait a while for its end: leaving the interpreter while a session is being made would abort the process."""
+        if self._thread.is_alive():
+            self._thread.join(JOIN_S)
+
+    def run(self) -> None:
+        """Load in path order, so that the shallowest path is servable while the rest is read."""
+        started_s = time.monotonic()
+        try:
+            for stage in (HEAD, *self._manifest.stage_order()):
+                if self._is_over():
+                    return
+                self._runner.load(stage)
+                self._loaded |= {stage}
+                self._tell_loaded()
+                seconds = time.monotonic() - started_s
+                logger.info("stage loaded student=%s stage=%s seconds=%.2f", self._manifest.name, stage, seconds)
+        except Exception as error:
+            logger.exception("loading failed student=%s", self._manifest.name)
+            self._tell_failed(error)
+
+    def status(self, path: str) -> PathStatus:
+        needed = {HEAD, *self._manifest.stages(self._manifest.path(path))}
+        return PathStatus(
+            path=path,
+            num_loaded_stages=len(needed & self._loaded),
+            num_stages=len(needed),
+            is_default=path == self._manifest.full_path.name,
+        )
+
+    def resolve(self, path: str, while_loading: WhileLoading) -> str | None:
+        """The path a sequence may take now: its own, a shallower one if it allows that, or None to wait."""
+        if self.status(path).is_servable:
+            return path
+        if while_loading is WhileLoading.WAIT:
+            return None
+        loaded = [name for name in self._depths if self.status(name).is_servable]
+        num_modules = len(self._manifest.path(path).modules)
+        # Another exit behind the same modules is no shallower path: it was trained for something else.
+        shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
+        return min(shallower, key=self._depths.__getitem__, default=None)
