@@ -7,7 +7,8 @@ PACKAGES := server router engines models loadtest tests
 .PHONY: help serve test lint format bench soak clean
 
 help:
-	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000"
+	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
+	@echo "             make serve PORT=8001 on another port"
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
@@ -31,7 +32,7 @@ $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 serve: $(VENV)/.installed
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve $(if $(PORT),--port $(PORT))
 
 test: lint
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from models.errors import ConfigError, Unavailable
 from router.breaker import Breaker
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 OPERATIONS = ("get", "put")
 FLUSH_TIMEOUT_S = 30.0
+DEFAULT_PORT = 6379
 SCAN_COUNT = 1000
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class RedisStore:
         assert config.url is not None
         self._config = config
         self._client = _make_client(config, config.url)
+        self._address = address_of(config.url)
+        self._is_failure_told = False
         self._breakers = {
             operation: Breaker(config.breaker_failures, config.breaker_pause_s) for operation in OPERATIONS
         }
@@ -98,19 +102,30 @@ class RedisStore:
             self._note_failure(operation, breaker, error)
             raise Unavailable(f"the cache's server failed ({type(error).__name__}); see that it answers") from error
         if breaker.succeed():
-            logger.info("cache server answers again operation=%s", operation)
+            self._is_failure_told = False
+            logger.info("cache server answers again address=%s operation=%s", self._address, operation)
         return reply
 
     def _note_failure(self, operation: str, breaker: Breaker, error: Exception) -> None:
+        """Logs the first failure and each time the server is left alone, not every failure: there may be many."""
         kind = type(error).__name__
         self._errors[operation, kind] += 1
         if breaker.fail():
             logger.warning(
-                "cache server left alone operation=%s pause_s=%g error=%s",
+                "cache server left alone address=%s operation=%s pause_s=%g error=%s",
+                self._address,
                 operation,
                 self._config.breaker_pause_s,
                 kind,
             )
+        elif not self._is_failure_told:
+            logger.warning(
+                "cache server failed address=%s operation=%s error=%s: requests go on without their hits",
+                self._address,
+                operation,
+                kind,
+            )
+        self._is_failure_told = True
 
     def _name(self, key: str) -> str:
         return f"{self._config.namespace}:{key}"
@@ -135,6 +150,15 @@ def _make_client(config: CacheConfig, url: str) -> "Redis":
     except (ValueError, TypeError):
         raise ConfigError("cache.url cannot be read; write it like redis://:PASSWORD@HOST:6379/0") from None
     return Redis.from_pool(pool)
+
+
+def address_of(url: str) -> str:
+    """The host and port of a URL, or the path of its socket, without user, password and options."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    host = parts.hostname or "localhost"
+    return f"[{host}]:{parts.port or DEFAULT_PORT}" if ":" in host else f"{host}:{parts.port or DEFAULT_PORT}"
 
 
 def _literal(text: str) -> str:

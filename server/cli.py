@@ -1,6 +1,7 @@
 """The `fenhe` command: arguments, and one function per subcommand, which imports what it needs itself."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return bench(arguments[1:])
         if arguments[:1] == ["router"]:
             return router(arguments[1:])
-        parsed = make_parser().parse_args(arguments)
+        parsed = _parse(arguments)
         status: int = parsed.run(parsed)
         return status
     except (ServingError, OSError) as error:
@@ -36,7 +37,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Raises: ConfigError for options that do not exist, with those that were meant."""
+    from server.mistakes import did_you_mean
+
+    parser = make_parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if not unknown:
+        return parsed
+    known: list[str] = []
+    command = ""
+    for commands in (action for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        command = next(name for name in arguments if name in commands.choices)
+        known = [option for action in commands.choices[command]._actions for option in action.option_strings]
+    options = [part.partition("=")[0] for part in unknown if part.startswith("-")]
+    problems = [f"there is no option {option}{did_you_mean(option, known)}" for option in options]
+    problems = problems or [f"what is {' '.join(unknown)!r}?"]
+    raise ConfigError(*problems, f"see `fenhe {command} --help`")
+
+
 def make_parser() -> argparse.ArgumentParser:
+    from server.bench_command import BENCHES
     from server.context import fenhe_version
 
     parser = argparse.ArgumentParser(prog="fenhe", description="Serve every request by the part of a model it needs.")
@@ -50,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_operator_commands(commands, debug)
     _add_model_commands(commands, debug)
     commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
-    commands.add_parser("bench", help="measure: `fenhe bench engines`, `router`, `distill`, `similar`", add_help=False)
+    commands.add_parser("bench", help=f"measure: `fenhe bench` with {', '.join(BENCHES)}", add_help=False)
     return parser
 
 
@@ -58,13 +79,14 @@ Commands = argparse._SubParsersAction
 
 
 def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
-    from server.config import flag_of, setting_names
+    from server.setting_help import ABOUT, add_settings
 
-    parser = commands.add_parser("serve", parents=[debug], help="serve students over HTTP")
+    usage = "fenhe serve [-h] [--debug] [--config FILE] [--SETTING VALUE ...]"
+    parser = commands.add_parser(
+        "serve", parents=[debug], help="serve students over HTTP", usage=usage, description=ABOUT
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (or FENHE_CONFIG)")
-    settings = parser.add_argument_group("settings", "also in the file and as FENHE_...; flags win")
-    for name in setting_names():
-        settings.add_argument(flag_of(name), dest=name, metavar="VALUE", help=name)
+    add_settings(parser)
     parser.set_defaults(run=serve)
 
 
@@ -83,11 +105,21 @@ def _add_chat(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
     parser = commands.add_parser("chat", parents=[debug], help="talk to a server")
     parser.add_argument("prompt", nargs="?", help="one question; without it: a conversation")
     parser.add_argument("--url", default=DEFAULT_URL, help=f"where the server is (default {DEFAULT_URL})")
+    _add_api_key(parser)
     parser.add_argument("--model", default="auto", help="model id (default auto)")
     parser.add_argument("--system", help="a system message to begin with")
     parser.add_argument("--temperature", type=float, default=0.0, help="default 0: the likeliest answer")
     parser.add_argument("--max-tokens", type=int, help="longest answer (default: as long as the context lasts)")
     parser.set_defaults(run=chat)
+
+
+def _add_api_key(parser: argparse.ArgumentParser) -> None:
+    from server.client import KEY_VARIABLES
+
+    variables = " or ".join(KEY_VARIABLES)
+    parser.add_argument(
+        "--api-key", metavar="KEY", help=f"the server's API key (or {variables}, which other users cannot see)"
+    )
 
 
 def _add_route(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
@@ -99,6 +131,7 @@ def _add_route(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Ar
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", help="ask a running server; without it, decide here")
     where.add_argument("--student", type=Path, metavar="DIR", help="decide for this student (default: the default one)")
+    _add_api_key(parser)
     parser.add_argument("--task", choices=TASKS, help="as if the request had wished for this task")
     parser.add_argument("--quality", choices=[quality.value for quality in Quality], help="as if it had wished for it")
     parser.add_argument("--json", action="store_true", help="the answer of POST /v1/route itself")
@@ -143,48 +176,58 @@ def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    _survive_hangup()
+    _survive_hangup(_report)
     from models.default_student import find_student
-    from server.config import load_config, setting_names
+    from server.config import draft_config, setting_names
     from server.context import make_context
-    from server.keys import check_exposure, load_keys
+    from server.inspection import read_sound
     from server.listener import open_socket
     from server.logs import set_up_logging
     from server.opening import load_classifier, make_opener, open_all
 
     flags = {name: getattr(arguments, name) for name in setting_names()}
-    load = partial(load_config, flags, os.environ, arguments.config)
-    config = load()
-    keys = load_keys(config.keys)
-    check_exposure(config, keys)
+    draft = partial(draft_config, flags, os.environ, arguments.config)
+    config, keys = read_sound(draft)
     set_up_logging(config)
+    is_json = config.log_format == "json"
+    report = logging.getLogger("fenhe").info if is_json else _report
+    _survive_hangup(report)
     with open_socket(config) as listener:
-        opener = make_opener(config.engine, lambda: find_student(os.environ, report=_report))
+        opener = make_opener(config.engine, lambda: find_student(os.environ, report=report))
         classifier = load_classifier(config.router)
         students = open_all(config.student, opener)
-        context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, load_config=load)
+        context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, draft_config=draft)
         context.start_engines()  # they load while the web framework is imported
         try:
             from server.serve import serve as run_server
 
-            return run_server(context, listener, announce=_announcer([student.name for student in context.students]))
+            names = [student.name for student in context.students]
+            return run_server(context, listener, announce=partial(_announce, names, is_json))
         finally:
             for student in context.students:
                 student.engine.stop(0.0)
 
 
-def _survive_hangup() -> None:
+def _survive_hangup(report: Callable[[str], None]) -> None:
     """Until there is a loop that reads settings again by it, SIGHUP would end a server that is still loading."""
     if hasattr(signal, "SIGHUP"):  # Windows has none
-        signal.signal(signal.SIGHUP, lambda *_: _report("fenhe: SIGHUP ignored, the server is starting; send it again"))
+        signal.signal(signal.SIGHUP, lambda *_: report("fenhe: SIGHUP ignored, the server is starting; send it again"))
 
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _announcer(students: list[str]) -> Callable[[str], None]:
-    return lambda url: print(f"fenhe serves {', '.join(students)} at {url}/v1", flush=True)
+def _announce(students: list[str], is_json: bool, url: str) -> None:
+    """Say where the server listens, on stdout, in the form that log lines have."""
+    line = f"fenhe serves {', '.join(students)} at {url}/v1"
+    if is_json:
+        from server.logs import JsonFormatter
+
+        fields = {"url": f"{url}/v1", "students": students}
+        record = {"name": "fenhe", "levelname": "INFO", "msg": "%s", "args": (line,), "fields": fields}
+        line = JsonFormatter().format(logging.makeLogRecord(record))
+    print(line, flush=True)
 
 
 def keys(arguments: argparse.Namespace) -> int:
@@ -200,10 +243,11 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    from server.client import Wish, converse
+    from server.client import Wish, converse, find_api_key
 
     wish = Wish(
         url=arguments.url,
+        api_key=find_api_key(arguments.api_key, os.environ),
         model=arguments.model,
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
@@ -213,10 +257,12 @@ def chat(arguments: argparse.Namespace) -> int:
 
 
 def route(arguments: argparse.Namespace) -> int:
+    from server.client import find_api_key
     from server.route_command import ask_server, decide_here, show
 
     if arguments.url is not None:
-        reply = ask_server(arguments.url, arguments.text, arguments.task, arguments.quality)
+        api_key = find_api_key(arguments.api_key, os.environ)
+        reply = ask_server(arguments.url, arguments.text, arguments.task, arguments.quality, api_key)
     else:
         reply = decide_here(arguments.text, arguments.student, arguments.task, arguments.quality, os.environ)
     print(show(reply, is_json=arguments.json))
@@ -289,32 +335,10 @@ def router(arguments: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    """`fenhe bench engines|router|distill|similar|grammar ...`: the rest of the line belongs to that bench."""
-    if arguments[:1] == ["engines"]:
-        from engines.bench.cli import run as bench_engines
+    """`fenhe bench ...`: the rest of the line belongs to that bench."""
+    from server.bench_command import run
 
-        return bench_engines(arguments[1:])
-    if arguments[:1] == ["router"]:
-        from router.bench.cli import run as bench_router
-
-        return bench_router(arguments[1:])
-    if arguments[:1] == ["distill"]:
-        from engines.bench.distill.cli import run as bench_distill
-
-        return bench_distill(arguments[1:])
-    if arguments[:1] == ["similar"]:
-        from router.bench.similar import run as bench_similar
-
-        return bench_similar(arguments[1:])
-    if arguments[:1] == ["grammar"]:
-        from engines.bench.grammar import run as bench_grammar
-
-        return bench_grammar(arguments[1:])
-    raise ConfigError(
-        "what to measure? There are `fenhe bench engines`, `fenhe bench router`, `fenhe bench distill`, "
-        "`fenhe bench similar` and `fenhe bench grammar`; "
-        "their options: `fenhe bench router --help`"
-    )
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@
 import http.client
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from models.errors import BadRequest, ConfigError, ServingError, Unavailable
+from models.errors import BadRequest, ConfigError, ServingError, Unauthorized, Unavailable
 
 TIMEOUT_S = 600.0
+KEY_VARIABLES = ("FENHE_API_KEY", "OPENAI_API_KEY")
+"""Where the key is when no option gives one: the first that is there counts."""
+HOW_TO_GIVE_A_KEY = f"give yours with --api-key, or in {' or '.join(KEY_VARIABLES)}"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Wish:
     url: str
+    api_key: str | None = field(default=None, repr=False)
     model: str = "auto"
     temperature: float = 0.0
     max_tokens: int | None = None
@@ -43,10 +47,22 @@ class Reply:
         return f"path {self.path}, {self.num_tokens} tokens, first after {first_ms:.0f} ms{speed}"
 
 
+def find_api_key(option: str | None, environ: Mapping[str, str]) -> str | None:
+    """The key of the option, else that of the first variable that holds one.
+
+    Raises: ConfigError for a key that no header can carry; it is not shown.
+    """
+    given = [option, *(environ.get(name) for name in KEY_VARIABLES)]
+    key = next((one.strip() for one in given if one and one.strip()), None)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError("the API key has characters that no key has: only ASCII, and no line breaks")
+    return key
+
+
 def converse(wish: Wish, prompt: str | None, lines: TextIO, out: TextIO) -> int:
     """Ask `prompt`, or what `lines` says line by line.
 
-    Raises: ConfigError for a URL nobody can use; Unavailable when there is no server; BadRequest.
+    Raises: ConfigError for a URL nobody can use; Unavailable when there is no server; BadRequest; Unauthorized.
     """
     messages = [] if wish.system is None else [{"role": "system", "content": wish.system}]
     for question in [prompt] if prompt is not None else _questions(lines, out):
@@ -83,8 +99,7 @@ def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
     connection, base = connect(wish.url)
     reply = Reply(started_s=time.monotonic())
     try:
-        headers = {"content-type": "application/json"}
-        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), headers)
+        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), _headers(wish.api_key))
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise read_refusal(response.status, response.read())
@@ -98,11 +113,11 @@ def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
     return reply
 
 
-def post(url: str, path: str, body: object) -> bytes:
-    """The body of a 200 answer. Raises: BadRequest, Unavailable."""
+def post(url: str, path: str, body: object, api_key: str | None = None) -> bytes:
+    """The body of a 200 answer. Raises: BadRequest, Unauthorized, Unavailable."""
     connection, base = connect(url)
     try:
-        connection.request("POST", f"{base}{path}", json.dumps(body), {"content-type": "application/json"})
+        connection.request("POST", f"{base}{path}", json.dumps(body), _headers(api_key))
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -112,6 +127,11 @@ def post(url: str, path: str, body: object) -> bytes:
     if response.status != http.client.OK:
         raise read_refusal(response.status, answer)
     return answer
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    key = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    return {"content-type": "application/json", **key}
 
 
 def connection_failure(url: str, error: Exception) -> Unavailable:
@@ -133,7 +153,10 @@ def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
 def read_refusal(status: int, body: bytes) -> ServingError:
     """The error in a response, or that there is none in this API's shape."""
     try:
-        return BadRequest(json.loads(body)["error"]["message"])
+        message = json.loads(body)["error"]["message"]
+        if status == http.client.UNAUTHORIZED:
+            return Unauthorized(f"{message}; {HOW_TO_GIVE_A_KEY}")
+        return BadRequest(message)
     except (ValueError, KeyError, TypeError):
         return Unavailable(f"the server answered {status}, and not as this API does; is the URL right?")
 

@@ -25,10 +25,11 @@ from router.cache_config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem
 from router.tasks import Task
+from server.mistakes import find_setting, wrong_value
 
 ENV_PREFIX = "FENHE_"
-NOT_SETTINGS = frozenset({"FENHE_CACHE", "FENHE_CONFIG"})
-"""Variables with our prefix that are read elsewhere: where models are kept and where the file is."""
+NOT_SETTINGS = frozenset({"FENHE_API_KEY", "FENHE_CACHE", "FENHE_CONFIG"})
+"""Variables with our prefix that are read elsewhere: a client's key, where models are kept and where the file is."""
 
 _SELF_EXPLAINING = ("limits", "engine")
 """Sections whose settings are clear without their section's name."""
@@ -172,16 +173,16 @@ Settings = dict[str, Setting]
 """By dotted name: `limits.max_body_bytes`."""
 
 
-def setting_names(kind: type[Any] = ServerConfig, prefix: str = "") -> list[str]:
-    """Every setting that is one value by its dotted name, in the order of the tree."""
+def setting_names(kind: type[Any] = ServerConfig, prefix: str = "", *, with_tables: bool = False) -> list[str]:
+    """Every setting that is one value, or a table of them, by its dotted name, in the order of the tree."""
     hints = get_type_hints(kind)
     names = []
     for part in dataclasses.fields(kind):
         name = f"{prefix}{part.name}"
         inner = hints[part.name]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-            names += setting_names(inner, f"{name}.")
-        elif get_origin(inner) is not dict:
+            names += setting_names(inner, f"{name}.", with_tables=with_tables)
+        elif with_tables or get_origin(inner) is not dict:
             names.append(name)
     return names
 
@@ -213,9 +214,26 @@ def draft_config(
     settings |= _read_environ(environ)
     settings |= {name: Setting(text, flag_of(name), is_text=True) for name, text in flags.items() if text is not None}
     config = _build(ServerConfig, settings, "", problems)
-    problems[:0] = [f"{setting.origin}: no such setting" for setting in settings.values()]
+    problems[:0] = _unknown(settings, setting_names(with_tables=True))
     assert isinstance(config, ServerConfig)
     return _with_native_folder(config, environ), problems
+
+
+def _unknown(settings: Settings, known: list[str]) -> list[str]:
+    return [f"{setting.origin}: no such setting{_hint(name, setting, known)}" for name, setting in settings.items()]
+
+
+def _hint(name: str, setting: Setting, known: list[str]) -> str:
+    """The name that was meant, written as this one is."""
+    near = find_setting(name, known)
+    if near is None:
+        return ""
+    return f"; did you mean {variable_of(near) if setting.is_text else near}?"
+
+
+def variable_of(name: str) -> str:
+    """`limits.max_body_bytes` is `FENHE_LIMITS__MAX_BODY_BYTES`."""
+    return ENV_PREFIX + name.replace(".", "__").upper()
 
 
 def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
@@ -263,8 +281,8 @@ def _is_service_link(variable: str, value: str) -> bool:
 
 def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]) -> object:
     """Make one dataclass of the tree, taking its settings out of `settings`; what is wrong keeps its default."""
-    num_before = len(problems)
     values: dict[str, Any] = {}
+    wrong: list[str] = []
     hints = get_type_hints(kind, include_extras=True)
     for part in dataclasses.fields(kind):
         name = f"{prefix}{part.name}"
@@ -281,11 +299,16 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]
             values[part.name] = _convert(settings.pop(name), hint, problems)
         if len(problems) > num_known and hint != tuple[StudentConfig, ...]:  # of those, what is sound is kept
             values.pop(part.name, None)
+            wrong.append(part.name)
     built: object = kind(**values)
-    is_sound = len(problems) == num_before
-    if is_sound and isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
-        problems += [f"{prefix}{problem}" for problem in built.problems()]
+    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
+        problems += [f"{prefix}{problem}" for problem in built.problems() if not _is_about(problem, wrong)]
     return built
+
+
+def _is_about(problem: str, names: list[str]) -> bool:
+    """Whether a sentence is about settings that have their defaults because what was written is wrong."""
+    return any(re.search(rf"\b{re.escape(name)}\b", problem) for name in names)
 
 
 def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[str]) -> dict[Any, Any]:
@@ -313,7 +336,7 @@ def _build_students(setting: Setting, problems: list[str]) -> tuple[StudentConfi
         prefix = f"student[{index}]."
         settings = _flatten(table, prefix, file)
         student = _build(StudentConfig, settings, prefix, problems)
-        problems += [f"{left.origin}: no such setting" for left in settings.values()]
+        problems += _unknown(settings, setting_names(StudentConfig, prefix))
         if isinstance(student, StudentConfig):
             students.append(student)
     for index, student in enumerate(students):
@@ -330,7 +353,7 @@ def _convert(setting: Setting, hint: Any, problems: list[str]) -> Any:
         return msgspec.convert(_listed(setting, hint), hint, strict=not setting.is_text)
     except msgspec.ValidationError as error:
         shown = "(not shown)" if _SECRET.search(setting.origin) else repr(setting.value)
-        problems.append(f"{setting.origin} = {shown}: {error}")
+        problems.append(f"{setting.origin} = {shown}: {wrong_value(error, hint)}")
         return None
 
 

@@ -2,21 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from models.errors import ConfigError
 from models.manifest import read_manifest
 from router.pool import name_problem
 from server.config import StudentConfig, draft_config
-from server.keys import check_exposure, load_keys
+from server.inspection import collect, look_over
 from server.opening import load_classifier
 
 MISTAKEN = 2
 """The exit status for a file with mistakes, as for any other error of `fenhe`."""
-
-T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,27 +34,17 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def check(file: Path, environ: Mapping[str, str]) -> str:
-    """A line about a file that is sound, with this environment: the settings, the key file, the students' folders and
-    the classifier. Raises: ConfigError that lists what is not."""
+    """A line about a file that is sound, with this environment: the settings, the packages they need, the key file, the
+    students' folders and the classifier. Raises: ConfigError that lists what is not."""
     config, problems = draft_config({}, environ, file)
-    keys = _collect(lambda: load_keys(config.keys), problems)
-    if keys is not None:
-        _collect(lambda: check_exposure(config, keys), problems)
+    keys = look_over(config, problems)
     for problem in _student_problems(config.student):
         problems += [] if any(problem in known for known in problems) else [problem]  # names may be told already
-    _collect(lambda: load_classifier(config.router), problems)
+    collect(lambda: load_classifier(config.router), problems)
     if problems:
         raise ConfigError(*problems)
     students = ", ".join(one.name or (str(one.folder) if one.folder else "the default one") for one in config.student)
-    return f"{file}: sound; listens on {config.host}:{config.port}, students: {students}, API keys: {len(keys or ())}"
-
-
-def _collect(work: Callable[[], T], problems: list[str]) -> T | None:
-    try:
-        return work()
-    except ConfigError as error:
-        problems += error.problems
-        return None
+    return f"{file}: sound; listens on {config.host}:{config.port}, students: {students}, API keys: {len(keys)}"
 
 
 def _student_problems(students: Sequence[StudentConfig]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
 from router.decision import Priority
 from server.config import KeysConfig, Positive, ServerConfig, Sha256
+from server.mistakes import wrong_value
 from server.ratelimit import KeyLimits, Meter
 
 KEY_PREFIX = "fk-"
@@ -89,7 +90,8 @@ def _read_file(file: Path) -> list[KeyEntry]:
         try:
             entries.append(msgspec.convert(one, KeyEntry))
         except msgspec.ValidationError as error:
-            problems.append(f"key file {file}: key[{index}]: {error}; `fenhe keys make NAME` prints a sound one")
+            why = wrong_value(error, Priority)
+            problems.append(f"key file {file}: key[{index}]: {why}; `fenhe keys make NAME` prints a sound one")
     if problems:
         raise ConfigError(*problems)
     return entries

@@ -7,6 +7,8 @@ from typing import TextIO
 from models.errors import ConfigError
 from server.keys import describe_entry, make_secret
 
+LEAST_CHARS = 32
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
@@ -35,5 +37,12 @@ def _hash(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
     key = stdin.readline().strip()
     if not key:
         raise ConfigError("there is no key on stdin: echo $KEY | fenhe keys hash NAME")
-    print(f"{describe_entry(name, key)}\n", file=stdout)
+    entry = describe_entry(name, key)
+    if len(key) < LEAST_CHARS:
+        print(
+            f"warning: this key has {len(key)} characters; fewer than {LEAST_CHARS} random ones can be guessed from "
+            "their hash; `fenhe keys make NAME` makes a safe one",
+            file=stderr,
+        )
+    print(f"{entry}\n", file=stdout)
     return 0

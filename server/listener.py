@@ -20,6 +20,7 @@ def open_socket(config: ServerConfig) -> socket.socket:
         listener.close()
         reason = error.strerror or error
         raise ConfigError(
-            f"cannot listen on {config.host}:{config.port}: {reason}; choose another with --port"
+            f"cannot listen on {config.host}:{config.port}: {reason}; choose another port with --port, FENHE_PORT or "
+            "`make serve PORT=...`, or another address with --host"
         ) from None
     return listener

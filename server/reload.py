@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from models.errors import BadRequest, ServingError
+from models.errors import BadRequest, ConfigError, ServingError
 from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
 from server.gate import bounds_of
-from server.keys import Key, check_exposure, load_keys
+from server.inspection import look_over
+from server.keys import Key
 from server.status_schema import ReloadReply
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ async def _reload(context: Context) -> ReloadReply:
     try:
         config, keys = await run_apart(lambda: _load(context))
         new = merge(context.config, config)
-        check_exposure(new, keys)
     except ServingError as error:
         logger.error("settings not reloaded, the old ones stay error=%s", error.message)
         raise BadRequest(f"the old settings stay in force: {error.message}") from None
@@ -51,11 +51,14 @@ async def _reload(context: Context) -> ReloadReply:
 
 
 def _load(context: Context) -> tuple[ServerConfig, tuple[Key, ...]]:
-    """Raises: ConfigError, BadRequest."""
-    if context.load_config is None:
+    """Raises: ConfigError that lists every mistake; BadRequest."""
+    if context.draft_config is None:
         raise BadRequest("this server was not started from settings that could be read again")
-    config = context.load_config()
-    return config, load_keys(config.keys)
+    config, problems = context.draft_config()
+    keys = look_over(config, problems, listening=merge(context.config, config))
+    if problems:
+        raise ConfigError(*problems)
+    return config, keys
 
 
 def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:

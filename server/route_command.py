@@ -23,10 +23,10 @@ from server.status_schema import RouteReply, TargetReply
 BAR_CHARS = 30
 
 
-def ask_server(url: str, text: str, task: Task | None, quality: str | None) -> RouteReply:
-    """Raises: ConfigError for the URL; BadRequest, Unavailable."""
+def ask_server(url: str, text: str, task: Task | None, quality: str | None, api_key: str | None = None) -> RouteReply:
+    """Raises: ConfigError for the URL; BadRequest, Unauthorized, Unavailable."""
     wishes = {"task": task, "quality": quality}
-    answer = post(url, "/v1/route", {"messages": [{"role": "user", "content": text}], "fenhe": wishes})
+    answer = post(url, "/v1/route", {"messages": [{"role": "user", "content": text}], "fenhe": wishes}, api_key)
     try:
         return msgspec.json.decode(answer, type=RouteReply)
     except msgspec.DecodeError:

@@ -12,7 +12,7 @@ import pytest
 
 from models.errors import ConfigError, Unavailable
 from router.cache_config import CacheConfig
-from router.redis_store import RedisStore
+from router.redis_store import RedisStore, address_of
 from tests.router.redis_process import BINARY, REASON, fake_server, redis_server
 
 needs_server = pytest.mark.skipif(BINARY is None, reason=REASON)
@@ -111,7 +111,9 @@ async def test_store_that_is_gone_is_left_alone(tmp_path: Path, caplog: pytest.L
         assert [await fails(store) for _ in range(5)] == [True] * 5
     status = store.status()
     assert (sum(status.errors.values()), status.open_breakers["get"]) == (2, True)
-    assert [record.message.split(" operation")[0] for record in caplog.records] == ["cache server left alone"]
+    told = [record.message.split(" operation")[0] for record in caplog.records]
+    address = url.removeprefix("unix://")
+    assert told == [f"cache server failed address={address}", f"cache server left alone address={address}"]
     with pytest.raises(Unavailable, match=r"cache\.url"):
         await store.flush("")
     await store.close()
@@ -128,6 +130,55 @@ async def test_store_is_asked_again_after_the_pause(tmp_path: Path) -> None:
         await asyncio.sleep(0.02)
         assert await store.get("key") is None
         assert not store.status().open_breakers["get"]
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://user:secret@cache.example:7000/0?password=secret", "cache.example:7000"),
+        ("valkeys://:secret@[::1]", "[::1]:6379"),
+        ("redis://", "localhost:6379"),
+        ("unix://user:secret@/run/redis.sock?db=1&password=secret", "/run/redis.sock"),
+    ],
+)
+def test_store_address_has_no_password(url: str, address: str) -> None:
+    assert address_of(url) == address
+
+
+async def test_store_tells_the_first_failure_where_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
+    store = make_store("redis://:secret@127.0.0.1:9", breaker_failures=9)
+    with caplog.at_level(logging.WARNING):
+        assert [await fails(store) for _ in range(3)] == [True] * 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "address=127.0.0.1:9 " in caplog.text
+    assert "secret" not in caplog.text
+    await store.close()
+
+
+async def test_store_tells_a_failure_again_once_the_server_was_back(caplog: pytest.LogCaptureFixture) -> None:
+    is_well = False
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(4096):
+            if not is_well:
+                writer.close()
+                return
+            writer.write(b"$-1\r\n" if b"GET" in command else b"+OK\r\n" * command.count(b"*"))
+
+    async with fake_server(answer) as url:
+        store = make_store(url, breaker_failures=2, breaker_pause_s=0.001)
+        with caplog.at_level(logging.INFO):
+            for is_well in (False, False, True, False):
+                await asyncio.sleep(0.01)
+                assert await fails(store) is not is_well
+        told = [record.message.partition(" address")[0] for record in caplog.records]
+        assert told == [
+            "cache server failed",
+            "cache server left alone",
+            "cache server answers again",
+            "cache server failed",
+        ]
         await store.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from server.config import load_config
+from server.config import draft_config
 from server.context import make_context
 from server.listener import open_socket
 from server.logs import set_up_logging
@@ -19,12 +19,12 @@ from tests.server.conftest import SCRIPT, make_engine, make_student, open_script
 
 def main() -> int:
     file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    load = partial(load_config, {"port": "0", "grace_s": sys.argv[1]}, {"HOME": "/nowhere"}, file)
-    config = load()
+    draft = partial(draft_config, {"port": "0", "grace_s": sys.argv[1]}, {"HOME": "/nowhere"}, file)
+    config, _ = draft()
     set_up_logging(config)
     student = make_student(Path("/nowhere"))
     students = [open_scripted(student, make_engine(SCRIPT))]
-    context = make_context(config, students, load_config=None if file is None else load)
+    context = make_context(config, students, draft_config=None if file is None else draft)
     with open_socket(config) as listener:
         return serve(context, listener, announce=lambda url: print(url, flush=True))
 

@@ -3,7 +3,8 @@
 import json
 import logging
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from models.errors import ConfigError
 from models.manifest import write_manifest
 from models.source import open_source
 from server.cli import main
+from server.context import Context
 from tests.models.exit_files import write_tiny_exits
-from tests.server.conftest import Served, make_manifest
+from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, make_manifest, open_scripted
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,62 @@ def test_serve_reports_all_config_mistakes_in_one_line(
     assert error.count("\n") == 1
     for part in ("--port", "engine.max_running", "FENHE_GRACE_S"):
         assert part in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--prot", "8001"], "no option --prot; did you mean --port?"),
+        (["serve", "--max-runing=1"], "no option --max-runing; did you mean --max-running?"),
+        (["chat", "hello", "--api-kye", "x"], "no option --api-kye; did you mean --api-key?"),
+        (["serve", "--colour-of-the-sky", "1"], "no option --colour-of-the-sky; see `fenhe serve --help`"),
+        (["inspect", "a", "b"], "what is 'b'?; see `fenhe inspect --help`"),
+    ],
+)
+def test_unknown_option_is_answered_with_what_was_meant(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_serve_help_explains_settings_by_section(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("serve", "--help") == 0
+    out = capsys.readouterr().out
+    assert "[limits]:" in out
+    assert "port to listen on; 0: any that is free (default 8000)" in out
+
+
+def test_serve_misses_packages_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.setattr("server.opening.open_all", lambda *_: pytest.fail("loaded"))
+    assert run("serve", "--port", "0", "--cache-url", "redis://localhost") == 2
+    assert "fenhe[redis]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_serve_says_where_it_listens_in_the_form_of_its_log(
+    form: str, student: TinyStudent, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(context: Context, listener: object, announce: Callable[[str], None]) -> int:
+        announce("http://127.0.0.1:8000")
+        return 0
+
+    monkeypatch.setattr("server.serve.serve", serve)
+    monkeypatch.setattr("server.opening.open_all", lambda *_: [open_scripted(student, make_engine(SCRIPT))])
+    assert run("serve", "--port", "0", "--log-format", form, "--router-enabled", "false") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    said = "fenhe serves tiny at http://127.0.0.1:8000/v1"
+    if form == "text":
+        assert line == said
+    else:
+        told = json.loads(line)
+        assert (told["message"], told["level"]) == (said, "info")
+        assert (told["url"], told["students"]) == ("http://127.0.0.1:8000/v1", ["tiny"])
 
 
 def test_serve_names_a_folder_that_is_no_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,29 @@
 """`fenhe chat`'s conversation with a server."""
 
+import hashlib
 import io
+from collections.abc import Iterator
 
 import pytest
 
 from engines.scripted import Line
-from models.errors import BadRequest, ConfigError, StepFailed, Unavailable
-from server.client import Reply, Wish, converse, read_refusal
-from tests.server.conftest import Served, Start
+from models.errors import BadRequest, ConfigError, StepFailed, Unauthorized, Unavailable
+from server.cli import main
+from server.client import Reply, Wish, converse, find_api_key, read_refusal
+from server.config import KeysConfig, ServerConfig
+from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server
+
+KEY = "fk-right"
+
+
+@pytest.fixture
+def guarded(student: TinyStudent, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server that asks for `KEY`; no variable has one."""
+    for name in ("FENHE_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    config = ServerConfig(keys=KeysConfig(sha256=(hashlib.sha256(KEY.encode()).hexdigest(),)))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], config) as served:
+        yield served
 
 
 def test_conversation_carries_what_was_said(served: Served) -> None:
@@ -43,3 +59,43 @@ def test_refusal_in_another_shape_is_told(body: bytes) -> None:
 def test_conversation_refuses_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="no server address"):
         converse(Wish(url=url), "x", io.StringIO(), io.StringIO())
+
+
+@pytest.mark.parametrize("command", [["chat", "hello"], ["route", "some math"]])
+def test_commands_reach_a_server_with_keys(
+    guarded: Served, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*command, "--url", guarded.url]
+    assert main(asked) == 2
+    told = capsys.readouterr().err
+    assert all(way in told for way in ("--api-key", "FENHE_API_KEY", "OPENAI_API_KEY"))
+    assert main([*asked, "--api-key", KEY]) == 0
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert main(asked) == 0
+    monkeypatch.setenv("FENHE_API_KEY", "fk-wrong")
+    assert main(asked) == 2
+    assert "fk-wrong" not in capsys.readouterr().err
+
+
+def test_key_of_the_option_wins_and_empty_ones_do_not_count() -> None:
+    environ = {"FENHE_API_KEY": " ", "OPENAI_API_KEY": "there\n"}
+    assert find_api_key("here", environ) == "here"
+    assert find_api_key(None, environ) == "there"
+    assert find_api_key("", {}) is None
+
+
+@pytest.mark.parametrize("key", ["fk-a\r\nx: y", "fk-é"])
+def test_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_api_key(key, {})
+    assert "fk-" not in caught.value.message
+
+
+def test_wish_never_shows_its_key() -> None:
+    assert KEY not in repr(Wish(url="http://x", api_key=KEY))
+
+
+def test_refusal_for_want_of_a_key_is_told_apart() -> None:
+    body = b'{"error": {"message": "no key"}}'
+    assert isinstance(read_refusal(401, body), Unauthorized)
+    assert read_refusal(400, body).message == "no key"

@@ -72,6 +72,7 @@ def test_config_ignores_what_kubernetes_sets_for_a_service_called_fenhe() -> Non
         "FENHE_PORT_8000_TCP_ADDR": "10.0.0.1",
         "FENHE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
         "FENHE_CACHE": "/models",
+        "FENHE_API_KEY": "fk-a-client-s",
     }
     assert load_config({}, environ) == ServerConfig(engine=EngineConfig(native_folder=Path("/models/native")))
 
@@ -154,6 +155,28 @@ def test_config_never_shows_what_may_be_a_key(environ: dict[str, str]) -> None:
         load_config({}, environ)
     assert next(iter(environ)) in caught.value.message
     assert "fk-the-key" not in caught.value.message
+
+
+def test_config_tells_what_does_not_go_together_beside_other_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, "[router]\nfast = 0.99\nbusy_at = -1\nstep_down = 5\n[engine]\nmax_runing = 1\n")
+    parts = ("engine.max_runing", "router.step_down", "fast_under_load, fast and balanced", "router.busy_at")
+    assert [part for part in parts if part not in caught.value.message] == []
+    assert len(caught.value.problems) == len(parts)
+
+
+def test_config_says_nothing_of_defaults_that_stand_in_for_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, '[router]\nfast = "much"\nbalanced = 0.85\n')
+    assert len(caught.value.problems) == 1
+
+
+def test_config_names_the_setting_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, 'prot = 1\n[server]\nmax_body_bytes = 1\n[[student]]\nfoldr = "x"\n')
+    told = caught.value.message
+    for meant in ("did you mean port?", "did you mean limits.max_body_bytes?", "did you mean student[0].folder?"):
+        assert meant in told
 
 
 def test_config_router_table_has_the_policy_s_settings(tmp_path: Path) -> None:

@@ -12,5 +12,5 @@ from server.listener import open_socket
 def test_address_in_use_is_a_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}.*--port"):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}.*--port.*FENHE_PORT.*make serve PORT="):
             open_socket(ServerConfig(port=port))

@@ -16,7 +16,7 @@ import pytest
 from models.errors import ConfigError
 from models.manifest import write_manifest
 from server.cli import main
-from server.config import ServerConfig, load_config
+from server.config import ServerConfig, draft_config, load_config
 from server.config_command import check
 from server.context import make_context
 from server.reload import differences, merge
@@ -49,14 +49,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(student: TinyStudent, file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    def load() -> ServerConfig:
-        return load_config({}, {"HOME": "/x"}, file)
+    def draft() -> tuple[ServerConfig, list[str]]:
+        return draft_config({}, {"HOME": "/x"}, file)
 
     def make(config: ServerConfig, students: object, **options: object) -> object:
-        return make_context(config, students, load_config=load, **options)  # type: ignore[arg-type]
+        return make_context(config, students, draft_config=draft, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tests.server.conftest.make_context", make)
-    with run_server([open_scripted(student, make_engine(SCRIPT))], load()) as running:
+    with run_server([open_scripted(student, make_engine(SCRIPT))], draft()[0]) as running:
         yield running
 
 
@@ -124,6 +124,18 @@ def test_bad_file_changes_nothing_and_is_told(
     assert prompts(served, 3) == 400
 
 
+def test_bad_file_has_every_mistake_told_and_not_only_those_of_settings(
+    served: Served, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[[key]]\nname = "a"\nsha256 = "x"\n')
+    file.write_text(f'prot = 1\n{BEFORE}[keys]\nfile = "{keys}"\n[cache]\nurl = "redis://localhost"\n')
+    message = reload(served).json()["error"]["message"]
+    for part in ("prot: no such setting; did you mean port?", "key[0]", "fenhe[redis]"):
+        assert part in message
+
+
 def last_reload(served: Served) -> str:
     lines = served.http.get("/metrics").text.splitlines()
     return next(line for line in lines if line.startswith("fenhe_last_reload_successful "))
@@ -143,15 +155,15 @@ def test_reloads_take_turns_so_that_the_last_one_counts(served: Served) -> None:
     goes_on, began = threading.Event(), threading.Event()
     reads: list[str] = []
 
-    def load() -> ServerConfig:
+    def draft() -> tuple[ServerConfig, list[str]]:
         reads.append("begin")
         began.set()
         assert goes_on.wait(10)
         grace_s = str(len(reads))
         reads.append("end")
-        return load_config({"grace_s": grace_s, "admin.key_sha256": digest(ADMIN)}, {"HOME": "/x"})
+        return draft_config({"grace_s": grace_s, "admin.key_sha256": digest(ADMIN)}, {"HOME": "/x"})
 
-    object.__setattr__(served.context, "load_config", load)
+    object.__setattr__(served.context, "draft_config", draft)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(reload, served)
         assert began.wait(10)

@@ -1,0 +1,46 @@
+"""Settings looked over before they count, the same at the start, on reload and in `fenhe config check`."""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from models.errors import ConfigError
+from server.config import ServerConfig
+from server.keys import Key, check_exposure, load_keys
+from server.packages import missing_packages
+
+Draft = Callable[[], tuple[ServerConfig, list[str]]]
+"""Reads the settings: what is wrong has its default, and is told."""
+
+T = TypeVar("T")
+
+_ABOUT_KEYS = re.compile(r"\bkeys[._-]|FENHE_KEYS__", re.IGNORECASE)
+
+
+def read_sound(draft: Draft) -> tuple[ServerConfig, tuple[Key, ...]]:
+    """Settings without a mistake, and their keys. Raises: ConfigError that lists every mistake."""
+    config, problems = draft()
+    keys = look_over(config, problems)
+    if problems:
+        raise ConfigError(*problems)
+    return config, keys
+
+
+def look_over(config: ServerConfig, problems: list[str], *, listening: ServerConfig | None = None) -> tuple[Key, ...]:
+    """The keys of these settings. Adds to `problems` what is wrong beyond single values: packages that are missing, the
+    key file, a server that would be open to all. `listening` has the address where that is another one."""
+    is_sure = not any(_ABOUT_KEYS.search(problem) for problem in problems)  # else there may be keys once that is mended
+    problems += missing_packages(config)
+    keys = collect(lambda: load_keys(config.keys), problems)
+    if keys is not None and is_sure:
+        collect(lambda: check_exposure(listening or config, keys), problems)
+    return keys or ()
+
+
+def collect(work: Callable[[], T], problems: list[str]) -> T | None:
+    """What `work` gives; None when it finds mistakes, which are added to `problems`."""
+    try:
+        return work()
+    except ConfigError as error:
+        problems += error.problems
+        return None

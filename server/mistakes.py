@@ -1,0 +1,62 @@
+"""What is said about a setting that is wrong, so that it can be mended without reading our code."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+PATTERNS = {
+    "^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal (64 characters)",
+    r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": "an origin such as https://page.example, without a slash at its end, or *",
+    "^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits and . _ -",
+    "^[A-Za-z0-9._@-]{1,64}$": "1 to 64 letters, digits and . _ @ -",
+}
+"""The patterns of settings and key files, in words."""
+
+_PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>'.*')(?P<place> - at `.*`)?$")
+_CHOICE = re.compile(r"Invalid enum value .*?(?P<place> - at `.*`)?$", re.DOTALL)
+LEAST_LIKENESS = 0.7
+
+
+def wrong_value(error: msgspec.ValidationError, hint: Any) -> str:
+    """What a value of this type must be. Never repeats the value, which may be a secret."""
+    found = _PATTERN.match(str(error))
+    meanings = {repr(pattern): meaning for pattern, meaning in PATTERNS.items()}
+    if found is not None and found["pattern"] in meanings:
+        return f"must be {meanings[found['pattern']]}{found['place'] or ''}"
+    found = _CHOICE.match(str(error))
+    choices = list(_choices(hint))
+    if found is not None and choices:
+        return f"must be one of {', '.join(choices)}{found['place'] or ''}"
+    return str(error)
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    elif isinstance(hint, type) and issubclass(hint, Enum):
+        yield from (member.value for member in hint)
+    else:
+        for inner in get_args(hint):
+            yield from _choices(inner)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing when no known name is near."""
+    near = find_near(name, list(known))
+    return "" if near is None else f"; did you mean {near}?"
+
+
+def find_near(name: str, known: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=LEAST_LIKENESS)
+    return near[0] if near else None
+
+
+def find_setting(name: str, known: Sequence[str]) -> str | None:
+    """The setting that was meant: one of another section with this very name, or one with a name like it."""
+    last = name.rpartition(".")[2]
+    elsewhere = [one for one in known if one.rpartition(".")[2] == last]
+    return elsewhere[0] if len(elsewhere) == 1 else find_near(name, known)

@@ -1,0 +1,28 @@
+"""Packages that some settings need and fenhe does not bring along: whether they are there, without importing them."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from server.config import ServerConfig
+
+REDIS = ("redis",)
+OPENTELEMETRY = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+
+
+def missing_packages(config: ServerConfig) -> list[str]:
+    """What to install for these settings, a sentence per extra."""
+    return list(_missing(config))
+
+
+def _missing(config: ServerConfig) -> Iterator[str]:
+    if config.cache.enabled and config.cache.url is not None and not _are_there(REDIS):
+        yield "cache.url needs the Redis client: pip install 'fenhe[redis]'"
+    if config.tracing.enabled and not _are_there(OPENTELEMETRY):
+        yield "tracing needs OpenTelemetry: pip install 'fenhe[otel]'"
+
+
+def _are_there(modules: tuple[str, ...]) -> bool:
+    try:
+        return all(find_spec(module) is not None for module in modules)
+    except ModuleNotFoundError:  # a package above it is not there
+        return False
