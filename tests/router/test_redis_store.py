@@ -164,7 +164,7 @@ async def test_store_tells_a_failure_again_once_the_server_was_back(caplog: pyte
             if not is_well:
                 writer.close()
                 return
-            writer.write(b"$-1\r\n" if b"GET" in command else b"+OK\r\n" * command.count(b"*"))
+            writer.write(b"$1\r\nv\r\n" if b"GET" in command else b"+OK\r\n" * command.count(b"*"))
 
     async with fake_server(answer) as url:
         store = make_store(url, breaker_failures=2, breaker_pause_s=0.001)
