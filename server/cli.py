@@ -292,6 +292,10 @@ def build(arguments: argparse.Namespace) -> int:
         show_progress=sys.stderr.isatty(),
     )
     print(f"built {manifest.name} in {arguments.out}; see it with `fenhe inspect {arguments.out}`")
+    full = manifest.full_path
+    raw = [path.name for path in manifest.paths if path != full and not manifest.exit(path.exit).is_trained]
+    if raw:
+        print(f"the exits of {', '.join(raw)} are not trained: expect no sense from these paths before `fenhe distill`")
     return 0
 
 

@@ -175,5 +175,15 @@ def test_build_with_exits_takes_the_cut_from_them(
     assert main([*command, "--modules", "knowledge:4"]) == 2
     assert "leave --modules or --exits out" in capsys.readouterr().err
     assert main(command) == 0
+    assert "not trained" not in capsys.readouterr().out
     assert main(["inspect", str(out)]) == 0
     assert "math_exit" in capsys.readouterr().out
+
+
+def test_build_without_exits_says_what_to_expect(
+    tiny_source: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["build", str(tiny_source("llama")), "--out", str(tmp_path / "out"), "--precision", "fp32"]
+    assert main([*command, "--modules", "knowledge:1,reasoning:2,adapter:1"]) == 0
+    told = capsys.readouterr().out
+    assert "the exits of knowledge, reasoning are not trained" in told
