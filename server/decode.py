@@ -4,7 +4,6 @@ The typed decoder is the fast way. Only a body it refuses is looked at a second 
 or to drop fields whose value asks for nothing (`"tools": null`).
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from models.errors import BadRequest, InvalidParameter, ServingError, Unsupporte
 from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.errors import shorten
+from server.mistakes import find_near
 from server.schema import Wish, any_decoder
 
 W = TypeVar("W", bound=Wish)
@@ -97,8 +97,8 @@ ALLOWED: Mapping[str, Sequence[str]] = {
 MAX_COMPLAINT_CHARS = 600
 MAX_NAME_CHARS = 100
 """Of what the decoder says, and of a name that a client made up: both may be as long as the body."""
-MAX_LIKENED_CHARS = 64
-"""Longer names are compared with none: no field is that long."""
+LEAST_LIKENESS = 0.6
+"""Of a field that was meant."""
 
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
@@ -201,7 +201,5 @@ def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
 
 
 def _suggestion(name: str, kind: type[Wish]) -> str:
-    if len(name) > MAX_LIKENED_CHARS:
-        return ""
-    close = difflib.get_close_matches(name, kind.__struct_fields__, n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    near = find_near(name, kind.__struct_fields__, LEAST_LIKENESS)
+    return "" if near is None else f"; did you mean `{near}`?"

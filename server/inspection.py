@@ -17,10 +17,15 @@ T = TypeVar("T")
 _ABOUT_KEYS = re.compile(r"\bkeys[._-]|FENHE_KEYS__", re.IGNORECASE)
 
 
-def read_sound(draft: Draft) -> tuple[ServerConfig, tuple[Key, ...]]:
-    """Settings without a mistake, and their keys. Raises: ConfigError that lists every mistake."""
+def read_sound(
+    draft: Draft, listening: Callable[[ServerConfig], ServerConfig] | None = None
+) -> tuple[ServerConfig, tuple[Key, ...]]:
+    """Settings without a mistake, and their keys; `listening` makes those with the address where that is another one.
+
+    Raises: ConfigError that lists every mistake.
+    """
     config, problems = draft()
-    keys = look_over(config, problems)
+    keys = look_over(config, problems, listening=None if listening is None else listening(config))
     if problems:
         raise ConfigError(*problems)
     return config, keys

@@ -3,11 +3,11 @@
 What is not is refused with its place. Whether a schema can be met at all is found out when it is compiled.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.errors import InvalidParameter, ServingError, UnsupportedField
+from server.mistakes import find_near
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
@@ -58,6 +58,8 @@ ANNOTATIONS = frozenset(
 """Keywords that say nothing about which values are valid. Source: JSON Schema 2020-12, validation, sections 8 and 9."""
 KNOWN = MAPS | LISTS | SINGLES | ASSERTIONS | ANNOTATIONS
 
+LEAST_LIKENESS = 0.8
+"""Of a keyword that was meant."""
 OPTIONS_OF_THE_LIBRARY = "x-guidance"
 
 
@@ -114,8 +116,8 @@ def refused(where: str, pointer: str, problem: str) -> ServingError:
 def _check_keyword(keyword: str, value: Any, where: str, pointer: str) -> None:
     place = f"{pointer}/{_escaped(keyword)}"
     if keyword == OPTIONS_OF_THE_LIBRARY or (keyword not in KNOWN and not keyword.startswith("x-")):
-        close = difflib.get_close_matches(keyword, KNOWN, n=1, cutoff=0.8)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
+        near = find_near(keyword, KNOWN, LEAST_LIKENESS)
+        hint = "" if near is None else f"; did you mean `{near}`?"
         raise _wrong(UnsupportedField, where, place, f"the keyword `{keyword[:100]}` is not supported{hint}")
     if keyword in MAPS and not isinstance(value, Mapping):
         raise _wrong(InvalidParameter, where, place, f"`{keyword}` must be an object")

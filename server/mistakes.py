@@ -1,4 +1,4 @@
-"""What is said about a setting that is wrong, so that it can be mended without reading our code."""
+"""What is said about a name or a setting that is wrong, so that it can be mended without reading our code."""
 
 import difflib
 import re
@@ -19,6 +19,8 @@ PATTERNS = {
 _PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>'.*')(?P<place> - at `.*`)?$")
 _CHOICE = re.compile(r"Invalid enum value .*?(?P<place> - at `.*`)?$", re.DOTALL)
 LEAST_LIKENESS = 0.7
+MAX_LIKENED_CHARS = 64
+"""Longer names are like none: nothing that we know is that long, and a client may have made them as long as a body."""
 
 
 def wrong_value(error: msgspec.ValidationError, hint: Any) -> str:
@@ -46,12 +48,15 @@ def _choices(hint: Any) -> Iterator[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing when no known name is near."""
-    near = find_near(name, list(known))
+    near = find_near(name, known)
     return "" if near is None else f"; did you mean {near}?"
 
 
-def find_near(name: str, known: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=LEAST_LIKENESS)
+def find_near(name: str, known: Iterable[str], least: float = LEAST_LIKENESS) -> str | None:
+    """The known name that is most like this one; `least` is how like it must be, from 0 to 1."""
+    if len(name) > MAX_LIKENED_CHARS:
+        return None
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=least)
     return near[0] if near else None
 
 

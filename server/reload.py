@@ -5,12 +5,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from models.errors import BadRequest, ConfigError, ServingError
+from models.errors import BadRequest, ServingError
 from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
 from server.gate import bounds_of
-from server.inspection import look_over
+from server.inspection import read_sound
 from server.keys import Key
 from server.status_schema import ReloadReply
 
@@ -54,11 +54,7 @@ def _load(context: Context) -> tuple[ServerConfig, tuple[Key, ...]]:
     """Raises: ConfigError that lists every mistake; BadRequest."""
     if context.draft_config is None:
         raise BadRequest("this server was not started from settings that could be read again")
-    config, problems = context.draft_config()
-    keys = look_over(config, problems, listening=merge(context.config, config))
-    if problems:
-        raise ConfigError(*problems)
-    return config, keys
+    return read_sound(context.draft_config, lambda config: merge(context.config, config))
 
 
 def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:

@@ -1,11 +1,20 @@
 """Every keyword is known and supported, or refused with its place."""
 
+import difflib
 from typing import Any
 
 import pytest
 
 from models.errors import InvalidParameter, ServingError, UnsupportedField
+from server.errors import body_of
 from server.json_schema import check_schema, locate
+
+
+def test_long_keyword_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *_, **__: pytest.fail("compared what is no keyword"))
+    with pytest.raises(UnsupportedField) as caught:
+        check_schema({"x" * 100_000: True, "type": "object"}, "tools")
+    assert len(body_of(caught.value)) < 5000
 
 
 @pytest.mark.parametrize(
