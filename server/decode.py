@@ -109,7 +109,9 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[W]) -> W:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
-        return _decode_slowly(body, decoder.type)
+        kind: Any = decoder.type  # msgspec 0.23 types it as a TypeForm, earlier versions as a type
+        decoded: W = _decode_slowly(body, kind)
+        return decoded
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     except RecursionError:
