@@ -3,7 +3,7 @@
 from engines.scheduler import KvBudget
 from engines.sequence import GenerationRequest
 from models.errors import ContextTooLong, InvalidParameter, UnknownModel
-from models.manifest import Manifest
+from models.student.manifest import Manifest
 
 
 def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, capacity_tokens: int) -> None:

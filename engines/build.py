@@ -9,7 +9,7 @@ from engines.native import library_path
 from engines.onnx.plan import PrecisionPlan, choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.errors import ConfigError
-from models.student import Student
+from models.student.folder import Student
 
 
 def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engines.scheduler import StepPlan
-from models.manifest import Manifest
-from models.student import HEAD
+from models.student.folder import HEAD
+from models.student.manifest import Manifest
 
 
 @dataclass(slots=True, kw_only=True)

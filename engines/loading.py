@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from engines.contract import PathStatus, Runner
 from engines.sequence import WhileLoading
-from models.manifest import Manifest
-from models.student import HEAD
+from models.student.folder import HEAD
+from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

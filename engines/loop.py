@@ -41,8 +41,8 @@ from models.errors import (
     ServingError,
     StepFailed,
 )
-from models.manifest import Manifest
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

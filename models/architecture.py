@@ -1,6 +1,6 @@
 """What a decoder is made of, in one normalised form for every supported family.
 
-Readers (`models/gguf.py`, `models/huggingface.py`) produce it, the graph builder and the torch reference consume it.
+Readers (`models/sources/`) produce it, the graph builder and the torch reference consume it.
 Tensor names are the Hugging Face Llama names everywhere: `model.layers.0.self_attn.q_proj.weight` and so on.
 """
 

@@ -17,11 +17,16 @@ import numpy as np
 from tqdm import tqdm
 
 from models.checksums import sha256_of
-from models.cut import default_modules, parse_modules, plain_layout
 from models.decoder_graph import LayerWriter, write_head, write_stage
 from models.errors import ConfigError
 from models.exits import Exits, read_exits
-from models.manifest import (
+from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
+from models.precisions import DEFAULT_PRECISIONS, PRECISIONS
+from models.rotate import RotatedSource
+from models.sources.source import ModelSource, check_complete, open_source
+from models.student.cut import default_modules, parse_modules, plain_layout
+from models.student.folder import HEAD
+from models.student.manifest import (
     FORMAT_VERSION,
     Exit,
     FileEntry,
@@ -32,11 +37,6 @@ from models.manifest import (
     find_problems,
     write_manifest,
 )
-from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
-from models.precisions import DEFAULT_PRECISIONS, PRECISIONS
-from models.rotate import RotatedSource
-from models.source import ModelSource, check_complete, open_source
-from models.student import HEAD
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from models.architecture import Architecture
 from models.linear import LinearInput, LinearWriter, Matrix
 from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
 from models.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
-from models.source import ModelSource
+from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
 KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}

@@ -10,9 +10,9 @@ from filelock import FileLock
 from models.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.fetch import cache_folder, pull
-from models.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
-from models.student import Student
+from models.sources.fetch import cache_folder, pull
+from models.student.folder import Student
+from models.student.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
 
 DEFAULT_MODEL = "smollm2-135m"
 PACKAGED = Path(__file__).parent / "data"

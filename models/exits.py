@@ -18,13 +18,13 @@ from msgspec import Meta
 
 from models.architecture import Architecture
 from models.checksums import sha256_of
-from models.cut import FULL_PATH, TASKS, full_path, own_end, stacked
 from models.errors import ConfigError, WeightsError
-from models.manifest import DepthRule, Exit, Layout, Record, StudentPath, layout_problems
 from models.rotate import MAP_BIAS, MAP_WEIGHT
-from models.safetensors_file import SafetensorsFile
-from models.source import ModelSource, expected_shapes
-from models.tokenizer import Tokenizer
+from models.sources.safetensors_file import SafetensorsFile
+from models.sources.source import ModelSource, expected_shapes
+from models.student.cut import FULL_PATH, TASKS, full_path, own_end, stacked
+from models.student.manifest import DepthRule, Exit, Layout, Record, StudentPath, layout_problems
+from models.student.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe"

@@ -11,7 +11,7 @@ from models.linear import LinearInput, Matrix
 from models.onnx_graph import FENHE, GraphWriter
 from models.quantise import quantise_columns
 from models.rotate import hadamard_size
-from models.source import ModelSource
+from models.sources.source import ModelSource
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from models.errors import ConfigError
 from models.rope import inverse_frequencies
-from models.source import ModelSource, check_complete, expected_shapes
+from models.sources.source import ModelSource, check_complete, expected_shapes
 
 try:
     import torch

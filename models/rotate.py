@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
-from models.source import ModelSource
-from models.tokenizer import Tokenizer
+from models.sources.source import ModelSource
+from models.student.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.float32]
 

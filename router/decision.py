@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from models.manifest import Manifest
+from models.student.manifest import Manifest
 from router.tasks import GENERAL, Task
 
 

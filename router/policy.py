@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from models.errors import Unavailable, UnknownModel
-from models.manifest import Manifest, StudentPath
+from models.student.manifest import Manifest, StudentPath
 from router.decision import Candidates, Health, Quality, Reason, RouteDecision, StudentState, Target, TaskScores, Wishes
 from router.tasks import GENERAL, SUBJECTS, Task
 

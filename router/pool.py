@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from engines.contract import Engine, EngineStatus
 from models.errors import BadRequest, ConfigError, NotFound
-from models.manifest import NAME_RULE, Manifest, is_plain_name
+from models.student.manifest import NAME_RULE, Manifest, is_plain_name
 from router.decision import Health, StudentState
 from router.tasks import Task
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedField
-from models.manifest import read_manifest
+from models.student.manifest import read_manifest
 from router.cache_key import key_prefix
 from server.apart import run_apart
 from server.chat import Handler

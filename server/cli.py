@@ -270,8 +270,8 @@ def route(arguments: argparse.Namespace) -> int:
 
 
 def pull(arguments: argparse.Namespace) -> int:
-    from models.fetch import cache_folder
-    from models.fetch import pull as fetch
+    from models.sources.fetch import cache_folder
+    from models.sources.fetch import pull as fetch
 
     print(fetch(arguments.name, cache_folder(os.environ), show_progress=sys.stderr.isatty()))
     return 0
@@ -300,11 +300,11 @@ def build(arguments: argparse.Namespace) -> int:
 
 
 def inspect(arguments: argparse.Namespace) -> int:
-    from models.manifest import MANIFEST_NAME, read_manifest
+    from models.student.manifest import MANIFEST_NAME, read_manifest
 
     read_manifest(arguments.folder)
     if arguments.verify:
-        from models.student import Student
+        from models.student.folder import Student
 
         Student.open(arguments.folder).verify()
         print("every file has the SHA-256 that the manifest names")
@@ -312,7 +312,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write((arguments.folder / MANIFEST_NAME).read_text(encoding="utf-8"))
         return 0
-    from models.inspect import describe
+    from models.student.inspect import describe
 
     print(describe(arguments.folder))
     return 0

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
-from models.fetch import cache_folder
+from models.sources.fetch import cache_folder
 from router.admission import AdmissionConfig
 from router.cache_config import CacheConfig
 from router.policy import PolicyConfig

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import ConfigError
-from models.manifest import read_manifest
+from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.config import StudentConfig, draft_config
 from server.inspection import collect, look_over

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 from tqdm import tqdm
 
 from models.errors import ConfigError
-from models.manifest import MANIFEST_NAME, read_manifest
+from models.student.manifest import MANIFEST_NAME, read_manifest
 from server.eval_command import progress_s
 
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig
     from models.distill.distiller import Distiller
     from models.distill.labels import Answerer
-    from models.source import ModelSource
+    from models.sources.source import ModelSource
 
 EVALUATION_NAME = "evaluation.json"
 MEASURED_NAME = "evaluation.exits"
@@ -171,8 +171,8 @@ class _EngineWhenAsked:
         from engines.answerer import EngineAnswerer
         from engines.build import build_engine
         from engines.config import EngineConfig
-        from models.fetch import cache_folder
-        from models.student import Student
+        from models.sources.fetch import cache_folder
+        from models.student.folder import Student
 
         folder = self._built(cache_folder(os.environ))
         student = Student.open(folder)
@@ -208,8 +208,8 @@ def _evaluate(distiller: "Distiller") -> None:
     from models.evaluation.report import Pictures, write_report
     from models.evaluation.rows import read_data, read_file
     from models.evaluation.table import store_evaluation, write_evaluation
-    from models.fetch import cache_folder
-    from models.student import Student
+    from models.sources.fetch import cache_folder
+    from models.student.folder import Student
 
     work, out = distiller.work, Path(distiller.config.out)
     rows = read_data(distiller.config.data_settings.evaluation_files(), None)

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report
     from models.evaluation.table import store_evaluation, write_evaluation
-    from models.student import Student
+    from models.student.folder import Student
 
     _check(arguments)
     # What is found later would cost the whole measurement.
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> "EvalConfig":
     from engines.evaluation.evaluate import EvalConfig
     from engines.evaluation.speeds import NUM_ROUNDS
-    from models.fetch import cache_folder
+    from models.sources.fetch import cache_folder
 
     return EvalConfig(
         precisions=_names(None if arguments.precision is None else [arguments.precision]),

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from engines.contract import EngineStatus
 from models.errors import UnknownModel
-from models.manifest import Manifest, StudentPath
+from models.student.manifest import Manifest, StudentPath
 from server.chat import Handler
 from server.context import Context
 from server.replies import json_response

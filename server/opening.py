@@ -36,7 +36,7 @@ def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = 
 
     def open_student(config: StudentConfig) -> Opened:
         from engines.build import build_engine
-        from models.student import Student
+        from models.student.folder import Student
 
         folder = config.folder or (find_default() if find_default is not None else None)
         if folder is None:

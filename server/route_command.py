@@ -9,8 +9,8 @@ import msgspec
 
 from models.default_student import find_student
 from models.errors import Unavailable
-from models.manifest import Manifest
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Manifest
 from router.conversation import Conversation
 from router.decision import Health, Quality, StudentState, Wishes
 from router.router import Router

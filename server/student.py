@@ -10,7 +10,7 @@ import msgspec
 
 from engines.contract import EngineStatus
 from models.errors import Unavailable, UnknownModel
-from models.manifest import MANIFEST_NAME, Manifest
+from models.student.manifest import MANIFEST_NAME, Manifest
 from router.decision import StudentState
 from router.pool import AUTO, Member
 from server.bridge import Bridge
@@ -22,7 +22,7 @@ RETRY_AFTER_S = 5.0
 
 
 class Template(Protocol):
-    """The seam to `models.chat_template.ChatTemplate`."""
+    """The seam to `models.student.chat_template.ChatTemplate`."""
 
     @property
     def writes_tools(self) -> bool: ...
@@ -37,7 +37,7 @@ class Template(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The seam to `models.tokenizer.Tokenizer`."""
+    """The seam to `models.student.tokenizer.Tokenizer`."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -58,7 +58,7 @@ class Tokenizer(Protocol):
 
 
 class Student(Protocol):
-    """The seam to `models.student.Student`."""
+    """The seam to `models.student.folder.Student`."""
 
     @property
     def folder(self) -> Path: ...

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from models.errors import ConfigError
-from models.fetch import cache_folder, pull
+from models.sources.fetch import cache_folder, pull
 
 TinySource = Callable[..., Path]
 
@@ -116,7 +116,7 @@ def write_gguf(
     extra_tensors: dict[str, Any] | None = None,
     pre: str = "gpt-2",
 ) -> None:
-    """Independent of `models.gguf`: the converter's steps, in their own words."""
+    """Independent of `models.sources.gguf`: the converter's steps, in their own words."""
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
     from safetensors.numpy import load_file

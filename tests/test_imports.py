@@ -90,7 +90,7 @@ def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
 SERVE = """
 import sys
 import server.cli, server.app, server.serve, server.student, engines.build, models.build, models.default_student
-import models.gguf, models.huggingface
+import models.sources.gguf, models.sources.huggingface
 heavy = sorted({"torch", "transformers", "vllm", "llama_cpp", "openvino_genai"} & set(sys.modules))
 print(",".join(heavy))
 """
@@ -109,7 +109,7 @@ from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.sequence import GenerationRequest, SamplingParams
 from models.build import build_student
-from models.student import Student
+from models.student.folder import Student
 source, out = map(Path, sys.argv[1:])
 build_student(source, out, precisions=("fp32",))
 engine = build_engine(Student.open(out), EngineConfig(precision="fp32", max_running=2))
@@ -131,7 +131,7 @@ def test_a_student_is_built_and_served_without_torch(tiny_source: object, tmp_pa
     assert done.stdout.strip() == "length", done.stderr
 
 
-@pytest.mark.parametrize("module", ["engines.loop", "server.cli", "engines.scheduler", "models.manifest"])
+@pytest.mark.parametrize("module", ["engines.loop", "server.cli", "engines.scheduler", "models.student.manifest"])
 def test_importing_changes_nothing_around(module: str) -> None:
     """No logging set-up, no threads, no onnxruntime before an engine is built."""
     code = (

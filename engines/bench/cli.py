@@ -21,7 +21,7 @@ from engines.bench.rounds import PEER_NAMES, SUBJECTS, Rounds, SubjectEntry
 from engines.bench.workload import DEFAULT_TEXT, read_workload
 from models.default_student import DEFAULT_MODEL, find_student
 from models.errors import ConfigError, ServingError
-from models.manifest import MANIFEST_NAME, Manifest, read_manifest
+from models.student.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 EXIT_FAULTS = 1
 EXIT_USAGE = 2
@@ -124,7 +124,7 @@ def _student_folder(given: Path | None, problems: list[str]) -> Path:
 
 
 def _gguf_file(given: Path | None, problems: list[str]) -> Path:
-    from models.fetch import cache_folder, pull
+    from models.sources.fetch import cache_folder, pull
 
     if given is None:
         return pull(DEFAULT_MODEL, cache_folder(os.environ), show_progress=True)
@@ -134,7 +134,7 @@ def _gguf_file(given: Path | None, problems: list[str]) -> Path:
 
 
 def _measure(options: Options, stack: ExitStack) -> int:
-    from models.source import open_source
+    from models.sources.source import open_source
 
     machine = describe_machine()
     manifest = None if options.student is None else read_manifest(options.student)

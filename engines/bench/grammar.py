@@ -29,8 +29,8 @@ from engines.grammar import Grammar, GrammarCompiler, json_body
 from engines.sequence import GenerationRequest, SamplingParams, SequenceEvent
 from models.default_student import find_student
 from models.errors import ConfigError, EngineFault
-from models.fetch import cache_folder
-from models.student import Student
+from models.sources.fetch import cache_folder
+from models.student.folder import Student
 
 ITEM = {
     "type": "object",

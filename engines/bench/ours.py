@@ -32,8 +32,8 @@ from engines.config import EngineConfig
 from engines.contract import DecodeRow, Engine, PrefillChunk, Runner, StepInput
 from engines.sequence import GenerationRequest, SamplingParams, SequenceEvent
 from models.errors import EngineFault
-from models.fetch import cache_folder
-from models.student import HEAD, Student
+from models.sources.fetch import cache_folder
+from models.student.folder import HEAD, Student
 
 LOAD_TIMEOUT_S = 120.0
 JOB_TIMEOUT_S = 240.0

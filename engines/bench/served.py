@@ -30,7 +30,7 @@ from engines.bench.protocol import (
 )
 from engines.bench.sse_client import StreamedAnswer, http_request, read_answer, run_job
 from engines.bench.subject import Measure, SubjectAbsent
-from models.manifest import Manifest, read_manifest
+from models.student.manifest import Manifest, read_manifest
 
 LOAD_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0

@@ -26,9 +26,9 @@ from models.evaluation.retention import task_retentions
 from models.evaluation.rows import Passage, Row, passage_of
 from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio
 from models.evaluation.table import Evaluation, Point, TaskFigures
-from models.manifest import Manifest
 from models.precisions import PRECISIONS
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from engines.evaluation.tree import make_tree
 from engines.onnx.runner import OnnxRunner
 from models.evaluation.rows import Passage
 from models.evaluation.scores import RowScore
-from models.manifest import Manifest
-from models.student import HEAD
+from models.student.folder import HEAD
+from models.student.manifest import Manifest
 
 Float = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]

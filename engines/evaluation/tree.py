@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.manifest import Manifest
+from models.student.manifest import Manifest
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

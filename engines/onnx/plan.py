@@ -9,8 +9,8 @@ from engines.config import EngineConfig
 from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
 from models.precisions import PRECISIONS
-from models.speeds import Speeds
-from models.student import Student
+from models.student.folder import Student
+from models.student.speeds import Speeds
 
 logger = logging.getLogger(__name__)
 

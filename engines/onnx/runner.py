@@ -17,7 +17,7 @@ from engines.onnx.sessions import HeadSession, StageSession, Tables, open_sessio
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.rope import inverse_frequencies
-from models.student import HEAD, Student
+from models.student.folder import HEAD, Student
 
 Float = npt.NDArray[np.float32]
 

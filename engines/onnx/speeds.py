@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
-from models.speeds import SpeedFile, Speeds, read_speeds, write_speeds
-from models.student import HEAD, Student
+from models.student.folder import HEAD, Student
+from models.student.speeds import SpeedFile, Speeds, read_speeds, write_speeds
 
 logger = logging.getLogger(__name__)
 

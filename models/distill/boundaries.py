@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from models.cut import DEFAULT_SHARES
 from models.distill.decoder import Trunk
 from models.errors import ConfigError, WeightsError
-from models.manifest import Module, Record
+from models.student.cut import DEFAULT_SHARES
+from models.student.manifest import Module, Record
 
 LOCAL_TOKENS = 8
 """A token and the seven before it are near. Tokens that have nothing farther away to look at are not asked."""

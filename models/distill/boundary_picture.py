@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from models.distill.boundaries import LayerAnalysis
 from models.errors import ConfigError
-from models.manifest import Module
+from models.student.manifest import Module
 
 LEFT, WIDTH, RIGHT = 64.0, 660.0, 32.0
 BARS_TOP, BARS_HEIGHT = 86.0, 110.0

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from models.cut import FULL_PATH
 from models.distill.labels import LabelSettings
 from models.distill.preparation import DataSettings
 from models.distill.schedules import (
@@ -28,8 +27,9 @@ from models.distill.teacher_switch import TeacherSwitchConfig
 from models.distill.transfer_control import TransferConfig
 from models.distill.weighting import GradientGuideConfig, WeightAverageConfig
 from models.errors import ConfigError
-from models.manifest import is_plain_name
 from models.precisions import PRECISIONS
+from models.student.cut import FULL_PATH
+from models.student.manifest import is_plain_name
 
 AUTO = "auto"
 Weighting = Literal["fixed", "dynamic_average", "gradient_guided", "controller"]

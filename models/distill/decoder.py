@@ -12,7 +12,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 
 from models.architecture import Architecture
 from models.rope import inverse_frequencies
-from models.source import ModelSource
+from models.sources.source import ModelSource
 
 FINAL_NORM = "model.norm.weight"
 EMBEDDING = "model.embed_tokens.weight"

@@ -12,7 +12,6 @@ import msgspec
 import torch
 
 from models.build import build_student
-from models.cut import parse_modules
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
@@ -34,9 +33,10 @@ from models.distill.trainer import CHECKPOINTS, Trainer
 from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
 from models.exits import read_exits, write_exits
-from models.manifest import Manifest
 from models.precisions import DEFAULT_PRECISIONS
-from models.source import ModelSource
+from models.sources.source import ModelSource
+from models.student.cut import parse_modules
+from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from models.distill.data import Row
 from models.distill.decoder import Trunk, padded
 from models.distill.examples import Example, encode_rows
 from models.distill.exit_model import ExitModel
-from models.tokenizer import Tokenizer
+from models.student.tokenizer import Tokenizer
 
 HEAD_TOKENS = 512
 

@@ -14,7 +14,7 @@ from models.distill.answer_file import AnswerFile, Entry
 from models.distill.data import Row
 from models.distill.examples import encode_prompt
 from models.errors import ConfigError, StepFailed
-from models.tokenizer import Tokenizer
+from models.student.tokenizer import Tokenizer
 
 FILE_NAME = "teacher_answers.jsonl"
 

@@ -3,15 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.cut import TASKS
 from models.distill.cache import CachedTeacher
 from models.distill.config import DistillConfig, ExitConfig
 from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
 from models.errors import ConfigError
 from models.exits import ExitPlan, PlannedExit, PlannedModule
-from models.manifest import Module, StudentPath
-from models.source import ModelSource
+from models.sources.source import ModelSource
+from models.student.cut import TASKS
+from models.student.manifest import Module, StudentPath
 
 FIT_TOKENS = 200_000
 

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from models.architecture import Architecture
-from models.cut import default_modules, parse_modules
 from models.distill.cache import cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig, ExitConfig
 from models.distill.data import Row
@@ -28,6 +27,7 @@ from models.distill.mixture import quotas
 from models.distill.objective import Teacher
 from models.distill.preparation import clean
 from models.distill.trainer import Trainer
+from models.student.cut import default_modules, parse_modules
 
 PROBE_STEPS = 3
 """The first one warms up and compares teachers, the others are timed."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 
-from models.cut import TASKS
 from models.distill.data import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.distill.data_report import DataReport, report_of
 from models.distill.deduplicate import deduplicate, split_heldout
@@ -14,7 +13,8 @@ from models.distill.examples import Example, encode_rows
 from models.distill.labels import Answerer, LabelSettings, Progress, is_wanted, label
 from models.distill.mixture import GENERAL, mix
 from models.errors import ConfigError
-from models.tokenizer import Tokenizer
+from models.student.cut import TASKS
+from models.student.tokenizer import Tokenizer
 
 HELD_OUT_NAME = "heldout.jsonl"
 

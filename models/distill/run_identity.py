@@ -13,7 +13,7 @@ import msgspec
 
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig
 from models.distill.examples import Example
-from models.manifest import Module
+from models.student.manifest import Module
 
 # `task`, `text` and `labels` show in the examples, `modules` and `exits` in the cut and the exits that came of them.
 KNOWN_OTHERWISE = ("task", "text", "labels", "modules", "exits", "teacher", "teachers", "data")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.fetch import HUB_PREFIX, WHEELS, cache_folder, pull
-from models.manifest import MANIFEST_NAME, Manifest, read_manifest
-from models.source import ModelSource, check_complete, open_source
+from models.sources.fetch import HUB_PREFIX, WHEELS, cache_folder, pull
+from models.sources.source import ModelSource, check_complete, open_source
+from models.student.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 SHOWN_DIGEST_CHARS = 12
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.errors import ConfigError
 from models.reference import KvCache, ReferenceDecoder
-from models.source import ModelSource
+from models.sources.source import ModelSource
 
 
 class TorchAnswerer:

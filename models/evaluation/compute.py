@@ -1,8 +1,8 @@
 """What a path costs: multiply-adds per token and bytes of weights."""
 
 from models.architecture import Architecture
-from models.manifest import Manifest, StudentPath
-from models.student import HEAD, Student
+from models.student.folder import HEAD, Student
+from models.student.manifest import Manifest, StudentPath
 
 ATTENTION_CONTEXT_TOKENS = 1024
 """The context at which attention is counted where it is counted at all."""

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from models.errors import ConfigError
-from models.manifest import Manifest, Quality, Record, Retention, read_manifest, write_manifest
+from models.student.manifest import Manifest, Quality, Record, Retention, read_manifest, write_manifest
 
 LIKELIHOOD: Final = "likelihood"
 CHOICE: Final = "choice"

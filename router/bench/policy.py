@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.architecture import Architecture
-from models.cut import default_modules, exits_of, paths_of
-from models.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
+from models.student.cut import default_modules, exits_of, paths_of
+from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
 from router.decision import Health, StudentState, TaskScores, Wishes
 from router.policy import Depths, PolicyConfig, choose_student, decide
 from router.tasks import SUBJECTS

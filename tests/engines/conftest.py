@@ -24,12 +24,12 @@ from engines.sampler import Sampler
 from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent
 from models.architecture import Architecture
 from models.build import build_student
-from models.cut import exits_of, parse_modules, paths_of
-from models.manifest import FORMAT_VERSION, Manifest
 from models.reference import ReferenceDecoder
-from models.source import open_source
-from models.student import HEAD, Student
-from models.tokenizer import Tokenizer, TokenizerSettings
+from models.sources.source import open_source
+from models.student.cut import exits_of, parse_modules, paths_of
+from models.student.folder import HEAD, Student
+from models.student.manifest import FORMAT_VERSION, Manifest
+from models.student.tokenizer import Tokenizer, TokenizerSettings
 
 Words = npt.NDArray[np.uint64]
 

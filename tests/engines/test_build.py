@@ -14,8 +14,8 @@ from engines.loop import ModuleEngine
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.build import build_student
 from models.errors import ConfigError, WeightsError
-from models.source import open_source
-from models.student import Student
+from models.sources.source import open_source
+from models.student.folder import Student
 
 NUM_TOKENS = 24
 

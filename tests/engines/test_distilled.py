@@ -18,8 +18,8 @@ from models.distill.decoder import Trunk
 from models.distill.distiller import Distiller
 from models.distill.exit_model import ExitModel
 from models.exits import read_exits
-from models.source import open_source
-from models.student import Student
+from models.sources.source import open_source
+from models.student.folder import Student
 
 NUM_TOKENS = 16
 TEXT = "the quick brown fox jumps over the lazy dog and then the other foxes jump too"

@@ -14,7 +14,7 @@ from engines.loop import new_sequence
 from engines.sampler import Sampler
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.errors import GrammarFailed, InvalidParameter
-from models.student import Student
+from models.student.folder import Student
 from tests.engines.conftest import EOS, VOCAB_SIZE, FakeEngine
 
 POINT = {

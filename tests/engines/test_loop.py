@@ -14,8 +14,8 @@ from engines.loop import path_depths
 from engines.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
 from models.errors import ConfigError, EngineUnhealthy
-from models.manifest import Exit, StudentPath, find_problems
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Exit, StudentPath, find_problems
 from tests.engines.conftest import FakeEngine
 
 PATHS = ("knowledge", "reasoning", "full")

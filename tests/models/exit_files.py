@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from models.architecture import Architecture
 from models.exits import ExitPlan, PlannedExit, PlannedModule, write_exits
-from models.manifest import DepthRule, StudentPath
-from models.source import ModelSource, expected_shapes
+from models.sources.source import ModelSource, expected_shapes
+from models.student.manifest import DepthRule, StudentPath
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 

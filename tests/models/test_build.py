@@ -13,13 +13,13 @@ from onnx import external_data_helper
 from models import build
 from models.build import build_student
 from models.checksums import sha256_of
-from models.cut import FULL_PATH, TASKS
 from models.errors import ConfigError, WeightsError
-from models.manifest import read_manifest
 from models.precisions import PRECISIONS
 from models.rotate import RotatedSource, hadamard, hadamard_size, rotation
-from models.source import open_source
-from models.student import Student
+from models.sources.source import open_source
+from models.student.cut import FULL_PATH, TASKS
+from models.student.folder import Student
+from models.student.manifest import read_manifest
 
 MakeSource = Callable[..., Path]
 

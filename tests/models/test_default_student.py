@@ -12,8 +12,8 @@ import models.default_student
 from models.checksums import sha256_of
 from models.default_student import find_student
 from models.errors import ConfigError, WeightsError
-from models.manifest import Measured, Quality, read_manifest, write_manifest
-from models.source import open_source
+from models.sources.source import open_source
+from models.student.manifest import Measured, Quality, read_manifest, write_manifest
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
 

@@ -10,14 +10,14 @@ import pytest
 
 from models.build import build_student
 from models.checksums import sha256_of
-from models.cut import FULL_PATH
 from models.errors import ConfigError, WeightsError
 from models.exits import Exits, PlannedExit, PlannedModule, find_problems, read_exits, write_exits
-from models.inspect import describe
-from models.manifest import Measured, Quality, Retention, StudentPath, read_manifest
 from models.rotate import RotatedSource, rotation
-from models.source import ModelSource, open_source
-from models.student import Student
+from models.sources.source import ModelSource, open_source
+from models.student.cut import FULL_PATH
+from models.student.folder import Student
+from models.student.inspect import describe
+from models.student.manifest import Measured, Quality, Retention, StudentPath, read_manifest
 from tests.models.exit_files import PLAN, plan_for, random_tensors, write_tiny_exits
 
 MakeSource = Callable[..., Path]

@@ -10,7 +10,7 @@ import torch
 
 from models.errors import WeightsError
 from models.reference import KvCache, ReferenceDecoder
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
 
 IDS = [1, 40, 300, 7, 7, 120, 319, 64, 5, 90, 210, 33, 12, 250, 99, 18, 77, 3, 2, 140]
 LLAMA3 = {

@@ -7,8 +7,8 @@ below full.
 from typing import Any
 
 from models.architecture import Architecture
-from models.cut import exits_of, parse_modules, paths_of
-from models.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
+from models.student.cut import exits_of, parse_modules, paths_of
+from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
 from router.decision import Health, RouteDecision, StudentState, TaskScores, Wishes
 from router.policy import PolicyConfig, choose_student, decide
 from router.tasks import Task

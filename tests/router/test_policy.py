@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
+from models.student.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
 from router.decision import Quality, Reason, RouteDecision, StudentState, TaskScores, Wishes
 from router.policy import Depths, PolicyConfig, find_task, occupancy, paths_by_depth
 from router.tasks import TASKS, Task

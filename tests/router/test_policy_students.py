@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from models.errors import Unavailable, UnknownModel
-from models.manifest import Manifest
+from models.student.manifest import Manifest
 from router.decision import Health, Reason, StudentState, Target, Wishes
 from router.policy import choose_student
 from tests.router.students import BUSY, route, scores, student, student_manifest

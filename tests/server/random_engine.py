@@ -11,9 +11,9 @@ from tokenizers import Tokenizer as Backend
 from engines.config import EngineConfig
 from engines.contract import Block, StepInput
 from engines.loop import ModuleEngine
-from models.manifest import Manifest
-from models.student import Student
-from models.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
+from models.student.folder import Student
+from models.student.manifest import Manifest
+from models.student.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
 from server.opening import Opened
 from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 

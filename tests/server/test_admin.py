@@ -13,7 +13,7 @@ import pytest
 
 from engines.scripted import Line, ScriptedEngine
 from models.errors import ConfigError
-from models.manifest import write_manifest
+from models.student.manifest import write_manifest
 from server.config import AdminConfig, ServerConfig, StudentConfig
 from server.opening import Opened
 from server.roster import give_memory_back

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from models.errors import ConfigError
-from models.manifest import write_manifest
-from models.source import open_source
+from models.sources.source import open_source
+from models.student.manifest import write_manifest
 from server.cli import main
 from server.context import Context
 from tests.models.exit_files import write_tiny_exits

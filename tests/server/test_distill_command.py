@@ -15,8 +15,8 @@ import torch
 from engines.build import build_engine
 from engines.config import EngineConfig
 from models.distill import trainer as trainer_module
-from models.manifest import read_manifest, write_manifest
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import read_manifest, write_manifest
 from server.cli import main
 
 REPOSITORY = Path(__file__).parents[2]

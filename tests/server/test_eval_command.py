@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.build import build_student
-from models.manifest import read_manifest
+from models.student.manifest import read_manifest
 from server.cli import main
 
 FIELDS = {

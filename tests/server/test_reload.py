@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from models.errors import ConfigError
-from models.manifest import write_manifest
+from models.student.manifest import write_manifest
 from server.cli import main
 from server.config import ServerConfig, draft_config, load_config
 from server.config_command import check

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.manifest import write_manifest
+from models.student.manifest import write_manifest
 from router.decision import Reason
 from server import route_command
 from server.cli import main

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from engines.scripted import Line
 from models.errors import QueueFull
-from models.manifest import write_manifest
+from models.student.manifest import write_manifest
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, StudentConfig
 from server.gate import DEADLINE_HEADER
 from server.keys import OPEN_PATHS

@@ -14,7 +14,7 @@ import msgspec
 from engines.bench.machine import Description, describe_machine, describe_versions
 from models.default_student import DEFAULT_MODEL
 from models.errors import ConfigError
-from models.fetch import cache_folder, pull
+from models.sources.fetch import cache_folder, pull
 
 if TYPE_CHECKING:
     from engines.bench.distill.figures import Round

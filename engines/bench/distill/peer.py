@@ -24,7 +24,7 @@ from models.distill.config import ExitConfig
 from models.distill.decoder import padded
 from models.distill.trainer import BETAS
 from models.errors import ConfigError
-from models.source import ModelSource
+from models.sources.source import ModelSource
 
 Batch = dict[str, Tensor]
 """`input_ids` and `is_real`, [B, T] each."""

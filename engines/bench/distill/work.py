@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from engines.bench.workload import DEFAULT_TEXT, read_workload
-from models.cut import default_modules, parse_modules
 from models.distill.config import DistillConfig, TrainingSettings
 from models.distill.decoder import Trunk
 from models.distill.distiller import can_bf16, choose_device
@@ -17,7 +16,8 @@ from models.distill.order import plan_order
 from models.distill.schedules import Stage
 from models.distill.teacher import open_teacher
 from models.errors import ConfigError
-from models.source import ModelSource
+from models.sources.source import ModelSource
+from models.student.cut import default_modules, parse_modules
 
 SHORTEST_TOKENS, LONGEST_TOKENS = 48, 320
 TASK = "general"

@@ -13,7 +13,7 @@ import msgspec
 from engines.bench.protocol import Generate, Generated, Score, Scored, Setup, Task
 from engines.bench.subject import Measure, SubjectAbsent
 from models.architecture import Architecture
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
 
 CONTEXT_TOKENS = 1024
 MAX_SEQUENCES = 32

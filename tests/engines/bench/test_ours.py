@@ -13,7 +13,7 @@ from engines.bench.ours import Fenhe, gaps_between, prefix_paths, uniform_steps
 from engines.bench.protocol import Generate, MixedStep, Score, Setup, Stall, StepTimes
 from engines.bench.subject import SubjectAbsent
 from models.build import build_student
-from models.student import Student
+from models.student.folder import Student
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_stall_reports_gaps_on_both_sides_of_the_arrival(fenhe: Fenhe) -> None:
 
 def test_score_is_the_same_side_by_side_and_alone_and_equals_the_reference(folder: Path, fenhe: Fenhe) -> None:
     from models.reference import ReferenceDecoder
-    from models.source import open_source
+    from models.sources.source import open_source
 
     texts = ((5, 6, 7, 8, 9), (10, 11), (12, 13, 14, 15))
     together = fenhe.score(Score(texts=texts, num_rows=2))

@@ -6,12 +6,12 @@ import pytest
 
 from engines.bench.workload import DEFAULT_TEXT, Workload, read_workload, shorten
 from models.errors import ConfigError
-from models.tokenizer import Tokenizer
+from models.student.tokenizer import Tokenizer
 
 
 @pytest.fixture
 def tokenizer(tiny_source: object) -> Tokenizer:
-    from models.source import open_source
+    from models.sources.source import open_source
 
     assert callable(tiny_source)
     return open_source(tiny_source("llama")).tokenizer()

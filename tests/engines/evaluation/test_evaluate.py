@@ -78,7 +78,7 @@ def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
     from safetensors.numpy import load_file, save_file
 
     from models.build import build_student
-    from models.student import Student
+    from models.student.folder import Student
 
     source = tiny_source("llama")
     weights = load_file(source / "model.safetensors")

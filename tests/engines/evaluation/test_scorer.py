@@ -12,8 +12,8 @@ from engines.evaluation.scorer import PathRuns, Scorer, distribution_of, kl_from
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.evaluation.rows import Passage
-from models.manifest import Manifest
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Manifest
 
 Double = npt.NDArray[np.float64]
 

@@ -3,8 +3,8 @@
 import msgspec
 
 from engines.evaluation.tree import StageRun, make_tree
-from models.cut import exits_of, parse_modules, paths_of
-from models.manifest import Manifest, StudentPath
+from models.student.cut import exits_of, parse_modules, paths_of
+from models.student.manifest import Manifest, StudentPath
 from tests.engines.conftest import fake_manifest
 
 

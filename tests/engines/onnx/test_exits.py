@@ -19,8 +19,8 @@ from models.build import build_student
 from models.distill.decoder import DecoderLayer, Trunk
 from models.exits import Exits, read_exits
 from models.quantise import quantise_blocks_int4
-from models.source import ModelSource, open_source
-from models.student import Student
+from models.sources.source import ModelSource, open_source
+from models.student.folder import Student
 from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Int4Source, Tape, chunk, cosine, unpacked
 from tests.models.exit_files import PLAN, write_tiny_exits
 

@@ -11,9 +11,9 @@ from engines.config import EngineConfig
 from engines.onnx import plan, speeds
 from engines.onnx.plan import PrecisionPlan, choose_plan
 from models.errors import ConfigError
-from models.manifest import Manifest, Variant
-from models.speeds import SPEEDS_NAME, SpeedFile, Speeds, read_speeds
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Manifest, Variant
+from models.student.speeds import SPEEDS_NAME, SpeedFile, Speeds, read_speeds
 
 SIZES = {"fp32": 1000, "int8": 300, "int4": 150, "w8a8": 250, "w8a8-native": 250}
 LIBRARY = Path("operators.so")

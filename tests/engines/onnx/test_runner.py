@@ -11,10 +11,10 @@ import pytest
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits, grouped
-from models.huggingface import HuggingFaceSource
 from models.quantise import quantise_blocks_int4
 from models.reference import KvCache, ReferenceDecoder
-from models.student import HEAD, Student
+from models.sources.huggingface import HuggingFaceSource
+from models.student.folder import HEAD, Student
 
 Float = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import pytest
 
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
-from models.student import HEAD, Student
+from models.student.folder import HEAD, Student
 
 IDS = (1, 40, 300, 7, 7, 120, 319, 64, 5, 90)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.decoder import DecoderLayer, Trunk, padded
 from models.errors import ConfigError, WeightsError
-from models.source import open_source
+from models.sources.source import open_source
 
 TEXTS = ([5, 17, 3, 99, 42, 7, 250, 11, 36, 81, 2, 64], [9, 8, 200, 3, 1, 77, 140, 23, 5, 6, 18])
 

@@ -5,7 +5,7 @@ import pytest
 from models.distill.boundaries import LayerAnalysis
 from models.distill.boundary_picture import boundary_svg
 from models.errors import ConfigError
-from models.manifest import Module
+from models.student.manifest import Module
 
 SVG = "{http://www.w3.org/2000/svg}"
 ANALYSIS = LayerAnalysis(

@@ -13,7 +13,7 @@ from models.distill import cache as cache_module
 from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.decoder import Trunk, padded
 from models.errors import ConfigError
-from models.source import open_source
+from models.sources.source import open_source
 from tests.models.distill.tiny_teacher import SHA, cache_of, examples_of
 
 EXAMPLES = examples_of(9, 4, 17, 12, 6, 9)

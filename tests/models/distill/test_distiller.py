@@ -22,7 +22,7 @@ from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSch
 from models.distill.steering import Steering
 from models.errors import ConfigError, StepFailed
 from models.exits import read_exits
-from models.manifest import read_manifest
+from models.student.manifest import read_manifest
 
 MakeSource = Callable[..., Path]
 TEXT = "the quick brown fox jumps over the lazy dog and then other foxes jump over it too again"

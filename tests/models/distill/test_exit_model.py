@@ -11,8 +11,8 @@ from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
 from models.errors import ConfigError
 from models.exits import PlannedExit, PlannedModule, read_exits, write_exits
-from models.manifest import StudentPath
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
+from models.student.manifest import StudentPath
 from tests.models.exit_files import plan_for
 
 HIDDEN = 64

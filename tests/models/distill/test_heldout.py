@@ -12,7 +12,7 @@ from models.distill.decoder import Trunk
 from models.distill.examples import encode_rows
 from models.distill.exit_model import ExitModel
 from models.distill.heldout import HeldOutFigure, score_held_out
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
 
 ROWS = [
     Row(task="math", prompt="the quick fox", answer="jumps over", source="test"),

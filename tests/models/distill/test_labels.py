@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from models.distill.data import Row
 from models.distill.labels import Labelled, LabelSettings, label
 from models.errors import ConfigError, StepFailed
-from models.tokenizer import Tokenizer, TokenizerSettings
+from models.student.tokenizer import Tokenizer, TokenizerSettings
 
 END = 2
 

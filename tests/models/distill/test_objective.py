@@ -13,7 +13,7 @@ from models.distill.batch import Batch, make_batch, states
 from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
 from models.distill.objective import Objective, Teacher
-from models.source import open_source
+from models.sources.source import open_source
 from tests.models.distill.tiny_teacher import examples_of, teacher_of
 
 EXAMPLES = examples_of(9, 14, 6)

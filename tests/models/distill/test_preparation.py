@@ -12,8 +12,8 @@ from models.distill.data import read_rows
 from models.distill.labels import LabelSettings
 from models.distill.preparation import HELD_OUT_NAME, DataSettings, Prepared, clean, prepare
 from models.errors import ConfigError
-from models.source import open_source
-from models.tokenizer import Tokenizer
+from models.sources.source import open_source
+from models.student.tokenizer import Tokenizer
 
 END = 2
 

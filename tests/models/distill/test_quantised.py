@@ -29,7 +29,7 @@ from models.precisions import PRECISIONS
 from models.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
 from models.rope import inverse_frequencies
 from models.rotate import RotatedSource, rotation
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
 from tests.conftest import TinySource
 
 Matrix = npt.NDArray[np.float32]

@@ -12,8 +12,8 @@ from models.build import build_student
 from models.distill.distiller import Distiller
 from models.distill.teacher import find_teacher, open_teacher
 from models.errors import ConfigError
-from models.fetch import WHEELS
-from models.manifest import read_manifest, write_manifest
+from models.sources.fetch import WHEELS
+from models.student.manifest import read_manifest, write_manifest
 
 
 @pytest.fixture

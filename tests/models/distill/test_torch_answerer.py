@@ -10,7 +10,7 @@ import torch
 from models.distill.torch_answerer import TorchAnswerer, sample
 from models.errors import ConfigError
 from models.reference import ReferenceDecoder
-from models.source import ModelSource, open_source
+from models.sources.source import ModelSource, open_source
 
 PROMPTS = [(5, 6, 7), (40, 41), (100,)]
 

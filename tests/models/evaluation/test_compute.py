@@ -8,7 +8,7 @@ import pytest
 
 from models.build import build_student
 from models.evaluation.compute import compute_share, layer_multiply_adds, num_layers_of, path_bytes, path_multiply_adds
-from models.student import Student
+from models.student.folder import Student
 
 LAYER = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96  # q, k and v, o, feed-forward of the tiny llama
 HEAD = 64 * 320

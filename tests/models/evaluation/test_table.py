@@ -20,7 +20,7 @@ from models.evaluation.table import (
     with_evaluation,
     write_evaluation,
 )
-from models.manifest import Quality, Retention, read_manifest
+from models.student.manifest import Quality, Retention, read_manifest
 
 
 def evaluation(score: float = 0.9) -> Evaluation:

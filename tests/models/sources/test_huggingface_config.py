@@ -6,7 +6,7 @@ import pytest
 
 from models.architecture import RopeScaling
 from models.errors import ConfigError
-from models.huggingface_config import read_config, to_architecture
+from models.sources.huggingface_config import read_config, to_architecture
 
 BASE = {
     "model_type": "llama",

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import WeightsError
-from models.safetensors_file import SafetensorsFile
+from models.sources.safetensors_file import SafetensorsFile
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

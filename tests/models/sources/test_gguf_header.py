@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.errors import ConfigError, ServingError, WeightsError
-from models.gguf_header import read_header
+from models.sources.gguf_header import read_header
 
 
 @pytest.fixture

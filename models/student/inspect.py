@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.architecture import Architecture
-from models.manifest import Exit, Manifest, StudentPath
 from models.precisions import PRECISIONS
-from models.speeds import Speeds, read_speeds
-from models.student import Student
+from models.student.folder import Student
+from models.student.manifest import Exit, Manifest, StudentPath
+from models.student.speeds import Speeds, read_speeds
 
 MIB = 1 << 20
 

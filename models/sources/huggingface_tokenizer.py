@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from models.errors import ConfigError
-from models.huggingface_config import HuggingFaceConfig
-from models.tokenizer import (
+from models.sources.huggingface_config import HuggingFaceConfig
+from models.student.tokenizer import (
     SETTINGS_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.errors import ConfigError, WeightsError
-from models.huggingface import HuggingFaceSource
-from models.source import check_complete
+from models.sources.huggingface import HuggingFaceSource
+from models.sources.source import check_complete
 
 
 def test_huggingface_source_reads_what_transformers_wrote(tiny_source: Any) -> None:

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from models.errors import ConfigError, WeightsError
-from models.gguf_header import GgufHeader
-from models.tokenizer import SPACE_MARK, Tokenizer, TokenizerSettings
+from models.sources.gguf_header import GgufHeader
+from models.student.tokenizer import SPACE_MARK, Tokenizer, TokenizerSettings
 
 
 class TokenKind(IntEnum):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.cut import FULL_PATH, default_modules, exits_of, parse_modules, paths_of
 from models.errors import ConfigError
+from models.student.cut import FULL_PATH, default_modules, exits_of, parse_modules, paths_of
 
 
 @pytest.mark.parametrize(

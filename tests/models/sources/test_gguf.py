@@ -7,10 +7,10 @@ import torch
 
 from models.architecture import RopeScaling
 from models.errors import ConfigError, WeightsError
-from models.gguf import GgufSource
 from models.reference import ReferenceDecoder
 from models.rope import frequency_divisors
-from models.source import check_complete, open_source
+from models.sources.gguf import GgufSource
+from models.sources.source import check_complete, open_source
 
 IDS = [1, 40, 300, 7, 120, 319, 64, 5, 90, 210, 33, 12]
 

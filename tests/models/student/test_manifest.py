@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from models.architecture import Architecture
-from models.cut import default_modules, exits_of, paths_of
 from models.errors import ConfigError
-from models.manifest import (
+from models.student.cut import default_modules, exits_of, paths_of
+from models.student.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     DepthRule,

@@ -15,7 +15,7 @@ from models.errors import ConfigError
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 _HEAD = "head"
-"""The stage that every student has besides its modules and exits (`models/student.py`)."""
+"""The stage that every student has besides its modules and exits (`models/student/folder.py`)."""
 
 NAME_RULE = "letters, digits, `.`, `_`, `-`, `+` and inner spaces, beginning with a letter or digit"
 # Names go into HTTP headers, URLs, model ids (`student:path`) and file names. `+` and inner spaces are harmless there,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from models.architecture import Architecture
 from models.errors import ConfigError, WeightsError
-from models.tokenizer import Tokenizer
+from models.student.tokenizer import Tokenizer
 
 MAX_NAMES_IN_MESSAGE = 8
 
@@ -62,14 +62,14 @@ def open_source(path: Path) -> ModelSource:
     Raises: ConfigError for anything else or an unsupported model, WeightsError for damaged files.
     """
     if path.is_dir():
-        from models.huggingface import HuggingFaceSource
+        from models.sources.huggingface import HuggingFaceSource
 
         return HuggingFaceSource(path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; give a GGUF file or a Hugging Face folder, or `fenhe pull` one")
     if path.suffix != ".gguf":
         raise ConfigError(f"{path} is neither a .gguf file nor a Hugging Face folder (config.json and *.safetensors)")
-    from models.gguf import GgufSource
+    from models.sources.gguf import GgufSource
 
     return GgufSource(path)
 

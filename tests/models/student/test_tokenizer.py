@@ -10,8 +10,8 @@ from tokenizers import decoders, normalizers
 from tokenizers.models import BPE, WordLevel
 
 from models.errors import ConfigError, InvalidParameter
-from models.source import open_source
-from models.tokenizer import Tokenizer, TokenizerSettings
+from models.sources.source import open_source
+from models.student.tokenizer import Tokenizer, TokenizerSettings
 
 ANY_TEXT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 IM_START, IM_END = 1, 2

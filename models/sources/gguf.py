@@ -13,10 +13,10 @@ from gguf.quants import dequantize
 from models.architecture import Architecture, Family, RopeScaling
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.gguf_header import GgufHeader, TensorEntry, read_header
-from models.gguf_tokenizer import build_tokenizer
 from models.rope import frequency_divisors
-from models.tokenizer import Tokenizer
+from models.sources.gguf_header import GgufHeader, TensorEntry, read_header
+from models.sources.gguf_tokenizer import build_tokenizer
+from models.student.tokenizer import Tokenizer
 
 FAMILIES: dict[str, Family] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 

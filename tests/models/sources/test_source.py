@@ -9,8 +9,8 @@ import pytest
 
 from models.architecture import Architecture
 from models.errors import ConfigError, WeightsError
-from models.source import check_complete, expected_shapes, open_source
-from models.tokenizer import Tokenizer
+from models.sources.source import check_complete, expected_shapes, open_source
+from models.student.tokenizer import Tokenizer
 
 ARCHITECTURE = Architecture(
     family="qwen3",
@@ -113,7 +113,7 @@ def test_reading_models_needs_no_torch(tiny_source: Any, tiny_gguf: Any) -> None
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from models.source import check_complete, open_source\n"
+        "from models.sources.source import check_complete, open_source\n"
         f"for path in ({str(folder)!r}, {str(tiny_gguf(folder))!r}):\n"
         "    source = open_source(Path(path)); check_complete(source); source.read('model.norm.weight')\n"
         "    print(source.tokenizer().vocab_size)"

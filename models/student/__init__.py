@@ -1,0 +1,1 @@
+"""A student on disk: its folder, manifest, cut into modules, tokenizer and chat template."""
