@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from models.checksums import sha256_of
-from models.decoder_graph import LayerWriter, write_head, write_stage
 from models.errors import ConfigError
 from models.exits import Exits, read_exits
-from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
-from models.precisions import DEFAULT_PRECISIONS, PRECISIONS
-from models.rotate import RotatedSource
+from models.graphs.decoder_graph import LayerWriter, write_head, write_stage
+from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
+from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
+from models.graphs.rotate import RotatedSource
 from models.sources.source import ModelSource, check_complete, open_source
 from models.student.cut import default_modules, parse_modules, plain_layout
 from models.student.folder import HEAD

@@ -19,7 +19,7 @@ from msgspec import Meta
 from models.architecture import Architecture
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.rotate import MAP_BIAS, MAP_WEIGHT
+from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource, expected_shapes
 from models.student.cut import FULL_PATH, TASKS, full_path, own_end, stacked

@@ -279,7 +279,7 @@ def pull(arguments: argparse.Namespace) -> int:
 
 def build(arguments: argparse.Namespace) -> int:
     from models.build import build_student
-    from models.precisions import DEFAULT_PRECISIONS
+    from models.graphs.precisions import DEFAULT_PRECISIONS
 
     wanted = arguments.precision
     manifest = build_student(

@@ -26,7 +26,7 @@ from models.evaluation.retention import task_retentions
 from models.evaluation.rows import Passage, Row, passage_of
 from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio
 from models.evaluation.table import Evaluation, Point, TaskFigures
-from models.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS
 from models.student.folder import Student
 from models.student.manifest import Manifest
 

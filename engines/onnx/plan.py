@@ -8,7 +8,7 @@ from pathlib import Path
 from engines.config import EngineConfig
 from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
-from models.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS
 from models.student.folder import Student
 from models.student.speeds import Speeds
 

@@ -27,7 +27,7 @@ from models.distill.teacher_switch import TeacherSwitchConfig
 from models.distill.transfer_control import TransferConfig
 from models.distill.weighting import GradientGuideConfig, WeightAverageConfig
 from models.errors import ConfigError
-from models.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS
 from models.student.cut import FULL_PATH
 from models.student.manifest import is_plain_name
 

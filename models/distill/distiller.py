@@ -33,7 +33,7 @@ from models.distill.trainer import CHECKPOINTS, Trainer
 from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
 from models.exits import read_exits, write_exits
-from models.precisions import DEFAULT_PRECISIONS
+from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource
 from models.student.cut import parse_modules
 from models.student.manifest import Manifest

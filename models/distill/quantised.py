@@ -1,6 +1,6 @@
 """Quantisation-aware training: decoder layers that compute, while they train, with the numbers their graph will hold.
 
-Forward, every value is rounded exactly as `models/quantise.py` and `models/linear.py` round it; backward, rounding is
+Forward, every value is rounded exactly as `quantise` and `linear` in `models/graphs/` round it; backward, rounding is
 taken for the identity (straight-through) and scales for constants. Only decoder layers are rounded here, no exit norm
 and no head. Shapes: B sequences, T positions, H hidden.
 
@@ -15,8 +15,8 @@ from torch.nn.functional import linear, pad, rms_norm
 
 from models.distill.decoder import DecoderLayer, parameter_name
 from models.errors import ConfigError
-from models.quantise import INT8_LIMIT
-from models.rotate import hadamard, hadamard_size, rotation
+from models.graphs.quantise import INT8_LIMIT
+from models.graphs.rotate import hadamard, hadamard_size, rotation
 
 BLOCK_SIZE = 32
 SMALLEST_SPREAD = torch.finfo(torch.float32).tiny

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.architecture import Architecture
-from models.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS
 from models.student.folder import Student
 from models.student.manifest import Exit, Manifest, StudentPath
 from models.student.speeds import Speeds, read_speeds

@@ -14,8 +14,8 @@ from models import build
 from models.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.precisions import PRECISIONS
-from models.rotate import RotatedSource, hadamard, hadamard_size, rotation
+from models.graphs.precisions import PRECISIONS
+from models.graphs.rotate import RotatedSource, hadamard, hadamard_size, rotation
 from models.sources.source import open_source
 from models.student.cut import FULL_PATH, TASKS
 from models.student.folder import Student

@@ -12,7 +12,7 @@ from models.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.exits import Exits, PlannedExit, PlannedModule, find_problems, read_exits, write_exits
-from models.rotate import RotatedSource, rotation
+from models.graphs.rotate import RotatedSource, rotation
 from models.sources.source import ModelSource, open_source
 from models.student.cut import FULL_PATH
 from models.student.folder import Student

@@ -18,7 +18,7 @@ from engines.sequence import GenerationRequest, SamplingParams
 from models.build import build_student
 from models.distill.decoder import DecoderLayer, Trunk
 from models.exits import Exits, read_exits
-from models.quantise import quantise_blocks_int4
+from models.graphs.quantise import quantise_blocks_int4
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student
 from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Int4Source, Tape, chunk, cosine, unpacked

@@ -11,7 +11,7 @@ import pytest
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits, grouped
-from models.quantise import quantise_blocks_int4
+from models.graphs.quantise import quantise_blocks_int4
 from models.reference import KvCache, ReferenceDecoder
 from models.sources.huggingface import HuggingFaceSource
 from models.student.folder import HEAD, Student

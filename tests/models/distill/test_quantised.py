@@ -11,7 +11,6 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from models.decoder_graph import write_stage
 from models.distill.decoder import DecoderLayer, Trunk
 from models.distill.quantised import (
     QUANTISED_PRECISIONS,
@@ -23,12 +22,13 @@ from models.distill.quantised import (
     quantised,
 )
 from models.errors import ConfigError
-from models.linear import RowInt8Linear
-from models.onnx_graph import GraphWriter, TensorSpec, WeightsFile
-from models.precisions import PRECISIONS
-from models.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.decoder_graph import write_stage
+from models.graphs.linear import RowInt8Linear
+from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
+from models.graphs.precisions import PRECISIONS
+from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.rotate import RotatedSource, rotation
 from models.rope import inverse_frequencies
-from models.rotate import RotatedSource, rotation
 from models.sources.source import ModelSource, open_source
 from tests.conftest import TinySource
 

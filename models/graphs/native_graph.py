@@ -6,11 +6,11 @@ its output's row scale out, so that no pass over memory is spent on scaling alon
 
 from dataclasses import dataclass
 
-from models.decoder_graph import GATE_UP, Residual, head_weight, stacked, stacked_bias
-from models.linear import LinearInput, Matrix
-from models.onnx_graph import FENHE, GraphWriter
-from models.quantise import quantise_columns
-from models.rotate import hadamard_size
+from models.graphs.decoder_graph import GATE_UP, Residual, head_weight, stacked, stacked_bias
+from models.graphs.linear import LinearInput, Matrix
+from models.graphs.onnx_graph import FENHE, GraphWriter
+from models.graphs.quantise import quantise_columns
+from models.graphs.rotate import hadamard_size
 from models.sources.source import ModelSource
 
 

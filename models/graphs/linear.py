@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.onnx_graph import MICROSOFT, GraphWriter
-from models.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.onnx_graph import MICROSOFT, GraphWriter
+from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
 
 Matrix = npt.NDArray[np.float32]
 

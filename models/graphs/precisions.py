@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from models.decoder_graph import LayerWriter, StockLayerWriter
-from models.linear import BlockLinear, Fp32Linear, RowInt8Linear
-from models.native_graph import NativeLayerWriter
+from models.graphs.decoder_graph import LayerWriter, StockLayerWriter
+from models.graphs.linear import BlockLinear, Fp32Linear, RowInt8Linear
+from models.graphs.native_graph import NativeLayerWriter
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -12,7 +12,7 @@ class Precision:
     """`needs_native` graphs run only where fenhe's own operators were compiled.
 
     `is_faithful`: cross-entropy stays within 1 % of fp32 (docs/precisions.md has the figures), so that it may be
-    chosen for speed alone. `is_rotated`: built from the weights in another basis (`models/rotate.py`).
+    chosen for speed alone. `is_rotated`: built from the weights in another basis (`models/graphs/rotate.py`).
     """
 
     weights: str

@@ -13,9 +13,9 @@ import numpy as np
 from onnx import TensorProto
 
 from models.architecture import Architecture
-from models.linear import LinearInput, LinearWriter, Matrix
-from models.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
-from models.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
+from models.graphs.linear import LinearInput, LinearWriter, Matrix
+from models.graphs.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
+from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
 from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
@@ -140,7 +140,7 @@ def _kv_specs(prefix: str, architecture: Architecture, writer: LayerWriter, num_
 class StockLayerWriter:
     """Operators that every ONNX Runtime build carries, KV in fp32.
 
-    `mixes_down_input` belongs to weights in a rotated basis (`models/rotate.py`).
+    `mixes_down_input` belongs to weights in a rotated basis (`models/graphs/rotate.py`).
     """
 
     linear: LinearWriter

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
 
 Matrix = npt.NDArray[np.float32]
 

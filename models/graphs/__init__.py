@@ -1,0 +1,1 @@
+"""ONNX graphs of modules, exits and heads, in every precision."""
