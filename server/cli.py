@@ -177,7 +177,7 @@ def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
 
 def serve(arguments: argparse.Namespace) -> int:
     _survive_hangup(_report)
-    from models.default_student import find_student
+    from models.building.default_student import find_student
     from server.config import draft_config, setting_names
     from server.context import make_context
     from server.inspection import read_sound
@@ -278,7 +278,7 @@ def pull(arguments: argparse.Namespace) -> int:
 
 
 def build(arguments: argparse.Namespace) -> int:
-    from models.build import build_student
+    from models.building.build import build_student
     from models.graphs.precisions import DEFAULT_PRECISIONS
 
     wanted = arguments.precision

@@ -186,7 +186,7 @@ class _EngineWhenAsked:
             yield from answerer.answer(prompts, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
     def _built(self, cache: Path) -> Path:
-        from models.build import build_student
+        from models.building.build import build_student
 
         folder = cache / "teachers" / self._source.sha256()[:16]
         if not (folder / MANIFEST_NAME).exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from models.default_student import find_student
+from models.building.default_student import find_student
 from models.errors import Unavailable
 from models.student.folder import Student
 from models.student.manifest import Manifest

@@ -89,8 +89,8 @@ def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
 
 SERVE = """
 import sys
-import server.cli, server.app, server.serve, server.student, engines.build, models.build, models.default_student
-import models.sources.gguf, models.sources.huggingface
+import server.cli, server.app, server.serve, server.student, engines.build
+import models.building.build, models.building.default_student, models.sources.gguf, models.sources.huggingface
 heavy = sorted({"torch", "transformers", "vllm", "llama_cpp", "openvino_genai"} & set(sys.modules))
 print(",".join(heavy))
 """
@@ -108,7 +108,7 @@ sys.modules["torch"] = sys.modules["transformers"] = None
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.sequence import GenerationRequest, SamplingParams
-from models.build import build_student
+from models.building.build import build_student
 from models.student.folder import Student
 source, out = map(Path, sys.argv[1:])
 build_student(source, out, precisions=("fp32",))

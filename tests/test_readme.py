@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 
 ROOT = Path(__file__).parents[1]
 EXITS = ROOT / "models" / "data" / "smollm2-135m.exits.safetensors"

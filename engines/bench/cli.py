@@ -19,7 +19,7 @@ from engines.bench.protocol import Setup
 from engines.bench.report import make_document, render_table
 from engines.bench.rounds import PEER_NAMES, SUBJECTS, Rounds, SubjectEntry
 from engines.bench.workload import DEFAULT_TEXT, read_workload
-from models.default_student import DEFAULT_MODEL, find_student
+from models.building.default_student import DEFAULT_MODEL, find_student
 from models.errors import ConfigError, ServingError
 from models.student.manifest import MANIFEST_NAME, Manifest, read_manifest
 
@@ -189,7 +189,7 @@ def _reference_folder(options: Options, manifest: Manifest, stack: ExitStack) ->
     """An fp32 build of the GGUF for this run, unless the student has fp32 graphs of its own."""
     if any(variant.name == REFERENCE_PRECISION for variant in manifest.variants):
         return None
-    from models.build import build_student
+    from models.building.build import build_student
 
     print("building the fp32 reference for this run", file=sys.stderr, flush=True)
     folder = Path(tempfile.mkdtemp(prefix="fenhe-reference-"))

@@ -27,7 +27,7 @@ from engines.config import EngineConfig
 from engines.contract import Engine
 from engines.grammar import Grammar, GrammarCompiler, json_body
 from engines.sequence import GenerationRequest, SamplingParams, SequenceEvent
-from models.default_student import find_student
+from models.building.default_student import find_student
 from models.errors import ConfigError, EngineFault
 from models.sources.fetch import cache_folder
 from models.student.folder import Student

@@ -11,7 +11,8 @@ from typing import Protocol
 import msgspec
 import torch
 
-from models.build import build_student
+from models.building.build import build_student
+from models.building.exits import read_exits, write_exits
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
@@ -32,7 +33,6 @@ from models.distill.torch_answerer import TorchAnswerer
 from models.distill.trainer import CHECKPOINTS, Trainer
 from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
-from models.exits import read_exits, write_exits
 from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource
 from models.student.cut import parse_modules

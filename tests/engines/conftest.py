@@ -23,7 +23,7 @@ from engines.native import library_path
 from engines.sampler import Sampler
 from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent
 from models.architecture import Architecture
-from models.build import build_student
+from models.building.build import build_student
 from models.reference import ReferenceDecoder
 from models.sources.source import open_source
 from models.student.cut import exits_of, parse_modules, paths_of

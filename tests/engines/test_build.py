@@ -12,7 +12,7 @@ from engines.build import build_engine, build_runner, capacity_tokens
 from engines.config import EngineConfig
 from engines.loop import ModuleEngine
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
-from models.build import build_student
+from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
 from models.sources.source import open_source
 from models.student.folder import Student

@@ -13,11 +13,11 @@ import torch
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
+from models.building.exits import read_exits
 from models.distill.config import config_from
 from models.distill.decoder import Trunk
 from models.distill.distiller import Distiller
 from models.distill.exit_model import ExitModel
-from models.exits import read_exits
 from models.sources.source import open_source
 from models.student.folder import Student
 

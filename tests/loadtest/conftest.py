@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 
 
 @pytest.fixture

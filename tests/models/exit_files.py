@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
-from models.exits import ExitPlan, PlannedExit, PlannedModule, write_exits
+from models.building.exits import ExitPlan, PlannedExit, PlannedModule, write_exits
 from models.sources.source import ModelSource, expected_shapes
 from models.student.manifest import DepthRule, StudentPath
 

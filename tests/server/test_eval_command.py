@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 from models.student.manifest import read_manifest
 from server.cli import main
 

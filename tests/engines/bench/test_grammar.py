@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engines.bench.grammar import FORMULAS, GRAMMARS, SAMPLINGS, read_options, run
-from models.build import build_student
+from models.building.build import build_student
 from models.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from engines.bench.losses import nats_of
 from engines.bench.ours import Fenhe, gaps_between, prefix_paths, uniform_steps
 from engines.bench.protocol import Generate, MixedStep, Score, Setup, Stall, StepTimes
 from engines.bench.subject import SubjectAbsent
-from models.build import build_student
+from models.building.build import build_student
 from models.student.folder import Student
 
 

@@ -77,7 +77,7 @@ def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
     from onnx import numpy_helper
     from safetensors.numpy import load_file, save_file
 
-    from models.build import build_student
+    from models.building.build import build_student
     from models.student.folder import Student
 
     source = tiny_source("llama")

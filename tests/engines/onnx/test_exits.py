@@ -15,9 +15,9 @@ from engines.config import EngineConfig
 from engines.contract import DecodeRow
 from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
-from models.build import build_student
+from models.building.build import build_student
+from models.building.exits import Exits, read_exits
 from models.distill.decoder import DecoderLayer, Trunk
-from models.exits import Exits, read_exits
 from models.graphs.quantise import quantise_blocks_int4
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student

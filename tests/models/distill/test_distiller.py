@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.building.exits import read_exits
 from models.distill import trainer as trainer_module
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.distiller import Distiller
@@ -21,7 +22,6 @@ from models.distill.preparation import DataSettings
 from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.distill.steering import Steering
 from models.errors import ConfigError, StepFailed
-from models.exits import read_exits
 from models.student.manifest import read_manifest
 
 MakeSource = Callable[..., Path]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from models.building.exits import PlannedExit, PlannedModule, read_exits, write_exits
 from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
 from models.errors import ConfigError
-from models.exits import PlannedExit, PlannedModule, read_exits, write_exits
 from models.sources.source import ModelSource, open_source
 from models.student.manifest import StudentPath
 from tests.models.exit_files import plan_for

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import models.distill.teacher
-from models.build import build_student
+from models.building.build import build_student
 from models.distill.distiller import Distiller
 from models.distill.teacher import find_teacher, open_teacher
 from models.errors import ConfigError

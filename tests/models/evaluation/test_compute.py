@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 from models.evaluation.compute import compute_share, layer_multiply_adds, num_layers_of, path_bytes, path_multiply_adds
 from models.student.folder import Student
 

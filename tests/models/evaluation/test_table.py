@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 from models.errors import ConfigError
 from models.evaluation.table import (
     Evaluation,

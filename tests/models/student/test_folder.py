@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
 from models.student.folder import HEAD, Student
 from models.student.manifest import MANIFEST_NAME

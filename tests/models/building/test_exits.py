@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.build import build_student
+from models.building.build import build_student
+from models.building.exits import Exits, PlannedExit, PlannedModule, find_problems, read_exits, write_exits
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.exits import Exits, PlannedExit, PlannedModule, find_problems, read_exits, write_exits
 from models.graphs.rotate import RotatedSource, rotation
 from models.sources.source import ModelSource, open_source
 from models.student.cut import FULL_PATH

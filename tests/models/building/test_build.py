@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import external_data_helper
 
-from models import build
-from models.build import build_student
+from models.building import build
+from models.building.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.graphs.precisions import PRECISIONS

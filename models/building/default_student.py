@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from models.build import build_student
+from models.building.build import build_student
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.sources.fetch import cache_folder, pull
@@ -15,7 +15,7 @@ from models.student.folder import Student
 from models.student.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
 
 DEFAULT_MODEL = "smollm2-135m"
-PACKAGED = Path(__file__).parent / "data"
+PACKAGED = Path(__file__).parents[1] / "data"
 """May hold `smollm2-135m.exits.safetensors`, and what `fenhe eval` measured of it in `smollm2-135m.quality.json`."""
 
 

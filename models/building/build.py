@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from models.building.exits import Exits, read_exits
 from models.checksums import sha256_of
 from models.errors import ConfigError
-from models.exits import Exits, read_exits
 from models.graphs.decoder_graph import LayerWriter, write_head, write_stage
 from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
 from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-import models.default_student
+import models.building.default_student
+from models.building.default_student import find_student
 from models.checksums import sha256_of
-from models.default_student import find_student
 from models.errors import ConfigError, WeightsError
 from models.sources.source import open_source
 from models.student.manifest import Measured, Quality, read_manifest, write_manifest
@@ -48,7 +48,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the package keeps its data; empty."""
     folder = tmp_path / "data"
     folder.mkdir()
-    monkeypatch.setattr(models.default_student, "PACKAGED", folder)
+    monkeypatch.setattr(models.building.default_student, "PACKAGED", folder)
     return folder
 
 
@@ -59,9 +59,9 @@ def cache(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Cac
     def cache_folder(environ: Mapping[str, str]) -> Path:
         return Path(environ["FENHE_CACHE"])
 
-    monkeypatch.setattr(models.default_student, "cache_folder", cache_folder)
-    monkeypatch.setattr(models.default_student, "pull", cache.pull)
-    monkeypatch.setattr(models.default_student, "build_student", cache.build)
+    monkeypatch.setattr(models.building.default_student, "cache_folder", cache_folder)
+    monkeypatch.setattr(models.building.default_student, "pull", cache.pull)
+    monkeypatch.setattr(models.building.default_student, "build_student", cache.build)
     return cache
 
 
@@ -139,7 +139,7 @@ def test_default_student_of_before_is_served_when_a_new_one_cannot_be_had(
     def pull(*_: Any, **__: Any) -> Path:
         raise error
 
-    monkeypatch.setattr(models.default_student, "pull", pull)
+    monkeypatch.setattr(models.building.default_student, "pull", pull)
     del cache.lines[:]
     assert cache.find() == folder
     assert read_manifest(folder).exits_sha256 == ""
@@ -170,7 +170,7 @@ def test_default_student_is_built_with_exits_and_figures_for_real(
     figure = Quality(path="math", variant="w8a8", cross_entropy=2.2, text="eval", num_tokens=9)
     figures = Measured(exits_sha256=sha256_of([exits]), quality=(figure,))
     (package / "smollm2-135m.quality.json").write_bytes(msgspec.json.encode(figures))
-    monkeypatch.setattr(models.default_student, "pull", lambda *_, **__: folder)
+    monkeypatch.setattr(models.building.default_student, "pull", lambda *_, **__: folder)
     manifest = read_manifest(find_student({"FENHE_CACHE": str(tmp_path / "cache")}, lambda line: None))
     assert manifest.exits_sha256 == figures.exits_sha256
     assert manifest.quality == (figure,)
