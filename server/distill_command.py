@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = _Progress()
     distiller = Distiller(config=config, answerer=_answerer, report=progress.show)
     if arguments.dry_run:
-        from models.distill.plan import plan_run
+        from models.distill.dry_run import plan_run
 
         print(plan_run(distiller).text())
         return 0

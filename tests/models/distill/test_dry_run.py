@@ -9,7 +9,7 @@ import pytest
 
 from models.distill.config import config_from
 from models.distill.distiller import Distiller
-from models.distill.plan import RunPlan, plan_run
+from models.distill.dry_run import RunPlan, plan_run
 from models.errors import ConfigError
 
 # A byte of these words is a token or nearly; 40 answered rows of a task, ten unanswered ones.
