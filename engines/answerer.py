@@ -13,7 +13,7 @@ MAX_SUBMITTED = 256
 
 
 class EngineAnswerer:
-    """`models.distill.labels.Answerer` on an engine that was not started yet; use it as a context.
+    """`models.distill.data.labels.Answerer` on an engine that was not started yet; use it as a context.
 
     A prompt's own seed is made of its tokens, so an answer does not depend on what else is asked: a run that goes on
     after a kill asks fewer prompts, and gets the same answers.

@@ -17,8 +17,8 @@ from server.eval_command import progress_s
 
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig
+    from models.distill.data.labels import Answerer
     from models.distill.distiller import Distiller
-    from models.distill.labels import Answerer
     from models.sources.source import ModelSource
 
 EVALUATION_NAME = "evaluation.json"
@@ -202,7 +202,7 @@ def _path_of(source: "ModelSource") -> Path:
 
 def _evaluate(distiller: "Distiller") -> None:
     from engines.evaluation.evaluate import EvalConfig, evaluate
-    from models.distill.preparation import HELD_OUT_NAME
+    from models.distill.data.preparation import HELD_OUT_NAME
     from models.distill.trainer import LOG_NAME
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.distill.cache import CachedTeacher
-from models.distill.examples import Example
+from models.distill.data.examples import Example
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from models.distill.config import BranchSettings, DistillConfig
-from models.distill.examples import Example
+from models.distill.data.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.merge import average, fuse
 from models.distill.objective import Teacher

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.distill.data.examples import Example
 from models.distill.decoder import Trunk, padded
-from models.distill.examples import Example
 from models.errors import ConfigError
 
 FORMAT_VERSION = 1

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from models.distill.labels import LabelSettings
-from models.distill.preparation import DataSettings
+from models.distill.data.labels import LabelSettings
+from models.distill.data.preparation import DataSettings
 from models.distill.schedules import (
     LOSS_NAMES,
     SOFT_TARGETS_ONLY,

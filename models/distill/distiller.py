@@ -18,14 +18,14 @@ from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
 from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig
+from models.distill.data.examples import Example
+from models.distill.data.labels import Answerer
+from models.distill.data.preparation import Prepared, prepare
 from models.distill.decoder import Trunk, padded
-from models.distill.examples import Example
 from models.distill.exit_model import ExitModel
 from models.distill.heldout import HeldOutFigure, score_held_out
-from models.distill.labels import Answerer
 from models.distill.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
 from models.distill.objective import Teacher
-from models.distill.preparation import Prepared, prepare
 from models.distill.progress import Progress
 from models.distill.run_identity import differences, exits_key, plain, run_key
 from models.distill.teacher import open_teacher

@@ -16,16 +16,16 @@ import torch
 from models.architecture import Architecture
 from models.distill.cache import cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig, ExitConfig
-from models.distill.data import Row
-from models.distill.data_report import DataReport, report_of
+from models.distill.data.data_report import DataReport, report_of
+from models.distill.data.examples import Example, encode_rows
+from models.distill.data.labels import is_wanted
+from models.distill.data.mixture import quotas
+from models.distill.data.preparation import clean
+from models.distill.data.rows import Row
 from models.distill.distiller import Distiller, refuse_unwritten
-from models.distill.examples import Example, encode_rows
 from models.distill.exit_model import ExitModel
-from models.distill.labels import is_wanted
 from models.distill.layout import Layout, check_tasks, planned_exits
-from models.distill.mixture import quotas
 from models.distill.objective import Teacher
-from models.distill.preparation import clean
 from models.distill.trainer import Trainer
 from models.student.cut import default_modules, parse_modules
 
@@ -131,7 +131,7 @@ def _described(exit: ExitConfig, layout: Layout) -> str:
 
 
 def _taken(examples: Sequence[Example], config: DistillConfig) -> TaskTokens:
-    """Tokens of every task, as `models.distill.preparation` will choose them; answers to come at their full length."""
+    """Tokens of every task, as the preparation will choose them; answers to come at their full length."""
     found: dict[str, int] = {}
     for example in examples:
         is_unanswered = example.num_tokens == example.num_prompt_tokens

@@ -7,9 +7,9 @@ from math import exp
 import torch
 from torch import Tensor
 
-from models.distill.data import Row
+from models.distill.data.examples import Example, encode_rows
+from models.distill.data.rows import Row
 from models.distill.decoder import Trunk, padded
-from models.distill.examples import Example, encode_rows
 from models.distill.exit_model import ExitModel
 from models.student.tokenizer import Tokenizer
 

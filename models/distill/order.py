@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 
 from models.distill.config import DistillConfig
-from models.distill.examples import Example, batches
-from models.distill.mixture import GENERAL
+from models.distill.data.examples import Example, batches
+from models.distill.data.mixture import GENERAL
 from models.distill.schedules import DataMix, task_share_at
 
 

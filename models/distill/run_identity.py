@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig
-from models.distill.examples import Example
+from models.distill.data.examples import Example
 from models.student.manifest import Module
 
 # `task`, `text` and `labels` show in the examples, `modules` and `exits` in the cut and the exits that came of them.

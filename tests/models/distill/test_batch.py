@@ -7,7 +7,7 @@ import torch
 
 from models.distill.batch import Batch, make_batch, shared_prefix, states
 from models.distill.cache import CachedTeacher
-from models.distill.examples import Example
+from models.distill.data.examples import Example
 
 LONG = Example(task="math", token_ids=(1, 2, 9, 10, 11), num_prompt_tokens=3, source="test")
 SHORT = Example(task="math", token_ids=(1, 2, 5), num_prompt_tokens=2, source="test")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.distill.data import Row
+from models.distill.data.examples import encode_rows
+from models.distill.data.rows import Row
 from models.distill.decoder import Trunk
-from models.distill.examples import encode_rows
 from models.distill.exit_model import ExitModel
 from models.distill.heldout import HeldOutFigure, score_held_out
 from models.sources.source import ModelSource, open_source

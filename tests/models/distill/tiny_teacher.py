@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
+from models.distill.data.examples import Example
 from models.distill.decoder import Trunk
-from models.distill.examples import Example
 from models.distill.objective import Teacher
 
 SHA = "5" * 64

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.distill.mixture import mix
+from models.distill.data.mixture import mix
 from models.errors import ConfigError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models.distill.answer_file import AnswerFile, Entry
-from models.distill.data import read_rows
+from models.distill.data.answer_file import AnswerFile, Entry
+from models.distill.data.rows import read_rows
 from models.errors import ConfigError
 
 

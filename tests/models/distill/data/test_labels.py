@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from models.distill.data import Row
-from models.distill.labels import Labelled, LabelSettings, label
+from models.distill.data.labels import Labelled, LabelSettings, label
+from models.distill.data.rows import Row
 from models.errors import ConfigError, StepFailed
 from models.student.tokenizer import Tokenizer, TokenizerSettings
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.distill.data import Row, Tally
+from models.distill.data.rows import Row, Tally
 from models.errors import ConfigError
 
 NGRAM = 5

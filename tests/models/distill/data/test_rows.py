@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.distill.data import FilterLimits, Row, evaluation_files, filter_rows, read_prompts, read_rows
+from models.distill.data.rows import FilterLimits, Row, evaluation_files, filter_rows, read_prompts, read_rows
 from models.errors import ConfigError
 
 GOOD = '{"task": "math", "prompt": "1 + 1?", "answer": "2", "source": "GSM8K", "licence": "MIT", "choices": ["2"]}\n'

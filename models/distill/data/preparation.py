@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from models.distill.data import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
-from models.distill.data_report import DataReport, report_of
-from models.distill.deduplicate import deduplicate, split_heldout
-from models.distill.examples import Example, encode_rows
-from models.distill.labels import Answerer, LabelSettings, Progress, is_wanted, label
-from models.distill.mixture import GENERAL, mix
+from models.distill.data.data_report import DataReport, report_of
+from models.distill.data.deduplicate import deduplicate, split_heldout
+from models.distill.data.examples import Example, encode_rows
+from models.distill.data.labels import Answerer, LabelSettings, Progress, is_wanted, label
+from models.distill.data.mixture import GENERAL, mix
+from models.distill.data.rows import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.errors import ConfigError
 from models.student.cut import TASKS
 from models.student.tokenizer import Tokenizer

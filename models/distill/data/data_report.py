@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from models.distill.data import Row, Tally
-from models.distill.examples import Example
+from models.distill.data.examples import Example
+from models.distill.data.rows import Row, Tally
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from models.distill.data import read_rows
-from models.distill.labels import LabelSettings
-from models.distill.preparation import HELD_OUT_NAME, DataSettings, Prepared, clean, prepare
+from models.distill.data.labels import LabelSettings
+from models.distill.data.preparation import HELD_OUT_NAME, DataSettings, Prepared, clean, prepare
+from models.distill.data.rows import read_rows
 from models.errors import ConfigError
 from models.sources.source import open_source
 from models.student.tokenizer import Tokenizer

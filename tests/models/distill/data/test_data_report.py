@@ -1,8 +1,8 @@
 """What became of the rows, in numbers."""
 
-from models.distill.data import Row, Tally
-from models.distill.data_report import DataReport, report_of
-from models.distill.examples import Example
+from models.distill.data.data_report import DataReport, report_of
+from models.distill.data.examples import Example
+from models.distill.data.rows import Row, Tally
 
 
 def row(task: str, source: str) -> Row:

@@ -3,8 +3,8 @@
 import pytest
 from tokenizers import Tokenizer as Backend
 
-from models.distill.data import Row
-from models.distill.examples import Example, batches, encode, encode_prompt, encode_rows, end_token
+from models.distill.data.examples import Example, batches, encode, encode_prompt, encode_rows, end_token
+from models.distill.data.rows import Row
 from models.errors import ConfigError
 from models.student.tokenizer import Tokenizer, TokenizerSettings
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from models.distill.data import Row
-from models.distill.deduplicate import deduplicate, normalised, split_heldout
+from models.distill.data.deduplicate import deduplicate, normalised, split_heldout
+from models.distill.data.rows import Row
 from models.errors import ConfigError
 
 LONG = (

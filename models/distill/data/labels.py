@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from models.distill.answer_file import AnswerFile, Entry
-from models.distill.data import Row
-from models.distill.examples import encode_prompt
+from models.distill.data.answer_file import AnswerFile, Entry
+from models.distill.data.examples import encode_prompt
+from models.distill.data.rows import Row
 from models.errors import ConfigError, StepFailed
 from models.student.tokenizer import Tokenizer
 

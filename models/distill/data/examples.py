@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from models.distill.data import Row, Tally
+from models.distill.data.rows import Row, Tally
 from models.errors import BadRequest, ConfigError
 from models.student.chat_template import ChatTemplate
 from models.student.tokenizer import Tokenizer

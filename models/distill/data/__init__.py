@@ -1,0 +1,1 @@
+"""What a distillation reads: rows, cleaned and mixed, turned into training examples."""
