@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.distill.cache import CachedTeacher
 from models.distill.data.examples import Example
+from models.distill.teacher.cache import CachedTeacher
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

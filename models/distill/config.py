@@ -23,7 +23,7 @@ from models.distill.schedules import (
     TemperatureSchedule,
     stage_problems,
 )
-from models.distill.teacher_switch import TeacherSwitchConfig
+from models.distill.teacher.switch import TeacherSwitchConfig
 from models.distill.transfer_control import TransferConfig
 from models.distill.weighting import GradientGuideConfig, WeightAverageConfig
 from models.errors import ConfigError

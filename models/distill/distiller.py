@@ -16,7 +16,6 @@ from models.building.exits import read_exits, write_exits
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
-from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig
 from models.distill.data.examples import Example
 from models.distill.data.labels import Answerer
@@ -28,10 +27,11 @@ from models.distill.layout import Layout, check_tasks, new_exit, plan_of, planne
 from models.distill.objective import Teacher
 from models.distill.progress import Progress
 from models.distill.run_identity import differences, exits_key, plain, run_key
-from models.distill.teacher import open_teacher
-from models.distill.torch_answerer import TorchAnswerer
+from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
+from models.distill.teacher.open import open_teacher
+from models.distill.teacher.torch_answerer import TorchAnswerer
+from models.distill.teacher.vocabulary import compare_vocabularies
 from models.distill.trainer import CHECKPOINTS, Trainer
-from models.distill.vocabulary import compare_vocabularies
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource

@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from models.architecture import Architecture
-from models.distill.cache import cached_teacher, plan_cache
 from models.distill.config import AUTO, DistillConfig, ExitConfig
 from models.distill.data.data_report import DataReport, report_of
 from models.distill.data.examples import Example, encode_rows
@@ -26,6 +25,7 @@ from models.distill.distiller import Distiller, refuse_unwritten
 from models.distill.exit_model import ExitModel
 from models.distill.layout import Layout, check_tasks, planned_exits
 from models.distill.objective import Teacher
+from models.distill.teacher.cache import cached_teacher, plan_cache
 from models.distill.trainer import Trainer
 from models.student.cut import default_modules, parse_modules
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from models.building.exits import ExitPlan, PlannedExit, PlannedModule
-from models.distill.cache import CachedTeacher
 from models.distill.config import DistillConfig, ExitConfig
 from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
+from models.distill.teacher.cache import CachedTeacher
 from models.errors import ConfigError
 from models.sources.source import ModelSource
 from models.student.cut import TASKS

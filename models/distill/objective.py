@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from models.distill.batch import Batch, states
-from models.distill.cache import CachedTeacher
 from models.distill.decoder import Trunk
 from models.distill.exit_model import ExitModel
 from models.distill.hidden_losses import attention_transfer, hidden_cosine, hidden_mse, module_alignment
@@ -27,7 +26,8 @@ from models.distill.losses import (
     task_cross_entropy,
     top_k_kl,
 )
-from models.distill.teacher_switch import ensemble_logits
+from models.distill.teacher.cache import CachedTeacher
+from models.distill.teacher.switch import ensemble_logits
 
 CHUNK_TOKENS = 512
 SUBSET_TOKENS = 512

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.distill.batch import Batch, make_batch, shared_prefix, states
-from models.distill.cache import CachedTeacher
 from models.distill.data.examples import Example
+from models.distill.teacher.cache import CachedTeacher
 
 LONG = Example(task="math", token_ids=(1, 2, 9, 10, 11), num_prompt_tokens=3, source="test")
 SHORT = Example(task="math", token_ids=(1, 2, 5), num_prompt_tokens=2, source="test")

@@ -3,10 +3,10 @@
 import random
 from pathlib import Path
 
-from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.data.examples import Example
 from models.distill.decoder import Trunk
 from models.distill.objective import Teacher
+from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 
 SHA = "5" * 64
 

@@ -26,7 +26,7 @@ from engines.bench.distill.peer import (
 )
 from engines.bench.distill.work import Work, prepare_work
 from models.distill.decoder import Trunk
-from models.distill.teacher import open_teacher
+from models.distill.teacher.open import open_teacher
 from models.errors import ConfigError
 from server.cli import main
 

@@ -9,9 +9,9 @@ from typing import NoReturn
 import pytest
 import torch
 
-from models.distill import cache as cache_module
-from models.distill.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.decoder import Trunk, padded
+from models.distill.teacher import cache as cache_module
+from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 from models.errors import ConfigError
 from models.sources.source import open_source
 from tests.models.distill.tiny_teacher import SHA, cache_of, examples_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.distill.torch_answerer import TorchAnswerer, sample
+from models.distill.teacher.torch_answerer import TorchAnswerer, sample
 from models.errors import ConfigError
 from models.reference import ReferenceDecoder
 from models.sources.source import ModelSource, open_source

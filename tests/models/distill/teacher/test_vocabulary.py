@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 
 from models.architecture import Architecture
-from models.distill.vocabulary import compare_vocabularies
+from models.distill.teacher.vocabulary import compare_vocabularies
 from models.errors import ConfigError
 from models.student.tokenizer import Tokenizer, TokenizerSettings
 

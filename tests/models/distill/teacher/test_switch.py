@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.distill.teacher_switch import TeacherSwitch, TeacherSwitchConfig, ensemble_logits
+from models.distill.teacher.switch import TeacherSwitch, TeacherSwitchConfig, ensemble_logits
 from models.errors import ConfigError
 
 TEACHERS = ("small", "middle", "large")

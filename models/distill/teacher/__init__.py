@@ -1,0 +1,1 @@
+"""The model to learn from, and what it says, kept on disk."""
