@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from models.distill.decoder import Trunk
+from models.distill.network.decoder import Trunk
 from models.errors import ConfigError, WeightsError
 from models.student.cut import DEFAULT_SHARES
 from models.student.manifest import Module, Record

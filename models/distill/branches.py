@@ -1,6 +1,6 @@
 """Branch and merge: an exit that learned all tasks goes on once per task, and the branches are merged by importance.
 
-Source: TinyR1 (arXiv 2503.04872, section 3), with the merge of `models.distill.merge`.
+Source: TinyR1 (arXiv 2503.04872, section 3), with the merge of `models.distill.network.merge`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ import torch
 
 from models.distill.config import BranchSettings, DistillConfig
 from models.distill.data.examples import Example
-from models.distill.exit_model import ExitModel
-from models.distill.merge import average, fuse
+from models.distill.network.exit_model import ExitModel
+from models.distill.network.merge import average, fuse
 from models.distill.objective import Teacher
 from models.distill.progress import Reporter
 from models.distill.run_identity import branches_key

@@ -22,8 +22,8 @@ from models.distill.data.mixture import quotas
 from models.distill.data.preparation import clean
 from models.distill.data.rows import Row
 from models.distill.distiller import Distiller, refuse_unwritten
-from models.distill.exit_model import ExitModel
-from models.distill.layout import Layout, check_tasks, planned_exits
+from models.distill.network.exit_model import ExitModel
+from models.distill.network.layout import Layout, check_tasks, planned_exits
 from models.distill.objective import Teacher
 from models.distill.teacher.cache import cached_teacher, plan_cache
 from models.distill.trainer import Trainer

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.rows import Row
-from models.distill.decoder import Trunk, padded
-from models.distill.exit_model import ExitModel
+from models.distill.network.decoder import Trunk, padded
+from models.distill.network.exit_model import ExitModel
 from models.student.tokenizer import Tokenizer
 
 HEAD_TOKENS = 512

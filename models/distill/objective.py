@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from models.distill.batch import Batch, states
-from models.distill.decoder import Trunk
-from models.distill.exit_model import ExitModel
 from models.distill.hidden_losses import attention_transfer, hidden_cosine, hidden_mse, module_alignment
 from models.distill.losses import (
     chunked,
@@ -26,6 +24,8 @@ from models.distill.losses import (
     task_cross_entropy,
     top_k_kl,
 )
+from models.distill.network.decoder import Trunk
+from models.distill.network.exit_model import ExitModel
 from models.distill.teacher.cache import CachedTeacher
 from models.distill.teacher.switch import ensemble_logits
 

@@ -19,8 +19,8 @@ from models.distill.batch import Batch, make_batch, shared_prefix, states
 from models.distill.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from models.distill.config import DistillConfig
 from models.distill.data.examples import Example
-from models.distill.exit_model import ExitModel
 from models.distill.mining import entropy_weights
+from models.distill.network.exit_model import ExitModel
 from models.distill.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.order import plan_order
 from models.distill.progress import Progress, Reporter

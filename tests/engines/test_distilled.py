@@ -15,9 +15,9 @@ from engines.config import EngineConfig
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.building.exits import read_exits
 from models.distill.config import config_from
-from models.distill.decoder import Trunk
 from models.distill.distiller import Distiller
-from models.distill.exit_model import ExitModel
+from models.distill.network.decoder import Trunk
+from models.distill.network.exit_model import ExitModel
 from models.sources.source import open_source
 from models.student.folder import Student
 

@@ -21,7 +21,7 @@ from engines.bench.distill.ours import settle
 from engines.bench.distill.work import Work
 from models.architecture import Architecture
 from models.distill.config import ExitConfig
-from models.distill.decoder import padded
+from models.distill.network.decoder import padded
 from models.distill.trainer import BETAS
 from models.errors import ConfigError
 from models.sources.source import ModelSource

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.distill.data.examples import Example
-from models.distill.decoder import Trunk, padded
+from models.distill.network.decoder import Trunk, padded
 from models.errors import ConfigError
 
 FORMAT_VERSION = 1

@@ -17,7 +17,7 @@ from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.building.exits import Exits, read_exits
-from models.distill.decoder import DecoderLayer, Trunk
+from models.distill.network.decoder import DecoderLayer, Trunk
 from models.graphs.quantise import quantise_blocks_int4
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student

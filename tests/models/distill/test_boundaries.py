@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
-from models.distill.decoder import DecoderLayer, Trunk, padded
+from models.distill.network.decoder import DecoderLayer, Trunk, padded
 from models.errors import ConfigError, WeightsError
 from models.sources.source import open_source
 

@@ -17,7 +17,7 @@ from models.distill import trainer as trainer_module
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
-from models.distill.exit_model import ExitModel
+from models.distill.network.exit_model import ExitModel
 from models.distill.objective import Objective
 from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.distill.steering import Steering

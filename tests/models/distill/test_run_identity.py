@@ -6,7 +6,7 @@ import pytest
 
 from models.distill.config import BranchSettings, DistillConfig, config_from
 from models.distill.data.examples import Example
-from models.distill.layout import planned_exits
+from models.distill.network.layout import planned_exits
 from models.distill.run_identity import branches_key, changeable, differences, exits_key, run_key
 from models.student.cut import parse_modules
 

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 from models.distill.data.examples import Example
-from models.distill.decoder import Trunk
+from models.distill.network.decoder import Trunk
 from models.distill.objective import Teacher
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 

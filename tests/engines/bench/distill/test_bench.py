@@ -25,7 +25,7 @@ from engines.bench.distill.peer import (
     truncated,
 )
 from engines.bench.distill.work import Work, prepare_work
-from models.distill.decoder import Trunk
+from models.distill.network.decoder import Trunk
 from models.distill.teacher.open import open_teacher
 from models.errors import ConfigError
 from server.cli import main

@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 import torch
 
-from models.distill.decoder import Trunk, padded
+from models.distill.network.decoder import Trunk, padded
 from models.distill.teacher import cache as cache_module
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 from models.errors import ConfigError

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad, rms_norm
 
-from models.distill.decoder import DecoderLayer, parameter_name
+from models.distill.network.decoder import DecoderLayer, parameter_name
 from models.errors import ConfigError
 from models.graphs.quantise import INT8_LIMIT
 from models.graphs.rotate import hadamard, hadamard_size, rotation

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from models.distill.decoder import DecoderLayer, Trunk
-from models.distill.quantised import quantised
+from models.distill.network.decoder import DecoderLayer, Trunk
+from models.distill.network.quantised import quantised
 from models.errors import ConfigError
 
 RIDGE = 1e-3

@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from models.distill.decoder import DecoderLayer, Trunk
-from models.distill.quantised import (
+from models.distill.network.decoder import DecoderLayer, Trunk
+from models.distill.network.quantised import (
     QUANTISED_PRECISIONS,
     RotatedInt8Layer,
     fake_int4_blocks,
@@ -151,7 +151,7 @@ def test_rotated_layer_without_rounding_is_the_plain_layer(
     tiny_source: TinySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("fake_int8_columns", "fake_int8_rows"):
-        monkeypatch.setattr(f"models.distill.quantised.{name}", lambda values: values)
+        monkeypatch.setattr(f"models.distill.network.quantised.{name}", lambda values: values)
     layer = Trunk(open_source(tiny_source("qwen3"))).copy_of(1)
     hidden = torch.randn(2, 5, 64)
     view = quantised(layer, "w8a8")

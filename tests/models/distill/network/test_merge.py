@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.distill.merge import average, fuse, importance
+from models.distill.network.merge import average, fuse, importance
 from models.errors import ConfigError
 
 ROW = torch.zeros(1, 10)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.building.exits import PlannedExit, PlannedModule, read_exits, write_exits
-from models.distill.decoder import Trunk
-from models.distill.exit_model import ExitModel
+from models.distill.network.decoder import Trunk
+from models.distill.network.exit_model import ExitModel
 from models.errors import ConfigError
 from models.sources.source import ModelSource, open_source
 from models.student.manifest import StudentPath
@@ -38,7 +38,7 @@ def random_states(num_tokens: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_fit_map_recovers_a_linear_map(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.distill.exit_model.RIDGE", 1e-9)
+    monkeypatch.setattr("models.distill.network.exit_model.RIDGE", 1e-9)
     exit, inputs_NH = exit_of(trunk), random_states(300)
     map_HH, bias_H = random_states(HIDDEN, 1), random_states(1, 2)[0]
     assert exit.fit_map(inputs_NH, inputs_NH @ map_HH.T + bias_H) < 1e-6
@@ -53,7 +53,7 @@ def test_fit_map_reads_every_chunk(trunk: Trunk, monkeypatch: pytest.MonkeyPatch
     targets_NH = inputs_NH @ random_states(HIDDEN, 1) + random_states(300, 2)
     whole, in_parts = exit_of(trunk), exit_of(trunk)
     whole.fit_map(inputs_NH, targets_NH)
-    monkeypatch.setattr("models.distill.exit_model.FIT_CHUNK_TOKENS", 77)
+    monkeypatch.setattr("models.distill.network.exit_model.FIT_CHUNK_TOKENS", 77)
     in_parts.fit_map(inputs_NH, targets_NH)
     for one, other in zip(whole.trained(), in_parts.trained(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -5,8 +5,8 @@ from typing import Any
 
 from models.building.exits import ExitPlan, PlannedExit, PlannedModule
 from models.distill.config import DistillConfig, ExitConfig
-from models.distill.decoder import Trunk
-from models.distill.exit_model import ExitModel
+from models.distill.network.decoder import Trunk
+from models.distill.network.exit_model import ExitModel
 from models.distill.teacher.cache import CachedTeacher
 from models.errors import ConfigError
 from models.sources.source import ModelSource

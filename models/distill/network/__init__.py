@@ -1,0 +1,1 @@
+"""What is trained: the student's decoder and exits in torch."""
