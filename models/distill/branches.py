@@ -10,9 +10,9 @@ import torch
 
 from models.distill.config import BranchSettings, DistillConfig
 from models.distill.data.examples import Example
+from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.merge import average, fuse
-from models.distill.objective import Teacher
 from models.distill.progress import Reporter
 from models.distill.run_identity import branches_key
 from models.distill.trainer import Trainer

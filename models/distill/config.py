@@ -111,7 +111,7 @@ class TrainingSettings:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class MiningSettings:
-    """Hard-example mining by the teacher's entropy: see `models.distill.mining.entropy_weights`."""
+    """Hard-example mining by the teacher's entropy: see `models.distill.loss.mining.entropy_weights`."""
 
     strength: float = 0.5
     drop_share: float = 0.02

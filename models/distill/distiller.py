@@ -21,10 +21,10 @@ from models.distill.data.examples import Example
 from models.distill.data.labels import Answerer
 from models.distill.data.preparation import Prepared, prepare
 from models.distill.heldout import HeldOutFigure, score_held_out
+from models.distill.loss.objective import Teacher
 from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
-from models.distill.objective import Teacher
 from models.distill.progress import Progress
 from models.distill.run_identity import differences, exits_key, plain, run_key
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache

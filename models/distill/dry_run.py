@@ -22,9 +22,9 @@ from models.distill.data.mixture import quotas
 from models.distill.data.preparation import clean
 from models.distill.data.rows import Row
 from models.distill.distiller import Distiller, refuse_unwritten
+from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.layout import Layout, check_tasks, planned_exits
-from models.distill.objective import Teacher
 from models.distill.teacher.cache import cached_teacher, plan_cache
 from models.distill.trainer import Trainer
 from models.student.cut import default_modules, parse_modules

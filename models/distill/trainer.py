@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.distill.adversarial import perturb
-from models.distill.batch import Batch, make_batch, shared_prefix, states
 from models.distill.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from models.distill.config import DistillConfig
 from models.distill.data.examples import Example
-from models.distill.mining import entropy_weights
+from models.distill.loss.adversarial import perturb
+from models.distill.loss.batch import Batch, make_batch, shared_prefix, states
+from models.distill.loss.mining import entropy_weights
+from models.distill.loss.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.network.exit_model import ExitModel
-from models.distill.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.order import plan_order
 from models.distill.progress import Progress, Reporter
 from models.distill.run_identity import changeable

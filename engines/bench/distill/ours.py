@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from engines.bench.distill.work import Work
+from models.distill.loss.objective import Teacher
 from models.distill.network.layout import new_exit
-from models.distill.objective import Teacher
 from models.distill.teacher.cache import cached_teacher, plan_cache
 from models.distill.trainer import Trainer
 

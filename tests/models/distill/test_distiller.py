@@ -17,8 +17,8 @@ from models.distill import trainer as trainer_module
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
+from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
-from models.distill.objective import Objective
 from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.distill.steering import Steering
 from models.errors import ConfigError, StepFailed

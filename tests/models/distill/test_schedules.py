@@ -68,9 +68,9 @@ def test_the_stages_that_come_with_it_are_sound() -> None:
 
 
 def test_loss_names_are_functions() -> None:
-    from models.distill import hidden_losses, losses
+    from models.distill.loss import head, hidden
 
-    assert all(callable(getattr(losses, name, None) or getattr(hidden_losses, name)) for name in LOSS_NAMES)
+    assert all(callable(getattr(head, name, None) or getattr(hidden, name)) for name in LOSS_NAMES)
 
 
 @pytest.mark.parametrize(

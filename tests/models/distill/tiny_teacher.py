@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 from models.distill.data.examples import Example
+from models.distill.loss.objective import Teacher
 from models.distill.network.decoder import Trunk
-from models.distill.objective import Teacher
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 
 SHA = "5" * 64

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.distill.adversarial import perturb
+from models.distill.loss.adversarial import perturb
 from models.errors import ConfigError
 
 # Two tokens of length 5 and 10, and a third that is padding.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.distill.hidden_losses import attention_transfer, hidden_cosine, hidden_mse, module_alignment
+from models.distill.loss.hidden import attention_transfer, hidden_cosine, hidden_mse, module_alignment
 
 
 def test_hidden_mse_is_the_mean_over_channels() -> None:

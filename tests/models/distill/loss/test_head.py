@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.distill.losses import (
+from models.distill.loss.head import (
     chunked,
     jensen_shannon,
     positions_in,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, nll_loss
 
-from models.distill.batch import Batch, make_batch, states
+from models.distill.loss.batch import Batch, make_batch, states
+from models.distill.loss.objective import Objective, Teacher
 from models.distill.network.decoder import Trunk
 from models.distill.network.exit_model import ExitModel
-from models.distill.objective import Objective, Teacher
 from models.sources.source import open_source
 from tests.models.distill.tiny_teacher import examples_of, teacher_of
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.distill.batch import Batch, make_batch, shared_prefix, states
 from models.distill.data.examples import Example
+from models.distill.loss.batch import Batch, make_batch, shared_prefix, states
 from models.distill.teacher.cache import CachedTeacher
 
 LONG = Example(task="math", token_ids=(1, 2, 9, 10, 11), num_prompt_tokens=3, source="test")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.distill.mining import entropy_weights, token_entropy
+from models.distill.loss.mining import entropy_weights, token_entropy
 
 
 def test_token_entropy_in_nats() -> None:

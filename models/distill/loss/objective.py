@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from models.distill.batch import Batch, states
-from models.distill.hidden_losses import attention_transfer, hidden_cosine, hidden_mse, module_alignment
-from models.distill.losses import (
+from models.distill.loss.batch import Batch, states
+from models.distill.loss.head import (
     chunked,
     jensen_shannon,
     positions_in,
@@ -24,6 +23,7 @@ from models.distill.losses import (
     task_cross_entropy,
     top_k_kl,
 )
+from models.distill.loss.hidden import attention_transfer, hidden_cosine, hidden_mse, module_alignment
 from models.distill.network.decoder import Trunk
 from models.distill.network.exit_model import ExitModel
 from models.distill.teacher.cache import CachedTeacher
