@@ -13,7 +13,7 @@ import msgspec
 
 from models.distill.data.labels import LabelSettings
 from models.distill.data.preparation import DataSettings
-from models.distill.schedules import (
+from models.distill.steering.schedules import (
     LOSS_NAMES,
     SOFT_TARGETS_ONLY,
     AlignmentGrowth,
@@ -23,9 +23,9 @@ from models.distill.schedules import (
     TemperatureSchedule,
     stage_problems,
 )
+from models.distill.steering.transfer_control import TransferConfig
+from models.distill.steering.weighting import GradientGuideConfig, WeightAverageConfig
 from models.distill.teacher.switch import TeacherSwitchConfig
-from models.distill.transfer_control import TransferConfig
-from models.distill.weighting import GradientGuideConfig, WeightAverageConfig
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS
 from models.student.cut import FULL_PATH

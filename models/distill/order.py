@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from models.distill.config import DistillConfig
 from models.distill.data.examples import Example, batches
 from models.distill.data.mixture import GENERAL
-from models.distill.schedules import DataMix, task_share_at
+from models.distill.steering.schedules import DataMix, task_share_at
 
 
 def plan_order(examples: Sequence[Example], config: DistillConfig) -> list[list[int]]:

@@ -26,8 +26,8 @@ from models.distill.order import plan_order
 from models.distill.progress import Progress, Reporter
 from models.distill.run_identity import changeable
 from models.distill.run_log import append_line, forget_after
-from models.distill.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
-from models.distill.steering import Steering
+from models.distill.steering.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
+from models.distill.steering.steering import Steering
 from models.distill.teacher.switch import TeacherSwitch
 from models.errors import ConfigError, StepFailed
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from models.distill.plain_state import blend, from_plain, smoothing_problems, to_plain
+from models.distill.steering.plain_state import blend, from_plain, smoothing_problems, to_plain
 from models.errors import ConfigError
 
 

@@ -19,8 +19,8 @@ from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
 from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
-from models.distill.schedules import LearningRateSchedule, Stage, TemperatureSchedule
-from models.distill.steering import Steering
+from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
+from models.distill.steering.steering import Steering
 from models.errors import ConfigError, StepFailed
 from models.student.manifest import read_manifest
 

@@ -8,7 +8,7 @@ import pytest
 
 from models.distill.config import DistillConfig, TrainingSettings
 from models.distill.order import plan_order
-from models.distill.schedules import DataMix
+from models.distill.steering.schedules import DataMix
 from tests.models.distill.tiny_teacher import examples_of
 
 EXAMPLES = [

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from models.distill.weighting import DynamicWeightAverage, GradientGuideConfig, GradientGuided, WeightAverageConfig
+from models.distill.steering.weighting import (
+    DynamicWeightAverage,
+    GradientGuideConfig,
+    GradientGuided,
+    WeightAverageConfig,
+)
 from models.errors import ConfigError
 
 PLAIN = WeightAverageConfig(window_steps=1, smoothing=0.0, floor=0.0)

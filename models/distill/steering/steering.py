@@ -1,12 +1,12 @@
-"""What moves a run's weights while it goes: one of the ways in `models.distill.weighting`, or nothing."""
+"""What moves a run's weights while it goes: one of the ways in `models.distill.steering.weighting`, or nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.distill.config import DistillConfig
-from models.distill.schedules import Stage
-from models.distill.transfer_control import TransferController
-from models.distill.weighting import DynamicWeightAverage, GradientGuided
+from models.distill.steering.schedules import Stage
+from models.distill.steering.transfer_control import TransferController
+from models.distill.steering.weighting import DynamicWeightAverage, GradientGuided
 
 SOFT = "soft_target_kl"
 HARD = "task_cross_entropy"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.distill.schedules import (
+from models.distill.steering.schedules import (
     LOSS_NAMES,
     PROGRESSIVE,
     SOFT_TARGETS_ONLY,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from models.distill.config import DistillConfig, config_from
-from models.distill.schedules import Stage
-from models.distill.steering import Steering
+from models.distill.steering.schedules import Stage
+from models.distill.steering.steering import Steering
 
 BOTH = Stage(name="both", share=1.0, weights={"soft_target_kl": 0.6, "task_cross_entropy": 0.2})
 ONE_WINDOW: dict[str, Any] = {"window_steps": 1, "smoothing": 0.0, "floor": 0.0}

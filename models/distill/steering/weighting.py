@@ -1,6 +1,6 @@
 """Weights that a run gives its losses and modules by what it observes: loss by its pace, module by its gradients.
 
-Small deterministic state machines over plain numbers (`models.distill.plain_state`): they touch no tensor.
+Small deterministic state machines over plain numbers (`models.distill.steering.plain_state`): they touch no tensor.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from models.distill.plain_state import blend, from_plain, require_same_names, smoothing_problems, to_plain
+from models.distill.steering.plain_state import blend, from_plain, require_same_names, smoothing_problems, to_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,13 +1,13 @@
 """Adaptive distillation: watches what the student still takes from the teacher, and moves how it is taught.
 
-A small deterministic state machine over plain numbers (`models.distill.plain_state`): it touches no tensor.
+A small deterministic state machine over plain numbers (`models.distill.steering.plain_state`): it touches no tensor.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.distill.plain_state import from_plain, to_plain
+from models.distill.steering.plain_state import from_plain, to_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models.distill.transfer_control import TransferConfig, TransferController
+from models.distill.steering.transfer_control import TransferConfig, TransferController
 from models.errors import ConfigError
 
 # One step is one window of a million tokens: efficiency is the share of the loss that one step takes off.

@@ -1,0 +1,1 @@
+"""What changes while training runs: schedules, weights of losses, watching the transfer."""
