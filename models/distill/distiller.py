@@ -13,10 +13,10 @@ import torch
 
 from models.building.build import build_student
 from models.building.exits import read_exits, write_exits
-from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
-from models.distill.boundary_picture import boundary_svg
 from models.distill.branches import train_branches
 from models.distill.config import AUTO, DistillConfig
+from models.distill.cutting.boundaries import LayerAnalysis, analyse, choose_boundaries
+from models.distill.cutting.boundary_picture import boundary_svg
 from models.distill.data.examples import Example
 from models.distill.data.labels import Answerer
 from models.distill.data.preparation import Prepared, prepare

@@ -2,8 +2,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from models.distill.boundaries import LayerAnalysis
-from models.distill.boundary_picture import boundary_svg
+from models.distill.cutting.boundaries import LayerAnalysis
+from models.distill.cutting.boundary_picture import boundary_svg
 from models.errors import ConfigError
 from models.student.manifest import Module
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.distill.boundaries import LayerAnalysis, analyse, choose_boundaries
+from models.distill.cutting.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.network.decoder import DecoderLayer, Trunk, padded
 from models.errors import ConfigError, WeightsError
 from models.sources.source import open_source

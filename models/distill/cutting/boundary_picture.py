@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from xml.sax.saxutils import escape
 
-from models.distill.boundaries import LayerAnalysis
+from models.distill.cutting.boundaries import LayerAnalysis
 from models.errors import ConfigError
 from models.student.manifest import Module
 

@@ -1,0 +1,1 @@
+"""Where a decoder can be cut into modules, by its attention maps."""
