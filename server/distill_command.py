@@ -203,7 +203,7 @@ def _path_of(source: "ModelSource") -> Path:
 def _evaluate(distiller: "Distiller") -> None:
     from engines.evaluation.evaluate import EvalConfig, evaluate
     from models.distill.data.preparation import HELD_OUT_NAME
-    from models.distill.trainer import LOG_NAME
+    from models.distill.run.trainer import LOG_NAME
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report
     from models.evaluation.rows import read_data, read_file

@@ -11,7 +11,7 @@ import msgspec
 
 from models.distill.config import DistillConfig, config_from
 from models.distill.distiller import Distiller, OpenAnswerer, Report
-from models.distill.heldout import HeldOutFigure
+from models.distill.run.heldout import HeldOutFigure
 from models.errors import ConfigError
 
 BASE = "base"

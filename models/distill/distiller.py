@@ -13,25 +13,25 @@ import torch
 
 from models.building.build import build_student
 from models.building.exits import read_exits, write_exits
-from models.distill.branches import train_branches
 from models.distill.config import AUTO, DistillConfig
 from models.distill.cutting.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.cutting.boundary_picture import boundary_svg
 from models.distill.data.examples import Example
 from models.distill.data.labels import Answerer
 from models.distill.data.preparation import Prepared, prepare
-from models.distill.heldout import HeldOutFigure, score_held_out
 from models.distill.loss.objective import Teacher
 from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
-from models.distill.progress import Progress
-from models.distill.run_identity import differences, exits_key, plain, run_key
+from models.distill.run.branches import train_branches
+from models.distill.run.heldout import HeldOutFigure, score_held_out
+from models.distill.run.progress import Progress
+from models.distill.run.run_identity import differences, exits_key, plain, run_key
+from models.distill.run.trainer import CHECKPOINTS, Trainer
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.teacher.open import open_teacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
 from models.distill.teacher.vocabulary import compare_vocabularies
-from models.distill.trainer import CHECKPOINTS, Trainer
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource

@@ -25,8 +25,8 @@ from models.distill.distiller import Distiller, refuse_unwritten
 from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.layout import Layout, check_tasks, planned_exits
+from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import cached_teacher, plan_cache
-from models.distill.trainer import Trainer
 from models.student.cut import default_modules, parse_modules
 
 PROBE_STEPS = 3

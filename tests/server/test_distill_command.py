@@ -14,7 +14,7 @@ import torch
 
 from engines.build import build_engine
 from engines.config import EngineConfig
-from models.distill import trainer as trainer_module
+from models.distill.run import trainer as trainer_module
 from models.student.folder import Student
 from models.student.manifest import read_manifest, write_manifest
 from server.cli import main

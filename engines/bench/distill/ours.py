@@ -9,8 +9,8 @@ import torch
 from engines.bench.distill.work import Work
 from models.distill.loss.objective import Teacher
 from models.distill.network.layout import new_exit
+from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import cached_teacher, plan_cache
-from models.distill.trainer import Trainer
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -22,7 +22,7 @@ from engines.bench.distill.work import Work
 from models.architecture import Architecture
 from models.distill.config import ExitConfig
 from models.distill.network.decoder import padded
-from models.distill.trainer import BETAS
+from models.distill.run.trainer import BETAS
 from models.errors import ConfigError
 from models.sources.source import ModelSource
 

@@ -12,7 +12,7 @@ from models.distill.data.examples import Example
 from models.distill.distiller import can_bf16, choose_device
 from models.distill.network.decoder import Trunk
 from models.distill.network.layout import Layout, planned_exits
-from models.distill.order import plan_order
+from models.distill.run.order import plan_order
 from models.distill.steering.schedules import Stage
 from models.distill.teacher.open import open_teacher
 from models.errors import ConfigError

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from models.building.exits import read_exits
-from models.distill import trainer as trainer_module
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
 from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
+from models.distill.run import trainer as trainer_module
 from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.distill.steering.steering import Steering
 from models.errors import ConfigError, StepFailed

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.distill.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
 from models.distill.config import DistillConfig
 from models.distill.data.examples import Example
 from models.distill.loss.adversarial import perturb
@@ -22,10 +21,11 @@ from models.distill.loss.batch import Batch, make_batch, shared_prefix, states
 from models.distill.loss.mining import entropy_weights
 from models.distill.loss.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.network.exit_model import ExitModel
-from models.distill.order import plan_order
-from models.distill.progress import Progress, Reporter
-from models.distill.run_identity import changeable
-from models.distill.run_log import append_line, forget_after
+from models.distill.run.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
+from models.distill.run.order import plan_order
+from models.distill.run.progress import Progress, Reporter
+from models.distill.run.run_identity import changeable
+from models.distill.run.run_log import append_line, forget_after
 from models.distill.steering.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
 from models.distill.steering.steering import Steering
 from models.distill.teacher.switch import TeacherSwitch

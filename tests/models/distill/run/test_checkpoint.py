@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.distill.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from models.distill.run.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from models.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -18,7 +18,7 @@ KILLED_WHILE_SAVING = """
 import io, os, sys
 from pathlib import Path
 import torch
-from models.distill.checkpoint import save_checkpoint
+from models.distill.run.checkpoint import save_checkpoint
 
 save = torch.save
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.distill.config import DistillConfig, TrainingSettings
-from models.distill.order import plan_order
+from models.distill.run.order import plan_order
 from models.distill.steering.schedules import DataMix
 from tests.models.distill.tiny_teacher import examples_of
 

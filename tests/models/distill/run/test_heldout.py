@@ -9,9 +9,9 @@ import torch
 
 from models.distill.data.examples import encode_rows
 from models.distill.data.rows import Row
-from models.distill.heldout import HeldOutFigure, score_held_out
 from models.distill.network.decoder import Trunk
 from models.distill.network.exit_model import ExitModel
+from models.distill.run.heldout import HeldOutFigure, score_held_out
 from models.sources.source import ModelSource, open_source
 
 ROWS = [

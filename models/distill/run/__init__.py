@@ -1,0 +1,1 @@
+"""A training run: steps, checkpoints, log and held-out figures."""
