@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Classifier(Protocol):
-    """The seam to `router.classify.TaskClassifier`."""
+    """The seam to `router.classifier.classify.TaskClassifier`."""
 
     def classify(self, conversation: Conversation) -> TaskScores: ...
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from engines.sequence import GenerationRequest
 from router.cache_key import Origin, cache_key
-from router.features import HEAD_CHARS, TAIL_CHARS, read_features
+from router.classifier.features import HEAD_CHARS, TAIL_CHARS, read_features
 
 NUM_BITS = 10
 MAX_CHARS = HEAD_CHARS + TAIL_CHARS

@@ -61,7 +61,7 @@ def load_classifier(config: RouterConfig) -> Classifier | None:
     if not config.enabled:
         logger.info("router off")
         return None
-    from router.classify import SHIPPED, TaskClassifier
+    from router.classifier.classify import SHIPPED, TaskClassifier
 
     try:
         classifier = TaskClassifier.load(config.classifier)

@@ -14,11 +14,11 @@ import msgspec
 
 from engines.bench.cases import CASES, FULL_EFFORT, QUICK_EFFORT, REFERENCE_PRECISION, Plan, Role
 from engines.bench.figures import compute_figures
-from engines.bench.machine import describe_machine, describe_versions
 from engines.bench.protocol import Setup
 from engines.bench.report import make_document, render_table
 from engines.bench.rounds import PEER_NAMES, SUBJECTS, Rounds, SubjectEntry
 from engines.bench.workload import DEFAULT_TEXT, read_workload
+from engines.machine import describe_machine, describe_versions
 from models.building.default_student import DEFAULT_MODEL, find_student
 from models.errors import ConfigError, ServingError
 from models.student.manifest import MANIFEST_NAME, Manifest, read_manifest

@@ -19,13 +19,13 @@ from typing import Any
 
 import msgspec
 
-from engines.bench.machine import describe_machine, describe_versions
 from engines.bench.ours import LOAD_TIMEOUT_S, POLL_S, Progress
 from engines.bench.report import describe_setting, fill_document
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.contract import Engine
 from engines.grammar import Grammar, GrammarCompiler, json_body
+from engines.machine import describe_machine, describe_versions
 from engines.sequence import GenerationRequest, SamplingParams, SequenceEvent
 from models.building.default_student import find_student
 from models.errors import ConfigError, EngineFault

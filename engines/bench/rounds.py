@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.bench.cases import Case, Plan, Role
-from engines.bench.machine import foreign_share, read_cpu_use
 from engines.bench.process import SubjectProcess
 from engines.bench.protocol import Absent, Answer, Failed, Opened, Setup, Unsupported
+from engines.machine import foreign_share, read_cpu_use
 
 TASK_TIMEOUT_S = 300.0
 MAX_FOREIGN_SHARE = 0.1

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engines.bench.machine import describe_machine
 from engines.build import build_runner
 from engines.config import EngineConfig
 from engines.evaluation.scorer import PathRuns, Scorer, stages_of
 from engines.evaluation.speeds import NUM_ROUNDS, POSITION, ROW_COUNTS, decode_speeds
+from engines.machine import describe_machine
 from engines.native import library_path
 from engines.onnx.runner import OnnxRunner
 from models.errors import ConfigError

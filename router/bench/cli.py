@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from engines.bench.machine import Description, describe_machine, describe_versions
 from engines.bench.subject import SubjectAbsent
+from engines.machine import Description, describe_machine, describe_versions
 from models.errors import ConfigError
 from router.bench.figures import compute_figures, compute_quality
 from router.bench.report import make_document, render_table
 from router.bench.rounds import run_rounds
 from router.bench.subjects import PEERS, Peer, Subject, fenhe
 from router.bench.texts import Texts, draw_samples
-from router.classify import SHIPPED, TaskClassifier
+from router.classifier.classify import SHIPPED, TaskClassifier
 from router.training.corpus import Row, read_rows, written_rows
 from router.training.grammar import read_grammars
 

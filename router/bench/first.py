@@ -28,7 +28,7 @@ def time_first(file: Path) -> FirstTimes:
 
 def main(file: Path) -> None:
     begun_s = time.perf_counter()
-    from router.classify import TaskClassifier
+    from router.classifier.classify import TaskClassifier
 
     classifier = TaskClassifier.load(file)
     loaded_s = time.perf_counter()

@@ -11,7 +11,7 @@ from router.bench.first import FirstTimes, time_first
 from router.bench.policy import time_policy
 from router.bench.subjects import Subject
 from router.bench.texts import MIX, Sample
-from router.classify import TaskClassifier
+from router.classifier.classify import TaskClassifier
 from router.training.measure import Floats
 
 NUM_WARM_UPS = 60

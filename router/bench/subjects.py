@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.bench.subject import SubjectAbsent
-from router.classify import TaskClassifier
+from router.classifier.classify import TaskClassifier
 from router.tasks import TASKS
 from router.training.corpus import Row
 from router.training.measure import Judged, task_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import ConfigError
-from router.classify import SHIPPED, TaskClassifier
+from router.classifier.classify import SHIPPED, TaskClassifier
 from router.training.card import write_card
 from router.training.corpus import read_rows
 from router.training.evaluate import describe, judge, write_json, write_report

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from models.errors import ConfigError
-from router.classify import TaskClassifier
+from router.classifier.classify import TaskClassifier
 from router.tasks import GENERAL, TASKS
 from router.training.corpus import Row
 from router.training.measure import (

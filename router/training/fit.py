@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from router.features import Features, Ids
+from router.classifier.features import Features, Ids
 
 Array = npt.NDArray[np.float32]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from models.errors import ConfigError
-from router.classify import FORMAT_VERSION, METADATA_KEY, Settings
-from router.features import read_features
+from router.classifier.classify import FORMAT_VERSION, METADATA_KEY, Settings
+from router.classifier.features import read_features
 from router.tasks import GENERAL, TASKS
 from router.training.augment import Variation
 from router.training.calibrate import Calibration, calibrate, thresholds
@@ -35,8 +35,9 @@ Report = Callable[[str], None]
 class TrainConfig:
     """`num_variants` more texts per row; `num_folds` groups of sources left out in turn for calibration.
 
-    Context weights: see `router.classify.Settings`. Source: follow-ups ("and the second one?") after a request, and a
-    new request after another, drawn from dev.jsonl: 90 % of the former keep the task, 96 % of the latter take the new.
+    Context weights: see `router.classifier.classify.Settings`. Source: follow-ups ("and the second one?") after a
+    request, and a new request after another, drawn from dev.jsonl: 90 % of the former keep the task, 96 % of the latter
+    take the new.
     """
 
     fit: FitConfig = field(default_factory=FitConfig)

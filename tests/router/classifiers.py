@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from router.classify import FORMAT_VERSION, METADATA_KEY, Settings, TaskClassifier
+from router.classifier.classify import FORMAT_VERSION, METADATA_KEY, Settings, TaskClassifier
 from router.tasks import TASKS, Task
 from tests.router.ngrams import WORD_SALT, feature_id
 

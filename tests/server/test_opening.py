@@ -50,7 +50,7 @@ def test_classifier_that_is_off_is_not_read(tmp_path: Path) -> None:
 def test_shipped_classifier_that_cannot_be_read_fails_on_each_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("router.classify.SHIPPED", tmp_path / "nothing")
+    monkeypatch.setattr("router.classifier.classify.SHIPPED", tmp_path / "nothing")
     router = Router(load_classifier(RouterConfig()), RouterConfig())
     assert [router.classify(Conversation(last="x")) for _ in range(3)] == [None] * 3
     assert router.num_faults == 3

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines.bench.machine import Description, describe_machine, describe_versions
+from engines.machine import Description, describe_machine, describe_versions
 from models.building.default_student import DEFAULT_MODEL
 from models.errors import ConfigError
 from models.sources.fetch import cache_folder, pull

@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 from engines.bench.distill.ours import OurTimes
-from engines.bench.machine import Description
 from engines.bench.report import describe_setting, fill_document
+from engines.machine import Description
 
 NAME_WIDTH = 32
 FORMULAS = {

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from router.features import Features, Ids, read_features
+from router.classifier.features import Features, Ids, read_features
 from router.training.fit import Bag, FitConfig, LinearModel, bag_of, fit, softmax
 
 BITS = 8

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from models.errors import ConfigError
-from router.classify import TaskClassifier, read_classifier
-from router.features import read_features
+from router.classifier.classify import TaskClassifier, read_classifier
+from router.classifier.features import read_features
 from router.tasks import GENERAL, TASKS
 from router.training.corpus import Row
 from router.training.fit import FitConfig, bag_of

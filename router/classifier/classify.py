@@ -15,13 +15,13 @@ from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 
 from models.errors import ConfigError
+from router.classifier.features import Ids, read_features, sample
 from router.conversation import Conversation
 from router.decision import TaskScores
-from router.features import Ids, read_features, sample
 from router.tasks import GENERAL, SUBJECTS, TASKS, Task
 
 FORMAT_VERSION = 1
-SHIPPED = Path(__file__).parent / "data" / "classifier.safetensors"
+SHIPPED = Path(__file__).parents[1] / "data" / "classifier.safetensors"
 METADATA_KEY = "fenhe"
 MAX_CONTEXT_TURNS = 3
 """Of what was said before, the last turns of the user and of the system."""

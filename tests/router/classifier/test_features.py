@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.features import HEAD_CHARS, TAIL_CHARS, normalise, read_features, sample
+from router.classifier.features import HEAD_CHARS, TAIL_CHARS, normalise, read_features, sample
 from tests.router.ngrams import is_word_char, raw_id, reference_ids, spans_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 """Every code point there is, lone surrogates and NUL among them."""
 MIXED_TEXT = st.text(st.sampled_from("aB'z09 \t\n.,é?ßÅ中文。１ａ　ﬁ한ا\0\ud800😀ﷺ，＝～…²①\u0338\u0301"), max_size=80)
@@ -128,7 +128,7 @@ def test_features_of_unfolding_characters_are_bounded() -> None:
 
 DIGEST = """
 import hashlib, sys
-from router.features import read_features
+from router.classifier.features import read_features
 texts = ["Solve 3x + 12 = 48.", "第一章 合同法 clause 7", "don't \\ud800 stop", "z" * 5000]
 print(hashlib.sha256(b"".join(read_features(text, 19).whole.tobytes() for text in texts)).hexdigest())
 """

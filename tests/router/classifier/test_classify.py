@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ConfigError
-from router.classify import NOTHING, SHIPPED, TaskClassifier, find_problems, read_classifier
+from router.classifier.classify import NOTHING, SHIPPED, TaskClassifier, find_problems, read_classifier
+from router.classifier.features import read_features
 from router.conversation import Conversation
 from router.decision import TaskScores
-from router.features import read_features
 from router.tasks import GENERAL, TASKS, Task
 from router.training.augment import make_typos
 from router.training.corpus import group_of, read_rows
@@ -29,7 +29,7 @@ from router.training.evaluate import judge
 from router.training.measure import Figures
 from tests.router.classifiers import NUM_BITS, classifier_settings, random_weights, word_classifier, write_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 WILD = TaskClassifier(
     classifier_settings(scale=0.01, thresholds={"math": 0.5, "legal": 0.9, "fact": 0.0, "creative": 0.3}),
@@ -237,7 +237,7 @@ def test_text_alone_is_a_conversation_without_context(text: str) -> None:
 SAME = """
 import sys
 from pathlib import Path
-from router.classify import TaskClassifier
+from router.classifier.classify import TaskClassifier
 from router.conversation import Conversation
 classifier = TaskClassifier.load(Path(sys.argv[1]))
 for text in ("Solve 3x + 12 = 48.", "第一章 合同法 clause 7", "don't \\ud800 stop", "z y" * 2000, ""):
