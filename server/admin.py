@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedField
 from models.student.manifest import read_manifest
-from router.cache_key import key_prefix
+from router.cache.key import key_prefix
 from server.apart import run_apart
 from server.chat import Handler
 from server.config import StudentConfig

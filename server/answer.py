@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from engines.sequence import Finish
 from models.errors import DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
-from router.cache import CacheUse, Outcome
-from router.cache_key import Origin, cache_key
+from router.cache.key import Origin, cache_key
+from router.cache.result_cache import CacheUse, Outcome
+from router.cache.similar import Question, read_question
+from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
-from router.similar import Question, read_question
-from router.single_flight import Found
 from server import sse
 from server.bridge import EventStream
 from server.cache_control import cache_use

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from engines.sequence import GenerationRequest
-from router.cache import BYPASS, CacheUse
+from router.cache.result_cache import BYPASS, CacheUse
 
 _MAX_AGE = re.compile(r"max-age\s*=\s*\"?([0-9]{1,10})\"?")
 _BROKEN_MAX_AGE = re.compile(r"max-age\b")

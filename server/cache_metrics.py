@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from router.cache import Outcome, ResultCache
-from router.cache_store import StoreStatus
+from router.cache.result_cache import Outcome, ResultCache
+from router.cache.store import StoreStatus
 
 
 class CacheCollector(Collector):

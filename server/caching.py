@@ -4,11 +4,11 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 
-from router.cache import CacheUse, Outcome, ResultCache
-from router.cache_entry import Entry, replay
+from router.cache.entry import Entry, replay
+from router.cache.result_cache import CacheUse, Outcome, ResultCache
+from router.cache.similar import Question
+from router.cache.single_flight import Found
 from router.decision import Target
-from router.similar import Question
-from router.single_flight import Found
 from server.bridge import EventStream
 from server.gate import Terms
 

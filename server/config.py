@@ -21,7 +21,7 @@ from engines.config import EngineConfig
 from models.errors import ConfigError
 from models.sources.fetch import cache_folder
 from router.admission import AdmissionConfig
-from router.cache_config import CacheConfig
+from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem
 from router.tasks import Task

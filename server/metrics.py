@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from engines.config import EngineConfig
 from engines.sequence import Finish, FinishReason, GenerationRequest
-from router.cache import ResultCache
+from router.cache.result_cache import ResultCache
 from server.cache_metrics import CacheCollector
 from server.engine_metrics import ENGINE, LABELS, EngineCollector, Statuses
 from server.route_metrics import RouteMetrics

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from models.errors import ConfigError
-from router.similar import read_text, similarity
+from router.cache.similar import read_text, similarity
 
 SHIPPED = Path(__file__).parents[1] / "data" / "similar.toml"
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)

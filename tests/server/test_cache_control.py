@@ -3,7 +3,7 @@
 import pytest
 
 from engines.sequence import GenerationRequest, SamplingParams
-from router.cache import BYPASS, CacheUse
+from router.cache.result_cache import BYPASS, CacheUse
 from server.cache_control import cache_use
 
 FULL = CacheUse(reads=True, writes=True)

@@ -20,8 +20,8 @@ from engines.config import EngineConfig
 from engines.scripted import Line
 from engines.sequence import FinishReason, Usage
 from models.errors import EngineUnhealthy, QueueFull, StepFailed
-from router.cache_config import CacheConfig
-from router.cache_entry import Choice, Entry, encode_entry
+from router.cache.config import CacheConfig
+from router.cache.entry import Choice, Entry, encode_entry
 from router.decision import Priority
 from server.answer import Answer
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigError
-from router.cache_config import CacheConfig
+from router.cache.config import CacheConfig
 from server.config import ServerConfig, TracingConfig, draft_config
 from server.config_command import check
 from server.inspection import read_sound

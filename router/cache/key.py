@@ -84,4 +84,4 @@ def _described_many(value: Any) -> Any:
         return ["set", sorted((_described(item) for item in value), key=repr)]
     if isinstance(value, list | tuple):
         return ["list", [_described(item) for item in value]]
-    raise TypeError(f"{type(value).__name__} has no place in a cache key; see router/cache_key.py")
+    raise TypeError(f"{type(value).__name__} has no place in a cache key; see router/cache/key.py")

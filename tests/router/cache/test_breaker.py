@@ -1,6 +1,6 @@
 """The breaker: closed, open after failures in a row, one try per pause."""
 
-from router.breaker import Breaker
+from router.cache.breaker import Breaker
 from tests.router.clocks import Clock
 
 

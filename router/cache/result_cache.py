@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from models.errors import Unavailable
-from router.cache_config import CacheConfig
-from router.cache_entry import Entry, decode_entry, encode_entry, entry_of
-from router.cache_key import key_prefix, path_of
-from router.cache_store import ENTRY_OVERHEAD_BYTES, MemoryStore, Store
+from router.cache.config import CacheConfig
+from router.cache.entry import Entry, decode_entry, encode_entry, entry_of
+from router.cache.key import key_prefix, path_of
+from router.cache.redis_store import RedisStore
+from router.cache.similar import Question, SimilarIndex
+from router.cache.single_flight import Flight, Flights, Found, Lookup
+from router.cache.store import ENTRY_OVERHEAD_BYTES, MemoryStore, Store
 from router.decision import Priority
-from router.redis_store import RedisStore
-from router.similar import Question, SimilarIndex
-from router.single_flight import Flight, Flights, Found, Lookup
 from router.tasks import Task
 
 logger = logging.getLogger(__name__)

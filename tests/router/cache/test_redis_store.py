@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from models.errors import ConfigError, Unavailable
-from router.cache_config import CacheConfig
-from router.redis_store import RedisStore, address_of
+from router.cache.config import CacheConfig
+from router.cache.redis_store import RedisStore, address_of
 from tests.router.redis_process import BINARY, REASON, fake_server, redis_server
 
 needs_server = pytest.mark.skipif(BINARY is None, reason=REASON)

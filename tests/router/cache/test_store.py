@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.cache_store import ENTRY_OVERHEAD_BYTES, MemoryStore
+from router.cache.store import ENTRY_OVERHEAD_BYTES, MemoryStore
 from tests.router.clocks import Clock
 
 ENTRY = 100 + ENTRY_OVERHEAD_BYTES

@@ -8,7 +8,7 @@ import pytest
 
 from engines.grammar import Grammar
 from engines.sequence import GenerationRequest, SamplingParams, WhileLoading
-from router.cache_key import NOT_IN_KEY, Origin, cache_key, key_prefix, path_of
+from router.cache.key import NOT_IN_KEY, Origin, cache_key, key_prefix, path_of
 
 ORIGIN = Origin(student="tiny", digest="d1", path="full", tenant=None)
 SAMPLING = SamplingParams(max_tokens=8)

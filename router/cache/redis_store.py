@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from models.errors import ConfigError, Unavailable
-from router.breaker import Breaker
-from router.cache_config import CacheConfig
-from router.cache_store import StoreStatus
+from router.cache.breaker import Breaker
+from router.cache.config import CacheConfig
+from router.cache.store import StoreStatus
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

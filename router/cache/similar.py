@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.sequence import GenerationRequest
-from router.cache_key import Origin, cache_key
+from router.cache.key import Origin, cache_key
 from router.classifier.features import HEAD_CHARS, TAIL_CHARS, read_features
 
 NUM_BITS = 10

@@ -1,8 +1,8 @@
 """One generation for all who ask the same: it outlives who began it, and ends with the last."""
 
 from engines.sequence import FinishReason
+from router.cache.single_flight import HASTE_S, Flight, Flights
 from router.decision import Priority
-from router.single_flight import HASTE_S, Flight, Flights
 from tests.router.flights import KEY, TARGET, Ear, end, text
 
 

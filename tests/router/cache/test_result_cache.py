@@ -6,12 +6,12 @@ import pytest
 
 from engines.sequence import FinishReason, SequenceEvent
 from models.errors import ConfigError, Unavailable
-from router.cache import CacheUse, ResultCache, make_result_cache
-from router.cache_config import CacheConfig
-from router.cache_store import MemoryStore
+from router.cache.config import CacheConfig
+from router.cache.result_cache import CacheUse, ResultCache, make_result_cache
+from router.cache.similar import Question, read_text
+from router.cache.single_flight import Flight
+from router.cache.store import MemoryStore
 from router.decision import Target
-from router.similar import Question, read_text
-from router.single_flight import Flight
 from tests.router.flights import KEY, TARGET, end, text
 
 USE = CacheUse(reads=True, writes=True)

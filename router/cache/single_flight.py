@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from engines.sequence import SequenceEvent
-from router.cache_entry import GOOD_ENDS, Entry
+from router.cache.entry import GOOD_ENDS, Entry
+from router.cache.similar import Question
 from router.decision import Priority, Target
-from router.similar import Question
 
 HASTE_S = 1.0
 """Who must be done so much sooner than the one that queues for all does not wait for it. Requests that come together

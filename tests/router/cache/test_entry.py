@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engines.sequence import Finish, FinishReason, SequenceEvent, TokenLogprob
-from router.cache_entry import Choice, Entry, decode_entry, encode_entry, entry_of, replay
+from router.cache.entry import Choice, Entry, decode_entry, encode_entry, entry_of, replay
 from tests.router.flights import USAGE, end, text
 
 TOKEN = TokenLogprob(

@@ -8,9 +8,9 @@ import pytest
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import ConfigError
 from router.bench.similar import measure, read_pairs, run
-from router.cache_config import CacheConfig
-from router.cache_key import Origin
-from router.similar import MAX_CHARS, Question, SimilarIndex, read_question, read_text, similarity
+from router.cache.config import CacheConfig
+from router.cache.key import Origin
+from router.cache.similar import MAX_CHARS, Question, SimilarIndex, read_question, read_text, similarity
 
 ORIGIN = Origin(student="tiny", digest="d", path="full", tenant=None)
 REQUEST = GenerationRequest(

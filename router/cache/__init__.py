@@ -1,0 +1,1 @@
+"""Answers that can be repeated: exact and similar questions, in process or in Redis."""
