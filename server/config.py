@@ -20,7 +20,7 @@ from msgspec import Meta
 from engines.config import EngineConfig
 from models.errors import ConfigError
 from models.sources.fetch import cache_folder
-from router.admission import AdmissionConfig
+from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem

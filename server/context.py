@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from engines.grammar import GrammarCompiler
+from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
-from router.pace import Pace
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.bridge import Bridge

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from router.admission import Admission
+from router.admission.admission import Admission
 from router.decision import Priority
 
 Doors = Sequence[tuple[str, Admission, float | None]]

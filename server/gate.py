@@ -1,6 +1,6 @@
 """One student's door on the event loop: a request waits here for its turn and goes into the engine.
 
-What is let in, and when, is `router/admission.py`; here are the waiting, the clock, and the end of it all.
+What is let in, and when, is `router/admission/admission.py`; here are the waiting, the clock, and the end of it all.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from engines.contract import Engine
 from engines.sequence import GenerationRequest
 from models.errors import DeadlineExceeded, InvalidParameter, ServingError
-from router.admission import Admission, Bounds, Ticket, TicketStatus
+from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
+from router.admission.pace import Pace
 from router.decision import Priority
-from router.pace import Pace
 from server.apart import settle
 from server.bridge import Bridge, EventStream
 from server.config import ServerConfig

@@ -11,7 +11,7 @@ import pytest
 
 from engines.config import EngineConfig
 from engines.scripted import Line
-from router.admission import AdmissionConfig
+from router.admission.admission import AdmissionConfig
 from router.decision import Priority
 from server.config import Limits, ServerConfig
 from tests.server.conftest import (

@@ -3,7 +3,7 @@
 import pytest
 
 from engines.sequence import Finish, FinishReason, Timings, Usage
-from router.pace import FORGET_S, DrainRate, Fastest, Pace
+from router.admission.pace import FORGET_S, DrainRate, Fastest, Pace
 
 
 def finish(num_tokens: int, first_s: float, each_s: float, at_s: float = 0.0, reason: str = "stop") -> Finish:

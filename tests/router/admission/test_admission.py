@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from engines.sequence import Finish, FinishReason, Timings, Usage
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
-from router.admission import Admission, AdmissionConfig, Bounds, Ticket, TicketStatus
+from router.admission.admission import Admission, AdmissionConfig, Bounds, Ticket, TicketStatus
+from router.admission.pace import Pace
 from router.decision import Priority
-from router.pace import Pace
 
 BOUNDS = Bounds(max_running=2, max_running_tokens=1000, max_queued=3, max_queued_tokens=1000)
 FAR_S = 1e6

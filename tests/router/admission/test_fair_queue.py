@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from itertools import count
 
-from router.fair_queue import FairQueue
+from router.admission.fair_queue import FairQueue
 
 _orders = count()
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
+from router.admission.fair_queue import FairQueue
+from router.admission.pace import Pace
 from router.decision import Priority
-from router.fair_queue import FairQueue
-from router.pace import Pace
 
 RETRY_AFTER_S = 1.0
 """Told while nothing was measured."""
