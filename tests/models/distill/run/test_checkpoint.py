@@ -11,7 +11,7 @@ import torch
 from models.distill.run.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from models.errors import ConfigError
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 RUN = "this run"
 
 KILLED_WHILE_SAVING = """
