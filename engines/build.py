@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from engines.config import EngineConfig
-from engines.loop import ModuleEngine
+from engines.loop.module_engine import ModuleEngine
 from engines.native import library_path
 from engines.onnx.plan import PrecisionPlan, choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits

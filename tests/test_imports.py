@@ -83,8 +83,8 @@ def test_heavy_packages_are_imported_at_home_only(package: str) -> None:
 
 def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
     file = tmp_path / "sly.py"
-    file.write_text("def f():\n    from torch.nn import functional\n    import engines.loop as loop\n")
-    assert list(imported(file)) == ["torch.nn", "engines.loop"]
+    file.write_text("def f():\n    from torch.nn import functional\n    import engines.loop.module_engine as loop\n")
+    assert list(imported(file)) == ["torch.nn", "engines.loop.module_engine"]
 
 
 SERVE = """
@@ -131,7 +131,9 @@ def test_a_student_is_built_and_served_without_torch(tiny_source: object, tmp_pa
     assert done.stdout.strip() == "length", done.stderr
 
 
-@pytest.mark.parametrize("module", ["engines.loop", "server.cli", "engines.scheduler", "models.student.manifest"])
+@pytest.mark.parametrize(
+    "module", ["engines.loop.module_engine", "server.cli", "engines.scheduler", "models.student.manifest"]
+)
 def test_importing_changes_nothing_around(module: str) -> None:
     """No logging set-up, no threads, no onnxruntime before an engine is built."""
     code = (

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, PrefillChunk, StepInput
-from engines.loop import ModuleEngine, new_sequence, path_depths
+from engines.loop.module_engine import ModuleEngine, new_sequence, path_depths
 from engines.native import library_path
 from engines.sampler import Sampler
 from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent

@@ -10,7 +10,7 @@ import torch
 
 from engines.build import build_engine, build_runner, capacity_tokens
 from engines.config import EngineConfig
-from engines.loop import ModuleEngine
+from engines.loop.module_engine import ModuleEngine
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.errors import ConfigError, WeightsError

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.grammar import Grammar, GrammarCompiler, Masks, json_body, literal, schema_problem
-from engines.loop import new_sequence
+from engines.loop.module_engine import new_sequence
 from engines.sampler import Sampler
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.errors import GrammarFailed, InvalidParameter

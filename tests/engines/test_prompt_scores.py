@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engines.config import EngineConfig
-from engines.loop import ModuleEngine
+from engines.loop.module_engine import ModuleEngine
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from engines.prefix_cache import BLOCK_TOKENS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engines.loop import new_sequence
+from engines.loop.module_engine import new_sequence
 from engines.prefix_cache import PrefixCache
 from engines.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, StepInput
-from engines.loop import ModuleEngine
+from engines.loop.module_engine import ModuleEngine
 from models.student.folder import Student
 from models.student.manifest import Manifest
 from models.student.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet

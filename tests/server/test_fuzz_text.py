@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engines.config import EngineConfig
 from engines.contract import StepInput
-from engines.loop import ModuleEngine
+from engines.loop.module_engine import ModuleEngine
 from engines.scripted import Line, ScriptedEngine
 from engines.sequence import GenerationRequest
 from server.config import ServerConfig

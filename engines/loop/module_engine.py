@@ -11,13 +11,13 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from engines.acceptance import check_request
-from engines.commands import Commands
 from engines.config import EngineConfig
 from engines.contract import EngineStatus, Publish, Runner
-from engines.counters import Counters
-from engines.integrity import book_problems
-from engines.loading import Loading
+from engines.loop.acceptance import check_request
+from engines.loop.commands import Commands
+from engines.loop.counters import Counters
+from engines.loop.integrity import book_problems
+from engines.loop.loading import Loading
 from engines.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engines.loop import path_depths
+from engines.loop.module_engine import path_depths
 from engines.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
 from models.errors import ConfigError, EngineUnhealthy

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from engines import loop
-from engines.loop import ModuleEngine
+from engines.loop import module_engine
+from engines.loop.module_engine import ModuleEngine
 from engines.prefix_cache import BLOCK_TOKENS
 from engines.sequence import SequenceStatus
 from models.errors import EngineUnhealthy
-from tests.engines.test_loop import hanging, random_request, random_settings
+from tests.engines.loop.test_module_engine import hanging, random_request, random_settings
 
 
 def busy_engine(make_engine: Any) -> Any:
@@ -86,7 +86,7 @@ def test_audit_that_fails_is_told_and_the_engine_serves_on(make_engine: Any, mon
     def fail(*_: object) -> None:
         raise IndexError("slot 99")
 
-    monkeypatch.setattr(loop, "book_problems", fail)
+    monkeypatch.setattr(module_engine, "book_problems", fail)
     monkeypatch.setattr(fake.engine, "_sequence_states", fail)
     assert fake.engine.audit(60.0) == ["the audit failed: IndexError('slot 99')"]
     with pytest.raises(EngineUnhealthy, match="slot 99"):

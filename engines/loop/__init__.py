@@ -1,0 +1,1 @@
+"""The module engine: one thread that admits, schedules, runs, samples and commits."""
