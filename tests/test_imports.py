@@ -132,7 +132,7 @@ def test_a_student_is_built_and_served_without_torch(tiny_source: object, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "module", ["engines.loop.module_engine", "server.cli", "engines.scheduler", "models.student.manifest"]
+    "module", ["engines.loop.module_engine", "server.cli", "engines.scheduling.scheduler", "models.student.manifest"]
 )
 def test_importing_changes_nothing_around(module: str) -> None:
     """No logging set-up, no threads, no onnxruntime before an engine is built."""

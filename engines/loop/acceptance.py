@@ -1,6 +1,6 @@
 """What an engine refuses at once, because it could never be finished."""
 
-from engines.scheduler import KvBudget
+from engines.scheduling.scheduler import KvBudget
 from engines.sequence import GenerationRequest
 from models.errors import ContextTooLong, InvalidParameter, UnknownModel
 from models.student.manifest import Manifest

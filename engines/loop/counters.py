@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engines.scheduler import StepPlan
+from engines.scheduling.scheduler import StepPlan
 from models.student.folder import HEAD
 from models.student.manifest import Manifest
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Set
 
-from engines.prefix_cache import Match, PrefixCache
-from engines.scheduler import KvBudget, Scheduler
+from engines.scheduling.prefix_cache import Match, PrefixCache
+from engines.scheduling.scheduler import KvBudget, Scheduler
 from engines.sequence import SequenceStatus
 
 RUNNING = (SequenceStatus.PREFILLING, SequenceStatus.DECODING)

@@ -18,10 +18,10 @@ from engines.loop.commands import Commands
 from engines.loop.counters import Counters
 from engines.loop.integrity import book_problems
 from engines.loop.loading import Loading
-from engines.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
-from engines.scheduler import Chunk, KvBudget, Scheduler, StepPlan
+from engines.scheduling.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
+from engines.scheduling.scheduler import Chunk, KvBudget, Scheduler, StepPlan
 from engines.sequence import (
     Finish,
     FinishReason,

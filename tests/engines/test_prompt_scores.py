@@ -11,8 +11,8 @@ from engines.config import EngineConfig
 from engines.loop.module_engine import ModuleEngine
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
-from engines.prefix_cache import BLOCK_TOKENS
 from engines.prompt_scores import SCORE_ROWS, pieces, score_tokens
+from engines.scheduling.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, TokenLogprob
 from tests.engines.conftest import ENTRY_BYTES, EOS, FakeEngine, Listener, TinyStudent
 

@@ -8,7 +8,7 @@ import pytest
 
 from engines.loop import module_engine
 from engines.loop.module_engine import ModuleEngine
-from engines.prefix_cache import BLOCK_TOKENS
+from engines.scheduling.prefix_cache import BLOCK_TOKENS
 from engines.sequence import SequenceStatus
 from models.errors import EngineUnhealthy
 from tests.engines.loop.test_module_engine import hanging, random_request, random_settings

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engines.loop.module_engine import path_depths
-from engines.prefix_cache import BLOCK_TOKENS
+from engines.scheduling.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
 from models.errors import ConfigError, EngineUnhealthy
 from models.student.folder import Student

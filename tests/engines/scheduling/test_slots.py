@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from engines.slots import Move, SlotMap
+from engines.scheduling.slots import Move, SlotMap
 
 
 def contents(slots: SlotMap[str], num_slots: int) -> list[str | None]:

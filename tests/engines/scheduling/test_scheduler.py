@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from engines.loop.module_engine import new_sequence
-from engines.prefix_cache import PrefixCache
-from engines.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
+from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
-from engines.prefix_cache import Match, PrefixCache
+from engines.scheduling.prefix_cache import Match, PrefixCache
+from engines.scheduling.slots import Move, SlotMap
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
-from engines.slots import Move, SlotMap
 
 KV_BLOCK_TOKENS = 16
 """KV is accounted in this many tokens; the mapped pages behind it are of about this size."""
