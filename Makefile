@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PACKAGES := server router engines models loadtest tests
+PACKAGES := server bench router engines models loadtest tests
 
 .PHONY: help serve test lint format bench soak clean
 

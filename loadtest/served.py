@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,18 @@ KEYED = {"FENHE_KEYS__SHA256": ",".join(map(_digest, TENANT_KEYS))}
 """Settings of a server that asks for keys."""
 
 
+def installed_command() -> str:
+    """The `fenhe` program beside this Python, else the one on PATH.
+
+    Raises: FileNotFoundError when there is neither.
+    """
+    beside = Path(sys.executable).with_name("fenhe")
+    found = str(beside) if beside.exists() else shutil.which("fenhe")
+    if found is None:
+        raise FileNotFoundError("the command `fenhe` is not installed: `pip install -e .` in the checkout")
+    return found
+
+
 class ServedProcess:
     """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; `log` receives what it prints."""
 
@@ -31,7 +44,7 @@ class ServedProcess:
         environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": _digest(ADMIN_KEY)} | dict(settings)
         self._log = log
         self._file = log.open("wb")
-        command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", *arguments]
+        command = [installed_command(), "serve", "--port", "0", *arguments]
         self._process = subprocess.Popen(command, env=environ, stdout=self._file, stderr=subprocess.STDOUT)
 
     @property

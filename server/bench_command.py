@@ -18,11 +18,11 @@ class Bench:
 
 
 BENCHES = {
-    "engines": Bench("engines.bench.cli", "the engine beside other engines: tokens/s and latency on the same model"),
-    "router": Bench("router.bench.cli", "the task router: the time of a decision, and how many are right"),
-    "distill": Bench("engines.bench.distill.cli", "training exits, beside a plain distillation loop"),
-    "similar": Bench("router.bench.similar", "the semantic cache: how often it would be right, and wrong"),
-    "grammar": Bench("engines.bench.grammar", "what keeping to a grammar costs the rows that do, and the others"),
+    "engines": Bench("bench.engines.cli", "the engine beside other engines: tokens/s and latency on the same model"),
+    "router": Bench("bench.router.cli", "the task router: the time of a decision, and how many are right"),
+    "distill": Bench("bench.distill.cli", "training exits, beside a plain distillation loop"),
+    "similar": Bench("bench.router.similar", "the semantic cache: how often it would be right, and wrong"),
+    "grammar": Bench("bench.engines.grammar", "what keeping to a grammar costs the rows that do, and the others"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Imports run server -> router -> engines -> models, and heavy packages stay where they belong."""
+"""Imports run server -> bench -> router -> engines -> models, and heavy packages stay where they belong."""
 
 import ast
 import subprocess
@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("server", "router", "engines", "models")
+LAYERS = ("server", "bench", "router", "engines", "models")
 """From the top: a layer may import those behind it."""
 OUTSIDE = ("loadtest", "tests")
 
 HOMES = {
-    "torch": ("models/", "engines/", "router/bench/"),
-    "transformers": ("models/", "engines/", "router/bench/"),
-    "sklearn": ("router/bench/",),
-    "onnxruntime": ("engines/onnx/", "engines/native/", "engines/bench/"),
+    "torch": ("models/", "engines/", "bench/"),
+    "transformers": ("models/", "engines/", "bench/"),
+    "sklearn": ("bench/",),
+    "onnxruntime": ("engines/onnx/", "engines/native/", "bench/"),
     "tensorrt": ("engines/",),
-    "vllm": ("engines/",),
+    "vllm": ("engines/", "bench/peers/"),
     "llguidance": ("engines/grammar.py",),
-    "llama_cpp": ("engines/bench/",),
-    "openvino_genai": ("engines/bench/",),
+    "llama_cpp": ("bench/",),
+    "openvino_genai": ("bench/",),
     "cachetools": ("router/cache/store.py",),
     "redis": ("router/cache/redis_store.py",),
     "opentelemetry": ("server/tracing.py",),

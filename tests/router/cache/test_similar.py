@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.router.similar import measure, read_pairs, run
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import ConfigError
-from router.bench.similar import measure, read_pairs, run
 from router.cache.config import CacheConfig
 from router.cache.key import Origin
 from router.cache.similar import MAX_CHARS, Question, SimilarIndex, read_question, read_text, similarity

@@ -1,0 +1,1 @@
+"""`fenhe bench distill`: training exits beside a plain distillation loop."""

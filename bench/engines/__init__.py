@@ -1,0 +1,1 @@
+"""`fenhe bench engines` and `fenhe bench grammar`: the engine beside other engines."""

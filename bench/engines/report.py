@@ -1,0 +1,72 @@
+"""Turns figures into a table for people and JSON for everything else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.engines.cases import CASES
+from bench.engines.figures import FORMULAS, Figures
+from bench.report import describe_setting, fill_document
+
+NAME_WIDTH = 44
+FIGURES_OF_CASE = {
+    "decode_1": ("decode_1_",),
+    "decode_32": ("decode_32_",),
+    "prefill_512": ("prefill_512_",),
+    "paths_1": ("paths_1_",),
+    "paths_32": ("paths_32_",),
+    "http_32": ("http_32_", "server_us_"),
+    "stall": ("worst_gap_", "prompt_2000_"),
+    "mixed_step": ("mixed_step_",),
+    "start_up": ("listening_s", "first_token_", "all_loaded_s"),
+    "memory": ("rss_",),
+    "cross_entropy": ("cross_entropy.", "ce_vs_"),
+}
+"""By what the names of a case's figures begin with."""
+
+
+def render_table(
+    figures: Figures,
+    cases: Sequence[str],
+    machine: Mapping[str, Any],
+    versions: Mapping[str, str],
+    notes: Sequence[str],
+) -> str:
+    lines = describe_setting(machine, versions)
+    for case in cases:
+        rows = _rows_of(figures, FIGURES_OF_CASE[case])
+        if rows:
+            lines += ["", f"{case}: {CASES[case].title}", *rows]
+    if notes:
+        lines += ["", "notes", *(f"  {note}" for note in notes)]
+    lines += ["", "formulas (median of repeats per round, then median of rounds; in brackets the lowest and highest)"]
+    lines += [f"  {name}: {formula}" for name, formula in FORMULAS.items()]
+    return "\n".join(lines)
+
+
+def make_document(
+    figures: Figures, machine: Mapping[str, Any], versions: Mapping[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """The JSON form: medians under `figures`, the rounds behind them under `rounds`."""
+    rounds = {name: list(values.values()) for name, values in figures.rounds.items()}
+    return fill_document(figures.medians, rounds, FORMULAS, machine, versions, notes)
+
+
+def _rows_of(figures: Figures, prefixes: tuple[str, ...]) -> list[str]:
+    medians = figures.medians
+    return [
+        f"  {name:<{NAME_WIDTH}} {_number(medians[name]):>10}{_spread(values.values())}"
+        for name, values in figures.rounds.items()
+        if name.startswith(prefixes)
+    ]
+
+
+def _spread(values: Any) -> str:
+    low, high = min(values), max(values)
+    return f"   ({_number(low)} .. {_number(high)})" if low != high else ""
+
+
+def _number(value: float) -> str:
+    """Four significant digits, without an exponent."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"

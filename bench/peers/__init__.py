@@ -1,0 +1,1 @@
+"""Other engines, as subjects of a bench."""

@@ -1,0 +1,1 @@
+"""`fenhe bench router` and `fenhe bench similar`: decisions and the semantic cache."""
