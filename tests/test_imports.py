@@ -89,7 +89,7 @@ def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
 
 SERVE = """
 import sys
-import server.cli, server.app, server.serve, server.student, engines.build
+import server.commands.cli, server.app, server.serve, server.student, engines.build
 import models.building.build, models.building.default_student, models.sources.gguf, models.sources.huggingface
 heavy = sorted({"torch", "transformers", "vllm", "llama_cpp", "openvino_genai"} & set(sys.modules))
 print(",".join(heavy))
@@ -132,7 +132,8 @@ def test_a_student_is_built_and_served_without_torch(tiny_source: object, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "module", ["engines.loop.module_engine", "server.cli", "engines.scheduling.scheduler", "models.student.manifest"]
+    "module",
+    ["engines.loop.module_engine", "server.commands.cli", "engines.scheduling.scheduler", "models.student.manifest"],
 )
 def test_importing_changes_nothing_around(module: str) -> None:
     """No logging set-up, no threads, no onnxruntime before an engine is built."""

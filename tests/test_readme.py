@@ -25,7 +25,7 @@ def server_url(default_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """`fenhe serve` of the default student on a free port, with stock operators: no compiler is needed."""
     student = tmp_path_factory.mktemp("readme") / "student"
     build_student(default_gguf, student, name="smollm2-135m", precisions=("w8a8",), exits=EXITS)
-    command = [sys.executable, "-m", "server.cli", "serve", "--student", str(student), "--port", "0"]
+    command = [sys.executable, "-m", "server.commands.cli", "serve", "--student", str(student), "--port", "0"]
     command += ["--precision", "w8a8"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT) as process:

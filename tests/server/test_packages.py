@@ -8,8 +8,8 @@ import pytest
 
 from models.errors import ConfigError
 from router.cache.config import CacheConfig
+from server.commands.config import check
 from server.config import ServerConfig, TracingConfig, draft_config
-from server.config_command import check
 from server.inspection import read_sound
 from server.packages import missing_packages
 

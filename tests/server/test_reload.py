@@ -15,9 +15,9 @@ import pytest
 
 from models.errors import ConfigError
 from models.student.manifest import write_manifest
-from server.cli import main
+from server.commands.cli import main
+from server.commands.config import check
 from server.config import ServerConfig, draft_config, load_config
-from server.config_command import check
 from server.context import make_context
 from server.reload import differences, merge
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
@@ -253,7 +253,7 @@ def test_hangup_brings_new_keys_and_keeps_the_old_ones_when_the_file_is_bad(tmp_
 
 def test_commands_make_and_check(tmp_path: Path) -> None:
     def fenhe(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "server.cli", *arguments]
+        command = [sys.executable, "-m", "server.commands.cli", *arguments]
         return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
 
     made = fenhe("keys", "make", "web")

@@ -28,7 +28,7 @@ from bench.distill.work import Work, prepare_work
 from models.distill.network.decoder import Trunk
 from models.distill.teacher.open import open_teacher
 from models.errors import ConfigError
-from server.cli import main
+from server.commands.cli import main
 
 MakeSource = Callable[..., Path]
 NUM_TOKENS = 600

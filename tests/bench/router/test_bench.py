@@ -20,7 +20,7 @@ from models.errors import ConfigError
 from router.decision import Wishes
 from router.policy import PolicyConfig, choose_student, decide
 from router.training.corpus import Row
-from server.cli import main
+from server.commands.cli import main
 from tests.router.classifiers import classifier_settings, random_weights, write_file
 from tests.router.students import scores
 

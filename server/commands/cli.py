@@ -57,7 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from server.bench_command import BENCHES
+    from server.commands.bench import BENCHES
     from server.context import fenhe_version
 
     parser = argparse.ArgumentParser(prog="fenhe", description="Serve every request by the part of a model it needs.")
@@ -91,13 +91,13 @@ def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Ar
 
 
 def _add_operator_commands(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
-    from server import config_command, keys_command
+    from server.commands import config, keys
 
     parser = commands.add_parser("keys", parents=[debug], help="make API keys: `fenhe keys make NAME`")
-    keys_command.add_arguments(parser)
-    parser.set_defaults(run=keys)
+    keys.add_arguments(parser)
+    parser.set_defaults(run=keys.run)
     parser = commands.add_parser("config", parents=[debug], help="look at settings: `fenhe config check FILE`")
-    config_command.add_arguments(parser)
+    config.add_arguments(parser)
     parser.set_defaults(run=check_config)
 
 
@@ -114,7 +114,7 @@ def _add_chat(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
 
 
 def _add_api_key(parser: argparse.ArgumentParser) -> None:
-    from server.client import KEY_VARIABLES
+    from server.commands.chat import KEY_VARIABLES
 
     variables = " or ".join(KEY_VARIABLES)
     parser.add_argument(
@@ -160,7 +160,7 @@ def _add_model_commands(commands: "Commands[argparse.ArgumentParser]", debug: ar
 
 
 def _add_distill(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
-    from server.distill_command import add_arguments
+    from server.commands.distill import add_arguments
 
     parser = commands.add_parser("distill", parents=[debug], help="train exits for a model and build it into a student")
     add_arguments(parser)
@@ -168,7 +168,7 @@ def _add_distill(commands: "Commands[argparse.ArgumentParser]", debug: argparse.
 
 
 def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
-    from server.eval_command import add_arguments
+    from server.commands.eval import add_arguments
 
     parser = commands.add_parser("eval", parents=[debug], help="measure every path and precision of a student")
     add_arguments(parser)
@@ -230,20 +230,14 @@ def _announce(students: list[str], is_json: bool, url: str) -> None:
     print(line, flush=True)
 
 
-def keys(arguments: argparse.Namespace) -> int:
-    from server.keys_command import run
-
-    return run(arguments)
-
-
 def check_config(arguments: argparse.Namespace) -> int:
-    from server.config_command import run
+    from server.commands.config import run
 
     return run(arguments, os.environ)
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    from server.client import Wish, converse, find_api_key
+    from server.commands.chat import Wish, converse, find_api_key
 
     wish = Wish(
         url=arguments.url,
@@ -257,8 +251,8 @@ def chat(arguments: argparse.Namespace) -> int:
 
 
 def route(arguments: argparse.Namespace) -> int:
-    from server.client import find_api_key
-    from server.route_command import ask_server, decide_here, show
+    from server.commands.chat import find_api_key
+    from server.commands.route import ask_server, decide_here, show
 
     if arguments.url is not None:
         api_key = find_api_key(arguments.api_key, os.environ)
@@ -319,13 +313,13 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def distill(arguments: argparse.Namespace) -> int:
-    from server.distill_command import run
+    from server.commands.distill import run
 
     return run(arguments)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from server.eval_command import run
+    from server.commands.eval import run
 
     return run(arguments)
 
@@ -340,7 +334,7 @@ def router(arguments: list[str]) -> int:
 
 def bench(arguments: list[str]) -> int:
     """`fenhe bench ...`: the rest of the line belongs to that bench."""
-    from server.bench_command import run
+    from server.commands.bench import run
 
     return run(arguments)
 

@@ -17,9 +17,9 @@ from engines.config import EngineConfig
 from models.distill.run import trainer as trainer_module
 from models.student.folder import Student
 from models.student.manifest import read_manifest, write_manifest
-from server.cli import main
+from server.commands.cli import main
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TEXT = "the quick brown fox jumps over the lazy dog and then the other foxes jump too"
 WORDS = TEXT.split()
 SMALL = """
@@ -299,7 +299,9 @@ def test_a_student_is_no_teacher(make_config: MakeConfig, tmp_path: Path, capsys
 
 
 def test_without_torch_it_says_what_to_install(make_config: MakeConfig) -> None:
-    program = "import sys; sys.modules['torch'] = None; from server.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['torch'] = None; from server.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", program, "distill", str(make_config())]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2

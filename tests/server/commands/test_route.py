@@ -8,9 +8,9 @@ import pytest
 
 from models.student.manifest import write_manifest
 from router.decision import Reason
-from server import route_command
-from server.cli import main
-from server.route_command import idle_state, show
+from server.commands import route
+from server.commands.cli import main
+from server.commands.route import idle_state, show
 from server.status_schema import RouteReply, TargetReply
 from tests.server.conftest import Served, WordClassifier, make_manifest, make_tokenizer
 
@@ -73,7 +73,7 @@ def test_route_decides_here(
     arguments: list[str],
     expected: tuple[str, str, str],
 ) -> None:
-    monkeypatch.setattr(route_command, "load_classifier", lambda config: WordClassifier())
+    monkeypatch.setattr(route, "load_classifier", lambda config: WordClassifier())
     assert main(["route", *arguments, "--student", str(make_folder(tmp_path)), "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert (body["task"], body["path"], body["reason"]) == expected

@@ -8,7 +8,7 @@ import pytest
 
 from models.building.build import build_student
 from models.student.manifest import read_manifest
-from server.cli import main
+from server.commands.cli import main
 
 FIELDS = {
     "path",
@@ -78,7 +78,7 @@ def test_no_write_leaves_the_manifest(student: Path, data: Path) -> None:
 def test_quick_takes_a_few_rows_of_every_task_unless_it_is_told_how_many(
     student: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.eval_command.QUICK_ROWS", 1)
+    monkeypatch.setattr("server.commands.eval.QUICK_ROWS", 1)
     out = tmp_path / "out.json"
     for more, num_rows in (((), 1), (("--limit", "2"), 2)):
         assert run(student, data, "--quick", "--json", str(out), *more) == 0

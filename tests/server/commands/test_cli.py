@@ -13,7 +13,7 @@ import pytest
 from models.errors import ConfigError
 from models.sources.source import open_source
 from models.student.manifest import write_manifest
-from server.cli import main
+from server.commands.cli import main
 from server.context import Context
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, make_manifest, open_scripted

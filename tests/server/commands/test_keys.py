@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from server.cli import main
+from server.commands.cli import main
 
 
 @pytest.mark.parametrize(("num_chars", "is_warned"), [(31, True), (32, False)])

@@ -15,7 +15,7 @@ from router.conversation import Conversation
 from router.decision import Health, Quality, StudentState, Wishes
 from router.router import Router
 from router.tasks import Task
-from server.client import post
+from server.commands.chat import post
 from server.config import load_config
 from server.opening import load_classifier
 from server.status_schema import RouteReply, TargetReply

@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from server.bench_command import BENCHES
-from server.cli import main
+from server.commands.bench import BENCHES
+from server.commands.cli import main
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

@@ -8,8 +8,8 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import BadRequest, ConfigError, StepFailed, Unauthorized, Unavailable
-from server.cli import main
-from server.client import Reply, Wish, converse, find_api_key, read_refusal
+from server.commands.chat import Reply, Wish, converse, find_api_key, read_refusal
+from server.commands.cli import main
 from server.config import KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from models.errors import ConfigError
 from models.student.manifest import MANIFEST_NAME, read_manifest
-from server.eval_command import progress_s
+from server.commands.eval import progress_s
 
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig

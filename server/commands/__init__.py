@@ -1,0 +1,1 @@
+"""The `fenhe` command: one file per subcommand."""
