@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
-from server.admin import (
+from server.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.apart import run_apart
+from server.api.admin import (
     add_handler,
     drain_handler,
     flush_handler,
@@ -23,24 +25,22 @@ from server.admin import (
     resume_handler,
     students_handler,
 )
-from server.answer import CACHE_HEADERS, ROUTE_HEADERS
-from server.apart import run_apart
-from server.chat import Handler, chat_handler
-from server.completions import completion_handler
+from server.api.chat import Handler, chat_handler
+from server.api.completions import completion_handler
+from server.api.debug import debug_handler
+from server.api.embeddings import embeddings_handler
+from server.api.model_list import model_handler, models_handler
+from server.api.openapi import openapi_document
+from server.api.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
+from server.api.responses import response_handler
+from server.api.route import route_handler
+from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
-from server.debug import debug_handler
-from server.embeddings import embeddings_handler
 from server.middleware import RequestMiddleware
-from server.models import model_handler, models_handler
-from server.openapi import openapi_document
-from server.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
 from server.ratelimit import RATE_LIMIT_HEADERS
 from server.record import record_of
 from server.replies import raw_json_response
-from server.responses import response_handler
 from server.roster import Roster
-from server.route import route_handler
-from server.tokenize import detokenize_handler, tokenize_handler
 from server.tracing import Tracing
 
 logger = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from router.decision import Priority
 from server.answer import Answer
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
+from tests.server.api.test_responses import typed_events
 from tests.server.conftest import (
     SCRIPT,
     Served,
@@ -40,7 +41,6 @@ from tests.server.conftest import (
     until,
 )
 from tests.server.test_metrics import value
-from tests.server.test_responses import typed_events
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 PACED = Line(pieces=tuple(f"{i} " for i in range(12)), delay_s=0.05)

@@ -9,7 +9,7 @@ import pytest
 from engines.contract import EngineStatus
 from engines.scripted import Line, ScriptedEngine
 from models.errors import BadRequest, DeadlineUnreachable, EngineUnhealthy, QueueFull
-from server.chat import ChatOrder
+from server.api.chat import ChatOrder
 from server.config import Limits, ServerConfig
 from server.prompts import Prompt
 from server.student import ServedStudent

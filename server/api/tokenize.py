@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
-from server.chat import Handler
+from server.api.chat import Handler
 from server.context import Context, run_beside
 from server.decode import decode_body
 from server.limits import read_json_body

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from engines.contract import EngineStatus
 from models.errors import UnknownModel
 from models.student.manifest import Manifest, StudentPath
-from server.chat import Handler
+from server.api.chat import Handler
 from server.context import Context
 from server.replies import json_response
 from server.status_schema import ModelFenhe, ModelList, ModelReply, QualityReply

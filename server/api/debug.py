@@ -10,8 +10,9 @@ from engines.contract import EngineStatus
 from engines.sequence import SequenceState
 from models.errors import EngineUnhealthy
 from router.decision import Priority
-from server.admin import check_key
-from server.chat import Handler
+from server.api.admin import check_key
+from server.api.chat import Handler
+from server.api.probes import paths_of
 from server.context import Context
 from server.debug_schema import (
     CacheState,
@@ -22,7 +23,6 @@ from server.debug_schema import (
     SequenceReply,
     StudentState,
 )
-from server.probes import paths_of
 from server.replies import json_response
 from server.student import ServedStudent
 

@@ -6,7 +6,7 @@ from starlette.responses import Response
 from models.errors import InvalidParameter
 from router.conversation import Conversation
 from router.decision import Wishes
-from server.chat import Handler
+from server.api.chat import Handler
 from server.context import Context
 from server.decode import decode_body
 from server.limits import check_choices, read_json_body

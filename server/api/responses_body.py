@@ -7,7 +7,7 @@ import msgspec
 
 from models.errors import ServingError
 from server import sse
-from server.chat import content_logprobs
+from server.api.chat import content_logprobs
 from server.errors import status_of
 from server.job import Job, Part
 from server.responses_schema import (

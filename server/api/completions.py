@@ -15,7 +15,7 @@ from router.conversation import Conversation
 from router.decision import Target, Wishes
 from server import sse
 from server.answer import answer
-from server.chat import Handler
+from server.api.chat import Handler
 from server.context import Context
 from server.decode import decode_body
 from server.errors import body_of

@@ -24,10 +24,10 @@ from schemathesis.specs.openapi.checks import (
 from engines.scripted import Line
 from models.errors import QueueFull
 from models.student.manifest import write_manifest
+from server.api.openapi import OPERATIONS, Operation, openapi_document
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, StudentConfig
 from server.gate import DEADLINE_HEADER
 from server.keys import OPEN_PATHS
-from server.openapi import OPERATIONS, Operation, openapi_document
 from server.opening import Opened
 from tests.server.conftest import (
     SCRIPT,

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from router.decision import Health
 from router.pool import AUTO
-from server.chat import Handler
+from server.api.chat import Handler
 from server.context import Context
 from server.metrics import CONTENT_TYPE
 from server.replies import json_response

@@ -13,7 +13,7 @@ from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, 
 from models.student.manifest import read_manifest
 from router.cache.key import key_prefix
 from server.apart import run_apart
-from server.chat import Handler
+from server.api.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
 from server.decode import decode_body

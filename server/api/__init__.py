@@ -1,0 +1,1 @@
+"""One file per endpoint: what its fields mean, and what its bodies look like."""
