@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
-from server.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.apart import run_apart
 from server.api.admin import (
     add_handler,
@@ -36,6 +35,7 @@ from server.api.responses import response_handler
 from server.api.route import route_handler
 from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
+from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.middleware import RequestMiddleware
 from server.ratelimit import RATE_LIMIT_HEADERS
 from server.record import record_of

@@ -17,8 +17,8 @@ from server.api.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
 from server.decode import decode_body
+from server.generation.limits import read_json_body
 from server.keys import bearer_digest
-from server.limits import read_json_body
 from server.reload import reload
 from server.replies import json_response
 from server.roster import Arrival, Roster

@@ -14,16 +14,19 @@ from models.errors import InvalidParameter, ServingError
 from router.conversation import Conversation
 from router.decision import Target, Wishes
 from server import sse
-from server.answer import answer
 from server.context import Context
 from server.decode import decode_body
 from server.errors import body_of
-from server.job import Job, Part, Plan
-from server.limits import answer_tokens, check_choices, read_json_body
-from server.prompts import Prompt, conversation_in, encode_messages
+from server.generation.answer import answer
+from server.generation.limits import answer_tokens, check_choices, read_json_body
+from server.generation.plan import Job, Part, Plan
+from server.generation.preferences import TASK_HEADER, wishes_of
+from server.generation.prompts import Prompt, conversation_in, encode_messages
+from server.generation.sampling import sampling_params, stream_options
+from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
+from server.generation.structure import structure_of
+from server.generation.tool_calls import CallReader, delta_of, whole_calls
 from server.record import record_of
-from server.requests import answered_model, choice_requests, finish_reason, text_of
-from server.sampling import sampling_params, stream_options
 from server.schema import (
     AssistantMessage,
     ChatChoice,
@@ -40,10 +43,7 @@ from server.schema import (
     chat_decoder,
     encoder,
 )
-from server.structure import structure_of
 from server.student import ServedStudent
-from server.tool_calls import CallReader, delta_of, whole_calls
-from server.wishes import TASK_HEADER, wishes_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 

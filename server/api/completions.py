@@ -14,17 +14,18 @@ from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Target, Wishes
 from server import sse
-from server.answer import answer
 from server.api.chat import Handler
 from server.context import Context
 from server.decode import decode_body
 from server.errors import body_of
-from server.job import Job, Part, Plan
-from server.limits import answer_tokens, check_choices, read_json_body
-from server.prompts import Prompt, encode_prompt, prompt_text, split_prompt
+from server.generation.answer import answer
+from server.generation.limits import answer_tokens, check_choices, read_json_body
+from server.generation.plan import Job, Part, Plan
+from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishes_of
+from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
+from server.generation.sampling import sampling_params, stream_options
+from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
 from server.record import record_of
-from server.requests import answered_model, choice_requests, finish_reason, text_of
-from server.sampling import sampling_params, stream_options
 from server.schema import (
     ChoiceFenhe,
     CompletionRequest,
@@ -36,7 +37,6 @@ from server.schema import (
     encoder,
 )
 from server.student import ServedStudent, find_student
-from server.wishes import TASK_HEADER, wishes_for_prompts, wishes_of
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""

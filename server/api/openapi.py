@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from router.tasks import TASKS
-from server.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.debug_schema import DebugReply
 from server.gate import DEADLINE_HEADER
+from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.generation.preferences import TASK_HEADER
 from server.keys import OPEN_PATHS
 from server.responses_schema import ResponseEvent, ResponseReply, ResponseRequest
 from server.schema import (
@@ -37,7 +38,6 @@ from server.status_schema import (
     StudentReply,
     VersionReply,
 )
-from server.wishes import TASK_HEADER
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]

@@ -11,19 +11,19 @@ from starlette.responses import Response
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from router.conversation import Conversation
 from router.decision import Target, Wishes
-from server.answer import answer
 from server.api.chat import ChatOrder, Handler
 from server.api.responses_body import ResponseShape
 from server.context import Context
 from server.decode import decode_body
-from server.job import Plan
-from server.limits import read_json_body
-from server.prompts import Prompt
+from server.generation.answer import answer
+from server.generation.limits import read_json_body
+from server.generation.plan import Plan
+from server.generation.preferences import TASK_HEADER, wishes_of
+from server.generation.prompts import Prompt
 from server.record import record_of
 from server.responses_schema import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
 from server.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.student import ServedStudent
-from server.wishes import TASK_HEADER, wishes_of
 
 NAMES = {
     "max_tokens": "max_output_tokens",

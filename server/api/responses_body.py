@@ -9,7 +9,7 @@ from models.errors import ServingError
 from server import sse
 from server.api.chat import content_logprobs
 from server.errors import status_of
-from server.job import Job, Part
+from server.generation.plan import Job, Part
 from server.responses_schema import (
     EventType,
     IncompleteDetails,

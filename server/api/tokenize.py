@@ -7,8 +7,8 @@ from models.errors import InvalidParameter
 from server.api.chat import Handler
 from server.context import Context, run_beside
 from server.decode import decode_body
-from server.limits import read_json_body
-from server.prompts import check_token_ids, encode_messages, encode_text
+from server.generation.limits import read_json_body
+from server.generation.prompts import check_token_ids, encode_messages, encode_text
 from server.replies import json_response
 from server.schema import (
     DetokenizeResponse,

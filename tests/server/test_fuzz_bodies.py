@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.config import AdminConfig, ServerConfig
-from server.json_schema import KNOWN
+from server.generation.json_schema import KNOWN
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.event_reader import read_events
 from tests.server.fuzzing import GOOD, Reply, Wire, search

@@ -5,7 +5,7 @@ from typing import Any
 
 from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, Usage
 from server import sse
-from server.job import merge
+from server.generation.plan import merge
 from server.schema import ChatChunk, ChunkChoice, Delta, encoder
 from tests.server.conftest import Served, events_of
 

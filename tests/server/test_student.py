@@ -11,7 +11,7 @@ from engines.scripted import Line, ScriptedEngine
 from models.errors import BadRequest, DeadlineUnreachable, EngineUnhealthy, QueueFull
 from server.api.chat import ChatOrder
 from server.config import Limits, ServerConfig
-from server.prompts import Prompt
+from server.generation.prompts import Prompt
 from server.student import ServedStudent
 from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool, events_of, until
 

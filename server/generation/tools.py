@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.grammar import json_body, literal
 from models.errors import InvalidParameter
-from server.json_schema import check_schema
+from server.generation.json_schema import check_schema
 from server.schema import ChatRequest, FunctionWish, Message, NamedToolWish
 
 OPEN_MARK = "<tool_call>"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import GrammarFailed
-from server.tool_calls import CallPiece, CallReader, Piece, delta_of
+from server.generation.tool_calls import CallPiece, CallReader, Piece, delta_of
 
 ARGUMENTS = ['{"city": "Xi\'an", "n": [1, {"a": "}"}]}', "{}", '{"x": "\\n</tool_call>"}']
 NAMES = ["get_weather", "f-2", "find"]

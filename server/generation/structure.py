@@ -7,7 +7,8 @@ from typing import Any
 from engines.grammar import Grammar, json_body, schema_problem
 from models.errors import InvalidParameter
 from server.config import Limits
-from server.json_schema import check_schema, locate, refused
+from server.generation.json_schema import check_schema, locate, refused
+from server.generation.tools import calls_rules, functions_of, parameters_of
 from server.schema import (
     ChatRequest,
     FunctionWish,
@@ -17,7 +18,6 @@ from server.schema import (
     encoder,
 )
 from server.student import ServedStudent
-from server.tools import calls_rules, functions_of, parameters_of
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FORMAT_SCHEMA = "response_format.json_schema.schema"

@@ -7,7 +7,7 @@ import pytest
 
 from models.errors import InvalidParameter, ServingError, UnsupportedField
 from server.errors import body_of
-from server.json_schema import check_schema, locate
+from server.generation.json_schema import check_schema, locate
 
 
 def test_long_keyword_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from models.errors import InvalidParameter
 from router.decision import Quality, Wishes
 from router.tasks import TASKS, Task
-from server.prompts import TextPrompt
+from server.generation.prompts import TextPrompt
 from server.schema import FenheOptions
 from server.student import NamedModel, ServedStudent, find_model
 

@@ -23,8 +23,8 @@ from models.errors import EngineUnhealthy, QueueFull, StepFailed
 from router.cache.config import CacheConfig
 from router.cache.entry import Choice, Entry, encode_entry
 from router.decision import Priority
-from server.answer import Answer
 from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
+from server.generation.answer import Answer
 from tests.router.redis_process import BINARY, REASON, redis_server
 from tests.server.api.test_responses import typed_events
 from tests.server.conftest import (
@@ -408,9 +408,9 @@ def test_lines_about_a_shared_generation_name_the_request(
     sick = {"script": {"paced": Line(refusal=EngineUnhealthy("stopping"))}}
     broken = {"script": {"paced": Line(pieces=("a",) * 4, delay_s=0.1, error=StepFailed("failed"))}}
     served = start_pool({"one": (), "two": (), "three": ()}, one=sick, two=sick, three=broken)
-    caplog.set_level(logging.INFO, "server.answer")
+    caplog.set_level(logging.INFO, "server.generation.answer")
     ids = {response.headers["x-request-id"] for response in at_once(served, 2)}
-    lines = [record.getMessage() for record in caplog.records if record.name == "server.answer"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "server.generation.answer"]
     events = {line.partition(" id=")[0] for line in lines}
     assert events == {
         "student gave way",

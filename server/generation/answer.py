@@ -1,6 +1,6 @@
 """Answering one generation request: one JSON body or a stream, and an abort when the client leaves.
 
-What the bodies look like is a `Shape` (`server/job.py`); here is only when to send.
+What the bodies look like is a `Shape` (`server/generation/plan.py`); here is only when to send.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
 from server import sse
 from server.bridge import EventStream
-from server.cache_control import cache_use
-from server.caching import Seat, cache_headers, stream_of
 from server.context import Context
 from server.gate import Terms, terms_of
-from server.guard import Guard, guarded
-from server.job import Batch, Part, Plan, merge, total_usage
-from server.limits import check_room
-from server.prompts import Prompt
+from server.generation.cache_control import cache_use
+from server.generation.cancellation import Guard, guarded
+from server.generation.limits import check_room
+from server.generation.plan import Batch, Part, Plan, merge, total_usage
+from server.generation.prompts import Prompt
+from server.generation.routing import Routable, Routed, route
+from server.generation.shared_generation import Seat, cache_headers, stream_of
 from server.record import Record, record_of
-from server.routing import Routable, Routed, route
 from server.student import ServedStudent
 
 logger = logging.getLogger(__name__)

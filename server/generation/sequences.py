@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
-from server.sampling import seed_of_choice, while_loading
+from server.generation.sampling import seed_of_choice, while_loading
 from server.schema import SamplingWish
 from server.student import ServedStudent
 

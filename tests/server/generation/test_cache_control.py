@@ -4,7 +4,7 @@ import pytest
 
 from engines.sequence import GenerationRequest, SamplingParams
 from router.cache.result_cache import BYPASS, CacheUse
-from server.cache_control import cache_use
+from server.generation.cache_control import cache_use
 
 FULL = CacheUse(reads=True, writes=True)
 

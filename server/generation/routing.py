@@ -9,7 +9,7 @@ from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Candidates, Quality, RouteDecision, TaskScores, Wishes
 from server.context import Context, run_beside
-from server.prompts import Prompt
+from server.generation.prompts import Prompt
 from server.student import ServedStudent
 
 LONG_CONVERSATION_CHARS = 200_000

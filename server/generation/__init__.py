@@ -1,0 +1,1 @@
+"""The way of one request from body to bytes."""
