@@ -12,16 +12,16 @@ from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
 from router.router import Classifier, Router
-from server.bridge import Bridge
 from server.config import ServerConfig
 from server.door_metrics import DoorCollector, Doors
-from server.gate import Gate, bounds_of
-from server.grammars import Grammars
 from server.inspection import Draft
 from server.keys import Key, Keyring, load_keys
 from server.metrics import Metrics
-from server.opening import Opened, Opener, make_opener
-from server.student import ServedStudent, Student
+from server.students.admission_gate import Gate, bounds_of
+from server.students.event_bridge import Bridge
+from server.students.grammars import Grammars
+from server.students.open_student import Opened, Opener, make_opener
+from server.students.student import ServedStudent, Student
 from server.tracing import Tracing, make_tracing
 
 LONG_TEXT_CHARS = 4096

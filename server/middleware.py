@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
 from server import errors, sse
-from server.bridge import ClientGone
 from server.context import Context
-from server.gate import DEADLINE_HEADER, time_limit_s
 from server.keys import needs_key
 from server.ratelimit import Meter
 from server.record import KEY, Record
 from server.request_log import fields_of, log_request
+from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
+from server.students.event_bridge import ClientGone
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from models.errors import BadRequest, ServingError
 from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
-from server.gate import bounds_of
 from server.inspection import read_sound
 from server.keys import Key
 from server.status_schema import ReloadReply
+from server.students.admission_gate import bounds_of
 
 logger = logging.getLogger(__name__)
 

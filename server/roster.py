@@ -14,8 +14,8 @@ from router.pool import name_problem
 from server.apart import run_apart
 from server.config import StudentConfig
 from server.context import Context
-from server.opening import Opened
-from server.student import ServedStudent
+from server.students.open_student import Opened
+from server.students.student import ServedStudent
 
 logger = logging.getLogger(__name__)
 

@@ -89,7 +89,7 @@ def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
 
 SERVE = """
 import sys
-import server.commands.cli, server.app, server.serve, server.student, engines.build
+import server.commands.cli, server.app, server.serve, server.students.student, engines.build
 import models.building.build, models.building.default_student, models.sources.gguf, models.sources.huggingface
 heavy = sorted({"torch", "transformers", "vllm", "llama_cpp", "openvino_genai"} & set(sys.modules))
 print(",".join(heavy))

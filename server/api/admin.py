@@ -24,7 +24,7 @@ from server.replies import json_response
 from server.roster import Arrival, Roster
 from server.schema import StudentRequest, student_decoder
 from server.status_schema import FlushReply, StudentList, StudentReply
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 ACCEPTED = 202
 

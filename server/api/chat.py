@@ -43,7 +43,7 @@ from server.schema import (
     chat_decoder,
     encoder,
 )
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -36,7 +36,7 @@ from server.schema import (
     completion_decoder,
     encoder,
 )
-from server.student import ServedStudent, find_student
+from server.students.student import ServedStudent, find_student
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""

@@ -24,7 +24,7 @@ from server.debug_schema import (
     StudentState,
 )
 from server.replies import json_response
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 ENGINE_WAIT_S = 2.0
 """How long an engine's thread may take to look at its books: it does so between two steps."""

@@ -10,7 +10,7 @@ from server.api.chat import Handler
 from server.context import Context
 from server.replies import json_response
 from server.status_schema import ModelFenhe, ModelList, ModelReply, QualityReply
-from server.student import NamedModel, ServedStudent, named_models
+from server.students.student import NamedModel, ServedStudent, named_models
 
 
 def models_handler(context: Context) -> Handler:

@@ -7,7 +7,6 @@ import msgspec
 
 from router.tasks import TASKS
 from server.debug_schema import DebugReply
-from server.gate import DEADLINE_HEADER
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.generation.preferences import TASK_HEADER
 from server.keys import OPEN_PATHS
@@ -38,6 +37,7 @@ from server.status_schema import (
     StudentReply,
     VersionReply,
 )
+from server.students.admission_gate import DEADLINE_HEADER
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]

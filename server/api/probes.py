@@ -12,7 +12,7 @@ from server.context import Context
 from server.metrics import CONTENT_TYPE
 from server.replies import json_response
 from server.status_schema import HealthReply, PathProgress, ProgressReply, StudentProgress, StudentStatus, VersionReply
-from server.student import ServedStudent, find_student
+from server.students.student import ServedStudent, find_student
 
 RETRY = {"retry-after": "1"}
 

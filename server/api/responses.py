@@ -23,7 +23,7 @@ from server.generation.prompts import Prompt
 from server.record import record_of
 from server.responses_schema import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
 from server.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 NAMES = {
     "max_tokens": "max_output_tokens",

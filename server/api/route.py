@@ -17,7 +17,7 @@ from server.record import record_of
 from server.replies import json_response
 from server.schema import Message, RouteRequest, route_decoder
 from server.status_schema import RouteReply, TargetReply
-from server.student import ServedStudent, find_student
+from server.students.student import ServedStudent, find_student
 
 
 def route_handler(context: Context) -> Handler:

@@ -17,7 +17,7 @@ from server.schema import (
     detokenize_decoder,
     tokenize_decoder,
 )
-from server.student import ServedStudent, find_student
+from server.students.student import ServedStudent, find_student
 
 
 def tokenize_handler(context: Context) -> Handler:

@@ -183,7 +183,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from server.inspection import read_sound
     from server.listener import open_socket
     from server.logs import set_up_logging
-    from server.opening import load_classifier, make_opener, open_all
+    from server.students.open_student import load_classifier, make_opener, open_all
 
     flags = {name: getattr(arguments, name) for name in setting_names()}
     draft = partial(draft_config, flags, os.environ, arguments.config)

@@ -10,7 +10,7 @@ from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.config import StudentConfig, draft_config
 from server.inspection import collect, look_over
-from server.opening import load_classifier
+from server.students.open_student import load_classifier
 
 MISTAKEN = 2
 """The exit status for a file with mistakes, as for any other error of `fenhe`."""

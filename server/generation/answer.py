@@ -20,9 +20,7 @@ from router.cache.similar import Question, read_question
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
 from server import sse
-from server.bridge import EventStream
 from server.context import Context
-from server.gate import Terms, terms_of
 from server.generation.cache_control import cache_use
 from server.generation.cancellation import Guard, guarded
 from server.generation.limits import check_room
@@ -31,7 +29,9 @@ from server.generation.prompts import Prompt
 from server.generation.routing import Routable, Routed, route
 from server.generation.shared_generation import Seat, cache_headers, stream_of
 from server.record import Record, record_of
-from server.student import ServedStudent
+from server.students.admission_gate import Terms, terms_of
+from server.students.event_bridge import EventStream
+from server.students.student import ServedStudent
 
 logger = logging.getLogger(__name__)
 

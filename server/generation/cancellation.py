@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from server.bridge import ClientGone, EventStream
-from server.gate import Terms
+from server.students.admission_gate import Terms
+from server.students.event_bridge import ClientGone, EventStream
 
 T = TypeVar("T")
 

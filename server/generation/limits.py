@@ -6,11 +6,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFull
-from server.bridge import ClientGone
 from server.config import Limits
 from server.context import Context
 from server.json_depth import check_depth
-from server.student import ServedStudent
+from server.students.event_bridge import ClientGone
+from server.students.student import ServedStudent
 
 
 async def read_json_body(request: Request, context: Context) -> bytes:

@@ -8,7 +8,7 @@ from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
 from server import sse
 from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 Batch = list[tuple[int, SequenceEvent]]
 

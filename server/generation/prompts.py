@@ -10,7 +10,7 @@ from router.conversation import Conversation, conversation_of
 from server.context import run_beside
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
 from server.schema import FunctionWish, Message
-from server.student import ServedStudent, Template
+from server.students.student import ServedStudent, Template
 
 TextPrompt = str | list[int]
 

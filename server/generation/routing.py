@@ -10,7 +10,7 @@ from router.conversation import Conversation
 from router.decision import Candidates, Quality, RouteDecision, TaskScores, Wishes
 from server.context import Context, run_beside
 from server.generation.prompts import Prompt
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 LONG_CONVERSATION_CHARS = 200_000
 """Longer ones are classified in a thread; up to here it takes less than what a thread costs."""

@@ -7,7 +7,7 @@ from typing import Literal
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
 from server.generation.sampling import seed_of_choice, while_loading
 from server.schema import SamplingWish
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 
 def choice_requests(

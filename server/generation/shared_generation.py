@@ -9,8 +9,8 @@ from router.cache.result_cache import CacheUse, Outcome, ResultCache
 from router.cache.similar import Question
 from router.cache.single_flight import Found
 from router.decision import Target
-from server.bridge import EventStream
-from server.gate import Terms
+from server.students.admission_gate import Terms
+from server.students.event_bridge import EventStream
 
 
 class Seat:

@@ -17,7 +17,7 @@ from server.schema import (
     NamedToolWish,
     encoder,
 )
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FORMAT_SCHEMA = "response_format.json_schema.schema"

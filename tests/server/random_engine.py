@@ -14,7 +14,7 @@ from engines.loop.module_engine import ModuleEngine
 from models.student.folder import Student
 from models.student.manifest import Manifest
 from models.student.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
-from server.opening import Opened
+from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 
 CONTEXT_TOKENS = 4096

@@ -62,7 +62,7 @@ def test_serve_that_is_starting_is_not_ended_by_a_hangup(
         signal.raise_signal(signal.SIGHUP)
         raise ConfigError("got this far")
 
-    monkeypatch.setattr("server.opening.open_all", open_all)
+    monkeypatch.setattr("server.students.open_student.open_all", open_all)
     assert run("serve", "--port", "0", "--router-enabled", "false") == 2
     assert "SIGHUP ignored" in capsys.readouterr().err
 
@@ -108,7 +108,7 @@ def test_serve_misses_packages_before_anything_is_loaded(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    monkeypatch.setattr("server.opening.open_all", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("server.students.open_student.open_all", lambda *_: pytest.fail("loaded"))
     assert run("serve", "--port", "0", "--cache-url", "redis://localhost") == 2
     assert "fenhe[redis]" in capsys.readouterr().err
 
@@ -122,7 +122,9 @@ def test_serve_says_where_it_listens_in_the_form_of_its_log(
         return 0
 
     monkeypatch.setattr("server.serve.serve", serve)
-    monkeypatch.setattr("server.opening.open_all", lambda *_: [open_scripted(student, make_engine(SCRIPT))])
+    monkeypatch.setattr(
+        "server.students.open_student.open_all", lambda *_: [open_scripted(student, make_engine(SCRIPT))]
+    )
     assert run("serve", "--port", "0", "--log-format", form, "--router-enabled", "false") == 0
     (line,) = capsys.readouterr().out.splitlines()
     said = "fenhe serves tiny at http://127.0.0.1:8000/v1"

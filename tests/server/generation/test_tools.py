@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from engines.scripted import Line, ScriptedEngine
 from server.config import ServerConfig
-from server.opening import Opened
+from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, Served, make_tokenizer, run_server
 from tests.server.random_engine import long_student, open_random
 

@@ -7,7 +7,7 @@ import pytest
 
 from engines.grammar import GrammarCompiler
 from models.errors import InvalidParameter
-from server.grammars import Grammars
+from server.students.grammars import Grammars
 from tests.server.conftest import make_tokenizer
 
 WAIT_S = 10.0

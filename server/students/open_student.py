@@ -12,7 +12,7 @@ from router.pool import name_problem
 from router.router import Classifier, UnreadableClassifier
 from router.tasks import Task
 from server.config import RouterConfig, StudentConfig
-from server.student import Student
+from server.students.student import Student
 
 logger = logging.getLogger(__name__)
 

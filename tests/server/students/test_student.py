@@ -12,7 +12,7 @@ from models.errors import BadRequest, DeadlineUnreachable, EngineUnhealthy, Queu
 from server.api.chat import ChatOrder
 from server.config import Limits, ServerConfig
 from server.generation.prompts import Prompt
-from server.student import ServedStudent
+from server.students.student import ServedStudent
 from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool, events_of, until
 
 BOTH = {"big": (), "maths": ("math",)}

@@ -15,10 +15,10 @@ from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
 from router.admission.pace import Pace
 from router.decision import Priority
 from server.apart import settle
-from server.bridge import Bridge, EventStream
 from server.config import ServerConfig
 from server.keys import priority_of
 from server.record import Record
+from server.students.event_bridge import Bridge, EventStream
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
 

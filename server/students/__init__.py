@@ -1,0 +1,1 @@
+"""A student as it is served: its engine's events, admission and grammars."""
