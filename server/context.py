@@ -14,8 +14,8 @@ from router.pool import Pool
 from router.router import Classifier, Router
 from server.config import ServerConfig
 from server.door_metrics import DoorCollector, Doors
-from server.inspection import Draft
 from server.keys import Key, Keyring, load_keys
+from server.lifecycle.settings_check import Draft
 from server.metrics import Metrics
 from server.students.admission_gate import Gate, bounds_of
 from server.students.event_bridge import Bridge

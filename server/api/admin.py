@@ -19,9 +19,9 @@ from server.context import Context
 from server.decode import decode_body
 from server.generation.limits import read_json_body
 from server.keys import bearer_digest
-from server.reload import reload
+from server.lifecycle.reload import reload
+from server.lifecycle.student_changes import Arrival, Roster
 from server.replies import json_response
-from server.roster import Arrival, Roster
 from server.schema import StudentRequest, student_decoder
 from server.status_schema import FlushReply, StudentList, StudentReply
 from server.students.student import ServedStudent

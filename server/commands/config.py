@@ -9,7 +9,7 @@ from models.errors import ConfigError
 from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.config import StudentConfig, draft_config
-from server.inspection import collect, look_over
+from server.lifecycle.settings_check import collect, look_over
 from server.students.open_student import load_classifier
 
 MISTAKEN = 2

@@ -10,7 +10,7 @@ from models.errors import ConfigError
 from router.cache.config import CacheConfig
 from server.commands.config import check
 from server.config import ServerConfig, TracingConfig, draft_config
-from server.inspection import read_sound
+from server.lifecycle.settings_check import read_sound
 from server.packages import missing_packages
 
 WANTED = ServerConfig(cache=CacheConfig(url="redis://localhost"), tracing=TracingConfig(enabled=True))

@@ -9,8 +9,8 @@ from models.errors import BadRequest, ServingError
 from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
-from server.inspection import read_sound
 from server.keys import Key
+from server.lifecycle.settings_check import read_sound
 from server.status_schema import ReloadReply
 from server.students.admission_gate import bounds_of
 

@@ -1,0 +1,1 @@
+"""What changes while the server runs: students, settings and keys."""
