@@ -36,8 +36,8 @@ from server.api.route import route_handler
 from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
-from server.middleware import RequestMiddleware
 from server.ratelimit import RATE_LIMIT_HEADERS
 from server.record import record_of
 from server.replies import raw_json_response

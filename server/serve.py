@@ -18,8 +18,8 @@ import uvicorn
 from models.errors import BadRequest
 from server.app import create_app
 from server.context import Context
+from server.http.connection_limits import make_protocol
 from server.lifecycle.reload import reload
-from server.protocol import make_protocol
 
 logger = logging.getLogger(__name__)
 

@@ -180,8 +180,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from models.building.default_student import find_student
     from server.config import draft_config, setting_names
     from server.context import make_context
+    from server.http.listener import open_socket
     from server.lifecycle.settings_check import read_sound
-    from server.listener import open_socket
     from server.logs import set_up_logging
     from server.students.open_student import load_classifier, make_opener, open_all
 

@@ -26,7 +26,7 @@ from router.tasks import GENERAL, TASKS, Task
 from server.app import create_app
 from server.config import Limits, RouterConfig, ServerConfig
 from server.context import Context, make_context
-from server.protocol import make_protocol
+from server.http.connection_limits import make_protocol
 from server.students.open_student import Opened, Opener
 from server.students.student import ServedStudent
 from server.tracing import Tracing

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from server.config import draft_config
 from server.context import make_context
-from server.listener import open_socket
+from server.http.listener import open_socket
 from server.logs import set_up_logging
 from server.serve import serve
 from tests.server.conftest import SCRIPT, make_engine, make_student, open_scripted

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from server.config import Limits
-from server.linger import LINGER_S
+from server.http.lingering_close import LINGER_S
 from tests.server.conftest import Start
-from tests.server.test_protocol import connect, read_all, refusal
+from tests.server.http.test_connection_limits import connect, read_all, refusal
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 BODY = b"x" * 3_000_000

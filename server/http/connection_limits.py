@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server import errors
 from server.config import Limits
-from server.linger import LingeringTransport
+from server.http.lingering_close import LingeringTransport
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"

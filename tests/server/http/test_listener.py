@@ -6,7 +6,7 @@ import pytest
 
 from models.errors import ConfigError
 from server.config import ServerConfig
-from server.listener import open_socket
+from server.http.listener import open_socket
 
 
 def test_address_in_use_is_a_clear_error() -> None:
