@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server import errors
+from server.access.rate_limit import RATE_LIMIT_HEADERS
 from server.apart import run_apart
 from server.api.admin import (
     add_handler,
@@ -38,7 +39,6 @@ from server.context import Context
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
-from server.ratelimit import RATE_LIMIT_HEADERS
 from server.record import record_of
 from server.replies import raw_json_response
 from server.tracing import Tracing

@@ -10,8 +10,8 @@ from starlette.types import Scope
 from engines.sequence import Finish, Timings
 from models.errors import ServingError
 from router.decision import RouteDecision, Target
-from server.keys import Key, Keyring
-from server.ratelimit import Meter
+from server.access.keys import Key, Keyring
+from server.access.rate_limit import Meter
 from server.schema import UsageReply
 
 KEY = "fenhe.record"

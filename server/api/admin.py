@@ -12,13 +12,13 @@ from starlette.responses import Response
 from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedField
 from models.student.manifest import read_manifest
 from router.cache.key import key_prefix
+from server.access.keys import bearer_digest
 from server.apart import run_apart
 from server.api.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
 from server.decode import decode_body
 from server.generation.limits import read_json_body
-from server.keys import bearer_digest
 from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, Roster
 from server.replies import json_response

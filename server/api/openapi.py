@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from router.tasks import TASKS
+from server.access.keys import OPEN_PATHS
 from server.debug_schema import DebugReply
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.generation.preferences import TASK_HEADER
-from server.keys import OPEN_PATHS
 from server.responses_schema import ResponseEvent, ResponseReply, ResponseRequest
 from server.schema import (
     ChatChunk,

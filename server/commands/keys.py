@@ -5,7 +5,7 @@ import sys
 from typing import TextIO
 
 from models.errors import ConfigError
-from server.keys import describe_entry, make_secret
+from server.access.keys import describe_entry, make_secret
 
 LEAST_CHARS = 32
 

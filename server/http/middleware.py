@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
 from server import errors, sse
+from server.access.keys import needs_key
+from server.access.rate_limit import Meter
 from server.context import Context
-from server.keys import needs_key
-from server.ratelimit import Meter
 from server.record import KEY, Record
 from server.request_log import fields_of, log_request
 from server.students.admission_gate import DEADLINE_HEADER, time_limit_s

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from models.errors import BadRequest, ServingError
+from server.access.keys import Key
 from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
-from server.keys import Key
 from server.lifecycle.settings_check import read_sound
 from server.status_schema import ReloadReply
 from server.students.admission_gate import bounds_of

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from models.errors import ConfigError
+from server.access.keys import Key, check_exposure, load_keys
 from server.config import ServerConfig
-from server.keys import Key, check_exposure, load_keys
 from server.packages import missing_packages
 
 Draft = Callable[[], tuple[ServerConfig, list[str]]]

@@ -14,9 +14,9 @@ from models.errors import DeadlineExceeded, InvalidParameter, ServingError
 from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
 from router.admission.pace import Pace
 from router.decision import Priority
+from server.access.keys import priority_of
 from server.apart import settle
 from server.config import ServerConfig
-from server.keys import priority_of
 from server.record import Record
 from server.students.event_bridge import Bridge, EventStream
 

@@ -7,8 +7,8 @@ import pytest
 from msgspec import Meta
 
 from models.errors import ConfigError
+from server.access.keys import KeyEntry
 from server.config import ServerConfig, StudentConfig, load_config
-from server.keys import KeyEntry
 from server.mistakes import PATTERNS, find_setting
 
 

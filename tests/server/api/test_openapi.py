@@ -9,9 +9,9 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from fastapi.routing import APIRoute
 
+from server.access.keys import ADMIN_PREFIXES, OPEN_PATHS
 from server.api.openapi import OPERATIONS, openapi_document
 from server.app import create_app
-from server.keys import ADMIN_PREFIXES, OPEN_PATHS
 from tests.server.conftest import Served
 
 

@@ -17,9 +17,9 @@ from msgspec import Meta
 
 from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
 from router.decision import Priority
+from server.access.rate_limit import KeyLimits, Meter
 from server.config import KeysConfig, Positive, ServerConfig, Sha256
 from server.mistakes import wrong_value
-from server.ratelimit import KeyLimits, Meter
 
 KEY_PREFIX = "fk-"
 OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})

@@ -3,7 +3,7 @@
 import pytest
 
 from models.errors import RateLimited, RequestTooLarge
-from server.ratelimit import RATE_LIMIT_HEADERS, KeyLimits, Meter, duration_text
+from server.access.rate_limit import RATE_LIMIT_HEADERS, KeyLimits, Meter, duration_text
 
 LIMITS = KeyLimits(requests_per_minute=6, tokens_per_minute=600, max_concurrent=2)
 

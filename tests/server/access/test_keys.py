@@ -14,9 +14,9 @@ import pytest
 from engines.scripted import Line
 from models.errors import ConfigError, Forbidden
 from router.decision import Priority
+from server.access.keys import Key, Keyring, check_exposure, describe_entry, load_keys, make_secret, priority_of
+from server.access.rate_limit import KeyLimits
 from server.config import AdminConfig, KeysConfig, ServerConfig
-from server.keys import Key, Keyring, check_exposure, describe_entry, load_keys, make_secret, priority_of
-from server.ratelimit import KeyLimits
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 
 WEB, BATCH, SMALL, ADMIN = "fk-web", "fk-batch", "fk-small", "fk-admin"
