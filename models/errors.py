@@ -1,4 +1,4 @@
-"""Every error that fenhe raises on purpose. HTTP statuses are not here: they live in `server/errors.py`.
+"""Every error that fenhe raises on purpose. HTTP statuses are not here: they live in `server/wire/errors.py`.
 
 ServingError
   ConfigError              wrong or missing settings, files or extras, found before serving begins

@@ -13,7 +13,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server import errors
 from server.access.rate_limit import RATE_LIMIT_HEADERS
 from server.apart import run_apart
 from server.api.admin import (
@@ -40,8 +39,9 @@ from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
 from server.record import record_of
-from server.replies import raw_json_response
 from server.tracing import Tracing
+from server.wire import errors
+from server.wire.replies import raw_json_response
 
 logger = logging.getLogger(__name__)
 

@@ -17,14 +17,14 @@ from server.apart import run_apart
 from server.api.chat import Handler
 from server.config import StudentConfig
 from server.context import Context
-from server.decode import decode_body
 from server.generation.limits import read_json_body
 from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, Roster
-from server.replies import json_response
-from server.schema import StudentRequest, student_decoder
-from server.status_schema import FlushReply, StudentList, StudentReply
 from server.students.student import ServedStudent
+from server.wire.decode import decode_body
+from server.wire.replies import json_response
+from server.wire.schema import StudentRequest, student_decoder
+from server.wire.status import FlushReply, StudentList, StudentReply
 
 ACCEPTED = 202
 

@@ -13,10 +13,7 @@ from engines.sequence import Finish, TokenLogprob
 from models.errors import InvalidParameter, ServingError
 from router.conversation import Conversation
 from router.decision import Target, Wishes
-from server import sse
 from server.context import Context
-from server.decode import decode_body
-from server.errors import body_of
 from server.generation.answer import answer
 from server.generation.limits import answer_tokens, check_choices, read_json_body
 from server.generation.plan import Job, Part, Plan
@@ -27,7 +24,11 @@ from server.generation.sequences import answered_model, choice_requests, finish_
 from server.generation.structure import structure_of
 from server.generation.tool_calls import CallReader, delta_of, whole_calls
 from server.record import record_of
-from server.schema import (
+from server.students.student import ServedStudent
+from server.wire import sse
+from server.wire.decode import decode_body
+from server.wire.errors import body_of
+from server.wire.schema import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
@@ -43,7 +44,6 @@ from server.schema import (
     chat_decoder,
     encoder,
 )
-from server.students.student import ServedStudent
 
 Handler = Callable[[Request], Awaitable[Response]]
 

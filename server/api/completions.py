@@ -13,11 +13,8 @@ from engines.sequence import SamplingParams, TokenLogprob
 from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Target, Wishes
-from server import sse
 from server.api.chat import Handler
 from server.context import Context
-from server.decode import decode_body
-from server.errors import body_of
 from server.generation.answer import answer
 from server.generation.limits import answer_tokens, check_choices, read_json_body
 from server.generation.plan import Job, Part, Plan
@@ -26,7 +23,11 @@ from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_
 from server.generation.sampling import sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
 from server.record import record_of
-from server.schema import (
+from server.students.student import ServedStudent, find_student
+from server.wire import sse
+from server.wire.decode import decode_body
+from server.wire.errors import body_of
+from server.wire.schema import (
     ChoiceFenhe,
     CompletionRequest,
     TextChoice,
@@ -36,7 +37,6 @@ from server.schema import (
     completion_decoder,
     encoder,
 )
-from server.students.student import ServedStudent, find_student
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""

@@ -14,17 +14,9 @@ from server.api.admin import check_key
 from server.api.chat import Handler
 from server.api.probes import paths_of
 from server.context import Context
-from server.debug_schema import (
-    CacheState,
-    DebugReply,
-    DoorState,
-    EngineState,
-    MemoryState,
-    SequenceReply,
-    StudentState,
-)
-from server.replies import json_response
 from server.students.student import ServedStudent
+from server.wire.debug import CacheState, DebugReply, DoorState, EngineState, MemoryState, SequenceReply, StudentState
+from server.wire.replies import json_response
 
 ENGINE_WAIT_S = 2.0
 """How long an engine's thread may take to look at its books: it does so between two steps."""

@@ -8,9 +8,9 @@ from models.errors import UnknownModel
 from models.student.manifest import Manifest, StudentPath
 from server.api.chat import Handler
 from server.context import Context
-from server.replies import json_response
-from server.status_schema import ModelFenhe, ModelList, ModelReply, QualityReply
 from server.students.student import NamedModel, ServedStudent, named_models
+from server.wire.replies import json_response
+from server.wire.status import ModelFenhe, ModelList, ModelReply, QualityReply
 
 
 def models_handler(context: Context) -> Handler:

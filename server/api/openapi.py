@@ -7,11 +7,12 @@ import msgspec
 
 from router.tasks import TASKS
 from server.access.keys import OPEN_PATHS
-from server.debug_schema import DebugReply
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.generation.preferences import TASK_HEADER
-from server.responses_schema import ResponseEvent, ResponseReply, ResponseRequest
-from server.schema import (
+from server.students.admission_gate import DEADLINE_HEADER
+from server.wire.debug import DebugReply
+from server.wire.responses import ResponseEvent, ResponseReply, ResponseRequest
+from server.wire.schema import (
     ChatChunk,
     ChatCompletion,
     ChatRequest,
@@ -25,7 +26,7 @@ from server.schema import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from server.status_schema import (
+from server.wire.status import (
     FlushReply,
     HealthReply,
     ModelList,
@@ -37,7 +38,6 @@ from server.status_schema import (
     StudentReply,
     VersionReply,
 )
-from server.students.admission_gate import DEADLINE_HEADER
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]

@@ -10,9 +10,9 @@ from router.pool import AUTO
 from server.api.chat import Handler
 from server.context import Context
 from server.metrics import CONTENT_TYPE
-from server.replies import json_response
-from server.status_schema import HealthReply, PathProgress, ProgressReply, StudentProgress, StudentStatus, VersionReply
 from server.students.student import ServedStudent, find_student
+from server.wire.replies import json_response
+from server.wire.status import HealthReply, PathProgress, ProgressReply, StudentProgress, StudentStatus, VersionReply
 
 RETRY = {"retry-after": "1"}
 

@@ -14,16 +14,16 @@ from router.decision import Target, Wishes
 from server.api.chat import ChatOrder, Handler
 from server.api.responses_body import ResponseShape
 from server.context import Context
-from server.decode import decode_body
 from server.generation.answer import answer
 from server.generation.limits import read_json_body
 from server.generation.plan import Plan
 from server.generation.preferences import TASK_HEADER, wishes_of
 from server.generation.prompts import Prompt
 from server.record import record_of
-from server.responses_schema import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
-from server.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.students.student import ServedStudent
+from server.wire.decode import decode_body
+from server.wire.responses import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
+from server.wire.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 
 NAMES = {
     "max_tokens": "max_output_tokens",

@@ -6,11 +6,11 @@ from typing import Any, Literal
 import msgspec
 
 from models.errors import ServingError
-from server import sse
 from server.api.chat import content_logprobs
-from server.errors import status_of
 from server.generation.plan import Job, Part
-from server.responses_schema import (
+from server.wire import sse
+from server.wire.errors import status_of
+from server.wire.responses import (
     EventType,
     IncompleteDetails,
     InputTokensDetails,
@@ -23,7 +23,7 @@ from server.responses_schema import (
     ResponseUsage,
     TextReply,
 )
-from server.schema import ChoiceFenhe, ContentLogprob, UsageReply, encoder
+from server.wire.schema import ChoiceFenhe, ContentLogprob, UsageReply, encoder
 
 Status = Literal["in_progress", "completed", "incomplete"]
 

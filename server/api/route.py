@@ -8,16 +8,16 @@ from router.conversation import Conversation
 from router.decision import Wishes
 from server.api.chat import Handler
 from server.context import Context
-from server.decode import decode_body
 from server.generation.limits import check_choices, read_json_body
 from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishes_of
 from server.generation.prompts import Prompt, conversation_in, encode_messages, encode_prompt, prompt_text, split_prompt
 from server.generation.routing import Routed, route
 from server.record import record_of
-from server.replies import json_response
-from server.schema import Message, RouteRequest, route_decoder
-from server.status_schema import RouteReply, TargetReply
 from server.students.student import ServedStudent, find_student
+from server.wire.decode import decode_body
+from server.wire.replies import json_response
+from server.wire.schema import Message, RouteRequest, route_decoder
+from server.wire.status import RouteReply, TargetReply
 
 
 def route_handler(context: Context) -> Handler:

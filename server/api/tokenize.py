@@ -6,18 +6,18 @@ from starlette.responses import Response
 from models.errors import InvalidParameter
 from server.api.chat import Handler
 from server.context import Context, run_beside
-from server.decode import decode_body
 from server.generation.limits import read_json_body
 from server.generation.prompts import check_token_ids, encode_messages, encode_text
-from server.replies import json_response
-from server.schema import (
+from server.students.student import ServedStudent, find_student
+from server.wire.decode import decode_body
+from server.wire.replies import json_response
+from server.wire.schema import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
     detokenize_decoder,
     tokenize_decoder,
 )
-from server.students.student import ServedStudent, find_student
 
 
 def tokenize_handler(context: Context) -> Handler:

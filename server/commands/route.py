@@ -17,8 +17,8 @@ from router.router import Router
 from router.tasks import Task
 from server.commands.chat import post
 from server.config import load_config
-from server.status_schema import RouteReply, TargetReply
 from server.students.open_student import load_classifier
+from server.wire.status import RouteReply, TargetReply
 
 BAR_CHARS = 30
 

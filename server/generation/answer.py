@@ -19,7 +19,6 @@ from router.cache.result_cache import CacheUse, Outcome
 from router.cache.similar import Question, read_question
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
-from server import sse
 from server.context import Context
 from server.generation.cache_control import cache_use
 from server.generation.cancellation import Guard, guarded
@@ -32,6 +31,7 @@ from server.record import Record, record_of
 from server.students.admission_gate import Terms, terms_of
 from server.students.event_bridge import EventStream
 from server.students.student import ServedStudent
+from server.wire import sse
 
 logger = logging.getLogger(__name__)
 

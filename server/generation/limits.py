@@ -8,9 +8,9 @@ from starlette.requests import Request
 from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFull
 from server.config import Limits
 from server.context import Context
-from server.json_depth import check_depth
 from server.students.event_bridge import ClientGone
 from server.students.student import ServedStudent
+from server.wire.json_depth import check_depth
 
 
 async def read_json_body(request: Request, context: Context) -> bytes:

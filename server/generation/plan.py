@@ -6,9 +6,9 @@ from typing import Protocol
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
 from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
-from server import sse
-from server.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
 from server.students.student import ServedStudent
+from server.wire import sse
+from server.wire.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
 
 Batch = list[tuple[int, SequenceEvent]]
 

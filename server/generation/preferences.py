@@ -7,8 +7,8 @@ from models.errors import InvalidParameter
 from router.decision import Quality, Wishes
 from router.tasks import TASKS, Task
 from server.generation.prompts import TextPrompt
-from server.schema import FenheOptions
 from server.students.student import NamedModel, ServedStudent, find_model
+from server.wire.schema import FenheOptions
 
 TASK_HEADER = "x-fenhe-task"
 

@@ -9,8 +9,8 @@ from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
 from server.context import run_beside
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
-from server.schema import FunctionWish, Message
 from server.students.student import ServedStudent, Template
+from server.wire.schema import FunctionWish, Message
 
 TextPrompt = str | list[int]
 

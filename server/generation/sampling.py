@@ -4,7 +4,7 @@ import re
 
 from engines.sequence import SamplingParams, WhileLoading
 from models.errors import InvalidParameter, UnsupportedField
-from server.schema import SamplingWish, StreamOptions
+from server.wire.schema import SamplingWish, StreamOptions
 
 _SEED_RANGE = 2**63
 _TOKEN_KEY = re.compile(r"[0-9]{1,10}")

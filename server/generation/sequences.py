@@ -6,8 +6,8 @@ from typing import Literal
 
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
 from server.generation.sampling import seed_of_choice, while_loading
-from server.schema import SamplingWish
 from server.students.student import ServedStudent
+from server.wire.schema import SamplingWish
 
 
 def choice_requests(

@@ -9,15 +9,8 @@ from models.errors import InvalidParameter
 from server.config import Limits
 from server.generation.json_schema import check_schema, locate, refused
 from server.generation.tools import calls_rules, functions_of, parameters_of
-from server.schema import (
-    ChatRequest,
-    FunctionWish,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    NamedToolWish,
-    encoder,
-)
 from server.students.student import ServedStudent
+from server.wire.schema import ChatRequest, FunctionWish, JsonObjectFormat, JsonSchemaFormat, NamedToolWish, encoder
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FORMAT_SCHEMA = "response_format.json_schema.schema"

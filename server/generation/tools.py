@@ -12,7 +12,7 @@ from typing import Any
 from engines.grammar import json_body, literal
 from models.errors import InvalidParameter
 from server.generation.json_schema import check_schema
-from server.schema import ChatRequest, FunctionWish, Message, NamedToolWish
+from server.wire.schema import ChatRequest, FunctionWish, Message, NamedToolWish
 
 OPEN_MARK = "<tool_call>"
 CALL_START = '\n{"name": "'

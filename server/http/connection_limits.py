@@ -7,9 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from server import errors
 from server.config import Limits
 from server.http.lingering_close import LingeringTransport
+from server.wire import errors
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"

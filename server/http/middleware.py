@@ -12,7 +12,6 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
-from server import errors, sse
 from server.access.keys import needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
@@ -20,6 +19,7 @@ from server.record import KEY, Record
 from server.request_log import fields_of, log_request
 from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
 from server.students.event_bridge import ClientGone
+from server.wire import errors, sse
 
 logger = logging.getLogger(__name__)
 

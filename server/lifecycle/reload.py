@@ -11,8 +11,8 @@ from server.apart import run_apart
 from server.config import ServerConfig
 from server.context import Context
 from server.lifecycle.settings_check import read_sound
-from server.status_schema import ReloadReply
 from server.students.admission_gate import bounds_of
+from server.wire.status import ReloadReply
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from router.decision import Reason
 from server.commands import route
 from server.commands.cli import main
 from server.commands.route import idle_state, show
-from server.status_schema import RouteReply, TargetReply
+from server.wire.status import RouteReply, TargetReply
 from tests.server.conftest import Served, WordClassifier, make_manifest, make_tokenizer
 
 REPLY = RouteReply(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from models.errors import InvalidParameter, ServingError, UnsupportedField
-from server.errors import body_of
 from server.generation.json_schema import check_schema, locate
+from server.wire.errors import body_of
 
 
 def test_long_keyword_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:

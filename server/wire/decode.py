@@ -13,9 +13,9 @@ import msgspec
 from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
 from router.decision import Priority, Quality
 from router.tasks import TASKS
-from server.errors import shorten
 from server.mistakes import find_near
-from server.schema import Wish, any_decoder
+from server.wire.errors import shorten
+from server.wire.schema import Wish, any_decoder
 
 W = TypeVar("W", bound=Wish)
 

@@ -1,7 +1,7 @@
 """The wire of `/debug/state`."""
 
-from server.schema import Reply
-from server.status_schema import PathProgress
+from server.wire.schema import Reply
+from server.wire.status import PathProgress
 
 
 class SequenceReply(Reply, frozen=True, kw_only=True):

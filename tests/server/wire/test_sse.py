@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, Usage
-from server import sse
 from server.generation.plan import merge
-from server.schema import ChatChunk, ChunkChoice, Delta, encoder
+from server.wire import sse
+from server.wire.schema import ChatChunk, ChunkChoice, Delta, encoder
 from tests.server.conftest import Served, events_of
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadRequest
-from server.json_depth import check_depth, json_depth
+from server.wire.json_depth import check_depth, json_depth
 
 
 def depth_of(value: Any) -> int:

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
-from server.decode import CHAT_ALONE, HARMLESS, UNSUPPORTED, decode_body
-from server.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder, completion_decoder
+from server.wire.decode import CHAT_ALONE, HARMLESS, UNSUPPORTED, decode_body
+from server.wire.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder, completion_decoder
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 

@@ -14,7 +14,7 @@ from models.errors import (
     ServingError,
     StepFailed,
 )
-from server.errors import STATUS, body_of, headers_of, status_of
+from server.wire.errors import STATUS, body_of, headers_of, status_of
 
 
 def kinds(root: type[ServingError]) -> Iterator[type[ServingError]]:

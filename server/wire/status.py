@@ -4,7 +4,7 @@ from typing import Literal
 
 from router.decision import Reason
 from router.tasks import Task
-from server.schema import Reply
+from server.wire.schema import Reply
 
 
 class QualityReply(Reply, frozen=True, kw_only=True):

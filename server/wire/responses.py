@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.schema import (
+from server.wire.schema import (
     ChoiceFenhe,
     ContentLogprob,
     FenheOptions,
