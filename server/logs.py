@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from server.config import ServerConfig
+from server.settings.config import ServerConfig
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 

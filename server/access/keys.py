@@ -18,8 +18,8 @@ from msgspec import Meta
 from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
 from router.decision import Priority
 from server.access.rate_limit import KeyLimits, Meter
-from server.config import KeysConfig, Positive, ServerConfig, Sha256
-from server.mistakes import wrong_value
+from server.settings.config import KeysConfig, Positive, ServerConfig, Sha256
+from server.settings.suggestions import wrong_value
 
 KEY_PREFIX = "fk-"
 OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})

@@ -15,11 +15,11 @@ from router.cache.key import key_prefix
 from server.access.keys import bearer_digest
 from server.apart import run_apart
 from server.api.chat import Handler
-from server.config import StudentConfig
 from server.context import Context
 from server.generation.limits import read_json_body
 from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, Roster
+from server.settings.config import StudentConfig
 from server.students.student import ServedStudent
 from server.wire.decode import decode_body
 from server.wire.replies import json_response

@@ -4,7 +4,7 @@ import importlib
 from dataclasses import dataclass
 
 from models.errors import ConfigError
-from server.mistakes import did_you_mean
+from server.settings.suggestions import did_you_mean
 
 HELP = ("-h", "--help")
 

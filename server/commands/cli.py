@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Raises: ConfigError for options that do not exist, with those that were meant."""
-    from server.mistakes import did_you_mean
+    from server.settings.suggestions import did_you_mean
 
     parser = make_parser()
     parsed, unknown = parser.parse_known_args(arguments)
@@ -79,7 +79,7 @@ Commands = argparse._SubParsersAction
 
 
 def _add_serve(commands: "Commands[argparse.ArgumentParser]", debug: argparse.ArgumentParser) -> None:
-    from server.setting_help import ABOUT, add_settings
+    from server.settings.help import ABOUT, add_settings
 
     usage = "fenhe serve [-h] [--debug] [--config FILE] [--SETTING VALUE ...]"
     parser = commands.add_parser(
@@ -178,11 +178,11 @@ def _add_eval(commands: "Commands[argparse.ArgumentParser]", debug: argparse.Arg
 def serve(arguments: argparse.Namespace) -> int:
     _survive_hangup(_report)
     from models.building.default_student import find_student
-    from server.config import draft_config, setting_names
     from server.context import make_context
     from server.http.listener import open_socket
     from server.lifecycle.settings_check import read_sound
     from server.logs import set_up_logging
+    from server.settings.config import draft_config, setting_names
     from server.students.open_student import load_classifier, make_opener, open_all
 
     flags = {name: getattr(arguments, name) for name in setting_names()}

@@ -8,8 +8,8 @@ from pathlib import Path
 from models.errors import ConfigError
 from models.student.manifest import read_manifest
 from router.pool import name_problem
-from server.config import StudentConfig, draft_config
 from server.lifecycle.settings_check import collect, look_over
+from server.settings.config import StudentConfig, draft_config
 from server.students.open_student import load_classifier
 
 MISTAKEN = 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from models.errors import InvalidParameter, ServingError, UnsupportedField
-from server.mistakes import find_near
+from server.settings.suggestions import find_near
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})

@@ -6,8 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from models.errors import BadRequest, ContextTooLong, InvalidParameter, QueueFull
-from server.config import Limits
 from server.context import Context
+from server.settings.config import Limits
 from server.students.event_bridge import ClientGone
 from server.students.student import ServedStudent
 from server.wire.json_depth import check_depth

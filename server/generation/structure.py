@@ -6,9 +6,9 @@ from typing import Any
 
 from engines.grammar import Grammar, json_body, schema_problem
 from models.errors import InvalidParameter
-from server.config import Limits
 from server.generation.json_schema import check_schema, locate, refused
 from server.generation.tools import calls_rules, functions_of, parameters_of
+from server.settings.config import Limits
 from server.students.student import ServedStudent
 from server.wire.schema import ChatRequest, FunctionWish, JsonObjectFormat, JsonSchemaFormat, NamedToolWish, encoder
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from server.config import Limits
 from server.http.lingering_close import LingeringTransport
+from server.settings.config import Limits
 from server.wire import errors
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503

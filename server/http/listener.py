@@ -3,7 +3,7 @@
 import socket
 
 from models.errors import ConfigError
-from server.config import ServerConfig
+from server.settings.config import ServerConfig
 
 
 def open_socket(config: ServerConfig) -> socket.socket:

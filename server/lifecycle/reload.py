@@ -8,9 +8,9 @@ from typing import Any
 from models.errors import BadRequest, ServingError
 from server.access.keys import Key
 from server.apart import run_apart
-from server.config import ServerConfig
 from server.context import Context
 from server.lifecycle.settings_check import read_sound
+from server.settings.config import ServerConfig
 from server.students.admission_gate import bounds_of
 from server.wire.status import ReloadReply
 

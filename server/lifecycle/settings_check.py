@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from models.errors import ConfigError
 from server.access.keys import Key, check_exposure, load_keys
-from server.config import ServerConfig
-from server.packages import missing_packages
+from server.settings.config import ServerConfig
+from server.settings.optional_packages import missing_packages
 
 Draft = Callable[[], tuple[ServerConfig, list[str]]]
 """Reads the settings: what is wrong has its default, and is told."""

@@ -12,8 +12,8 @@ from typing import Any
 from models.errors import BadRequest, InvalidParameter, NotFound, ServingError, Stopping
 from router.pool import name_problem
 from server.apart import run_apart
-from server.config import StudentConfig
 from server.context import Context
+from server.settings.config import StudentConfig
 from server.students.open_student import Opened
 from server.students.student import ServedStudent
 

@@ -16,8 +16,8 @@ from router.admission.pace import Pace
 from router.decision import Priority
 from server.access.keys import priority_of
 from server.apart import settle
-from server.config import ServerConfig
 from server.record import Record
+from server.settings.config import ServerConfig
 from server.students.event_bridge import Bridge, EventStream
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"

@@ -11,7 +11,7 @@ from models.errors import ConfigError, ServingError
 from router.pool import name_problem
 from router.router import Classifier, UnreadableClassifier
 from router.tasks import Task
-from server.config import RouterConfig, StudentConfig
+from server.settings.config import RouterConfig, StudentConfig
 from server.students.student import Student
 
 logger = logging.getLogger(__name__)

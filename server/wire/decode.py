@@ -13,7 +13,7 @@ import msgspec
 from models.errors import BadRequest, InvalidParameter, ServingError, UnsupportedField
 from router.decision import Priority, Quality
 from router.tasks import TASKS
-from server.mistakes import find_near
+from server.settings.suggestions import find_near
 from server.wire.errors import shorten
 from server.wire.schema import Wish, any_decoder
 

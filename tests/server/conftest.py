@@ -24,9 +24,9 @@ from router.conversation import Conversation
 from router.decision import TaskScores
 from router.tasks import GENERAL, TASKS, Task
 from server.app import create_app
-from server.config import Limits, RouterConfig, ServerConfig
 from server.context import Context, make_context
 from server.http.connection_limits import make_protocol
+from server.settings.config import Limits, RouterConfig, ServerConfig
 from server.students.open_student import Opened, Opener
 from server.students.student import ServedStudent
 from server.tracing import Tracing

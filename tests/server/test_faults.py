@@ -13,7 +13,7 @@ import pytest
 from engines.scripted import Line
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import PathLoading, QueueFull, StepFailed
-from server.config import KeysConfig, Limits, ServerConfig
+from server.settings.config import KeysConfig, Limits, ServerConfig
 from tests.server.conftest import (
     SCRIPT,
     Served,

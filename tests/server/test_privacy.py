@@ -9,7 +9,7 @@ import pytest
 from engines.config import EngineConfig
 from engines.scripted import Line
 from models.errors import QueueFull, StepFailed
-from server.config import Limits
+from server.settings.config import Limits
 from tests.server.conftest import Start
 
 SECRET = "Xyzzy"

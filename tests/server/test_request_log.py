@@ -12,8 +12,8 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import StepFailed
-from server.config import KeysConfig, ServerConfig
 from server.logs import JsonFormatter, set_up_logging
+from server.settings.config import KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server, until
 
 SECRET = "the-owl-flies-at-noon"

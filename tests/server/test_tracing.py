@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from engines.scripted import Line
 from models.errors import ConfigError, StepFailed
 from server import app
-from server.config import KeysConfig, ServerConfig, TracingConfig
+from server.settings.config import KeysConfig, ServerConfig, TracingConfig
 from server.tracing import BUCKETS, Tracing, make_tracing
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 

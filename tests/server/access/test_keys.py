@@ -16,7 +16,7 @@ from models.errors import ConfigError, Forbidden
 from router.decision import Priority
 from server.access.keys import Key, Keyring, check_exposure, describe_entry, load_keys, make_secret, priority_of
 from server.access.rate_limit import KeyLimits
-from server.config import AdminConfig, KeysConfig, ServerConfig
+from server.settings.config import AdminConfig, KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 
 WEB, BATCH, SMALL, ADMIN = "fk-web", "fk-batch", "fk-small", "fk-admin"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from models.errors import EngineUnhealthy
-from server.config import AdminConfig, ServerConfig
+from server.settings.config import AdminConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, make_engine, make_student, open_scripted, run_server, until
 
 KEY = "open sesame"

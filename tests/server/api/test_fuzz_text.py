@@ -15,7 +15,7 @@ from engines.contract import StepInput
 from engines.loop.module_engine import ModuleEngine
 from engines.scripted import Line, ScriptedEngine
 from engines.sequence import GenerationRequest
-from server.config import ServerConfig
+from server.settings.config import ServerConfig
 from server.students.open_student import Opened
 from tests.server.conftest import CONTEXT_TOKENS, STUDENT, Served, TinyStudent, make_tokenizer, run_server
 from tests.server.event_reader import read_events, read_json_events

@@ -26,7 +26,7 @@ from models.errors import QueueFull
 from models.student.manifest import write_manifest
 from server.access.keys import OPEN_PATHS
 from server.api.openapi import OPERATIONS, Operation, openapi_document
-from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, StudentConfig
+from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig, StudentConfig
 from server.students.admission_gate import DEADLINE_HEADER
 from server.students.open_student import Opened
 from tests.server.conftest import (

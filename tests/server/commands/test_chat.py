@@ -10,7 +10,7 @@ from engines.scripted import Line
 from models.errors import BadRequest, ConfigError, StepFailed, Unauthorized, Unavailable
 from server.commands.chat import Reply, Wish, converse, find_api_key, read_refusal
 from server.commands.cli import main
-from server.config import KeysConfig, ServerConfig
+from server.settings.config import KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server
 
 KEY = "fk-right"

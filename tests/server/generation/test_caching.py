@@ -23,8 +23,8 @@ from models.errors import EngineUnhealthy, QueueFull, StepFailed
 from router.cache.config import CacheConfig
 from router.cache.entry import Choice, Entry, encode_entry
 from router.decision import Priority
-from server.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from server.generation.answer import Answer
+from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
 from tests.server.api.test_responses import typed_events
 from tests.server.conftest import (

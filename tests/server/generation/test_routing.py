@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from server.config import RouterConfig
+from server.settings.config import RouterConfig
 from tests.server.conftest import Served, Start, events_of, until
 
 ROUTED = {"task": "math", "path": "shallow", "confidence": "0.900", "reason": "task", "student": "tiny"}

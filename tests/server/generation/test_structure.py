@@ -10,7 +10,7 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import EngineUnhealthy
-from server.config import Limits, ServerConfig
+from server.settings.config import Limits, ServerConfig
 from tests.server.conftest import Served, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.random_engine import backward_student, open_random
 

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from engines.scripted import Line, ScriptedEngine
-from server.config import ServerConfig
+from server.settings.config import ServerConfig
 from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, Served, make_tokenizer, run_server
 from tests.server.random_engine import long_student, open_random

@@ -14,8 +14,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from engines.scripted import Line
-from server.config import Limits
 from server.http.connection_limits import make_protocol
+from server.settings.config import Limits
 from tests.server.conftest import Served, Start, until
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n"

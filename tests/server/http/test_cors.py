@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.config import CorsConfig, KeysConfig, ServerConfig
+from server.settings.config import CorsConfig, KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server
 
 PAGE = "https://page.example"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.config import Limits, ServerConfig
+from server.settings.config import Limits, ServerConfig
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 from tests.server.fuzzing import Reply, search
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from server.config import Limits
 from server.http.lingering_close import LINGER_S
+from server.settings.config import Limits
 from tests.server.conftest import Start
 from tests.server.http.test_connection_limits import connect, read_all, refusal
 

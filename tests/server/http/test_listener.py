@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from models.errors import ConfigError
-from server.config import ServerConfig
 from server.http.listener import open_socket
+from server.settings.config import ServerConfig
 
 
 def test_address_in_use_is_a_clear_error() -> None:

@@ -17,9 +17,9 @@ from models.errors import ConfigError
 from models.student.manifest import write_manifest
 from server.commands.cli import main
 from server.commands.config import check
-from server.config import ServerConfig, draft_config, load_config
 from server.context import make_context
 from server.lifecycle.reload import differences, merge
+from server.settings.config import ServerConfig, draft_config, load_config
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 from tests.server.test_serve import run
 

@@ -13,7 +13,7 @@ from engines.config import EngineConfig
 from engines.scripted import Line
 from router.admission.admission import AdmissionConfig
 from router.decision import Priority
-from server.config import Limits, ServerConfig
+from server.settings.config import Limits, ServerConfig
 from tests.server.conftest import (
     SCRIPT,
     Served,

@@ -9,7 +9,7 @@ from engines.config import EngineConfig
 from models.errors import ConfigError, WeightsError
 from router.conversation import Conversation
 from router.router import Router
-from server.config import RouterConfig, StudentConfig
+from server.settings.config import RouterConfig, StudentConfig
 from server.students.open_student import Opened, load_classifier, make_opener, open_all
 from tests.server.conftest import make_engine, make_student, open_scripted
 

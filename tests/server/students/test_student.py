@@ -10,8 +10,8 @@ from engines.contract import EngineStatus
 from engines.scripted import Line, ScriptedEngine
 from models.errors import BadRequest, DeadlineUnreachable, EngineUnhealthy, QueueFull
 from server.api.chat import ChatOrder
-from server.config import Limits, ServerConfig
 from server.generation.prompts import Prompt
+from server.settings.config import Limits, ServerConfig
 from server.students.student import ServedStudent
 from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool, events_of, until
 

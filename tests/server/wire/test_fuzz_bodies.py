@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.config import AdminConfig, ServerConfig
 from server.generation.json_schema import KNOWN
+from server.settings.config import AdminConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.event_reader import read_events
 from tests.server.fuzzing import GOOD, Reply, Wire, search

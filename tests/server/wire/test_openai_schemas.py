@@ -15,7 +15,7 @@ import referencing
 
 from engines.scripted import Line, ScriptedEngine
 from models.errors import PathLoading, QueueFull, StepFailed
-from server.config import AdminConfig, KeysConfig, Limits, ServerConfig
+from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig
 from server.students.open_student import Opened
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.event_reader import read_events, read_json_events

@@ -9,9 +9,9 @@ import pytest
 from models.errors import ConfigError
 from router.cache.config import CacheConfig
 from server.commands.config import check
-from server.config import ServerConfig, TracingConfig, draft_config
 from server.lifecycle.settings_check import read_sound
-from server.packages import missing_packages
+from server.settings.config import ServerConfig, TracingConfig, draft_config
+from server.settings.optional_packages import missing_packages
 
 WANTED = ServerConfig(cache=CacheConfig(url="redis://localhost"), tracing=TracingConfig(enabled=True))
 
@@ -40,7 +40,8 @@ def test_packages_of_what_is_off_are_not_missed() -> None:
 def test_packages_that_are_there_are_found_and_not_imported() -> None:
     pytest.importorskip("redis")
     pytest.importorskip("opentelemetry.sdk")
-    program = "import sys; from tests.server.test_packages import WANTED; from server.packages import missing_packages;"
+    program = "import sys; from tests.server.settings.test_optional_packages import WANTED; "
+    program += "from server.settings.optional_packages import missing_packages;"
     program += (
         "assert missing_packages(WANTED) == []; print('redis' in sys.modules, 'opentelemetry.sdk' in sys.modules)"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from server.config import ServerConfig, flag_of, setting_names
-from server.meanings import MEANINGS, SECTIONS
+from server.settings.config import ServerConfig, flag_of, setting_names
+from server.settings.meanings import MEANINGS, SECTIONS
 
 ABOUT = (
     "Every setting is also a key of the file and a variable: --max-body-bytes is max_body_bytes under [limits], and "

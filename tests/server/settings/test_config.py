@@ -6,7 +6,7 @@ import pytest
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
-from server.config import RouterConfig, ServerConfig, StudentConfig, flag_of, load_config, setting_names
+from server.settings.config import RouterConfig, ServerConfig, StudentConfig, flag_of, load_config, setting_names
 
 
 def defaults() -> ServerConfig:

@@ -4,9 +4,9 @@ import argparse
 
 import pytest
 
-from server.config import flag_of, setting_names
-from server.meanings import MEANINGS, SECTIONS
-from server.setting_help import add_settings, describe, placeholder
+from server.settings.config import flag_of, setting_names
+from server.settings.help import add_settings, describe, placeholder
+from server.settings.meanings import MEANINGS, SECTIONS
 
 
 def test_every_setting_has_a_meaning_and_no_other_has() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from server.config import ServerConfig
+from server.settings.config import ServerConfig
 
 REDIS = ("redis",)
 OPENTELEMETRY = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")

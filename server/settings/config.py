@@ -25,7 +25,7 @@ from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem
 from router.tasks import Task
-from server.mistakes import find_setting, wrong_value
+from server.settings.suggestions import find_setting, wrong_value
 
 ENV_PREFIX = "FENHE_"
 NOT_SETTINGS = frozenset({"FENHE_API_KEY", "FENHE_CACHE", "FENHE_CONFIG"})

@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from models.errors import ConfigError
 from server.access.keys import KeyEntry
-from server.config import ServerConfig, StudentConfig, load_config
-from server.mistakes import PATTERNS, find_setting
+from server.settings.config import ServerConfig, StudentConfig, load_config
+from server.settings.suggestions import PATTERNS, find_setting
 
 
 def patterns(hint: Any) -> Iterator[str]:
