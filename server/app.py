@@ -38,8 +38,8 @@ from server.context import Context
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
-from server.record import record_of
-from server.tracing import Tracing
+from server.telemetry.request_record import record_of
+from server.telemetry.tracing import Tracing
 from server.wire import errors
 from server.wire.replies import raw_json_response
 

@@ -13,16 +13,16 @@ from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.access.keys import Key, Keyring, load_keys
-from server.door_metrics import DoorCollector, Doors
 from server.lifecycle.settings_check import Draft
-from server.metrics import Metrics
 from server.settings.config import ServerConfig
 from server.students.admission_gate import Gate, bounds_of
 from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars
 from server.students.open_student import Opened, Opener, make_opener
 from server.students.student import ServedStudent, Student
-from server.tracing import Tracing, make_tracing
+from server.telemetry.admission import DoorCollector, Doors
+from server.telemetry.metrics import Metrics
+from server.telemetry.tracing import Tracing, make_tracing
 
 LONG_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread: this many characters take about a millisecond."""

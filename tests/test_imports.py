@@ -25,7 +25,7 @@ HOMES = {
     "openvino_genai": ("bench/",),
     "cachetools": ("router/cache/store.py",),
     "redis": ("router/cache/redis_store.py",),
-    "opentelemetry": ("server/tracing.py",),
+    "opentelemetry": ("server/telemetry/tracing.py",),
     "fastapi": ("server/",),
     "starlette": ("server/",),
     "uvicorn": ("server/",),

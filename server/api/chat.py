@@ -23,8 +23,8 @@ from server.generation.sampling import sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
 from server.generation.structure import structure_of
 from server.generation.tool_calls import CallReader, delta_of, whole_calls
-from server.record import record_of
 from server.students.student import ServedStudent
+from server.telemetry.request_record import record_of
 from server.wire import sse
 from server.wire.decode import decode_body
 from server.wire.errors import body_of

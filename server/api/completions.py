@@ -22,8 +22,8 @@ from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishe
 from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
 from server.generation.sampling import sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
-from server.record import record_of
 from server.students.student import ServedStudent, find_student
+from server.telemetry.request_record import record_of
 from server.wire import sse
 from server.wire.decode import decode_body
 from server.wire.errors import body_of

@@ -9,8 +9,8 @@ from router.decision import Health
 from router.pool import AUTO
 from server.api.chat import Handler
 from server.context import Context
-from server.metrics import CONTENT_TYPE
 from server.students.student import ServedStudent, find_student
+from server.telemetry.metrics import CONTENT_TYPE
 from server.wire.replies import json_response
 from server.wire.status import HealthReply, PathProgress, ProgressReply, StudentProgress, StudentStatus, VersionReply
 

@@ -19,8 +19,8 @@ from server.generation.limits import read_json_body
 from server.generation.plan import Plan
 from server.generation.preferences import TASK_HEADER, wishes_of
 from server.generation.prompts import Prompt
-from server.record import record_of
 from server.students.student import ServedStudent
+from server.telemetry.request_record import record_of
 from server.wire.decode import decode_body
 from server.wire.responses import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
 from server.wire.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat

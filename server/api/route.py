@@ -12,8 +12,8 @@ from server.generation.limits import check_choices, read_json_body
 from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishes_of
 from server.generation.prompts import Prompt, conversation_in, encode_messages, encode_prompt, prompt_text, split_prompt
 from server.generation.routing import Routed, route
-from server.record import record_of
 from server.students.student import ServedStudent, find_student
+from server.telemetry.request_record import record_of
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
 from server.wire.schema import Message, RouteRequest, route_decoder

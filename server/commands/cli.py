@@ -181,9 +181,9 @@ def serve(arguments: argparse.Namespace) -> int:
     from server.context import make_context
     from server.http.listener import open_socket
     from server.lifecycle.settings_check import read_sound
-    from server.logs import set_up_logging
     from server.settings.config import draft_config, setting_names
     from server.students.open_student import load_classifier, make_opener, open_all
+    from server.telemetry.logs import set_up_logging
 
     flags = {name: getattr(arguments, name) for name in setting_names()}
     draft = partial(draft_config, flags, os.environ, arguments.config)
@@ -222,7 +222,7 @@ def _announce(students: list[str], is_json: bool, url: str) -> None:
     """Say where the server listens, on stdout, in the form that log lines have."""
     line = f"fenhe serves {', '.join(students)} at {url}/v1"
     if is_json:
-        from server.logs import JsonFormatter
+        from server.telemetry.logs import JsonFormatter
 
         fields = {"url": f"{url}/v1", "students": students}
         record = {"name": "fenhe", "levelname": "INFO", "msg": "%s", "args": (line,), "fields": fields}

@@ -27,10 +27,10 @@ from server.generation.plan import Batch, Part, Plan, merge, total_usage
 from server.generation.prompts import Prompt
 from server.generation.routing import Routable, Routed, route
 from server.generation.shared_generation import Seat, cache_headers, stream_of
-from server.record import Record, record_of
 from server.students.admission_gate import Terms, terms_of
 from server.students.event_bridge import EventStream
 from server.students.student import ServedStudent
+from server.telemetry.request_record import Record, record_of
 from server.wire import sse
 
 logger = logging.getLogger(__name__)

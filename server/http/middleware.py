@@ -15,10 +15,10 @@ from models.errors import ServingError, Stopping
 from server.access.keys import needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
-from server.record import KEY, Record
-from server.request_log import fields_of, log_request
 from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
 from server.students.event_bridge import ClientGone
+from server.telemetry.request_log import fields_of, log_request
+from server.telemetry.request_record import KEY, Record
 from server.wire import errors, sse
 
 logger = logging.getLogger(__name__)

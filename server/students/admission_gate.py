@@ -16,9 +16,9 @@ from router.admission.pace import Pace
 from router.decision import Priority
 from server.access.keys import priority_of
 from server.apart import settle
-from server.record import Record
 from server.settings.config import ServerConfig
 from server.students.event_bridge import Bridge, EventStream
+from server.telemetry.request_record import Record
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
 

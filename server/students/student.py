@@ -13,10 +13,10 @@ from models.errors import Unavailable, UnknownModel
 from models.student.manifest import MANIFEST_NAME, Manifest
 from router.decision import StudentState
 from router.pool import AUTO, Member
-from server.metrics import StudentMetrics
 from server.students.admission_gate import Gate
 from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars
+from server.telemetry.metrics import StudentMetrics
 
 RETRY_AFTER_S = 5.0
 

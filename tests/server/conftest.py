@@ -29,7 +29,7 @@ from server.http.connection_limits import make_protocol
 from server.settings.config import Limits, RouterConfig, ServerConfig
 from server.students.open_student import Opened, Opener
 from server.students.student import ServedStudent
-from server.tracing import Tracing
+from server.telemetry.tracing import Tracing
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -40,7 +40,7 @@ from tests.server.conftest import (
     run_server,
     until,
 )
-from tests.server.test_metrics import value
+from tests.server.telemetry.test_metrics import value
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 PACED = Line(pieces=tuple(f"{i} " for i in range(12)), delay_s=0.05)

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from server.record import Record
+from server.telemetry.request_record import Record
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from prometheus_client.registry import Collector
 from engines.config import EngineConfig
 from engines.sequence import Finish, FinishReason, GenerationRequest
 from router.cache.result_cache import ResultCache
-from server.cache_metrics import CacheCollector
-from server.engine_metrics import ENGINE, LABELS, EngineCollector, Statuses
-from server.route_metrics import RouteMetrics
-from server.series import forget_series
+from server.telemetry.cache import CacheCollector
+from server.telemetry.engine import ENGINE, LABELS, EngineCollector, Statuses
+from server.telemetry.route import RouteMetrics
+from server.telemetry.series import forget_series
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

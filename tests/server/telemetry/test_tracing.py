@@ -19,7 +19,7 @@ from engines.scripted import Line
 from models.errors import ConfigError, StepFailed
 from server import app
 from server.settings.config import KeysConfig, ServerConfig, TracingConfig
-from server.tracing import BUCKETS, Tracing, make_tracing
+from server.telemetry.tracing import BUCKETS, Tracing, make_tracing
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -12,8 +12,8 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import StepFailed
-from server.logs import JsonFormatter, set_up_logging
 from server.settings.config import KeysConfig, ServerConfig
+from server.telemetry.logs import JsonFormatter, set_up_logging
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server, until
 
 SECRET = "the-owl-flies-at-noon"
@@ -25,7 +25,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.INFO)
 
     def found() -> list[dict[str, Any]]:
-        return [getattr(record, "fields") for record in caplog.records if record.name == "server.request_log"]  # noqa: B009
+        return [getattr(record, "fields") for record in caplog.records if record.name == "server.telemetry.request_log"]  # noqa: B009
 
     def take(count: int) -> list[dict[str, Any]]:
         assert until(lambda: len(found()) >= count)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ConfigError
-from server.record import Record
 from server.settings.config import TracingConfig
+from server.telemetry.request_record import Record
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
