@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.access.rate_limit import RATE_LIMIT_HEADERS
-from server.apart import run_apart
 from server.api.admin import (
     add_handler,
     drain_handler,
@@ -40,6 +39,7 @@ from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
 from server.telemetry.request_record import record_of
 from server.telemetry.tracing import Tracing
+from server.threads import run_apart
 from server.wire import errors
 from server.wire.replies import raw_json_response
 

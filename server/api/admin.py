@@ -13,7 +13,6 @@ from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, 
 from models.student.manifest import read_manifest
 from router.cache.key import key_prefix
 from server.access.keys import bearer_digest
-from server.apart import run_apart
 from server.api.chat import Handler
 from server.context import Context
 from server.generation.limits import read_json_body
@@ -21,6 +20,7 @@ from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, Roster
 from server.settings.config import StudentConfig
 from server.students.student import ServedStudent
+from server.threads import run_apart
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
 from server.wire.schema import StudentRequest, student_decoder

@@ -7,11 +7,11 @@ from typing import Any
 
 from models.errors import BadRequest, ServingError
 from server.access.keys import Key
-from server.apart import run_apart
 from server.context import Context
 from server.lifecycle.settings_check import read_sound
 from server.settings.config import ServerConfig
 from server.students.admission_gate import bounds_of
+from server.threads import run_apart
 from server.wire.status import ReloadReply
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from typing import Any
 
 from models.errors import BadRequest, InvalidParameter, NotFound, ServingError, Stopping
 from router.pool import name_problem
-from server.apart import run_apart
 from server.context import Context
 from server.settings.config import StudentConfig
 from server.students.open_student import Opened
 from server.students.student import ServedStudent
+from server.threads import run_apart
 
 logger = logging.getLogger(__name__)
 

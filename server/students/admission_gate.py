@@ -15,10 +15,10 @@ from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
 from router.admission.pace import Pace
 from router.decision import Priority
 from server.access.keys import priority_of
-from server.apart import settle
 from server.settings.config import ServerConfig
 from server.students.event_bridge import Bridge, EventStream
 from server.telemetry.request_record import Record
+from server.threads import settle
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
 

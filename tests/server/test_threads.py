@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from server.apart import run_apart
+from server.threads import run_apart
 
 
 class Panic(BaseException):
