@@ -5,7 +5,8 @@ import time
 
 from server.telemetry.request_record import Record
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("server.request_log")
+"""Not the module's name: operators filter by this one (docs/operations.md)."""
 
 Fields = dict[str, object]
 

@@ -210,7 +210,7 @@ def test_wish_outside_its_words_is_told_them(served: Served, field: str, allowed
 
 
 def test_log_line_tells_task_reason_and_confidence(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="server.telemetry.request_log"):
+    with caplog.at_level("INFO", logger="server.request_log"):
         served.chat("math")
         served.route("math")
         assert until(lambda: len(caplog.messages) >= 2)

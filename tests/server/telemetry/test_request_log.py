@@ -25,7 +25,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.INFO)
 
     def found() -> list[dict[str, Any]]:
-        return [getattr(record, "fields") for record in caplog.records if record.name == "server.telemetry.request_log"]  # noqa: B009
+        return [getattr(record, "fields") for record in caplog.records if record.name == "server.request_log"]  # noqa: B009
 
     def take(count: int) -> list[dict[str, Any]]:
         assert until(lambda: len(found()) >= count)
