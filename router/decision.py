@@ -38,7 +38,7 @@ class Priority(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
-class Wishes:
+class RoutePreferences:
     """What the request said itself; None where it said nothing. They win over what the classifier finds."""
 
     student: str | None = None

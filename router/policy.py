@@ -9,7 +9,17 @@ from itertools import takewhile
 
 from models.errors import Unavailable, UnknownModel
 from models.student.manifest import Manifest, StudentPath
-from router.decision import Candidates, Health, Quality, Reason, RouteDecision, StudentState, Target, TaskScores, Wishes
+from router.decision import (
+    Candidates,
+    Health,
+    Quality,
+    Reason,
+    RouteDecision,
+    RoutePreferences,
+    StudentState,
+    Target,
+    TaskScores,
+)
 from router.tasks import GENERAL, SUBJECTS, Task
 
 RETRY_AFTER_S = 5.0
@@ -96,7 +106,7 @@ class Depths:
 def decide(
     *,
     scores: TaskScores | None,
-    wishes: Wishes,
+    preferences: RoutePreferences,
     num_prompt_tokens: int,
     candidates: Candidates,
     config: PolicyConfig,
@@ -105,11 +115,11 @@ def decide(
 ) -> RouteDecision:
     """Where the request goes. `scores` None: the classifier was not asked, or could not answer, for which `unscored`
     is the reason."""
-    task, reason = find_task(scores, wishes, unscored)
+    task, reason = find_task(scores, preferences, unscored)
     depths = depths or Depths()
     targets = []
     for student in candidates.students:
-        choice = choose_path(student, task, reason, wishes, num_prompt_tokens, config, depths)
+        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config, depths)
         targets.append(Target(student=student.name, path=choice.path, reason=choice.reason))
     return RouteDecision(
         student=targets[0].student,
@@ -142,11 +152,11 @@ def _depth(target: Target, student: StudentState, depths: Depths) -> int:
 
 
 def find_task(
-    scores: TaskScores | None, wishes: Wishes, unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE
+    scores: TaskScores | None, preferences: RoutePreferences, unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE
 ) -> tuple[Task, Reason]:
     """The task a request is served as, and why: a wish, the classifier's verdict, its doubt, or `unscored`."""
-    if wishes.task is not None:
-        return wishes.task, Reason.WISHED_TASK
+    if preferences.task is not None:
+        return preferences.task, Reason.WISHED_TASK
     if scores is None:
         return GENERAL, unscored
     if scores.task != GENERAL:
@@ -155,14 +165,18 @@ def find_task(
     return GENERAL, Reason.GENERAL if likeliest == GENERAL else Reason.UNCLASSIFIED
 
 
-def choose_student(scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]) -> Candidates:
+def choose_student(
+    scores: TaskScores | None, preferences: RoutePreferences, pool: Sequence[StudentState]
+) -> Candidates:
     """The students that can take the request, best first, and a sentence for each that was passed over.
 
     Raises: UnknownModel (no such student or path), Unavailable (none is left).
     """
-    task, _ = find_task(scores, wishes)
-    considered = _considered(wishes, pool)
-    skipped = {student.name: why for student in considered if (why := _why_skipped(student, wishes.path)) is not None}
+    task, _ = find_task(scores, preferences)
+    considered = _considered(preferences, pool)
+    skipped = {
+        student.name: why for student in considered if (why := _why_skipped(student, preferences.path)) is not None
+    }
     able = [student for student in considered if student.name not in skipped]
     if not able:
         listed = "; ".join(f"`{name}`: {why}" for name, why in skipped.items()) or "the server has none"
@@ -171,14 +185,18 @@ def choose_student(scores: TaskScores | None, wishes: Wishes, pool: Sequence[Stu
     return Candidates(sorted(able, key=lambda student: _rank(student, task)), skipped)
 
 
-def _considered(wishes: Wishes, pool: Sequence[StudentState]) -> list[StudentState]:
-    considered = [student for student in pool if wishes.student in (None, student.name)]
-    if wishes.student is not None and not considered:
+def _considered(preferences: RoutePreferences, pool: Sequence[StudentState]) -> list[StudentState]:
+    considered = [student for student in pool if preferences.student in (None, student.name)]
+    if preferences.student is not None and not considered:
         known = [student.name for student in pool]
-        raise UnknownModel(_unknown("student", wishes.student, known), param="model")
-    if considered and wishes.path is not None and not any(_has_path(one.manifest, wishes.path) for one in considered):
+        raise UnknownModel(_unknown("student", preferences.student, known), param="model")
+    if (
+        considered
+        and preferences.path is not None
+        and not any(_has_path(one.manifest, preferences.path) for one in considered)
+    ):
         known = [f"{student.name}:{path.name}" for student in considered for path in student.manifest.paths]
-        raise UnknownModel(_unknown("path", wishes.path, known), param="path")
+        raise UnknownModel(_unknown("path", preferences.path, known), param="path")
     return considered
 
 
@@ -216,23 +234,23 @@ def choose_path(
     student: StudentState,
     task: Task,
     reason: Reason,
-    wishes: Wishes,
+    preferences: RoutePreferences,
     num_prompt_tokens: int,
     config: PolicyConfig,
     depths: Depths,
 ) -> PathChoice:
     """The path a request takes on a student that has the wished one; `reason` is why it has its task."""
     full = student.manifest.full_path.name
-    if wishes.path is not None:
-        return PathChoice(path=wishes.path, reason=Reason.WISHED_PATH)
-    if wishes.quality is Quality.FULL:
+    if preferences.path is not None:
+        return PathChoice(path=preferences.path, reason=Reason.WISHED_PATH)
+    if preferences.quality is Quality.FULL:
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
     if task == GENERAL:
         return PathChoice(path=full, reason=reason)
     ladder = _Ladder(student, task, config.min_retention.get(task, 0.0), depths)
     depth, reason = _needed_depth(ladder, reason, num_prompt_tokens)
-    depth, reason = _raise_to_quality(ladder, depth, reason, config.level(wishes.quality, under_load=False))
-    for level, why in _levels_to_step_down(wishes.quality, student, config):
+    depth, reason = _raise_to_quality(ladder, depth, reason, config.level(preferences.quality, under_load=False))
+    for level, why in _levels_to_step_down(preferences.quality, student, config):
         lower = ladder.first_that_keeps(level)
         if ladder.is_deeper(depth, lower):
             depth, reason = lower, why

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Candidates, Reason, RouteDecision, StudentState, TaskScores, Wishes
+from router.decision import Candidates, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import Depths, PolicyConfig, choose_student, decide, decide_together
 
 logger = logging.getLogger(__name__)
@@ -58,17 +58,19 @@ class Router:
                 logger.exception("classifier failed; further faults are only counted")
             return None
 
-    def choose(self, scores: TaskScores | None, wishes: Wishes, pool: Sequence[StudentState]) -> Candidates:
+    def choose(
+        self, scores: TaskScores | None, preferences: RoutePreferences, pool: Sequence[StudentState]
+    ) -> Candidates:
         """Raises: UnknownModel, Unavailable."""
-        return choose_student(scores, wishes, pool)
+        return choose_student(scores, preferences, pool)
 
     def decide(
-        self, scores: TaskScores | None, wishes: Wishes, num_prompt_tokens: int, candidates: Candidates
+        self, scores: TaskScores | None, preferences: RoutePreferences, num_prompt_tokens: int, candidates: Candidates
     ) -> RouteDecision:
         """The way of one prompt, on each of the candidates."""
         return decide(
             scores=scores,
-            wishes=wishes,
+            preferences=preferences,
             num_prompt_tokens=num_prompt_tokens,
             candidates=candidates,
             config=self._config,

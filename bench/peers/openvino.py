@@ -45,9 +45,9 @@ class OpenVino:
 
     def generate(self, task: Generate) -> Generated:
         prompts = [self._ids(prompt) for prompt in task.prompts]
-        wish = self._wish(task.num_tokens)
+        sampling = self._sampling(task.num_tokens)
         started = time.perf_counter()
-        results = self._pipeline.generate(prompts, [wish] * len(prompts))
+        results = self._pipeline.generate(prompts, [sampling] * len(prompts))
         total_s = time.perf_counter() - started
         num_tokens = sum(len(result.m_generation_ids[0]) for result in results)
         if num_tokens != task.num_tokens * len(prompts):
@@ -62,10 +62,10 @@ class OpenVino:
 
     def score(self, task: Score) -> Scored:
         """`echo` with `logprobs` gives the log-probability of every prompt token; the first one is a placeholder."""
-        wish = self._wish(1)
-        wish.echo = True
-        wish.logprobs = 1
-        handles = [self._pipeline.add_request(i, self._ids(text), wish) for i, text in enumerate(task.texts)]
+        sampling = self._sampling(1)
+        sampling.echo = True
+        sampling.logprobs = 1
+        handles = [self._pipeline.add_request(i, self._ids(text), sampling) for i, text in enumerate(task.texts)]
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         nats = []
@@ -77,10 +77,10 @@ class OpenVino:
     def _ids(self, tokens: Sequence[int]) -> Any:
         return self._tensor(np.asarray([tokens], dtype=np.int64))
 
-    def _wish(self, num_tokens: int) -> Any:
-        wish = self._genai.GenerationConfig()
-        wish.max_new_tokens = num_tokens
-        wish.ignore_eos = True
-        wish.do_sample = False
-        wish.apply_chat_template = False
-        return wish
+    def _sampling(self, num_tokens: int) -> Any:
+        sampling = self._genai.GenerationConfig()
+        sampling.max_new_tokens = num_tokens
+        sampling.ignore_eos = True
+        sampling.do_sample = False
+        sampling.apply_chat_template = False
+        return sampling

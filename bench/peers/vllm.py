@@ -36,7 +36,7 @@ class Vllm:
             raise SubjectAbsent("vLLM is given the GGUF's weights: give --gguf FILE")
         self._folder = Path(tempfile.mkdtemp(prefix="fenhe-bench-vllm-"))
         write_folder(open_source(Path(setup.gguf)), self._folder)
-        self._wish: Any = vllm.SamplingParams
+        self._sampling: Any = vllm.SamplingParams
         self._engine: Any = vllm.LLM(
             model=str(self._folder),
             skip_tokenizer_init=True,
@@ -76,9 +76,9 @@ class Vllm:
         ]
         return Scored(nats=tuple(nats), num_tokens=tuple(len(text) - 1 for text in task.texts))
 
-    def _run(self, prompts: Sequence[Sequence[int]], **wishes: Any) -> Any:
-        wish = self._wish(temperature=0.0, ignore_eos=True, detokenize=False, **wishes)
-        return self._engine.generate([{"prompt_token_ids": list(ids)} for ids in prompts], wish, use_tqdm=False)
+    def _run(self, prompts: Sequence[Sequence[int]], **options: Any) -> Any:
+        sampling = self._sampling(temperature=0.0, ignore_eos=True, detokenize=False, **options)
+        return self._engine.generate([{"prompt_token_ids": list(ids)} for ids in prompts], sampling, use_tqdm=False)
 
 
 def write_folder(source: ModelSource, folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from models.architecture import Architecture
 from models.student.cut import default_modules, exits_of, paths_of
 from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
-from router.decision import Health, StudentState, TaskScores, Wishes
+from router.decision import Health, RoutePreferences, StudentState, TaskScores
 from router.policy import Depths, PolicyConfig, choose_student, decide
 from router.tasks import SUBJECTS
 from router.training.measure import Floats
@@ -69,15 +69,15 @@ def _manifest() -> Manifest:
 
 def time_policy(scores: Sequence[TaskScores], texts: Sequence[str]) -> Floats:
     """Shapes: [texts]. Units: milliseconds."""
-    pool, config, wishes, depths = default_pool(), PolicyConfig(), Wishes(), Depths()
+    pool, config, preferences, depths = default_pool(), PolicyConfig(), RoutePreferences(), Depths()
     times_ms = []
     for score, text in zip(scores, texts, strict=True):
         num_tokens = len(text) // CHARS_PER_TOKEN
         begun_s = time.perf_counter()
-        candidates = choose_student(score, wishes, pool)
+        candidates = choose_student(score, preferences, pool)
         decide(
             scores=score,
-            wishes=wishes,
+            preferences=preferences,
             num_prompt_tokens=num_tokens,
             candidates=candidates,
             config=config,

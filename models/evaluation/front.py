@@ -17,7 +17,7 @@ class Rule:
 
     least_kept: float
     cost: Cost
-    wish: str
+    goal: str
 
 
 def stream_cost(point: Point) -> float:
@@ -35,9 +35,9 @@ def size_cost(point: Point) -> float:
 
 
 RULES: dict[str, Rule] = {
-    "interactive": Rule(least_kept=0.95, cost=stream_cost, wish="the fastest for one stream"),
-    "offline": Rule(least_kept=0.98, cost=batch_cost, wish="the fastest at 32 rows"),
-    "edge": Rule(least_kept=0.90, cost=size_cost, wish="the smallest"),
+    "interactive": Rule(least_kept=0.95, cost=stream_cost, goal="the fastest for one stream"),
+    "offline": Rule(least_kept=0.98, cost=batch_cost, goal="the fastest at 32 rows"),
+    "edge": Rule(least_kept=0.90, cost=size_cost, goal="the smallest"),
 }
 
 
@@ -67,7 +67,7 @@ def pick(points: Sequence[Point], scenario: str) -> Pick:
     if able:
         best = min(able, key=rule.cost)
         kept = f"of those that keep {rule.least_kept:.0%} of every measured task ({best.least_kept:.1%} here)"
-        return Pick(point=best, reason=f"{rule.wish} {kept}", is_fallback=False)
+        return Pick(point=best, reason=f"{rule.goal} {kept}", is_fallback=False)
     best = max(points, key=lambda point: (point.least_kept, -rule.cost(point)))
     reason = f"none keeps {rule.least_kept:.0%} of every measured task; this keeps most, {best.least_kept:.1%}"
     return Pick(point=best, reason=reason, is_fallback=True)
@@ -75,7 +75,7 @@ def pick(points: Sequence[Point], scenario: str) -> Pick:
 
 def _deepest(points: Sequence[Point], rule: Rule) -> Pick:
     best = max(points, key=lambda point: (point.compute_share, -rule.cost(point)))
-    reason = f"what is kept of any task could not be measured; of the deepest, {rule.wish}"
+    reason = f"what is kept of any task could not be measured; of the deepest, {rule.goal}"
     return Pick(point=best, reason=reason, is_fallback=True)
 
 

@@ -23,8 +23,7 @@ from server.students.student import ServedStudent
 from server.threads import run_apart
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
-from server.wire.schema import StudentRequest, student_decoder
-from server.wire.status import FlushReply, StudentList, StudentReply
+from server.wire.status import FlushReply, StudentList, StudentReply, StudentRequest, student_decoder
 
 ACCEPTED = 202
 
@@ -42,11 +41,11 @@ def add_handler(context: Context, roster: Roster) -> Handler:
 
     async def add_student(request: Request) -> Response:
         check_key(context, request)
-        wish = decode_body(await read_json_body(request, context), student_decoder)
-        folder = _folder_of(wish)
+        body = decode_body(await read_json_body(request, context), student_decoder)
+        folder = _folder_of(body)
         own_name = await run_apart(partial(_name_in, folder))
-        name = own_name if wish.name is None else wish.name
-        config = StudentConfig(folder=folder, name=name, tasks=tuple(wish.tasks or ()))
+        name = own_name if body.name is None else body.name
+        config = StudentConfig(folder=folder, name=name, tasks=tuple(body.tasks or ()))
         return json_response(_describe_arrival(roster.add(name, config)), ACCEPTED)
 
     return add_student
@@ -129,14 +128,14 @@ def _flushed_prefix(request: Request) -> str:
     return query.get("prefix", "")
 
 
-def _folder_of(wish: StudentRequest) -> Path:
+def _folder_of(body: StudentRequest) -> Path:
     """Raises: InvalidParameter for what no file system could name."""
-    if "\0" in wish.folder:
+    if "\0" in body.folder:
         raise InvalidParameter("a folder's name cannot hold a NUL character", param="folder")
     try:
-        return Path(wish.folder).expanduser()
+        return Path(body.folder).expanduser()
     except RuntimeError:
-        raise InvalidParameter(f"`~` in {wish.folder[:200]!r} stands for nobody's home", param="folder") from None
+        raise InvalidParameter(f"`~` in {body.folder[:200]!r} stands for nobody's home", param="folder") from None
 
 
 def _name_in(folder: Path) -> str:

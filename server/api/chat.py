@@ -12,12 +12,12 @@ from starlette.responses import Response
 from engines.sequence import Finish, TokenLogprob
 from models.errors import InvalidParameter, ServingError
 from router.conversation import Conversation
-from router.decision import Target, Wishes
+from router.decision import RoutePreferences, Target
 from server.context import Context
 from server.generation.answer import answer
 from server.generation.limits import answer_tokens, check_choices, read_json_body
 from server.generation.plan import Job, Part, Plan
-from server.generation.preferences import TASK_HEADER, wishes_of
+from server.generation.preferences import TASK_HEADER, preferences_of
 from server.generation.prompts import Prompt, conversation_in, encode_messages
 from server.generation.sampling import sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
@@ -26,33 +26,31 @@ from server.generation.tool_calls import CallReader, delta_of, whole_calls
 from server.students.student import ServedStudent
 from server.telemetry.request_record import record_of
 from server.wire import sse
-from server.wire.decode import decode_body
-from server.wire.errors import body_of
-from server.wire.schema import (
+from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.chat import (
     AssistantMessage,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
     ChatLogprobs,
     ChatRequest,
-    ChoiceFenhe,
     ChunkChoice,
     ContentLogprob,
     Delta,
     TopLogprob,
-    UsageReply,
     chat_decoder,
-    encoder,
 )
+from server.wire.decode import decode_body
+from server.wire.errors import body_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def chat_handler(context: Context) -> Handler:
     async def create_chat_completion(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), chat_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
-        return await answer(context, ChatOrder(context, wish, wishes, record_of(request.scope).key))
+        body = decode_body(await read_json_body(request, context), chat_decoder)
+        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+        return await answer(context, ChatOrder(context, body, preferences, record_of(request.scope).key))
 
     return create_chat_completion
 
@@ -60,37 +58,37 @@ def chat_handler(context: Context) -> Handler:
 class ChatOrder:
     """One chat completion to be routed and planned."""
 
-    def __init__(self, context: Context, wish: ChatRequest, wishes: Wishes, key: str) -> None:
+    def __init__(self, context: Context, body: ChatRequest, preferences: RoutePreferences, key: str) -> None:
         """Raises: BadRequest and its kinds."""
         self._context = context
-        self._wish = wish
+        self._body = body
         self._key = key
-        self._includes_usage = bool(stream_options(wish).include_usage)
-        check_choices(context, 1, wish.n or 1)
-        if wish.store:
+        self._includes_usage = bool(stream_options(body).include_usage)
+        check_choices(context, 1, body.n or 1)
+        if body.store:
             raise InvalidParameter("`store`: nothing is stored by this server; leave it out", param="store")
-        self._num_logprobs = _num_logprobs(wish)
-        self._max_tokens = _wanted_tokens(wish)
-        self._structure = structure_of(wish, context.config.limits)
-        self._wishes = wishes
+        self._num_logprobs = _num_logprobs(body)
+        self._max_tokens = _wanted_tokens(body)
+        self._structure = structure_of(body, context.config.limits)
+        self._wishes = preferences
 
     @property
-    def wishes(self) -> Wishes:
+    def preferences(self) -> RoutePreferences:
         return self._wishes
 
     async def conversations(self) -> list[Conversation]:
-        return [conversation_in(self._wish.messages)]
+        return [conversation_in(self._body.messages)]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         structure = self._structure
-        token_ids = await encode_messages(student, self._wish.messages, functions=structure.functions)
+        token_ids = await encode_messages(student, self._body.messages, functions=structure.functions)
         return [Prompt(token_ids=token_ids, grammar=await structure.compile(student, self._context.config.limits))]
 
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
-        wish, token_ids = self._wish, prompts[0].token_ids
+        body, token_ids = self._body, prompts[0].token_ids
         limits = self._context.config.limits
         sampling = sampling_params(
-            wish,
+            body,
             max_tokens=answer_tokens(limits, student, len(token_ids), self._max_tokens, "messages"),
             logprobs=self._num_logprobs,
             vocab_size=student.tokenizer.vocab_size,
@@ -99,28 +97,28 @@ class ChatOrder:
         job = Job(
             id=f"chatcmpl-{self._key}",
             created=int(time.time()),
-            model=answered_model(wish.model, student),
+            model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(wish, self._key, [token_ids], [sampling], target.path),
-            n=wish.n or 1,
-            is_stream=bool(wish.stream),
+            requests=choice_requests(body, self._key, [token_ids], [sampling], target.path),
+            n=body.n or 1,
+            is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
         )
         shape = ChatShape(job, reads_calls=bool(self._structure.functions))
         return Plan(target=target, student=student, job=job, shape=shape)
 
 
-def _num_logprobs(wish: ChatRequest) -> int | None:
-    if wish.logprobs:
-        return wish.top_logprobs or 0
-    if wish.top_logprobs is not None:
+def _num_logprobs(body: ChatRequest) -> int | None:
+    if body.logprobs:
+        return body.top_logprobs or 0
+    if body.top_logprobs is not None:
         raise InvalidParameter("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
     return None
 
 
-def _wanted_tokens(wish: ChatRequest) -> int | None:
-    old, new = wish.max_tokens, wish.max_completion_tokens
+def _wanted_tokens(body: ChatRequest) -> int | None:
+    old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise InvalidParameter(
             f"`max_tokens` {old} and `max_completion_tokens` {new} contradict each other; send one",

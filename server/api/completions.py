@@ -12,31 +12,23 @@ from starlette.responses import Response
 from engines.sequence import SamplingParams, TokenLogprob
 from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Target, Wishes
+from router.decision import RoutePreferences, Target
 from server.api.chat import Handler
 from server.context import Context
 from server.generation.answer import answer
 from server.generation.limits import answer_tokens, check_choices, read_json_body
 from server.generation.plan import Job, Part, Plan
-from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishes_of
+from server.generation.preferences import TASK_HEADER, preferences_of, wishes_for_prompts
 from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
 from server.generation.sampling import sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests, finish_reason, text_of
 from server.students.student import ServedStudent, find_student
 from server.telemetry.request_record import record_of
 from server.wire import sse
+from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.completions import CompletionRequest, TextChoice, TextCompletion, TextLogprobs, completion_decoder
 from server.wire.decode import decode_body
 from server.wire.errors import body_of
-from server.wire.schema import (
-    ChoiceFenhe,
-    CompletionRequest,
-    TextChoice,
-    TextCompletion,
-    TextLogprobs,
-    UsageReply,
-    completion_decoder,
-    encoder,
-)
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""
@@ -44,9 +36,9 @@ DEFAULT_MAX_TOKENS = 16
 
 def completion_handler(context: Context) -> Handler:
     async def create_completion(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), completion_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
-        return await answer(context, CompletionOrder(context, wish, wishes, record_of(request.scope).key))
+        body = decode_body(await read_json_body(request, context), completion_decoder)
+        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+        return await answer(context, CompletionOrder(context, body, preferences, record_of(request.scope).key))
 
     return create_completion
 
@@ -54,58 +46,58 @@ def completion_handler(context: Context) -> Handler:
 class CompletionOrder:
     """One text completion to be routed and planned: its first prompt decides the student, its neediest the path."""
 
-    def __init__(self, context: Context, wish: CompletionRequest, wishes: Wishes, key: str) -> None:
+    def __init__(self, context: Context, body: CompletionRequest, preferences: RoutePreferences, key: str) -> None:
         """Raises: BadRequest and its kinds."""
         self._context = context
-        self._wish = wish
+        self._body = body
         self._key = key
-        self._includes_usage = bool(stream_options(wish).include_usage)
-        self._prompts = split_prompt(wish.prompt)
-        check_choices(context, len(self._prompts), wish.n or 1)
-        self._wishes = wishes_for_prompts(context.students, wishes, self._prompts)
+        self._includes_usage = bool(stream_options(body).include_usage)
+        self._prompts = split_prompt(body.prompt)
+        check_choices(context, len(self._prompts), body.n or 1)
+        self._wishes = wishes_for_prompts(context.students, preferences, self._prompts)
 
     @property
-    def wishes(self) -> Wishes:
+    def preferences(self) -> RoutePreferences:
         return self._wishes
 
     async def conversations(self) -> list[Conversation]:
-        student = find_student(self._context.students, self._wish.model)
+        student = find_student(self._context.students, self._body.model)
         return [Conversation(last=await prompt_text(student, prompt)) for prompt in self._prompts]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        is_echo = bool(self._wish.echo)
+        is_echo = bool(self._body.echo)
         return [await encode_prompt(student, prompt, keeps_text=is_echo) for prompt in self._prompts]
 
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
-        wish = self._wish
+        body = self._body
         samplings = [self._sampling(student, prompt) for prompt in prompts]
         token_ids = [prompt.token_ids for prompt in prompts]
         job = Job(
             id=f"cmpl-{self._key}",
             created=int(time.time()),
-            model=answered_model(wish.model, student),
+            model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(wish, self._key, token_ids, samplings, target.path),
-            n=wish.n or 1,
-            is_stream=bool(wish.stream),
+            requests=choice_requests(body, self._key, token_ids, samplings, target.path),
+            n=body.n or 1,
+            is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
         )
         shape = TextShape(job, [prompt.text for prompt in prompts], student.tokenizer.token_bytes)
         return Plan(target=target, student=student, job=job, shape=shape)
 
     def _sampling(self, student: ServedStudent, prompt: Prompt) -> SamplingParams:
-        wish = self._wish
+        body = self._body
         sampling = sampling_params(
-            wish,
+            body,
             max_tokens=self._answer_tokens(student, prompt),
-            logprobs=wish.logprobs,
+            logprobs=body.logprobs,
             vocab_size=student.tokenizer.vocab_size,
         )
-        return dataclasses.replace(sampling, prompt_logprobs=wish.logprobs) if wish.echo else sampling
+        return dataclasses.replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
-        limits, wanted = self._context.config.limits, self._wish.max_tokens
+        limits, wanted = self._context.config.limits, self._body.max_tokens
         num_tokens = answer_tokens(limits, student, len(prompt.token_ids), wanted, "prompt")
         return num_tokens if wanted is not None else min(DEFAULT_MAX_TOKENS, num_tokens)
 
@@ -127,7 +119,7 @@ class TextShape:
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
         self._offsets: dict[int, int] = {}
         indices = range(len(job.requests)) if job.is_stream else ()
-        self._text = [sse.text_chunk(self._body([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
+        self._text = [sse.text_chunk(self._completion([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
 
     def opening(self) -> bytes:
         self._begun, self._offsets = set(), {}  # a generation that was shared and failed may be told a second time
@@ -141,10 +133,10 @@ class TextShape:
 
     def part(self, part: Part) -> bytes:
         echo = self._echo(part.index) if self._is_unscored(part) else ""
-        return sse.frame(encoder.encode(self._body([self._choice(part, echo)])))
+        return sse.frame(encoder.encode(self._completion([self._choice(part, echo)])))
 
     def usage(self, usage: UsageReply) -> bytes:
-        return sse.frame(encoder.encode(self._body([], usage)))
+        return sse.frame(encoder.encode(self._completion([], usage)))
 
     def failed(self, error: ServingError) -> bytes:
         return sse.frame(body_of(error))
@@ -152,7 +144,7 @@ class TextShape:
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
         self._begun, self._offsets = set(), {}
         choices = [self._choice(part, self._echo(part.index)) for part in parts]
-        return encoder.encode(self._body(choices, usage))
+        return encoder.encode(self._completion(choices, usage))
 
     def _echo(self, index: int) -> str:
         return self._echoes[index // self._job.n]
@@ -194,7 +186,7 @@ class TextShape:
     def _first_token(self, index: int) -> str:
         return self._token_bytes(self._job.requests[index].prompt_token_ids[0]).decode(errors="replace")
 
-    def _body(self, choices: list[TextChoice], usage: UsageReply | None = None) -> TextCompletion:
+    def _completion(self, choices: list[TextChoice], usage: UsageReply | None = None) -> TextCompletion:
         return TextCompletion(
             id=self._job.id,
             created=self._job.created,

@@ -10,22 +10,11 @@ from server.access.keys import OPEN_PATHS
 from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
 from server.generation.preferences import TASK_HEADER
 from server.students.admission_gate import DEADLINE_HEADER
+from server.wire.base import ErrorReply
+from server.wire.chat import ChatChunk, ChatCompletion, ChatRequest
+from server.wire.completions import CompletionRequest, TextCompletion
 from server.wire.debug import DebugReply
 from server.wire.responses import ResponseEvent, ResponseReply, ResponseRequest
-from server.wire.schema import (
-    ChatChunk,
-    ChatCompletion,
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    DetokenizeResponse,
-    ErrorReply,
-    RouteRequest,
-    StudentRequest,
-    TextCompletion,
-    TokenizeRequest,
-    TokenizeResponse,
-)
 from server.wire.status import (
     FlushReply,
     HealthReply,
@@ -34,10 +23,13 @@ from server.wire.status import (
     ProgressReply,
     ReloadReply,
     RouteReply,
+    RouteRequest,
     StudentList,
     StudentReply,
+    StudentRequest,
     VersionReply,
 )
+from server.wire.tokens import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]

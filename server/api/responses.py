@@ -10,20 +10,20 @@ from starlette.responses import Response
 
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from router.conversation import Conversation
-from router.decision import Target, Wishes
+from router.decision import RoutePreferences, Target
 from server.api.chat import ChatOrder, Handler
 from server.api.responses_body import ResponseShape
 from server.context import Context
 from server.generation.answer import answer
 from server.generation.limits import read_json_body
 from server.generation.plan import Plan
-from server.generation.preferences import TASK_HEADER, wishes_of
+from server.generation.preferences import TASK_HEADER, preferences_of
 from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
 from server.telemetry.request_record import record_of
+from server.wire.chat import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.wire.decode import decode_body
 from server.wire.responses import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
-from server.wire.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 
 NAMES = {
     "max_tokens": "max_output_tokens",
@@ -36,9 +36,9 @@ NAMES = {
 
 def response_handler(context: Context) -> Handler:
     async def create_response(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), response_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
-        order = ResponseOrder(context, wish, wishes, record_of(request.scope).key)
+        body = decode_body(await read_json_body(request, context), response_decoder)
+        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+        order = ResponseOrder(context, body, preferences, record_of(request.scope).key)
         with _own_names():
             return await answer(context, order)
 
@@ -48,17 +48,17 @@ def response_handler(context: Context) -> Handler:
 class ResponseOrder:
     """One response to be routed and planned: the order of a chat completion, with bodies of its own."""
 
-    def __init__(self, context: Context, wish: ResponseRequest, wishes: Wishes, key: str) -> None:
+    def __init__(self, context: Context, body: ResponseRequest, preferences: RoutePreferences, key: str) -> None:
         """Raises: BadRequest and its kinds."""
-        _refuse(wish)
-        self._wish = wish
+        _refuse(body)
+        self._body = body
         self._key = key
         with _own_names():
-            self._chat = ChatOrder(context, chat_wish(wish), wishes, key)
+            self._chat = ChatOrder(context, chat_wish(body), preferences, key)
 
     @property
-    def wishes(self) -> Wishes:
-        return self._chat.wishes
+    def preferences(self) -> RoutePreferences:
+        return self._chat.preferences
 
     async def conversations(self) -> list[Conversation]:
         return await self._chat.conversations()
@@ -69,45 +69,45 @@ class ResponseOrder:
     def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
         plan = self._chat.plan(target, student, prompts)
         job = replace(plan.job, id=f"resp_{self._key}", created=int(time.time()), includes_usage=True, done=b"")
-        return replace(plan, job=job, shape=ResponseShape(job, self._wish, self._key))
+        return replace(plan, job=job, shape=ResponseShape(job, self._body, self._key))
 
 
-def _refuse(wish: ResponseRequest) -> None:
+def _refuse(body: ResponseRequest) -> None:
     """Raises: InvalidParameter, UnsupportedField."""
-    if wish.store:
+    if body.store:
         raise InvalidParameter(
             "`store`: nothing is stored by this server; send false, and the conversation in `input`", param="store"
         )
-    if wish.tools or wish.tool_choice not in (None, "auto", "none"):
-        param = "tools" if wish.tools else "tool_choice"
+    if body.tools or body.tool_choice not in (None, "auto", "none"):
+        param = "tools" if body.tools else "tool_choice"
         raise UnsupportedField(f"`{param}` is not supported in /v1/responses; use /v1/chat/completions", param=param)
-    if wish.stream_options is not None and wish.stream_options.include_obfuscation:
+    if body.stream_options is not None and body.stream_options.include_obfuscation:
         name = "stream_options.include_obfuscation"
         raise UnsupportedField(f"`{name}` is not supported by this server; leave it out", param=name)
-    if wish.top_logprobs and LOGPROBS not in (wish.include or ()):
+    if body.top_logprobs and LOGPROBS not in (body.include or ()):
         raise InvalidParameter(f"`top_logprobs` needs `include: [{LOGPROBS!r}]`", param="top_logprobs")
 
 
-def chat_wish(wish: ResponseRequest) -> ChatRequest:
+def chat_wish(body: ResponseRequest) -> ChatRequest:
     """The chat completion that a response is."""
-    has_logprobs = LOGPROBS in (wish.include or ())
+    has_logprobs = LOGPROBS in (body.include or ())
     return ChatRequest(
-        model=wish.model,
-        messages=_messages(wish),
-        max_completion_tokens=wish.max_output_tokens,
-        temperature=wish.temperature,
-        top_p=wish.top_p,
-        stream=wish.stream,
+        model=body.model,
+        messages=_messages(body),
+        max_completion_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        stream=body.stream,
         logprobs=has_logprobs or None,
-        top_logprobs=wish.top_logprobs if has_logprobs else None,
-        response_format=_format(wish),
-        fenhe=wish.fenhe,
+        top_logprobs=body.top_logprobs if has_logprobs else None,
+        response_format=_format(body),
+        fenhe=body.fenhe,
     )
 
 
-def _format(wish: ResponseRequest) -> ResponseFormat | None:
+def _format(body: ResponseRequest) -> ResponseFormat | None:
     """Raises: InvalidParameter for a schema without a name, or the other way round."""
-    wanted = None if wish.text is None else wish.text.format
+    wanted = None if body.text is None else body.text.format
     if wanted is None:
         return None
     details = (wanted.name, wanted.schema, wanted.strict, wanted.description)
@@ -124,12 +124,12 @@ def _format(wish: ResponseRequest) -> ResponseFormat | None:
     return JsonObjectFormat() if wanted.type == "json_object" else None
 
 
-def _messages(wish: ResponseRequest) -> list[Message]:
+def _messages(body: ResponseRequest) -> list[Message]:
     """Source: OpenAI API reference, responses: `instructions` are a system message before everything else."""
-    messages = [] if wish.instructions is None else [Message(role="system", content=wish.instructions)]
-    if isinstance(wish.input, str):
-        return [*messages, Message(role="user", content=wish.input)]
-    return messages + [Message(role=item.role, content=_text(item)) for item in wish.input]
+    messages = [] if body.instructions is None else [Message(role="system", content=body.instructions)]
+    if isinstance(body.input, str):
+        return [*messages, Message(role="user", content=body.input)]
+    return messages + [Message(role=item.role, content=_text(item)) for item in body.input]
 
 
 def _text(item: InputItem) -> str:

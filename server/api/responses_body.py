@@ -9,6 +9,8 @@ from models.errors import ServingError
 from server.api.chat import content_logprobs
 from server.generation.plan import Job, Part
 from server.wire import sse
+from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.chat import ContentLogprob
 from server.wire.errors import status_of
 from server.wire.responses import (
     EventType,
@@ -23,7 +25,6 @@ from server.wire.responses import (
     ResponseUsage,
     TextReply,
 )
-from server.wire.schema import ChoiceFenhe, ContentLogprob, UsageReply, encoder
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -31,9 +32,9 @@ Status = Literal["in_progress", "completed", "incomplete"]
 class ResponseShape:
     """The bodies of one response, whose only item is a message of one part."""
 
-    def __init__(self, job: Job, wish: ResponseRequest, key: str) -> None:
+    def __init__(self, job: Job, body: ResponseRequest, key: str) -> None:
         self._job = job
-        self._wish = wish
+        self._body = body
         self._item_id = f"msg_{key}"
         self._begin()
 
@@ -123,22 +124,22 @@ class ResponseShape:
         return OutputMessage(id=self._item_id, status=status, content=[self._content()] if content is None else content)
 
     def _reply(self, output: list[OutputMessage], **fields: Any) -> ResponseReply:
-        wish = self._wish
+        body = self._body
         told: dict[str, Any] = {
             "status": "in_progress",
             "id": self._job.id,
             "created_at": self._job.created,
             "model": self._job.model,
             "output": output,
-            "instructions": wish.instructions,
-            "max_output_tokens": wish.max_output_tokens,
-            "metadata": wish.metadata or {},
-            "temperature": 1.0 if wish.temperature is None else wish.temperature,
-            "top_p": 1.0 if wish.top_p is None else wish.top_p,
-            "text": TextReply(format=_format_told(wish)),
-            "tool_choice": wish.tool_choice or "auto",
-            "parallel_tool_calls": wish.parallel_tool_calls is not False,
-            "user": wish.user,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "text": TextReply(format=_format_told(body)),
+            "tool_choice": body.tool_choice or "auto",
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "user": body.user,
         }
         return ResponseReply(**(told | fields))
 
@@ -151,8 +152,8 @@ class ResponseShape:
         return sse.typed_frame(kind, encoder.encode(event))
 
 
-def _format_told(wish: ResponseRequest) -> dict[str, Any]:
-    wanted = None if wish.text is None else wish.text.format
+def _format_told(body: ResponseRequest) -> dict[str, Any]:
+    wanted = None if body.text is None else body.text.format
     if wanted is None:
         return {"type": "text"}
     told: dict[str, Any] = msgspec.structs.asdict(wanted)

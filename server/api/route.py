@@ -5,43 +5,43 @@ from starlette.responses import Response
 
 from models.errors import InvalidParameter
 from router.conversation import Conversation
-from router.decision import Wishes
+from router.decision import RoutePreferences
 from server.api.chat import Handler
 from server.context import Context
 from server.generation.limits import check_choices, read_json_body
-from server.generation.preferences import TASK_HEADER, wishes_for_prompts, wishes_of
+from server.generation.preferences import TASK_HEADER, preferences_of, wishes_for_prompts
 from server.generation.prompts import Prompt, conversation_in, encode_messages, encode_prompt, prompt_text, split_prompt
 from server.generation.routing import Routed, route
 from server.students.student import ServedStudent, find_student
 from server.telemetry.request_record import record_of
+from server.wire.chat import Message
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
-from server.wire.schema import Message, RouteRequest, route_decoder
-from server.wire.status import RouteReply, TargetReply
+from server.wire.status import RouteReply, RouteRequest, TargetReply, route_decoder
 
 
 def route_handler(context: Context) -> Handler:
     async def create_route(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), route_decoder)
-        wishes = wishes_of(context.students, wish.model, wish.fenhe, request.headers.getlist(TASK_HEADER))
-        routed = await route(context, _question(context, wish, wishes))
+        body = decode_body(await read_json_body(request, context), route_decoder)
+        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+        routed = await route(context, _question(context, body, preferences))
         record_of(request.scope).begin(routed.decision, routed.decision.target)
         return json_response(describe_route(routed))
 
     return create_route
 
 
-def _question(context: Context, wish: RouteRequest, wishes: Wishes) -> "ChatQuestion | TextQuestion":
-    if wish.messages is not None and wish.prompt is None:
-        return ChatQuestion(wishes, wish.messages)
-    if wish.prompt is not None and wish.messages is None:
-        return TextQuestion(context, wishes, wish)
+def _question(context: Context, body: RouteRequest, preferences: RoutePreferences) -> "ChatQuestion | TextQuestion":
+    if body.messages is not None and body.prompt is None:
+        return ChatQuestion(preferences, body.messages)
+    if body.prompt is not None and body.messages is None:
+        return TextQuestion(context, preferences, body)
     raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
 
 
 class ChatQuestion:
-    def __init__(self, wishes: Wishes, messages: list[Message]) -> None:
-        self.wishes = wishes
+    def __init__(self, preferences: RoutePreferences, messages: list[Message]) -> None:
+        self.preferences = preferences
         self._messages = messages
 
     async def conversations(self) -> list[Conversation]:
@@ -52,13 +52,13 @@ class ChatQuestion:
 
 
 class TextQuestion:
-    def __init__(self, context: Context, wishes: Wishes, wish: RouteRequest) -> None:
-        assert wish.prompt is not None
+    def __init__(self, context: Context, preferences: RoutePreferences, body: RouteRequest) -> None:
+        assert body.prompt is not None
         self._context = context
-        self._model = wish.model
-        self._prompts = split_prompt(wish.prompt)
+        self._model = body.model
+        self._prompts = split_prompt(body.prompt)
         check_choices(context, len(self._prompts), 1)
-        self.wishes = wishes_for_prompts(context.students, wishes, self._prompts)
+        self.preferences = wishes_for_prompts(context.students, preferences, self._prompts)
 
     async def conversations(self) -> list[Conversation]:
         student = find_student(self._context.students, self._model)

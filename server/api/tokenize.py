@@ -11,7 +11,7 @@ from server.generation.prompts import check_token_ids, encode_messages, encode_t
 from server.students.student import ServedStudent, find_student
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
-from server.wire.schema import (
+from server.wire.tokens import (
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
@@ -22,11 +22,11 @@ from server.wire.schema import (
 
 def tokenize_handler(context: Context) -> Handler:
     async def tokenize(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), tokenize_decoder)
-        student = find_student(context.students, wish.model)
-        tokens = await _encode(student, wish)
+        body = decode_body(await read_json_body(request, context), tokenize_decoder)
+        student = find_student(context.students, body.model)
+        tokens = await _encode(student, body)
         texts = None
-        if wish.return_token_strs:
+        if body.return_token_strs:
             texts = [student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
         return json_response(
             TokenizeResponse(
@@ -40,20 +40,20 @@ def tokenize_handler(context: Context) -> Handler:
     return tokenize
 
 
-async def _encode(student: ServedStudent, wish: TokenizeRequest) -> tuple[int, ...]:
-    if (wish.prompt is None) == (wish.messages is None):
+async def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
+    if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
-    if wish.messages is not None:
-        return await encode_messages(student, wish.messages, add_generation_prompt=wish.add_generation_prompt)
-    assert wish.prompt is not None
-    return await encode_text(student, wish.prompt, add_special=wish.add_special_tokens)
+    if body.messages is not None:
+        return await encode_messages(student, body.messages, add_generation_prompt=body.add_generation_prompt)
+    assert body.prompt is not None
+    return await encode_text(student, body.prompt, add_special=body.add_special_tokens)
 
 
 def detokenize_handler(context: Context) -> Handler:
     async def detokenize(request: Request) -> Response:
-        wish = decode_body(await read_json_body(request, context), detokenize_decoder)
-        student = find_student(context.students, wish.model)
-        ids = check_token_ids(student, wish.tokens, "tokens")
+        body = decode_body(await read_json_body(request, context), detokenize_decoder)
+        student = find_student(context.students, body.model)
+        ids = check_token_ids(student, body.tokens, "tokens")
         tokenizer = student.tokenizer
         text = await run_beside(len(ids), lambda: tokenizer.decode(ids, skip_special=False))
         return json_response(DetokenizeResponse(prompt=text))

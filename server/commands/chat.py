@@ -17,7 +17,7 @@ HOW_TO_GIVE_A_KEY = f"give yours with --api-key, or in {' or '.join(KEY_VARIABLE
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
-class Wish:
+class ChatOptions:
     url: str
     api_key: str | None = field(default=None, repr=False)
     model: str = "auto"
@@ -59,15 +59,15 @@ def find_api_key(option: str | None, environ: Mapping[str, str]) -> str | None:
     return key
 
 
-def converse(wish: Wish, prompt: str | None, lines: TextIO, out: TextIO) -> int:
+def converse(options: ChatOptions, prompt: str | None, lines: TextIO, out: TextIO) -> int:
     """Ask `prompt`, or what `lines` says line by line.
 
     Raises: ConfigError for a URL nobody can use; Unavailable when there is no server; BadRequest; Unauthorized.
     """
-    messages = [] if wish.system is None else [{"role": "system", "content": wish.system}]
+    messages = [] if options.system is None else [{"role": "system", "content": options.system}]
     for question in [prompt] if prompt is not None else _questions(lines, out):
         messages.append({"role": "user", "content": question})
-        reply = ask(wish, messages, out)
+        reply = ask(options, messages, out)
         messages.append({"role": "assistant", "content": reply.text})
         out.write(f"\n[{reply.summary()}]\n")
         out.flush()
@@ -86,20 +86,20 @@ def _questions(lines: TextIO, out: TextIO) -> Iterator[str]:
             yield line.strip()
 
 
-def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
+def ask(options: ChatOptions, messages: list[dict[str, str]], out: TextIO) -> Reply:
     """Send the conversation and write the answer as it comes."""
     body = {
-        "model": wish.model,
+        "model": options.model,
         "messages": messages,
-        "temperature": wish.temperature,
-        "max_completion_tokens": wish.max_tokens,
+        "temperature": options.temperature,
+        "max_completion_tokens": options.max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    connection, base = connect(wish.url)
+    connection, base = connect(options.url)
     reply = Reply(started_s=time.monotonic())
     try:
-        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), _headers(wish.api_key))
+        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), _headers(options.api_key))
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise read_refusal(response.status, response.read())
@@ -107,7 +107,7 @@ def ask(wish: Wish, messages: list[dict[str, str]], out: TextIO) -> Reply:
         for chunk in _chunks(response):
             _take(chunk, reply, out)
     except (OSError, http.client.HTTPException) as error:
-        raise connection_failure(wish.url, error) from None
+        raise connection_failure(options.url, error) from None
     finally:
         connection.close()
     return reply

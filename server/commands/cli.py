@@ -237,9 +237,9 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 
 def chat(arguments: argparse.Namespace) -> int:
-    from server.commands.chat import Wish, converse, find_api_key
+    from server.commands.chat import ChatOptions, converse, find_api_key
 
-    wish = Wish(
+    options = ChatOptions(
         url=arguments.url,
         api_key=find_api_key(arguments.api_key, os.environ),
         model=arguments.model,
@@ -247,7 +247,7 @@ def chat(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         system=arguments.system,
     )
-    return converse(wish, arguments.prompt, sys.stdin, sys.stdout)
+    return converse(options, arguments.prompt, sys.stdin, sys.stdout)
 
 
 def route(arguments: argparse.Namespace) -> int:

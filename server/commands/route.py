@@ -12,7 +12,7 @@ from models.errors import Unavailable
 from models.student.folder import Student
 from models.student.manifest import Manifest
 from router.conversation import Conversation
-from router.decision import Health, Quality, StudentState, Wishes
+from router.decision import Health, Quality, RoutePreferences, StudentState
 from router.router import Router
 from router.tasks import Task
 from server.commands.chat import post
@@ -25,8 +25,8 @@ BAR_CHARS = 30
 
 def ask_server(url: str, text: str, task: Task | None, quality: str | None, api_key: str | None = None) -> RouteReply:
     """Raises: ConfigError for the URL; BadRequest, Unauthorized, Unavailable."""
-    wishes = {"task": task, "quality": quality}
-    answer = post(url, "/v1/route", {"messages": [{"role": "user", "content": text}], "fenhe": wishes}, api_key)
+    preferences = {"task": task, "quality": quality}
+    answer = post(url, "/v1/route", {"messages": [{"role": "user", "content": text}], "fenhe": preferences}, api_key)
     try:
         return msgspec.json.decode(answer, type=RouteReply)
     except msgspec.DecodeError:
@@ -43,13 +43,15 @@ def decide_here(
     config = load_config({}, environ).router
     student = Student.open(folder or find_student(environ, report=lambda line: print(line, file=sys.stderr)))
     router = Router(load_classifier(config), config)
-    wishes = Wishes(task=task, quality=Quality(quality or Quality.BALANCED))
+    preferences = RoutePreferences(task=task, quality=Quality(quality or Quality.BALANCED))
     num_tokens = len(_encode(student, text))
     router.classify(Conversation(last=""))  # the first one is slower than all that follow
     begun_s = time.perf_counter()
-    scores = None if task is not None or wishes.quality is Quality.FULL else router.classify(Conversation(last=text))
-    candidates = router.choose(scores, wishes, [idle_state(student.manifest)])
-    decision = router.decide(scores, wishes, num_tokens, candidates)
+    scores = (
+        None if task is not None or preferences.quality is Quality.FULL else router.classify(Conversation(last=text))
+    )
+    candidates = router.choose(scores, preferences, [idle_state(student.manifest)])
+    decision = router.decide(scores, preferences, num_tokens, candidates)
     seconds = time.perf_counter() - begun_s
     return RouteReply(
         student=decision.student,

@@ -86,7 +86,7 @@ class Answer(Response):
         """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
         use = self._cache_use(scope)
         record = self._record = record_of(scope)
-        self._terms = terms_of(record, self._order.wishes.priority)
+        self._terms = terms_of(record, self._order.preferences.priority)
         with guarded(receive, self._terms) as guard:
             try:
                 await self._serve(use, guard, send)
@@ -108,7 +108,7 @@ class Answer(Response):
     def _cache_use(self, scope: Scope) -> CacheUse:
         return cache_use(
             self._job.requests,
-            self._order.wishes.cache,
+            self._order.preferences.cache,
             Headers(scope=scope).getlist("cache-control"),
             is_enabled=self._context.cache.is_enabled,
         )

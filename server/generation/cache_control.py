@@ -11,14 +11,14 @@ _BROKEN_MAX_AGE = re.compile(r"max-age\b")
 
 
 def cache_use(
-    requests: Sequence[GenerationRequest], wish: bool | None, headers: Iterable[str], *, is_enabled: bool
+    requests: Sequence[GenerationRequest], wanted: bool | None, headers: Iterable[str], *, is_enabled: bool
 ) -> CacheUse:
     """`wish` is `fenhe.cache` of the body: true takes in what is drawn at random, false keeps the cache away.
     `headers` are the texts of every cache-control; where both speak, the narrower one counts.
 
     Source: RFC 9111, section 5.2.1; directives that are not known are to be ignored.
     """
-    is_wanted = all(map(is_repeatable, requests)) if wish is None else wish
+    is_wanted = all(map(is_repeatable, requests)) if wanted is None else wanted
     directives = {part.strip().lower() for header in headers for part in header.split(",")}
     if not is_enabled or not is_wanted or "no-store" in directives:
         return BYPASS

@@ -8,7 +8,7 @@ from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
 from server.students.student import ServedStudent
 from server.wire import sse
-from server.wire.schema import CompletionTokensDetails, PromptTokensDetails, UsageReply
+from server.wire.base import CompletionTokensDetails, PromptTokensDetails, UsageReply
 
 Batch = list[tuple[int, SequenceEvent]]
 

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from models.errors import InvalidParameter
-from router.decision import Quality, Wishes
+from router.decision import Quality, RoutePreferences
 from router.tasks import TASKS, Task
 from server.generation.prompts import TextPrompt
 from server.students.student import NamedModel, ServedStudent, find_model
-from server.wire.schema import FenheOptions
+from server.wire.base import FenheOptions
 
 TASK_HEADER = "x-fenhe-task"
 
 
-def wishes_of(
+def preferences_of(
     students: Sequence[ServedStudent], model: str, options: FenheOptions | None, headers: Sequence[str]
-) -> Wishes:
+) -> RoutePreferences:
     """`headers` are the texts of every x-fenhe-task.
 
     Raises: UnknownModel; InvalidParameter for a task nobody knows, or for wishes that contradict each other.
@@ -25,7 +25,7 @@ def wishes_of(
     path = _path(named, options.path)
     if options.quality is Quality.FULL:
         _check_full(students, named.student, path, options.while_loading)
-    return Wishes(
+    return RoutePreferences(
         student=named.student,
         path=path,
         task=_task(options.task, _header(headers)),
@@ -35,12 +35,14 @@ def wishes_of(
     )
 
 
-def wishes_for_prompts(students: Sequence[ServedStudent], wishes: Wishes, prompts: Sequence[TextPrompt]) -> Wishes:
+def wishes_for_prompts(
+    students: Sequence[ServedStudent], preferences: RoutePreferences, prompts: Sequence[TextPrompt]
+) -> RoutePreferences:
     """Token ids mean nothing to another student: without a wish they are the first one's, as /tokenize makes them."""
     has_ids = any(not isinstance(prompt, str) for prompt in prompts)
-    if wishes.student is None and len(students) > 1 and has_ids:
-        return replace(wishes, student=students[0].name)
-    return wishes
+    if preferences.student is None and len(students) > 1 and has_ids:
+        return replace(preferences, student=students[0].name)
+    return preferences
 
 
 def _check_full(

@@ -10,7 +10,7 @@ from router.conversation import Conversation, conversation_of
 from server.context import run_beside
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
 from server.students.student import ServedStudent, Template
-from server.wire.schema import FunctionWish, Message
+from server.wire.chat import FunctionDefinition, Message
 
 TextPrompt = str | list[int]
 
@@ -33,7 +33,7 @@ async def encode_messages(
     student: ServedStudent,
     messages: list[Message],
     *,
-    functions: Sequence[FunctionWish] = (),
+    functions: Sequence[FunctionDefinition] = (),
     add_generation_prompt: bool = True,
 ) -> tuple[int, ...]:
     """`functions` are those that the prompt tells of.

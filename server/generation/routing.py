@@ -7,7 +7,7 @@ from typing import Protocol
 
 from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Candidates, Quality, RouteDecision, TaskScores, Wishes
+from router.decision import Candidates, Quality, RouteDecision, RoutePreferences, TaskScores
 from server.context import Context, run_beside
 from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
@@ -20,7 +20,7 @@ class Routable(Protocol):
     """A request as the router sees it."""
 
     @property
-    def wishes(self) -> Wishes: ...
+    def preferences(self) -> RoutePreferences: ...
 
     async def conversations(self) -> list[Conversation]:
         """What is classified, one for each prompt."""
@@ -45,17 +45,17 @@ class Routed:
 
 async def route(context: Context, request: Routable) -> Routed:
     """Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
-    wishes = request.wishes
+    preferences = request.preferences
     scores: Sequence[TaskScores | None] = (None,)
     classify_s = 0.0
-    if _needs_task(context, wishes):
+    if _needs_task(context, preferences):
         scores, classify_s = await _classify(context, await request.conversations())
     begun_s = time.perf_counter()
-    candidates = context.router.choose(scores[0], wishes, context.pool.states())
+    candidates = context.router.choose(scores[0], preferences, context.pool.states())
     choose_s = time.perf_counter() - begun_s
     candidates, student, prompts = await _encode(context, request, candidates)
     begun_s = time.perf_counter()
-    index, decision = _decide(context, scores, wishes, prompts, candidates)
+    index, decision = _decide(context, scores, preferences, prompts, candidates)
     decide_s = time.perf_counter() - begun_s
     return Routed(
         decision=decision,
@@ -69,14 +69,14 @@ async def route(context: Context, request: Routable) -> Routed:
 def _decide(
     context: Context,
     scores: Sequence[TaskScores | None],
-    wishes: Wishes,
+    preferences: RoutePreferences,
     prompts: Sequence[Prompt],
     candidates: Candidates,
 ) -> tuple[int, RouteDecision]:
     """One decision for all prompts, and the index of the one that made it."""
     per_prompt = scores if len(scores) == len(prompts) else [scores[0]] * len(prompts)
     decisions = [
-        context.router.decide(score, wishes, len(prompt.token_ids), candidates)
+        context.router.decide(score, preferences, len(prompt.token_ids), candidates)
         for score, prompt in zip(per_prompt, prompts, strict=True)
     ]
     return context.router.decide_together(decisions, candidates)
@@ -111,12 +111,12 @@ def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | No
     return None if longest < max_context else f"the prompt has {longest} of its tokens, its context {max_context}"
 
 
-def _needs_task(context: Context, wishes: Wishes) -> bool:
+def _needs_task(context: Context, preferences: RoutePreferences) -> bool:
     """Whether the task has a say: not when a wish names it, or when student and path are settled without it."""
-    if wishes.task is not None:
+    if preferences.task is not None:
         return False
-    is_student_settled = wishes.student is not None or len(context.students) < 2
-    is_path_settled = wishes.path is not None or wishes.quality is Quality.FULL
+    is_student_settled = preferences.student is not None or len(context.students) < 2
+    is_path_settled = preferences.path is not None or preferences.quality is Quality.FULL
     return not (is_student_settled and is_path_settled)
 
 

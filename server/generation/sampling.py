@@ -4,27 +4,27 @@ import re
 
 from engines.sequence import SamplingParams, WhileLoading
 from models.errors import InvalidParameter, UnsupportedField
-from server.wire.schema import SamplingWish, StreamOptions
+from server.wire.base import SamplingBody, StreamOptions
 
 _SEED_RANGE = 2**63
 _TOKEN_KEY = re.compile(r"[0-9]{1,10}")
 
 
-def sampling_params(wish: SamplingWish, *, max_tokens: int, logprobs: int | None, vocab_size: int) -> SamplingParams:
+def sampling_params(body: SamplingBody, *, max_tokens: int, logprobs: int | None, vocab_size: int) -> SamplingParams:
     """Raises: InvalidParameter."""
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=1.0 if wish.temperature is None else wish.temperature,
-        top_p=1.0 if wish.top_p is None else wish.top_p,
-        top_k=wish.top_k if wish.top_k and wish.top_k > 0 else None,
-        min_p=wish.min_p or 0.0,
-        repetition_penalty=1.0 if wish.repetition_penalty is None else wish.repetition_penalty,
-        presence_penalty=wish.presence_penalty or 0.0,
-        frequency_penalty=wish.frequency_penalty or 0.0,
-        logit_bias=_logit_bias(wish.logit_bias or {}, vocab_size),
-        seed=None if wish.seed is None else wish.seed % _SEED_RANGE,
-        stop=_stop(wish.stop),
-        ignore_eos=bool(wish.ignore_eos),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
+        seed=None if body.seed is None else body.seed % _SEED_RANGE,
+        stop=_stop(body.stop),
+        ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
     )
 
@@ -34,16 +34,16 @@ def seed_of_choice(seed: int | None, index: int) -> int | None:
     return None if seed is None else (seed + index) % _SEED_RANGE
 
 
-def while_loading(wish: SamplingWish) -> WhileLoading:
-    return WhileLoading((wish.fenhe and wish.fenhe.while_loading) or WhileLoading.WAIT)
+def while_loading(body: SamplingBody) -> WhileLoading:
+    return WhileLoading((body.fenhe and body.fenhe.while_loading) or WhileLoading.WAIT)
 
 
-def stream_options(wish: SamplingWish) -> StreamOptions:
+def stream_options(body: SamplingBody) -> StreamOptions:
     """Raises: InvalidParameter without `stream`; UnsupportedField for obfuscation."""
-    options = wish.stream_options
+    options = body.stream_options
     if options is None:
         return StreamOptions()
-    if not wish.stream:
+    if not body.stream:
         raise InvalidParameter("`stream_options` is allowed only with `stream: true`", param="stream_options")
     if options.include_obfuscation:
         name = "stream_options.include_obfuscation"

@@ -7,18 +7,18 @@ from typing import Literal
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
 from server.generation.sampling import seed_of_choice, while_loading
 from server.students.student import ServedStudent
-from server.wire.schema import SamplingWish
+from server.wire.base import SamplingBody
 
 
 def choice_requests(
-    wish: SamplingWish,
+    body: SamplingBody,
     key: str,
     prompts: Sequence[tuple[int, ...]],
     samplings: Sequence[SamplingParams],
     path: str,
 ) -> tuple[GenerationRequest, ...]:
     """`n` sequences per prompt, called `{key}-{index}` by the index of their choice."""
-    n = wish.n or 1
+    n = body.n or 1
     requests = []
     for index in range(n * len(prompts)):
         sampling = samplings[index // n]
@@ -28,7 +28,7 @@ def choice_requests(
                 prompt_token_ids=prompts[index // n],
                 path=path,
                 sampling=dataclasses.replace(sampling, seed=seed_of_choice(sampling.seed, index % n)),
-                while_loading=while_loading(wish),
+                while_loading=while_loading(body),
             )
         )
     return tuple(requests)

@@ -10,7 +10,8 @@ from server.generation.json_schema import check_schema, locate, refused
 from server.generation.tools import calls_rules, functions_of, parameters_of
 from server.settings.config import Limits
 from server.students.student import ServedStudent
-from server.wire.schema import ChatRequest, FunctionWish, JsonObjectFormat, JsonSchemaFormat, NamedToolWish, encoder
+from server.wire.base import encoder
+from server.wire.chat import ChatRequest, FunctionDefinition, JsonObjectFormat, JsonSchemaFormat, NamedToolChoice
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FORMAT_SCHEMA = "response_format.json_schema.schema"
@@ -21,7 +22,7 @@ class Structure:
     """`source` is the grammar's text, None for free text. `schemas` are those in it, by the field they came in."""
 
     source: str | None = None
-    functions: tuple[FunctionWish, ...] = ()
+    functions: tuple[FunctionDefinition, ...] = ()
     schemas: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def check(self) -> None:
@@ -44,11 +45,11 @@ class Structure:
             raise InvalidParameter(f"`{param}`: {error.message}", param=param) from error
 
 
-def structure_of(wish: ChatRequest, limits: Limits) -> Structure:
+def structure_of(body: ChatRequest, limits: Limits) -> Structure:
     """Raises: InvalidParameter, UnsupportedField; each names the field."""
-    functions = functions_of(wish)
-    schema = _format_schema(wish)
-    if isinstance(wish.tool_choice, NamedToolWish) and schema is not None:
+    functions = functions_of(body)
+    schema = _format_schema(body)
+    if isinstance(body.tool_choice, NamedToolChoice) and schema is not None:
         raise InvalidParameter(
             "`response_format` and a `tool_choice` that names a function contradict each other: a call has the form of "
             "the function's parameters",
@@ -56,17 +57,17 @@ def structure_of(wish: ChatRequest, limits: Limits) -> Structure:
         )
     if schema is None and not functions:
         return Structure()
-    if wish.ignore_eos:
+    if body.ignore_eos:
         raise InvalidParameter("`ignore_eos`: an answer with a form ends where the form does", param="ignore_eos")
     schemas = [(FORMAT_SCHEMA, schema)] if schema is not None else []
     schemas += [(f"tools[{i}].function.parameters", parameters_of(one)) for i, one in enumerate(functions)]
     _check_size(schemas, limits)
-    return Structure(source=_source(wish, functions, schema), functions=functions, schemas=tuple(schemas))
+    return Structure(source=_source(body, functions, schema), functions=functions, schemas=tuple(schemas))
 
 
-def _format_schema(wish: ChatRequest) -> Mapping[str, Any] | None:
+def _format_schema(body: ChatRequest) -> Mapping[str, Any] | None:
     """The schema of the answer's text; None when it is free."""
-    wanted = wish.response_format
+    wanted = body.response_format
     if isinstance(wanted, JsonObjectFormat):
         return ANY_OBJECT
     if not isinstance(wanted, JsonSchemaFormat):
@@ -89,9 +90,9 @@ def _check_size(schemas: Sequence[tuple[str, Mapping[str, Any]]], limits: Limits
         )
 
 
-def _source(wish: ChatRequest, functions: tuple[FunctionWish, ...], schema: Mapping[str, Any] | None) -> str:
-    body = None if schema is None else json_body(schema)
+def _source(body: ChatRequest, functions: tuple[FunctionDefinition, ...], schema: Mapping[str, Any] | None) -> str:
+    content = None if schema is None else json_body(schema)
     if not functions:
-        return f"start: body\nbody: {body}"
-    is_parallel = wish.parallel_tool_calls is not False
-    return calls_rules(functions, wish.tool_choice, is_parallel=is_parallel, other=body)
+        return f"start: body\nbody: {content}"
+    is_parallel = body.parallel_tool_calls is not False
+    return calls_rules(functions, body.tool_choice, is_parallel=is_parallel, other=content)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from models.errors import GrammarFailed
 from server.generation.tools import ARGUMENTS_START, CALL_END, CALL_START, OPEN_MARK
-from server.wire.schema import CallDelta, Delta, FunctionCall, FunctionDelta, ToolCall
+from server.wire.chat import CallDelta, Delta, FunctionCall, FunctionDelta, ToolCall
 
 _HEAD = re.compile(re.escape(CALL_START) + r"([A-Za-z0-9_-]{1,64})" + re.escape(ARGUMENTS_START))
 MAX_HEAD_CHARS = len(CALL_START) + 64 + len(ARGUMENTS_START)

@@ -12,7 +12,7 @@ from typing import Any
 from engines.grammar import json_body, literal
 from models.errors import InvalidParameter
 from server.generation.json_schema import check_schema
-from server.wire.schema import ChatRequest, FunctionWish, Message, NamedToolWish
+from server.wire.chat import ChatRequest, FunctionDefinition, Message, NamedToolChoice
 
 OPEN_MARK = "<tool_call>"
 CALL_START = '\n{"name": "'
@@ -22,28 +22,28 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additional
 MAX_TOOLS = 128
 """Source: OpenAI API reference, chat: at most 128 functions."""
 
-ToolChoice = str | NamedToolWish | None
+ToolChoice = str | NamedToolChoice | None
 
 
-def functions_of(wish: ChatRequest) -> tuple[FunctionWish, ...]:
+def functions_of(body: ChatRequest) -> tuple[FunctionDefinition, ...]:
     """What may be called: nothing with `tool_choice: none`, which also leaves the tools out of the prompt.
 
     Raises: InvalidParameter, UnsupportedField.
     """
-    functions = [tool.function for tool in wish.tools or ()]
-    choice = wish.tool_choice
+    functions = [tool.function for tool in body.tools or ()]
+    choice = body.tool_choice
     if not functions and choice not in (None, "none"):
         raise InvalidParameter("`tool_choice` needs `tools`", param="tool_choice")
     if len(functions) > MAX_TOOLS:
         raise InvalidParameter(f"`tools`: {len(functions)} are more than {MAX_TOOLS}", param="tools")
     for index, function in enumerate(functions):
         _check_function(function, functions[:index], f"tools[{index}].function")
-    if isinstance(choice, NamedToolWish):
+    if isinstance(choice, NamedToolChoice):
         _find_named(functions, choice)
     return () if choice == "none" else tuple(functions)
 
 
-def _check_function(function: FunctionWish, earlier: Sequence[FunctionWish], where: str) -> None:
+def _check_function(function: FunctionDefinition, earlier: Sequence[FunctionDefinition], where: str) -> None:
     if any(function.name == other.name for other in earlier):
         raise InvalidParameter(f"`{where}.name`: there are two functions {function.name!r}", param=f"{where}.name")
     parameters = parameters_of(function)
@@ -52,7 +52,7 @@ def _check_function(function: FunctionWish, earlier: Sequence[FunctionWish], whe
     check_schema(parameters, f"{where}.parameters")
 
 
-def _find_named(functions: Sequence[FunctionWish], choice: NamedToolWish) -> FunctionWish:
+def _find_named(functions: Sequence[FunctionDefinition], choice: NamedToolChoice) -> FunctionDefinition:
     for function in functions:
         if function.name == choice.function.name:
             return function
@@ -63,17 +63,19 @@ def _find_named(functions: Sequence[FunctionWish], choice: NamedToolWish) -> Fun
     )
 
 
-def parameters_of(function: FunctionWish) -> dict[str, Any]:
+def parameters_of(function: FunctionDefinition) -> dict[str, Any]:
     """Source: OpenAI API reference, chat: a function without `parameters` takes none."""
     return NO_PARAMETERS if function.parameters is None else function.parameters
 
 
-def calls_rules(functions: Sequence[FunctionWish], choice: ToolChoice, *, is_parallel: bool, other: str | None) -> str:
+def calls_rules(
+    functions: Sequence[FunctionDefinition], choice: ToolChoice, *, is_parallel: bool, other: str | None
+) -> str:
     """The grammar's text: calls alone, or `other` (None: any text, also before the first call) instead of them."""
-    if isinstance(choice, NamedToolWish):
+    if isinstance(choice, NamedToolChoice):
         functions, is_parallel = [_find_named(functions, choice)], False
     more = f" ({literal(chr(10) + OPEN_MARK)} call)*" if is_parallel else ""
-    if choice == "required" or isinstance(choice, NamedToolWish):
+    if choice == "required" or isinstance(choice, NamedToolChoice):
         rules = [f"start: {literal(OPEN_MARK)} call{more}"]
     elif other is not None:
         rules = [f"start: other | {literal(OPEN_MARK)} call{more}", f"other: {other}"]
@@ -83,7 +85,7 @@ def calls_rules(functions: Sequence[FunctionWish], choice: ToolChoice, *, is_par
     return "\n".join([*rules, *_call_rules(functions)])
 
 
-def _call_rules(functions: Sequence[FunctionWish]) -> list[str]:
+def _call_rules(functions: Sequence[FunctionDefinition]) -> list[str]:
     names = " | ".join(f"call{index}" for index in range(len(functions)))
     rules = [f"call: {literal(CALL_START)} ({names}) {literal(CALL_END)}"]
     for index, function in enumerate(functions):
@@ -92,7 +94,7 @@ def _call_rules(functions: Sequence[FunctionWish]) -> list[str]:
     return rules
 
 
-def tools_for_template(functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+def tools_for_template(functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
     """Tools as chat templates know them."""
     return [
         {
@@ -152,7 +154,7 @@ def _arguments(text: str, param: str) -> dict[str, Any]:
     return arguments
 
 
-def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
     """Messages for a template that knows no tools: they, the calls and their results become text."""
     plain: list[dict[str, Any]] = []
     before = None
@@ -182,14 +184,14 @@ def _call_text(function: dict[str, Any]) -> str:
     return f"{OPEN_MARK}{CALL_START}{function['name']}{ARGUMENTS_START}{arguments}{CALL_END}"
 
 
-def _with_instructions(messages: list[dict[str, Any]], functions: Sequence[FunctionWish]) -> list[dict[str, Any]]:
+def _with_instructions(messages: list[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
     text = instructions(functions)
     if messages and messages[0]["role"] == "system":
         return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
 
 
-def instructions(functions: Sequence[FunctionWish]) -> str:
+def instructions(functions: Sequence[FunctionDefinition]) -> str:
     """The system text that tells of functions and how to call them."""
     lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools_for_template(functions)]
     form = f"{OPEN_MARK}{CALL_START}NAME{ARGUMENTS_START}{{...}}{CALL_END}"

@@ -12,7 +12,7 @@ from models.errors import ServingError
 from router.decision import RouteDecision, Target
 from server.access.keys import Key, Keyring
 from server.access.rate_limit import Meter
-from server.wire.schema import UsageReply
+from server.wire.base import UsageReply
 
 KEY = "fenhe.record"
 SPARED = ("hit", "join")

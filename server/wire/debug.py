@@ -1,6 +1,6 @@
 """The wire of `/debug/state`."""
 
-from server.wire.schema import Reply
+from server.wire.base import Reply
 from server.wire.status import PathProgress
 
 

@@ -14,10 +14,10 @@ from models.errors import BadRequest, InvalidParameter, ServingError, Unsupporte
 from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.settings.suggestions import find_near
+from server.wire.base import RequestBody, any_decoder
 from server.wire.errors import shorten
-from server.wire.schema import Wish, any_decoder
 
-W = TypeVar("W", bound=Wish)
+W = TypeVar("W", bound=RequestBody)
 
 HARMLESS = {
     "user": "names the end user for abuse reports; nothing here reads it",
@@ -128,12 +128,12 @@ def _decode_slowly(body: bytes, kind: type[W]) -> W:
     if not isinstance(raw, dict):
         raise BadRequest("the body must be a JSON object")
     try:
-        return msgspec.convert(_without_empty_wishes(raw, kind), kind)
+        return msgspec.convert(_without_empty_fields(raw, kind), kind)
     except msgspec.ValidationError as error:
         raise explain(error, kind) from None
 
 
-def _without_empty_wishes(raw: dict[str, Any], kind: type[Wish]) -> dict[str, Any]:
+def _without_empty_fields(raw: dict[str, Any], kind: type[RequestBody]) -> dict[str, Any]:
     known = kind.__struct_fields__
     kept = _refuse(raw, known, UNSUPPORTED | CHAT_ALONE, "")
     messages = kept.get("messages")
@@ -183,7 +183,7 @@ def _is_same(value: object, empty: object) -> bool:
     return value == empty and isinstance(value, bool) == isinstance(empty, bool)
 
 
-def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
+def explain(error: msgspec.ValidationError, kind: type[RequestBody]) -> ServingError:
     """Turn a typed decoder's complaint into an error that names the field."""
     match = _AT_PATH.match(shorten(str(error), MAX_COMPLAINT_CHARS))
     assert match is not None
@@ -202,6 +202,6 @@ def explain(error: msgspec.ValidationError, kind: type[Wish]) -> ServingError:
     return InvalidParameter(f"`{path or 'body'}`: {what}{allowed}", param=path or None)
 
 
-def _suggestion(name: str, kind: type[Wish]) -> str:
+def _suggestion(name: str, kind: type[RequestBody]) -> str:
     near = find_near(name, kind.__struct_fields__, LEAST_LIKENESS)
     return "" if near is None else f"; did you mean `{near}`?"

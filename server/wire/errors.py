@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from models import errors
 from models.errors import ServingError
-from server.wire.schema import ErrorDetail, ErrorReply, encoder
+from server.wire.base import ErrorDetail, ErrorReply, encoder
 
 STATUS: dict[type[ServingError], int] = {
     errors.ServingError: 500,

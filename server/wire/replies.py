@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from starlette.responses import Response
 
-from server.wire.schema import encoder
+from server.wire.base import encoder
 
 
 def json_response(body: msgspec.Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

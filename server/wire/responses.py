@@ -8,28 +8,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.schema import (
-    ChoiceFenhe,
-    ContentLogprob,
-    FenheOptions,
-    JsonSchema,
-    Name,
-    Positive,
-    PositiveProbability,
-    Reply,
-    Temperature,
-    Wish,
-)
+from server.wire.base import ChoiceFenhe, FenheOptions, Positive, PositiveProbability, Reply, RequestBody, Temperature
+from server.wire.chat import ContentLogprob, JsonSchema, Name
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` asks for log-probabilities with."""
 
 
-class InputText(Wish, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
+class InputText(RequestBody, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
     text: str
 
 
-class OutputTextInput(Wish, frozen=True, kw_only=True, tag="output_text", tag_field="type"):
+class OutputTextInput(RequestBody, frozen=True, kw_only=True, tag="output_text", tag_field="type"):
     """A part of an earlier answer, sent back as it came."""
 
     text: str
@@ -37,11 +27,11 @@ class OutputTextInput(Wish, frozen=True, kw_only=True, tag="output_text", tag_fi
     logprobs: list[Any] | None = None
 
 
-class RefusalInput(Wish, frozen=True, kw_only=True, tag="refusal", tag_field="type"):
+class RefusalInput(RequestBody, frozen=True, kw_only=True, tag="refusal", tag_field="type"):
     refusal: str
 
 
-class InputItem(Wish, frozen=True, kw_only=True):
+class InputItem(RequestBody, frozen=True, kw_only=True):
     """A message of the conversation. `id`, `status` and `phase` come with earlier answers and tell nothing here."""
 
     role: Literal["user", "assistant", "system", "developer"]
@@ -52,11 +42,11 @@ class InputItem(Wish, frozen=True, kw_only=True):
     phase: str | None = None
 
 
-class ResponseStreamOptions(Wish, frozen=True, kw_only=True):
+class ResponseStreamOptions(RequestBody, frozen=True, kw_only=True):
     include_obfuscation: bool | None = None
 
 
-class TextFormatWish(Wish, frozen=True, kw_only=True):
+class TextFormatFields(RequestBody, frozen=True, kw_only=True):
     """With `json_schema`, and with it alone, come `name` and `schema`, perhaps `strict` and `description`."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -66,12 +56,12 @@ class TextFormatWish(Wish, frozen=True, kw_only=True):
     description: str | None = None
 
 
-class TextWish(Wish, frozen=True, kw_only=True):
-    format: TextFormatWish | None = None
+class TextFields(RequestBody, frozen=True, kw_only=True):
+    format: TextFormatFields | None = None
     verbosity: Literal["medium"] | None = None
 
 
-class ResponseRequest(Wish, frozen=True, kw_only=True):
+class ResponseRequest(RequestBody, frozen=True, kw_only=True):
     """`store` true is refused, and left out means false here: nothing is stored, and the response says so."""
 
     model: str
@@ -82,7 +72,7 @@ class ResponseRequest(Wish, frozen=True, kw_only=True):
     top_p: PositiveProbability | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
-    text: TextWish | None = None
+    text: TextFields | None = None
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     store: bool | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from server.wire.schema import encoder
+from server.wire.base import encoder
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = (

@@ -1,10 +1,14 @@
 """The wire, what is told about the server rather than generated: models, routes, probes, students."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from router.decision import Reason
 from router.tasks import Task
-from server.wire.schema import Reply
+from server.wire.base import FenheOptions, Reply, RequestBody, TokenId, TokenPrompt
+from server.wire.chat import Message
 
 
 class QualityReply(Reply, frozen=True, kw_only=True):
@@ -150,3 +154,26 @@ class FlushReply(Reply, frozen=True, kw_only=True):
 
 class StudentList(Reply, frozen=True, kw_only=True):
     students: list[StudentReply]
+
+
+class RouteRequest(RequestBody, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`, as the generating endpoints take them; `fenhe.while_loading` decides nothing."""
+
+    model: str = "auto"
+    prompt: str | list[str | TokenId | TokenPrompt] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    fenhe: FenheOptions | None = None
+
+
+class StudentRequest(RequestBody, frozen=True, kw_only=True):
+    """A student to add: a folder on the server's disk. `name` is the manifest's when absent."""
+
+    folder: Annotated[str, Meta(min_length=1)]
+    name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    tasks: list[Task] | None = None
+
+
+route_decoder = msgspec.json.Decoder(RouteRequest)
+
+
+student_decoder = msgspec.json.Decoder(StudentRequest)

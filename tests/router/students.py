@@ -9,7 +9,7 @@ from typing import Any
 from models.architecture import Architecture
 from models.student.cut import exits_of, parse_modules, paths_of
 from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
-from router.decision import Health, RouteDecision, StudentState, TaskScores, Wishes
+from router.decision import Health, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import PolicyConfig, choose_student, decide
 from router.tasks import Task
 
@@ -78,13 +78,13 @@ def route(
     *,
     num_prompt_tokens: int = 10,
     config: PolicyConfig | None = None,
-    **wishes: Any,
+    **preferences: Any,
 ) -> RouteDecision:
     """`verdict` is what the classifier found, None its fault."""
-    found, wished = None if verdict is None else scores(verdict), Wishes(**wishes)
+    found, wished = None if verdict is None else scores(verdict), RoutePreferences(**preferences)
     return decide(
         scores=found,
-        wishes=wished,
+        preferences=wished,
         num_prompt_tokens=num_prompt_tokens,
         candidates=choose_student(found, wished, pool),
         config=config or PolicyConfig(),

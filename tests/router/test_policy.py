@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.student.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
-from router.decision import Quality, Reason, RouteDecision, StudentState, TaskScores, Wishes
+from router.decision import Quality, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import Depths, PolicyConfig, find_task, occupancy, paths_by_depth
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
@@ -41,10 +41,10 @@ FAST, BALANCED, FULL = Quality
     ],
 )
 def test_path_follows_task_and_wishes(
-    verdict: Task | None, wishes: dict[str, Any], task: Task, path: str, reason: Reason
+    verdict: Task | None, preferences: dict[str, Any], task: Task, path: str, reason: Reason
 ) -> None:
     manifest = student_manifest(keeps=(1.0, 1.0, 1.0), tasks={"math": "a", "general": "a"})
-    found = route([student(manifest=manifest)], verdict, **wishes)
+    found = route([student(manifest=manifest)], verdict, **preferences)
     assert (found.task, found.path, found.reason) == (task, path, reason)
 
 
@@ -200,9 +200,9 @@ def test_load_and_speed_set_the_prompt_length_aside(quality: Quality) -> None:
 
 
 @pytest.mark.parametrize("wishes", [{"path": "c"}, {"task": "general"}])
-def test_load_leaves_wished_paths_and_general_alone(wishes: dict[str, Any]) -> None:
+def test_load_leaves_wished_paths_and_general_alone(preferences: dict[str, Any]) -> None:
     pool = [student(manifest=student_manifest(keeps=(1.0, 1.0, 1.0)), num_running=BUSY)]
-    assert route(pool, **wishes).path == wishes.get("path", "full")
+    assert route(pool, **preferences).path == preferences.get("path", "full")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_confidence_is_the_classifiers_and_none_without_it() -> None:
 @pytest.mark.parametrize("wished", [None, *TASKS])
 @pytest.mark.parametrize("verdict", [None, *TASKS])
 def test_find_task_prefers_the_wish_and_never_guesses(verdict: Task | None, wished: Task | None) -> None:
-    task, _ = find_task(None if verdict is None else scores(verdict), Wishes(task=wished))
+    task, _ = find_task(None if verdict is None else scores(verdict), RoutePreferences(task=wished))
     assert task == (wished or verdict or "general")
 
 
@@ -434,8 +434,8 @@ def test_more_quality_less_load_and_longer_prompts_never_go_shallower(
 def test_general_by_confidence_is_not_doubt(likeliest: Task, reason: Reason) -> None:
     other: Task = "math" if likeliest == "general" else "general"
     found = TaskScores(task="general", confidence=0.6, probabilities={other: 0.4, likeliest: 0.6})
-    assert find_task(found, Wishes()) == ("general", reason)
-    assert find_task(None, Wishes(), Reason.ROUTER_OFF) == ("general", Reason.ROUTER_OFF)
+    assert find_task(found, RoutePreferences()) == ("general", reason)
+    assert find_task(None, RoutePreferences(), Reason.ROUTER_OFF) == ("general", Reason.ROUTER_OFF)
 
 
 def test_depths_are_those_of_each_manifest() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from models.errors import Unavailable, UnknownModel
 from models.student.manifest import Manifest
-from router.decision import Health, Reason, StudentState, Target, Wishes
+from router.decision import Health, Reason, RoutePreferences, StudentState, Target
 from router.policy import choose_student
 from tests.router.students import BUSY, route, scores, student, student_manifest
 
@@ -31,7 +31,7 @@ from tests.router.students import BUSY, route, scores, student, student_manifest
 )
 def test_students_are_tried_in_order(students: list[tuple[str, dict[str, Any]]], order: str) -> None:
     pool = [student(name, **fields | {"tasks": frozenset(fields.get("tasks", ()))}) for name, fields in students]
-    candidates, skipped = choose_student(scores("math"), Wishes(), pool)
+    candidates, skipped = choose_student(scores("math"), RoutePreferences(), pool)
     assert [one.name for one in candidates] == order.split()
     assert skipped == {}
     found = route(pool)
@@ -40,7 +40,7 @@ def test_students_are_tried_in_order(students: list[tuple[str, dict[str, Any]]],
 
 def test_student_for_general_is_one_that_says_so() -> None:
     pool = [student("x"), student("y", tasks=frozenset({"math"})), student("z", tasks=frozenset({"general"}))]
-    assert [one.name for one in choose_student(None, Wishes(), pool)[0]] == ["z", "x", "y"]
+    assert [one.name for one in choose_student(None, RoutePreferences(), pool)[0]] == ["z", "x", "y"]
 
 
 def test_student_follows_the_wished_task_not_the_verdict() -> None:
@@ -73,9 +73,9 @@ def test_nobody_left_says_who_and_why() -> None:
 
 
 @pytest.mark.parametrize("wishes", [{}, {"path": "a"}])
-def test_empty_pool_is_unavailable(wishes: dict[str, Any]) -> None:
+def test_empty_pool_is_unavailable(preferences: dict[str, Any]) -> None:
     with pytest.raises(Unavailable, match="the server has none"):
-        route([], **wishes)
+        route([], **preferences)
 
 
 def test_wished_student_is_the_only_one_asked() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from engines.scripted import ScriptedEngine
 from router.conversation import Conversation, conversation_of
-from router.decision import Reason, Wishes
+from router.decision import Reason, RoutePreferences
 from router.policy import PolicyConfig
 from router.pool import Member, Pool
 from router.router import Router
@@ -50,7 +50,7 @@ def test_router_decides_by_policy(text: str, path: str, reason: Reason) -> None:
     pool.add(member)
     router = Router(WordClassifier(), PolicyConfig())
     scores = router.classify(Conversation(last=text))
-    decision = router.decide(scores, Wishes(), 10, router.choose(scores, Wishes(), pool.states()))
+    decision = router.decide(scores, RoutePreferences(), 10, router.choose(scores, RoutePreferences(), pool.states()))
     assert (decision.student, decision.path, decision.reason) == ("a", path, reason)
 
 

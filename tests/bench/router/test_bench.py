@@ -17,7 +17,7 @@ from bench.router.subjects import Peer, Subject, minilm, scikit_learn
 from bench.router.texts import LONG_CHARS, MIX, Sample, Texts, draw_samples
 from bench.subject import SubjectAbsent
 from models.errors import ConfigError
-from router.decision import Wishes
+from router.decision import RoutePreferences
 from router.policy import PolicyConfig, choose_student, decide
 from router.training.corpus import Row
 from server.commands.cli import main
@@ -92,9 +92,9 @@ def test_policy_pool_decides() -> None:
     found = scores("math")
     decision = decide(
         scores=found,
-        wishes=Wishes(),
+        preferences=RoutePreferences(),
         num_prompt_tokens=10,
-        candidates=choose_student(found, Wishes(), default_pool()),
+        candidates=choose_student(found, RoutePreferences(), default_pool()),
         config=PolicyConfig(),
     )
     assert decision.student == "two"

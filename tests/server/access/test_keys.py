@@ -237,13 +237,13 @@ def test_admin_has_its_own_key(served: Served) -> None:
 
 
 def test_priority_above_the_key_s_is_forbidden(served: Served) -> None:
-    wish: dict[str, Any] = {"fenhe": {"priority": "high"}}
-    assert ask(served, WEB, **wish).status_code == 200
-    response = ask(served, SMALL, max_tokens=9, **wish)
+    fields: dict[str, Any] = {"fenhe": {"priority": "high"}}
+    assert ask(served, WEB, **fields).status_code == 200
+    response = ask(served, SMALL, max_tokens=9, **fields)
     assert (response.status_code, response.json()["error"]["param"]) == (403, "fenhe.priority")
     with pytest.raises(openai.PermissionDeniedError):
         served.client.with_options(api_key=SMALL).chat.completions.create(
-            model="auto", messages=[{"role": "user", "content": "x"}], extra_body=wish
+            model="auto", messages=[{"role": "user", "content": "x"}], extra_body=fields
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import BadRequest, ConfigError, StepFailed, Unauthorized, Unavailable
-from server.commands.chat import Reply, Wish, converse, find_api_key, read_refusal
+from server.commands.chat import ChatOptions, Reply, converse, find_api_key, read_refusal
 from server.commands.cli import main
 from server.settings.config import KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server
@@ -28,7 +28,7 @@ def guarded(student: TinyStudent, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 def test_conversation_carries_what_was_said(served: Served) -> None:
     out = io.StringIO()
-    assert converse(Wish(url=served.url, system="be kind"), None, io.StringIO("hello\n\nagain\n"), out) == 0
+    assert converse(ChatOptions(url=served.url, system="be kind"), None, io.StringIO("hello\n\nagain\n"), out) == 0
     prompt = served.student.tokenizer.decode(served.engine.submitted[-1].prompt_token_ids)
     assert prompt == "system\nbe kind\nuser\nhello\nassistant\nHello, world!\nuser\nagain\nassistant\n"
     assert out.getvalue().count("[path full, 4 tokens, first after ") == 2
@@ -42,12 +42,12 @@ def test_reply_speed_leaves_the_first_token_out() -> None:
 def test_conversation_reports_an_error_inside_the_stream(start: Start) -> None:
     served = start({"broken": Line(pieces=("x", "y"), delay_s=0.05, error=StepFailed("the pass failed"))})
     with pytest.raises(Unavailable, match="the pass failed"):
-        converse(Wish(url=served.url), "broken", io.StringIO(), io.StringIO())
+        converse(ChatOptions(url=served.url), "broken", io.StringIO(), io.StringIO())
 
 
 def test_conversation_with_something_else_says_so(served: Served) -> None:
     with pytest.raises(BadRequest, match="there is no POST"):
-        converse(Wish(url=f"{served.url}/nowhere"), "x", io.StringIO(), io.StringIO())
+        converse(ChatOptions(url=f"{served.url}/nowhere"), "x", io.StringIO(), io.StringIO())
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"error": "text"}', b"[]"])
@@ -58,7 +58,7 @@ def test_refusal_in_another_shape_is_told(body: bytes) -> None:
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])
 def test_conversation_refuses_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="no server address"):
-        converse(Wish(url=url), "x", io.StringIO(), io.StringIO())
+        converse(ChatOptions(url=url), "x", io.StringIO(), io.StringIO())
 
 
 @pytest.mark.parametrize("command", [["chat", "hello"], ["route", "some math"]])
@@ -92,7 +92,7 @@ def test_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
 
 
 def test_wish_never_shows_its_key() -> None:
-    assert KEY not in repr(Wish(url="http://x", api_key=KEY))
+    assert KEY not in repr(ChatOptions(url="http://x", api_key=KEY))
 
 
 def test_refusal_for_want_of_a_key_is_told_apart() -> None:

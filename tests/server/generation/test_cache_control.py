@@ -17,8 +17,10 @@ def request(**sampling: float) -> GenerationRequest:
 GREEDY, SEEDED, DRAWN = request(temperature=0.0), request(seed=1), request()
 
 
-def use_of(*requests: GenerationRequest, wish: bool | None = None, said: str = "", is_enabled: bool = True) -> CacheUse:
-    return cache_use(requests, wish, [said] if said else [], is_enabled=is_enabled)
+def use_of(
+    *requests: GenerationRequest, wanted: bool | None = None, said: str = "", is_enabled: bool = True
+) -> CacheUse:
+    return cache_use(requests, wanted, [said] if said else [], is_enabled=is_enabled)
 
 
 def test_cache_is_used_for_what_can_be_repeated() -> None:
@@ -27,9 +29,9 @@ def test_cache_is_used_for_what_can_be_repeated() -> None:
 
 
 def test_cache_follows_the_wish_of_the_body() -> None:
-    assert use_of(DRAWN, wish=True) == FULL
-    assert use_of(GREEDY, wish=False) == BYPASS
-    assert use_of(GREEDY, wish=True, is_enabled=False) == BYPASS
+    assert use_of(DRAWN, wanted=True) == FULL
+    assert use_of(GREEDY, wanted=False) == BYPASS
+    assert use_of(GREEDY, wanted=True, is_enabled=False) == BYPASS
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,8 @@ def test_cache_follows_the_client_s_cache_control(said: str, use: CacheUse) -> N
 
 
 def test_cache_control_is_narrower_than_the_wish() -> None:
-    assert use_of(DRAWN, wish=True, said="no-store") == BYPASS
-    assert use_of(GREEDY, wish=False, said="max-age=60") == BYPASS
+    assert use_of(DRAWN, wanted=True, said="no-store") == BYPASS
+    assert use_of(GREEDY, wanted=False, said="max-age=60") == BYPASS
 
 
 def test_cache_control_may_come_in_several_headers() -> None:

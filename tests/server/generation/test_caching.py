@@ -113,8 +113,8 @@ def test_only_what_can_be_repeated_is_kept_unless_the_request_asks(start: Start)
     assert [ask(served, temperature=1), ask(served, temperature=1)] == ["bypass", "bypass"]
     assert [ask(served, temperature=1, seed=4), ask(served, temperature=1, seed=4)] == ["miss", "hit"]
     assert ask(served, temperature=1, seed=5) == "miss"
-    wish: dict[str, Any] = {"temperature": 1, "fenhe": {"cache": True}}
-    assert [ask(served, **wish), ask(served, **wish)] == ["miss", "hit"]
+    fields: dict[str, Any] = {"temperature": 1, "fenhe": {"cache": True}}
+    assert [ask(served, **fields), ask(served, **fields)] == ["miss", "hit"]
     assert [ask(served, fenhe={"cache": False}) for _ in range(2)] == ["bypass", "bypass"]
 
 

@@ -90,9 +90,9 @@ def test_client_s_stream_parses_into_its_models(bound: Served) -> None:
 
 
 def test_responses_parse_into_the_client_s_models(bound: Served) -> None:
-    wish: dict[str, Any] = {"model": "random", "input": "hello", "max_output_tokens": 900, "temperature": 0}
-    whole = bound.client.responses.parse(text_format=Crossing, **wish)
-    with bound.client.responses.stream(text_format=Crossing, **wish) as stream:
+    fields: dict[str, Any] = {"model": "random", "input": "hello", "max_output_tokens": 900, "temperature": 0}
+    whole = bound.client.responses.parse(text_format=Crossing, **fields)
+    with bound.client.responses.stream(text_format=Crossing, **fields) as stream:
         streamed = stream.get_final_response()
     assert isinstance(whole.output_parsed, Crossing)
     assert streamed.output_parsed == whole.output_parsed

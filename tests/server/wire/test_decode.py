@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
+from server.wire.base import SamplingBody
+from server.wire.chat import ChatRequest, chat_decoder
+from server.wire.completions import CompletionRequest, completion_decoder
 from server.wire.decode import CHAT_ALONE, HARMLESS, UNSUPPORTED, decode_body
-from server.wire.schema import ChatRequest, CompletionRequest, SamplingWish, chat_decoder, completion_decoder
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -111,5 +113,5 @@ def test_harmless_fields_are_known_and_not_refused() -> None:
 
 
 def test_tables_do_not_refuse_what_is_supported() -> None:
-    for kind in (ChatRequest, CompletionRequest, SamplingWish):
+    for kind in (ChatRequest, CompletionRequest, SamplingBody):
         assert not set(UNSUPPORTED) & {field.name for field in msgspec.structs.fields(kind)}

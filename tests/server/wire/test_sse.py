@@ -6,7 +6,8 @@ from typing import Any
 from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, Usage
 from server.generation.plan import merge
 from server.wire import sse
-from server.wire.schema import ChatChunk, ChunkChoice, Delta, encoder
+from server.wire.base import encoder
+from server.wire.chat import ChatChunk, ChunkChoice, Delta
 from tests.server.conftest import Served, events_of
 
 

@@ -1,0 +1,146 @@
+"""What the bodies of several endpoints have in common: bases, ranges of numbers, usage, errors.
+
+Bodies are msgspec structs with one typed decoder per request. They own shapes and ranges only; what a value means is
+decided in `server/generation` and `server/api`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.decision import Priority, Quality
+from router.tasks import Task
+
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+
+
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+PositiveProbability = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
+
+
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+TokenId = Annotated[int, Meta(ge=0)]
+
+
+NumChoices = Annotated[int, Meta(ge=1, le=128)]
+
+
+TopK = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+
+
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+StopString = Annotated[str, Meta(min_length=1)]
+
+
+StopStrings = Annotated[list[StopString], Meta(max_length=4)]
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every request body: a field nobody knows is an error."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every response body."""
+
+
+class StreamOptions(RequestBody, frozen=True, kw_only=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class FenheOptions(RequestBody, frozen=True, kw_only=True):
+    """What fenhe adds to the API: wishes for the router, which win over what it finds by itself.
+
+    `while_loading` says what to do until the path's modules are loaded, `priority` who goes first in a queue. `cache`
+    true lets the result cache answer although tokens are drawn at random, false keeps it away.
+    """
+
+    task: Task | None = None
+    path: Annotated[str, Meta(min_length=1)] | None = None
+    quality: Quality | None = None
+    while_loading: Literal["wait", "degrade"] | None = None
+    priority: Priority | None = None
+    cache: bool | None = None
+
+
+class SamplingBody(RequestBody, frozen=True, kw_only=True):
+    """The fields chat and completions share. `None` means the default everywhere."""
+
+    model: str
+    temperature: Temperature | None = None
+    top_p: PositiveProbability | None = None
+    top_k: TopK | None = None
+    min_p: Probability | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10.0)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, Bias] | None = None
+    seed: Seed | None = None
+    stop: StopString | StopStrings | None = None
+    ignore_eos: bool | None = None
+    n: NumChoices | None = None
+    max_tokens: Positive | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    fenhe: FenheOptions | None = None
+    user: str | None = None
+
+
+TokenPrompt = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class PromptTokensDetails(Reply, frozen=True, kw_only=True):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Reply, frozen=True, kw_only=True):
+    reasoning_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class UsageReply(Reply, frozen=True, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+
+class ChoiceFenhe(Reply, frozen=True, kw_only=True):
+    """The path that really answered: another than asked for only after `while_loading: degrade`."""
+
+    path: str
+
+
+class ErrorDetail(Reply, frozen=True, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(Reply, frozen=True, kw_only=True):
+    error: ErrorDetail
+
+
+any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+encoder = msgspec.json.Encoder()

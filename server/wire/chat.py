@@ -1,0 +1,211 @@
+"""Bodies of chat completions: messages, tools, formats, choices and chunks."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.wire.base import ChoiceFenhe, Positive, Reply, RequestBody, SamplingBody, UsageReply
+
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
+
+
+Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+
+
+JsonSchema = dict[str, Any]
+
+
+class TextPart(RequestBody, frozen=True, kw_only=True):
+    text: str
+    type: Literal["text"]
+
+
+class CalledFunction(RequestBody, frozen=True, kw_only=True):
+    """`arguments` is JSON, as text."""
+
+    name: Name
+    arguments: str
+
+
+class EarlierCall(RequestBody, frozen=True, kw_only=True):
+    """A call that the assistant made in an earlier turn."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    function: CalledFunction
+    type: Literal["function"]
+
+
+class Message(RequestBody, frozen=True, kw_only=True):
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
+
+
+class TextFormat(RequestBody, frozen=True, kw_only=True, tag="text", tag_field="type"):
+    """Free text."""
+
+
+class JsonObjectFormat(RequestBody, frozen=True, kw_only=True, tag="json_object", tag_field="type"):
+    """Any JSON object."""
+
+
+class NamedSchema(RequestBody, frozen=True, kw_only=True):
+    """Kept to in any case, whatever `strict` says. `name` and `description` change nothing."""
+
+    name: Name
+    schema: JsonSchema | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(RequestBody, frozen=True, kw_only=True, tag="json_schema", tag_field="type"):
+    json_schema: NamedSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
+
+
+class FunctionDefinition(RequestBody, frozen=True, kw_only=True):
+    """A function that may be called. Its parameters' schema is kept to in any case, whatever `strict` says."""
+
+    name: Name
+    description: str | None = None
+    parameters: JsonSchema | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(RequestBody, frozen=True, kw_only=True):
+    function: FunctionDefinition
+    type: Literal["function"]
+
+
+class FunctionName(RequestBody, frozen=True, kw_only=True):
+    name: str
+
+
+class NamedToolChoice(RequestBody, frozen=True, kw_only=True):
+    function: FunctionName
+    type: Literal["function"]
+
+
+class ChatRequest(SamplingBody, frozen=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[FunctionTool], Meta(min_length=1)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+
+
+class TopLogprob(Reply, frozen=True, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ContentLogprob(Reply, frozen=True, kw_only=True):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Reply, frozen=True, kw_only=True):
+    content: list[ContentLogprob]
+    refusal: None = None
+
+
+class FunctionCall(Reply, frozen=True, kw_only=True):
+    """`arguments` is JSON, as text; incomplete only where the answer was cut off."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Reply, frozen=True, kw_only=True):
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class AssistantMessage(Reply, frozen=True, kw_only=True):
+    """`content` is null where the answer is tool calls alone."""
+
+    content: str | None
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+
+
+class ChatChoice(Reply, frozen=True, kw_only=True):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: ChatFinishReason
+    fenhe: ChoiceFenhe
+
+
+class ChatCompletion(Reply, frozen=True, kw_only=True):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: UsageReply
+    object: Literal["chat.completion"] = "chat.completion"
+
+
+class FunctionDelta(Reply, frozen=True, kw_only=True):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallDelta(Reply, frozen=True, kw_only=True):
+    """A piece of the tool call `index`. The first one has id, type and name; the arguments come after it."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
+class Delta(Reply, frozen=True, kw_only=True):
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    refusal: UnsetType | None = UNSET
+    tool_calls: list[CallDelta] | UnsetType = UNSET
+
+
+class ChunkChoice(Reply, frozen=True, kw_only=True):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: ChatFinishReason | None = None
+    fenhe: ChoiceFenhe | UnsetType = UNSET
+
+
+class ChatChunk(Reply, frozen=True, kw_only=True):
+    """One `data:` line of a stream. `usage` is absent unless `stream_options.include_usage` was asked for."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: UsageReply | UnsetType | None = UNSET
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+
+
+chat_decoder = msgspec.json.Decoder(ChatRequest)

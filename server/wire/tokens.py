@@ -1,0 +1,42 @@
+"""Bodies of /tokenize and /detokenize."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from server.wire.base import Reply, RequestBody, TokenId
+from server.wire.chat import Message
+
+
+class TokenizeRequest(RequestBody, frozen=True, kw_only=True):
+    """Either `prompt` or `messages`."""
+
+    model: str = "auto"
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(RequestBody, frozen=True, kw_only=True):
+    model: str = "auto"
+    tokens: list[TokenId]
+
+
+class TokenizeResponse(Reply, frozen=True, kw_only=True):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(Reply, frozen=True, kw_only=True):
+    prompt: str
+
+
+tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
+
+
+detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
