@@ -108,5 +108,5 @@ def test_key_refuses_a_kind_it_cannot_describe() -> None:
     class Odd(SamplingParams):
         extra: object = dataclasses.field(default_factory=object)
 
-    with pytest.raises(TypeError, match="cache_key"):
+    with pytest.raises(TypeError, match="cache key"):
         key_of(replace(REQUEST, sampling=Odd(max_tokens=8)))
