@@ -18,7 +18,7 @@ FAST, BALANCED, FULL = Quality
 
 
 @pytest.mark.parametrize(
-    ("verdict", "wishes", "task", "path", "reason"),
+    ("verdict", "preferences", "task", "path", "reason"),
     [
         ("math", {}, "math", "a", Reason.TASK),
         ("fact", {"task": "math"}, "math", "a", Reason.WISHED_TASK),
@@ -199,7 +199,7 @@ def test_load_and_speed_set_the_prompt_length_aside(quality: Quality) -> None:
     assert (found.path, found.reason) == ("a", reason)
 
 
-@pytest.mark.parametrize("wishes", [{"path": "c"}, {"task": "general"}])
+@pytest.mark.parametrize("preferences", [{"path": "c"}, {"task": "general"}])
 def test_load_leaves_wished_paths_and_general_alone(preferences: dict[str, Any]) -> None:
     pool = [student(manifest=student_manifest(keeps=(1.0, 1.0, 1.0)), num_running=BUSY)]
     assert route(pool, **preferences).path == preferences.get("path", "full")

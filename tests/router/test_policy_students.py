@@ -72,7 +72,7 @@ def test_nobody_left_says_who_and_why() -> None:
     assert "`sick`: it is unhealthy: disk full; `going`: it is draining" in caught.value.message
 
 
-@pytest.mark.parametrize("wishes", [{}, {"path": "a"}])
+@pytest.mark.parametrize("preferences", [{}, {"path": "a"}])
 def test_empty_pool_is_unavailable(preferences: dict[str, Any]) -> None:
     with pytest.raises(Unavailable, match="the server has none"):
         route([], **preferences)
