@@ -75,7 +75,7 @@ def test_entry_of_a_failed_choice_is_not_believed() -> None:
     assert decode_entry(encode_entry(Entry(stored_s=1.0, choices=(bad,))), 1, "full") is None
 
 
-@pytest.mark.parametrize("stored_s", [math.nan, math.inf, -math.inf, time.time() + 86400])
+@pytest.mark.parametrize("stored_s", [math.nan, math.inf, -math.inf, pytest.param(time.time() + 86400, id="tomorrow")])
 def test_entry_of_no_time_there_has_been_is_not_believed(stored_s: float) -> None:
     entry = msgspec.structs.replace(whole(), stored_s=stored_s)
     assert decode_entry(encode_entry(entry), 2, "full") is None
