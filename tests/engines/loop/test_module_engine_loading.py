@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from engines.loop import loading
 from engines.sequence import FinishReason, WhileLoading
 from models.errors import EngineUnhealthy
 
@@ -76,7 +77,8 @@ def test_loading_waiter_can_be_aborted(gated: Any) -> None:
     assert gated.finish("a").reason is FinishReason.ABORT
 
 
-def test_loading_waiter_is_told_when_the_engine_stops(gated: Any) -> None:
+def test_loading_waiter_is_told_when_the_engine_stops(gated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "JOIN_S", 0.1)
     gated.submit("a", path="full")
     gated.engine.stop(0)
     assert gated.finish("a").reason is FinishReason.ABORT

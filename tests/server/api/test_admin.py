@@ -14,6 +14,7 @@ import pytest
 from engines.scripted import Line, ScriptedEngine
 from models.errors import ConfigError
 from models.student.manifest import write_manifest
+from server.lifecycle import student_changes
 from server.lifecycle.student_changes import give_memory_back
 from server.settings.config import AdminConfig, ServerConfig, StudentConfig
 from server.students.open_student import Opened
@@ -209,8 +210,11 @@ def test_leaving_server_takes_no_student_and_starts_none(served: Served, worksho
     assert until(lambda: listed(served) == {"first": "ready", "second": "ready", "third": "failed"})
 
 
-def test_server_ends_while_a_student_is_being_opened(start_pool: StartPool, workshop: Workshop, folder: Path) -> None:
+def test_server_ends_while_a_student_is_being_opened(
+    monkeypatch: pytest.MonkeyPatch, start_pool: StartPool, workshop: Workshop, folder: Path
+) -> None:
     """The fixture's end, which comes after this, fails when the server waits for the gate."""
+    monkeypatch.setattr(student_changes, "LAST_OPENING_S", 0.1)
     workshop.gate.clear()
     served = start_pool({"first": ()}, config=CONFIG, opener=workshop)
     assert admin(served, "POST", body={"folder": str(folder)}).status_code == 202

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import httpx
@@ -36,11 +36,13 @@ class Crowd:
     def __init__(self, served: Served) -> None:
         self.served = served
         self._threads = ThreadPoolExecutor(16)
+        self._asked: list[Future[httpx.Response]] = []
 
     def ask(self, prompt: str, *, headers: dict[str, str] | None = None, **fields: Any) -> "Future[httpx.Response]":
         """Send a request and wait until it is queued, running or answered."""
         before = self._num_seen()
         asked = self._threads.submit(self.served.chat, prompt, headers=headers, max_tokens=300, **fields)
+        self._asked.append(asked)
         assert until(lambda: asked.done() or self._num_seen() > before)
         return asked
 
@@ -52,8 +54,12 @@ class Crowd:
         return self.served.student.gate.admission.num_waiting
 
     def close(self) -> None:
-        for sequence in list(self.served.engine._running):
-            self.served.engine.abort(sequence)
+        """End what runs, and what takes its turn then, until everyone has an answer."""
+        for asked in self._asked:
+            while not asked.done():
+                for sequence in list(self.served.engine._running):
+                    self.served.engine.abort(sequence)
+                wait([asked], 0.01)
         self._threads.shutdown()
 
 
