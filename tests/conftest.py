@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Before numpy and torch are imported: two threads that wait for each other on one free core take many times as long as
+# one alone, and a parallel run keeps every core busy with tests of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
