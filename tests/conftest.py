@@ -16,9 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from models.errors import ConfigError
 from models.sources.fetch import cache_folder, pull
+from models.sources.source import open_source
+from tests.models.greedy_text import greedy_tokens
 
 TinySource = Callable[..., Path]
 
@@ -200,6 +203,24 @@ def _write_vocabulary(writer: Any, tokenizer: dict[str, Any], pre: str) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHAT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a run: what is made in it under a lock is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def default_greedy_tokens(default_gguf: Path, shared_folder: Path) -> dict[str, list[int]]:
+    """By prompt, the tokens transformers finds likeliest, one after the other, with the default student's weights."""
+    file = shared_folder / "greedy.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            file.write_text(json.dumps(greedy_tokens(open_source(default_gguf))))
+    tokens: dict[str, list[int]] = json.loads(file.read_text())
+    return tokens
 
 
 @pytest.fixture(scope="session")

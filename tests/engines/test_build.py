@@ -1,12 +1,9 @@
 """From a student folder to a serving engine: settings are held against the student, and its text is the model's."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from engines.build import build_engine, build_runner, capacity_tokens
 from engines.config import EngineConfig
@@ -14,22 +11,8 @@ from engines.loop.module_engine import ModuleEngine
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
-from models.sources.source import open_source
 from models.student.folder import Student
-
-NUM_TOKENS = 24
-
-
-@pytest.fixture(scope="module")
-def reference_test() -> ModuleType:
-    """`tests/models/test_reference.py`, for its prompts and its way to transformers."""
-    file = Path(__file__).parents[1] / "models" / "test_reference.py"
-    spec = importlib.util.spec_from_file_location("reference_test", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.models.greedy_text import NUM_TOKENS, chat_ids
 
 
 def generate(engine: ModuleEngine, prompts: dict[str, list[int]], make_listener: Any, path: str = "full") -> Any:
@@ -48,27 +31,17 @@ def generate(engine: ModuleEngine, prompts: dict[str, list[int]], make_listener:
 
 
 def test_engine_greedy_text_of_the_default_student_equals_transformers(
-    default_gguf: Path, tmp_path: Path, reference_test: ModuleType, make_listener: Any
+    default_gguf: Path, default_greedy_tokens: dict[str, list[int]], tmp_path: Path, make_listener: Any
 ) -> None:
     build_student(default_gguf, tmp_path / "student", precisions=("fp32",))
     student = Student.open(tmp_path / "student")
-    source, tokenizer = open_source(default_gguf), student.tokenizer
-    assert tokenizer.chat_template is not None
-    prompts = {
-        prompt: tokenizer.encode(tokenizer.chat_template.render([{"role": "user", "content": prompt}]))
-        for prompt in reference_test.PROMPTS
-    }
+    prompts = {prompt: chat_ids(student.tokenizer, prompt) for prompt in default_greedy_tokens}
     assert len(prompts) >= 20
     engine = build_engine(student, EngineConfig(precision="fp32", max_running=8, max_context_tokens=256))
     listener = generate(engine, prompts, make_listener)
-    model = reference_test.transformers_llama(source)
-    for prompt, ids in prompts.items():
-        generated = listener.tokens(prompt)
-        with torch.inference_mode():
-            logits = model(torch.tensor([ids + generated[:-1]])).logits[0, len(ids) - 1 :]
-        expected = logits.argmax(dim=-1).tolist()
-        assert generated == expected, prompt
-        assert listener.text(prompt) == tokenizer.decode(expected), prompt
+    for prompt, expected in default_greedy_tokens.items():
+        assert listener.tokens(prompt) == expected, prompt
+        assert listener.text(prompt) == student.tokenizer.decode(expected), prompt
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
