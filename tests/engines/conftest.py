@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
@@ -361,9 +362,18 @@ def tiny_student(_built: _Built, tiny_source: Any) -> Callable[..., TinyStudent]
 
 
 @pytest.fixture(scope="session")
-def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def operators_folder(shared_folder: Path) -> Path:
+    """Where a run compiles fenhe's own operators: empty when it begins, the same for all its processes."""
+    folder = shared_folder / "operators"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def native_library(operators_folder: Path) -> Path:
     """fenhe's own operators; skips where they cannot be compiled."""
-    library = library_path(tmp_path_factory.mktemp("operators"))
+    with FileLock(operators_folder / "all.lock"):
+        library = library_path(operators_folder)
     if library is None:
         pytest.skip("fenhe's own operators cannot be compiled here")
     return library

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from filelock import FileLock
 from onnx import TensorProto, helper
 
 from engines.native import build, library_path
@@ -36,11 +37,6 @@ def runs_here(variant: str) -> bool:
     return all(flag in flags for flag in needed[variant])
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("native")
-
-
 def test_compiling_is_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -55,13 +51,15 @@ def test_compiling_is_announced(
 
 
 @pytest.fixture(scope="session", params=variants())
-def library(request: pytest.FixtureRequest, cache: Path) -> Path:
+def library(request: pytest.FixtureRequest, operators_folder: Path) -> Path:
     """Each variant alone, so that those this machine would not choose are tested too."""
     variant: str = request.param
     if not runs_here(variant):
         pytest.skip(f"this processor has no {variant}")
+    made = operators_folder / f"{variant}-{build.library_name()}"
     try:
-        return build_library(cache, only=variant)
+        with FileLock(f"{made}.lock"):
+            return made if made.is_file() else build_library(operators_folder, only=variant)
     except BuildError as error:
         pytest.skip(str(error))
 
@@ -338,16 +336,15 @@ def test_quantized_product_is_exact_for_any_threads(library: Path, num_rows: int
         assert_same_bits([got], [expected])
 
 
-def test_library_path_builds_once_and_remembers_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library_path.cache_clear()
-    first = library_path(tmp_path)
-    if first is None:
-        pytest.skip("no compiler here")
-    assert first.is_file()
+def test_library_path_builds_once_and_remembers_the_trial(
+    native_library: Path, operators_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fixture compiled and tried it, or another process of this run did."""
+    assert native_library.is_file()
     library_path.cache_clear()
     monkeypatch.setattr(build, "find_compiler", lambda: pytest.fail("compiled again"))
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("tried again"))
-    assert library_path(tmp_path) == first
+    assert library_path(operators_folder) == native_library
     library_path.cache_clear()
 
 
