@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := server bench router engines models loadtest tests
 
+# As many processes as cores, within what memory bears: each may hold a torch model.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+
 .PHONY: help serve test lint format bench soak clean
 
 help:
@@ -35,7 +38,7 @@ serve: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve $(if $(PORT),--port $(PORT))
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(PACKAGES)
