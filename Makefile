@@ -7,12 +7,13 @@ PACKAGES := server bench router engines models loadtest tests
 # As many processes as cores, within what memory bears: each may hold a torch model.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help serve test lint format bench soak clean
+.PHONY: help serve test check lint format bench soak clean
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
 	@echo "             make serve PORT=8001 on another port"
 	@echo "make test    install with the development tools; lint, types and tests"
+	@echo "make check   lint, types and the tests that what you changed touches, within a minute"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
@@ -39,6 +40,9 @@ serve: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
+
+check: lint
+	$(BIN)/python -m tests.affected
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(PACKAGES)
