@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := server bench router engines models loadtest tests
 
+# Checks with needs of their own, by the marker of their tests: `make test` leaves them out.
+SLOWER := clients vllm deploy browser
 # As many processes as cores, within what memory bears: each may hold a torch model.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help serve test check lint format bench soak clean
+.PHONY: help serve test check lint format bench soak clean $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
@@ -15,6 +17,7 @@ help:
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make check   lint, types and the tests that what you changed touches, within a minute"
 	@echo "make lint    ruff and mypy alone"
+	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make clean   remove the virtual environment and caches; models stay in ~/.cache/fenhe"
@@ -43,6 +46,10 @@ test: lint
 
 check: lint
 	$(BIN)/python -m tests.affected
+
+$(SLOWER:%=test-%): test-%: $(VENV)/.installed-dev
+	@if files=$$(grep -rlw --include='*.py' 'mark\.$*' tests); then $(BIN)/python -m pytest -m $* $$files; \
+	else echo "no test is marked $* yet"; fi
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(PACKAGES)

@@ -1,7 +1,8 @@
-"""`make serve`, without running it."""
+"""What the targets of the Makefile would run, and what CI makes of them."""
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,65 @@ def test_make_serve_takes_another_port() -> None:
 
 def test_make_help_tells_of_the_port() -> None:
     assert "make serve PORT=8001" in recipe("help")
+
+
+@pytest.mark.parametrize("name", ["clients", "vllm", "deploy", "browser"])
+def test_slower_checks_run_the_tests_of_their_marker(name: str, pytestconfig: pytest.Config) -> None:
+    assert f"-m pytest -m {name} " in recipe(f"test-{name}")
+    assert any(line.startswith(f"{name}: ") for line in pytestconfig.getini("markers"))
+
+
+RunCi = Callable[..., "subprocess.CompletedProcess[str]"]
+MAKE = """#!/bin/sh
+echo "made $1"
+case "$1" in
+    test) exit $STATUS_OF_TEST;;
+    test-vllm) exit 3;;
+    test-deploy) exec sleep 60;;
+esac
+"""
+
+
+@pytest.fixture
+def run_ci(tmp_path: Path) -> RunCi:
+    """`.ci/run` with a make of which one target fails and one hangs."""
+    (tmp_path / "make").write_text(MAKE)
+    (tmp_path / "make").chmod(0o755)
+
+    def run(limit_s: int, status_of_test: int = 0) -> "subprocess.CompletedProcess[str]":
+        environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CI_LIMIT_S": str(limit_s)}
+        environ["STATUS_OF_TEST"] = str(status_of_test)
+        return subprocess.run([ROOT / ".ci" / "run"], env=environ, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def made(output: str) -> list[str]:
+    return [line.removeprefix("made ") for line in output.splitlines() if line.startswith("made ")]
+
+
+def test_ci_goes_on_after_a_failure_and_leaves_out_what_takes_too_long(
+    run_ci: RunCi,
+) -> None:
+    done = run_ci(3)
+    assert made(done.stdout) == ["test", "test-clients", "test-vllm", "test-deploy"]
+    told = [line for line in done.stdout.splitlines() if ":" in line]
+    assert told == [
+        "left out for want of time: test-deploy (not finished)",
+        "left out for want of time: test-browser",
+        "failed: test-vllm",
+    ]
+    assert done.returncode == 1
+
+
+def test_ci_tests_first_and_stops_when_they_fail(run_ci: RunCi) -> None:
+    done = run_ci(60, status_of_test=2)
+    assert (made(done.stdout), done.returncode) == (["test"], 2)
+
+
+def test_ci_without_time_names_all_that_was_left_out(
+    run_ci: RunCi,
+) -> None:
+    done = run_ci(0)
+    assert (made(done.stdout), done.returncode) == (["test"], 0)
+    assert done.stdout.count("left out") == 4
