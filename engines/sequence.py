@@ -1,14 +1,17 @@
-"""What the engine generates for: the wish (`GenerationRequest`), its events, and the state of one running sequence.
+"""What the engine generates for: the request (`GenerationRequest`), its events, and the state of one running sequence.
 
 An HTTP request with `n` choices becomes `n` sequences. Nothing here knows HTTP, tensors or a tokenizer.
 """
 
+import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 from engines.grammar import Grammar, Matcher
+from engines.prefix_match import Match
+from engines.text import TextStream
 from models.errors import ServingError
 
 
@@ -160,8 +163,8 @@ class Sequence:
     """A request inside the engine. Owned by the engine thread alone.
 
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
-    `matcher` has taken the tokens of the answer, and survives when the KV is given back and computed again; so do
-    `prompt_logprobs`, which begin with the prompt's second token.
+    `text` and `matcher` have taken the tokens of the answer, and survive when the KV is given back and computed again;
+    so do `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix it began with.
     """
 
     request: GenerationRequest
@@ -169,10 +172,12 @@ class Sequence:
     seed: int
     token_ids: list[int]
     num_prompt_tokens: int
+    text: TextStream
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     slot: int | None = None
+    match: Match = field(default_factory=Match)
     matcher: Matcher | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     queued_s: float = field(default_factory=time.monotonic)
@@ -230,3 +235,19 @@ class Sequence:
             first_token_s=self.first_token_s,
             finished_s=time.monotonic(),
         )
+
+
+def new_sequence(request: GenerationRequest, token_bytes: Callable[[int], bytes]) -> Sequence:
+    """A waiting sequence; without a seed it gets one of its own. `token_bytes` are the bytes a token stands for."""
+    seed = request.sampling.seed
+    grammar = request.sampling.grammar
+    return Sequence(
+        request=request,
+        path=request.path,
+        seed=secrets.randbits(63) if seed is None else seed,
+        token_ids=list(request.prompt_token_ids),
+        num_prompt_tokens=len(request.prompt_token_ids),
+        text=TextStream(token_bytes, request.sampling.stop),
+        queued_s=time.monotonic() if request.queued_s is None else request.queued_s,
+        matcher=None if grammar is None else grammar.matcher(),
+    )

@@ -2,10 +2,12 @@
 
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
 
+from engines.sequence import Sequence, SequenceState
 from models.errors import EngineUnhealthy
 
 logger = logging.getLogger(__name__)
@@ -13,54 +15,97 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Accept:
+    """Queue a sequence that was accepted."""
+
+    sequence: Sequence
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Abort:
+    """End a sequence, if it still lives."""
+
+    sequence_id: str
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class FailToLoad:
+    """Give up: the student cannot be loaded."""
+
+    cause: Exception
+
+
+@dataclass(slots=True, frozen=True)
+class Wake:
+    """Look around, should the engine's thread be waiting."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Question(Generic[T]):
+    """Something that only the engine's thread can tell, and whoever asks waits for."""
+
+    subject: ClassVar[str]
+    reply: Future[T] = field(default_factory=Future)
+
+    def answer(self, find: Callable[[], T]) -> None:
+        """Find the answer, unless nobody waits for it any more."""
+        if not self.reply.set_running_or_notify_cancel():
+            return
+        try:
+            self.reply.set_result(find())
+        except Exception as error:
+            logger.exception("%s failed", self.subject)
+            self.reply.set_exception(EngineUnhealthy(f"the {self.subject} failed: {error!r}"))
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class ListSequences(Question[list[SequenceState]]):
+    """Where is every living sequence?"""
+
+    subject: ClassVar[str] = "list of sequences"
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Audit(Question[list[str]]):
+    """What does not add up in the engine's books?"""
+
+    subject: ClassVar[str] = "audit"
+
+
+Command = Accept | Abort | FailToLoad | Wake | Question[Any]
+
+
 class Commands:
     """Filled by any thread, emptied by the engine's. `is_taken` says whether that thread runs."""
 
     def __init__(self, is_taken: Callable[[], bool]) -> None:
         self._is_taken = is_taken
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
 
     def __len__(self) -> int:
         return self._queue.qsize()
 
-    def put(self, command: Callable[[], None]) -> None:
+    def put(self, command: Command) -> None:
         self._queue.put(command)
 
-    def wake(self) -> None:
-        """Let the engine's thread look around, should it be waiting."""
-        self._queue.put(None)
+    def ask(self, question: Question[T], limit_s: float) -> T:
+        """The answer, found on the engine's thread; what finding it raises does no harm there. Blocks.
 
-    def ask(self, what: str, work: Callable[[], T], limit_s: float) -> T:
-        """The result of `work`, done on the engine's thread; what it raises stays its own affair there. Blocks.
-
-        Raises: EngineUnhealthy when that thread does not run, does not answer within `limit_s`, or `work` failed.
+        Raises: EngineUnhealthy when that thread does not run or does not answer within `limit_s`, or finding it failed.
         """
         if not self._is_taken():
             raise EngineUnhealthy("the engine's thread does not run")
-        answer: Future[T] = Future()
-        self.put(lambda: _fulfil(answer, what, work))
-        if not wait([answer], limit_s).done and answer.cancel():
+        self.put(question)
+        if not wait([question.reply], limit_s).done and question.reply.cancel():
             raise EngineUnhealthy(f"the engine's thread did not answer within {limit_s:g} s")
-        return answer.result()
+        return question.reply.result()
 
-    def take(self, wait_s: float | None = None) -> None:
-        """Carry out what was asked for; wait for the first up to `wait_s`."""
+    def take(self, wait_s: float | None = None) -> Iterator[Command]:
+        """What was asked for, in order, until there is no more; waits for the first up to `wait_s`."""
         try:
-            command = self._queue.get(block=wait_s is not None, timeout=wait_s)
+            yield self._queue.get(block=wait_s is not None, timeout=wait_s)
             while True:
-                if command is not None:
-                    command()
-                command = self._queue.get_nowait()
+                yield self._queue.get_nowait()
         except queue.Empty:
             return
-
-
-def _fulfil(answer: Future[T], what: str, work: Callable[[], T]) -> None:
-    """Do the work, unless nobody waits for it any more."""
-    if not answer.set_running_or_notify_cancel():
-        return
-    try:
-        answer.set_result(work())
-    except Exception as error:
-        logger.exception("%s failed", what)
-        answer.set_exception(EngineUnhealthy(f"the {what} failed: {error!r}"))

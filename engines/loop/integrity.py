@@ -1,25 +1,23 @@
 """Whether an engine's books agree: sequences, slots, KV bytes, cached prefixes. Read on the engine's own thread."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 
-from engines.scheduling.prefix_cache import Match, PrefixCache
+from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.scheduler import KvBudget, Scheduler
 from engines.sequence import SequenceStatus
 
 RUNNING = (SequenceStatus.PREFILLING, SequenceStatus.DECODING)
 
 
-def book_problems(
-    scheduler: Scheduler, kv: KvBudget, cache: PrefixCache, matches: Mapping[str, Match], living: Set[str]
-) -> list[str]:
+def book_problems(scheduler: Scheduler, kv: KvBudget, cache: PrefixCache, living: Set[str]) -> list[str]:
     """What does not add up between two steps, as sentences; none when all is well.
 
-    `living` are the ids the engine owes an end, `matches` the cached prefixes that sequences hold.
+    `living` are the ids of the sequences that the engine owes an end.
     """
     return [
         *_sequence_problems(scheduler, living),
         *_kv_problems(scheduler, kv),
-        *_cache_problems(cache, matches),
+        *_cache_problems(scheduler, cache),
     ]
 
 
@@ -50,10 +48,10 @@ def _kv_problems(scheduler: Scheduler, kv: KvBudget) -> Iterator[str]:
         yield f"KV is held by {sorted(held)}, and {sorted(running)} run"
 
 
-def _cache_problems(cache: PrefixCache, matches: Mapping[str, Match]) -> Iterator[str]:
+def _cache_problems(scheduler: Scheduler, cache: PrefixCache) -> Iterator[str]:
     stored, num_holders = cache.count_held()
     if stored != cache.used_bytes:
         yield f"{cache.used_bytes} bytes of cached prefixes are counted, {stored} are stored"
-    num_held = sum(len(match.keys) for match in matches.values())
+    num_held = sum(len(sequence.match.keys) for sequence in (*scheduler.running, *scheduler.waiting))
     if num_holders != num_held:
         yield f"cached blocks have {num_holders} holders, sequences hold {num_held}"

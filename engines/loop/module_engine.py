@@ -4,7 +4,6 @@ Owns the order of things and what sequences are told. What runs is the scheduler
 """
 
 import logging
-import secrets
 import threading
 import time
 
@@ -14,13 +13,16 @@ import numpy.typing as npt
 from engines.config import EngineConfig
 from engines.contract import EngineStatus, Publish, Runner
 from engines.loop.acceptance import check_request
-from engines.loop.commands import Commands
+from engines.loop.commands import Abort, Accept, Audit, Command, Commands, FailToLoad, ListSequences, Wake
 from engines.loop.counters import Counters
+from engines.loop.ending import ends_with_prompt, take_newest_token
 from engines.loop.integrity import book_problems
+from engines.loop.living import LivingSequences
 from engines.loop.loading import Loading
+from engines.loop.slot_moves import SlotMoves
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
-from engines.scheduling.prefix_cache import BLOCK_TOKENS, Match, PrefixCache
+from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.scheduler import Chunk, KvBudget, Scheduler, StepPlan
 from engines.sequence import (
     Finish,
@@ -30,17 +32,9 @@ from engines.sequence import (
     SequenceEvent,
     SequenceState,
     TokenLogprob,
+    new_sequence,
 )
-from engines.text import TextStream
-from models.errors import (
-    ConfigError,
-    EngineUnhealthy,
-    GrammarFailed,
-    InvalidParameter,
-    QueueFull,
-    ServingError,
-    StepFailed,
-)
+from models.errors import ConfigError, EngineUnhealthy, GrammarFailed, ServingError, StepFailed
 from models.student.folder import Student
 from models.student.manifest import Manifest
 
@@ -48,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 2
 IDLE_WAIT_S = 0.5
-RETRY_AFTER_S = 1.0
 SEE_LOG = "the server's log has the details"
 """What an engine raises may hold file names and its insides: clients read this instead."""
 
@@ -62,7 +55,6 @@ class ModuleEngine:
         self._manifest = student.manifest
         self._tokenizer = student.tokenizer
         self._runner = runner
-        self._config = config
         self._capacity_tokens = capacity_tokens
         self._variant = variant
         self._depths = path_depths(student.manifest)
@@ -75,12 +67,13 @@ class ModuleEngine:
         }
         self._thread = threading.Thread(target=self._serve, name="fenhe-engine", daemon=True)
         self._commands = Commands(self._thread.is_alive)
+        self._living = LivingSequences(config.max_running + config.max_waiting, self._commands)
         self._loading = Loading(
             student.manifest,
             runner,
             self._depths,
-            is_over=self._is_over,
-            tell_loaded=self._commands.wake,
+            is_over=self._living.is_over,
+            tell_loaded=lambda: self._commands.put(Wake()),
             tell_failed=self._fail_to_load,
         )
         self._kv = KvBudget(config.kv_bytes, bytes_per_token)
@@ -95,18 +88,10 @@ class ModuleEngine:
             stages=self._kv_stages,
             resolve_path=self._loading.resolve,
         )
+        self._slot_moves = SlotMoves(runner, self._cache, self._kv_stages)
         self._sampler = Sampler(self._tokenizer.token_bytes)
         self._counters = Counters()
-        self._texts: dict[str, TextStream] = {}
-        self._matches: dict[str, Match] = {}
-        self._living: set[str] = set()
-        self._num_accepted = 0
-        self._living_lock = threading.Lock()
         self._num_failures_in_a_row = 0
-        self._error: ServingError | None = None
-        self._error_detail: str | None = None
-        self._is_stopping = False
-        self._abort_at_s: float | None = None
         self._events: list[SequenceEvent] = []
         self._publish: Publish = lambda events: None
 
@@ -119,34 +104,20 @@ class ModuleEngine:
 
     def submit(self, request: GenerationRequest) -> None:
         check_request(request, self._manifest, self._kv, self._capacity_tokens)
-        sequence = new_sequence(request)
-        with self._living_lock:
-            if self._error is not None or self._is_stopping:
-                raise EngineUnhealthy(self._error.message if self._error else "the server is shutting down")
-            if len(self._living) >= self._config.max_running + self._config.max_waiting:
-                raise QueueFull(
-                    f"{len(self._living)} requests are running or queued, which is the limit; try again later",
-                    retry_after_s=RETRY_AFTER_S,
-                )
-            if request.id in self._living:
-                raise InvalidParameter(f"a sequence {request.id!r} is running already")
-            self._living.add(request.id)
-            self._num_accepted += 1
-            # Under the lock: once a refusal is in force, nothing more may come behind the last look at the commands.
-            self._commands.put(lambda: self._accept(sequence))
+        self._living.accept(new_sequence(request, self._tokenizer.token_bytes))
 
     def abort(self, sequence_id: str) -> None:
-        self._commands.put(lambda: self._abort(sequence_id))
+        self._living.abort(sequence_id)
 
     def status(self) -> EngineStatus:
         counters = self._counters
         cached = dict(self._cache.counters)
-        error = self._error
+        error = self._living.error
         return EngineStatus(
             student=self._manifest.name,
             is_healthy=error is None,
             error=None if error is None else error.message,
-            error_detail=self._error_detail,
+            error_detail=self._living.error_detail,
             paths=tuple(self._loading.status(path.name) for path in self._manifest.paths),
             num_running=len(self._scheduler.running),
             num_waiting=max(len(self._living) - len(self._scheduler.running), 0),
@@ -159,7 +130,7 @@ class ModuleEngine:
             prefix_cache_bytes=self._cache.used_bytes,
             num_prompt_tokens=counters.num_prompt_tokens,
             num_generation_tokens=counters.num_generation_tokens,
-            num_accepted=self._num_accepted,
+            num_accepted=self._living.num_accepted,
             num_preemptions=self._scheduler.num_preemptions,
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
@@ -168,19 +139,16 @@ class ModuleEngine:
         )
 
     def sequences(self, limit_s: float) -> list[SequenceState]:
-        return self._commands.ask("list of sequences", self._sequence_states, limit_s)
+        return self._commands.ask(ListSequences(), limit_s)
 
     def audit(self, limit_s: float) -> list[str]:
         try:
-            return self._commands.ask("audit", self._book_problems, limit_s)
+            return self._commands.ask(Audit(), limit_s)
         except EngineUnhealthy as error:
             return [error.message]
 
     def stop(self, grace_s: float) -> None:
-        with self._living_lock:
-            self._is_stopping = True
-        self._abort_at_s = time.monotonic() + grace_s
-        self._commands.wake()
+        self._living.stop(grace_s)
         if self._thread.is_alive():
             self._thread.join()
         self._loading.join()
@@ -190,13 +158,13 @@ class ModuleEngine:
     def _serve(self) -> None:
         """Step until told to stop. Whatever happens, every waiter is told."""
         try:
-            while not self._is_over():
+            while not self._living.is_over():
                 if not self.step():
-                    self._commands.take(wait_s=IDLE_WAIT_S)
+                    self._obey(wait_s=IDLE_WAIT_S)
         except BaseException as error:  # a panic of a Rust library is no Exception
             logger.exception("engine thread failed student=%s", self._manifest.name)
             self._give_up("the engine failed", error)
-        self._commands.take()
+        self._obey()
         self._end_all(FinishReason.ABORT, None)
         self._flush()
 
@@ -205,7 +173,7 @@ class ModuleEngine:
 
         A transaction: until `_commit`, no sequence has moved on.
         """
-        self._commands.take()
+        self._obey()
         plan = self._scheduler.plan()
         if not plan.is_empty:
             try:
@@ -219,34 +187,14 @@ class ModuleEngine:
         return not plan.is_empty
 
     def _forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
-        for sequence, match in plan.restores:
-            # A sequence that gave way in the middle of its prompt still holds the match of its last beginning.
-            self._release_match(sequence)
-            self._matches[sequence.id] = match
-        for slot, num_tokens in plan.vacated:
-            self._runner.release_slot(slot, num_tokens)
-        for move, sequence in plan.moves:
-            self._runner.move_slot(move.source, move.target, sequence.path, sequence.num_computed_tokens)
-            self._runner.release_slot(move.source, sequence.num_computed_tokens)
-        for sequence, match in plan.restores:
-            self._restore(sequence, match)
+        self._slot_moves.prepare(plan)
         return self._runner.forward(self._scheduler.step_input(plan))
-
-    def _restore(self, sequence: Sequence, match: Match) -> None:
-        """Write a cached prefix into the sequence's slot; the match stays held until the prompt is cached itself."""
-        assert sequence.slot is not None
-        blocks = self._cache.blocks(match)
-        stages = self._kv_stages[sequence.path]
-        per_stage = len(blocks) // len(stages) if stages else 0
-        for index, block in enumerate(blocks):
-            stage, position = stages[index // per_stage], index % per_stage
-            self._runner.write_block(stage, sequence.slot, position * BLOCK_TOKENS, block)
 
     def _sample(self, plan: StepPlan, logits: npt.NDArray[np.float32]) -> list[tuple[Sequence, Sampled]]:
         """The next token of every sequence whose last token was in the step."""
         rows = [(row, sequence) for row, sequence in enumerate(plan.decode) if sequence is not None]
         finished = [chunk.sequence for chunk in plan.chunks if chunk.is_last]
-        rows += [(len(plan.decode) + index, one) for index, one in enumerate(finished) if not _is_prompt_alone(one)]
+        rows += [(len(plan.decode) + index, one) for index, one in enumerate(finished) if not ends_with_prompt(one)]
         if not rows:
             return []
         sequences = [sequence for _, sequence in rows]
@@ -280,13 +228,13 @@ class ModuleEngine:
         for sequence, token in sampled:
             self._append(sequence, token)
         for sequence in prefilled:
-            if _is_prompt_alone(sequence):
+            if ends_with_prompt(sequence):
                 self._counters.num_prompt_tokens += sequence.num_prompt_tokens
                 self._end(sequence, FinishReason.LENGTH)
         # Tokens first: copying a prompt's KV into the cache must not delay its first token.
         self._flush()
         for sequence in prefilled:
-            self._remember(sequence)
+            self._slot_moves.remember(sequence)
 
     def _tell_scores(self, sequence: Sequence, logprobs: list[TokenLogprob]) -> None:
         """Keep what was found of a prompt's tokens, and publish it once it is all there."""
@@ -303,25 +251,14 @@ class ModuleEngine:
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
             self._counters.num_prompt_tokens += sequence.num_prompt_tokens
-        text = self._texts[sequence.id]
-        sampling = sequence.request.sampling
-        is_eos = token.token_id in self._tokenizer.eos_token_ids and not sampling.ignore_eos
-        if is_eos or token.token_id in sampling.stop_token_ids:
-            is_scored = sampling.prompt_logprobs is not None
-            self._end(sequence, FinishReason.STOP, text=text.finish(), token=token if is_scored else None)
-            return
-        shown = text.push(token.token_id)
-        reason = None
-        if text.matched is not None:
-            reason = FinishReason.STOP
-        elif sequence.matcher is not None and sequence.matcher.is_finished:
-            reason, shown = FinishReason.STOP, shown + text.finish()
-        elif sequence.num_completion_tokens >= sampling.max_tokens or sequence.num_tokens >= self._capacity_tokens:
-            reason, shown = FinishReason.LENGTH, shown + text.finish()
-        if reason is None:
-            self._events.append(_event(sequence, token, shown))
+        outcome = take_newest_token(
+            sequence, eos_token_ids=self._tokenizer.eos_token_ids, capacity_tokens=self._capacity_tokens
+        )
+        shown = token if outcome.shows_token else None
+        if outcome.reason is None:
+            self._events.append(_event(sequence, shown, outcome.text))
         else:
-            self._end(sequence, reason, text=shown, token=token)
+            self._end(sequence, outcome.reason, text=outcome.text, token=shown)
 
     def _advance(self, sequence: Sequence, token: Sampled) -> bool:
         """Follow the sequence's grammar; False when that failed, which ends this sequence and no other."""
@@ -345,43 +282,22 @@ class ModuleEngine:
     ) -> None:
         """The one place where a sequence ends: frees all it holds and tells its waiter."""
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._remember(sequence)
-        self._release_match(sequence)
+            self._slot_moves.remember(sequence)
         # A step that failed may have written more than was computed.
         num_written = sequence.num_tokens
         slot = self._scheduler.remove(sequence)
-        stream = self._texts.pop(sequence.id)
         finish = Finish(
             reason=reason,
             path=sequence.path,
             usage=sequence.usage(),
             timings=sequence.timings(),
-            stop=stream.matched,
+            stop=sequence.text.matched,
             error=error,
         )
         self._events.append(_event(sequence, token, text, finish))
-        with self._living_lock:
-            self._living.discard(sequence.id)
+        self._living.end(sequence.id)
         if slot is not None:
             self._runner.release_slot(slot, num_written)
-
-    def _remember(self, sequence: Sequence) -> None:
-        """Put the KV of the sequence's computed tokens into the prefix cache."""
-        slot = sequence.slot
-        if slot is None or not self._config.prefix_cache_bytes:
-            return
-        self._cache.insert(
-            sequence.token_ids[: sequence.num_computed_tokens],
-            self._kv_stages[sequence.path],
-            lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
-            sequence.request.cache_salt,
-        )
-        self._release_match(sequence)
-
-    def _release_match(self, sequence: Sequence) -> None:
-        match = self._matches.pop(sequence.id, None)
-        if match is not None:
-            self._cache.release(match)
 
     def _fail(self, plan: StepPlan, error: BaseException) -> None:
         """A step raised: its sequences end with the error, everyone else goes on."""
@@ -396,19 +312,15 @@ class ModuleEngine:
 
     def _fail_to_load(self, cause: Exception) -> None:
         """Runs on the loading thread."""
-        self._commands.put(lambda: self._give_up("the student cannot be loaded", cause))
+        self._commands.put(FailToLoad(cause=cause))
 
     def _give_up(self, what: str, cause: BaseException) -> None:
         """Mark the engine unhealthy and tell everyone who waits; only operators are told the cause."""
         error = EngineUnhealthy(f"{what}; {SEE_LOG}")
-        with self._living_lock:
-            self._error_detail = f"{what}: {cause!r}"
-            self._error = error
-            ended = sorted(self._living)
-        logger.error(
-            "engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, self._error_detail, ended
-        )
-        self._commands.take()
+        detail = f"{what}: {cause!r}"
+        ended = sorted(self._living.fail(error, detail))
+        logger.error("engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, detail, ended)
+        self._obey()
         self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
@@ -422,11 +334,30 @@ class ModuleEngine:
 
     # Commands from other threads.
 
+    def _obey(self, wait_s: float | None = None) -> None:
+        """Carry out what other threads asked for; wait for the first up to `wait_s`."""
+        for command in self._commands.take(wait_s):
+            self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Accept(sequence=sequence):
+                self._accept(sequence)
+            case Abort(sequence_id=sequence_id):
+                self._abort(sequence_id)
+            case FailToLoad(cause=cause):
+                self._give_up("the student cannot be loaded", cause)
+            case ListSequences():
+                command.answer(self._sequence_states)
+            case Audit():
+                command.answer(self._book_problems)
+            case Wake():
+                pass
+
     def _accept(self, sequence: Sequence) -> None:
-        self._texts[sequence.id] = TextStream(self._tokenizer.token_bytes, sequence.request.sampling.stop)
         self._scheduler.add(sequence)
-        if self._error is not None:
-            self._end(sequence, FinishReason.ERROR, error=self._error)
+        if self._living.error is not None:
+            self._end(sequence, FinishReason.ERROR, error=self._living.error)
 
     def _abort(self, sequence_id: str) -> None:
         sequence = self._scheduler.find(sequence_id)
@@ -437,15 +368,7 @@ class ModuleEngine:
         return [sequence.state() for sequence in (*self._scheduler.running, *self._scheduler.waiting)]
 
     def _book_problems(self) -> list[str]:
-        with self._living_lock:
-            living = set(self._living)
-        return book_problems(self._scheduler, self._kv, self._cache, self._matches, living)
-
-    def _is_over(self) -> bool:
-        """Whether to stop serving: asked to, and nothing left to do or no time left for it."""
-        if self._abort_at_s is None:
-            return False
-        return not self._living or time.monotonic() >= self._abort_at_s
+        return book_problems(self._scheduler, self._kv, self._cache, self._living.ids())
 
 
 def path_depths(manifest: Manifest) -> dict[str, int]:
@@ -465,25 +388,6 @@ def path_depths(manifest: Manifest) -> dict[str, int]:
                 "rows on them cannot share a step"
             )
     return {path.name: rank for rank, path in enumerate(ordered)}
-
-
-def new_sequence(request: GenerationRequest) -> Sequence:
-    """A waiting sequence; without a seed it gets one of its own."""
-    seed = request.sampling.seed
-    grammar = request.sampling.grammar
-    return Sequence(
-        request=request,
-        path=request.path,
-        seed=secrets.randbits(63) if seed is None else seed,
-        token_ids=list(request.prompt_token_ids),
-        num_prompt_tokens=len(request.prompt_token_ids),
-        queued_s=time.monotonic() if request.queued_s is None else request.queued_s,
-        matcher=None if grammar is None else grammar.matcher(),
-    )
-
-
-def _is_prompt_alone(sequence: Sequence) -> bool:
-    return sequence.request.sampling.max_tokens == 0
 
 
 def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:

@@ -8,33 +8,22 @@ Holds copies; knows nothing of slots or tensors beyond their size.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from engines.contract import Block
+from engines.prefix_match import BlockKey, Digest, Match
 
 BLOCK_TOKENS = 32
 MIN_LEFT_TOKENS = 2
 """How many tokens a match leaves to compute: the last one gives the logits, and passes of one sum in another order."""
-
-Digest = bytes
-BlockKey = tuple[str, Digest]
-"""The stage's lineage (its path's modules up to it) and the hash of all tokens up to the block's end."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Entry:
     block: Block
     num_holders: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Match:
-    """A prefix found in the cache and held there until `release`."""
-
-    num_tokens: int
-    keys: list[BlockKey] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,7 +100,7 @@ class PrefixCache:
         """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet."""
         digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS, salt)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
-        chain = Match(num_tokens=0)
+        chain = Match()
         # Block by block through all stages: a chain that does not fit whole is of use as far as it goes.
         for index, digest in enumerate(digests):
             for stage, lineage in lineages(stages).items():

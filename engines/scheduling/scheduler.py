@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
-from engines.scheduling.prefix_cache import Match, PrefixCache
+from engines.prefix_match import Match
+from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.slots import Move, SlotMap
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
@@ -85,7 +86,7 @@ class StepPlan:
 
     vacated: list[tuple[int, int]] = field(default_factory=list)
     moves: list[tuple[Move, Sequence]] = field(default_factory=list)
-    restores: list[tuple[Sequence, Match]] = field(default_factory=list)
+    restores: list[Sequence] = field(default_factory=list)
     decode: list[Sequence | None] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
 
@@ -98,8 +99,8 @@ class StepPlan:
     @property
     def touched(self) -> list[Sequence]:
         """Everyone whose KV the step reads or writes: those of the pass, and those only moved or restored."""
-        prepared = [sequence for _, sequence in self.moves] + [sequence for sequence, _ in self.restores]
-        return list(dict.fromkeys([*self.sequences, *prepared]))
+        moved = [sequence for _, sequence in self.moves]
+        return list(dict.fromkeys([*self.sequences, *moved, *self.restores]))
 
     @property
     def is_empty(self) -> bool:
@@ -179,6 +180,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         else:
             self._vacate(sequence)
+        self._cache.release(sequence.match)
         sequence.status = SequenceStatus.FINISHED
         return slot
 
@@ -227,19 +229,25 @@ class Scheduler:
         self._kv.hold(sequence, sequence.num_tokens)
         slot, moves = self._slots.allocate(sequence, self._depths[sequence.path])
         self._carry_out(moves, plan)
-        match = self._match(sequence)
-        plan.restores.append((sequence, match))
+        self._hold_prefix(sequence)
+        plan.restores.append(sequence)
         sequence.slot = slot
         sequence.status = SequenceStatus.PREFILLING
-        sequence.num_computed_tokens = match.num_tokens
+        sequence.num_computed_tokens = sequence.match.num_tokens
         if sequence.admitted_s is None:
             sequence.admitted_s = time.monotonic()
-            sequence.num_cached_tokens = match.num_tokens
+            sequence.num_cached_tokens = sequence.match.num_tokens
         self.running.append(sequence)
 
-    def _match(self, sequence: Sequence) -> Match:
-        if sequence.num_unscored_tokens:  # what is cached is KV: of those positions nothing could be told
-            return Match(num_tokens=0)
+    def _hold_prefix(self, sequence: Sequence) -> None:
+        match = self._find_prefix(sequence)
+        # A sequence that gave way in the middle of its prompt still holds the match of its last beginning.
+        self._cache.release(sequence.match)
+        sequence.match = match
+
+    def _find_prefix(self, sequence: Sequence) -> Match:
+        if sequence.num_unscored_tokens:  # what is cached is KV: it does not say what the model thought of a token
+            return Match()
         return self._cache.match(sequence.token_ids, self._stages[sequence.path], sequence.request.cache_salt)
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, PrefillChunk, StepInput
-from engines.loop.module_engine import ModuleEngine, new_sequence, path_depths
+from engines.loop.module_engine import ModuleEngine, path_depths
 from engines.native import library_path
 from engines.sampler import Sampler
-from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent
+from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent, new_sequence
 from models.architecture import Architecture
 from models.building.build import build_student
 from models.reference import ReferenceDecoder
@@ -277,7 +277,8 @@ class FakeEngine(Listener):
         """The tokens of a request run by itself, token by token, without engine, scheduler or cache."""
         runner = FakeRunner(self.student.manifest, 1)
         runner.loaded = [HEAD, *self.student.manifest.stage_order()]
-        sampler, sequence = Sampler(self.student.tokenizer.token_bytes), new_sequence(request)
+        token_bytes = self.student.tokenizer.token_bytes
+        sampler, sequence = Sampler(token_bytes), new_sequence(request, token_bytes)
         sampling = request.sampling
         while sequence.num_completion_tokens < sampling.max_tokens:
             start = sequence.num_computed_tokens

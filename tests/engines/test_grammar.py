@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.grammar import Grammar, GrammarCompiler, Masks, json_body, literal, schema_problem
-from engines.loop.module_engine import new_sequence
 from engines.sampler import Sampler
-from engines.sequence import FinishReason, GenerationRequest, SamplingParams
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, new_sequence
 from models.errors import GrammarFailed, InvalidParameter
 from models.student.folder import Student
 from tests.engines.conftest import EOS, VOCAB_SIZE, FakeEngine
@@ -230,7 +229,9 @@ def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCom
     grammar = compiler.compile('start: "a" | "b"')
     sampling = SamplingParams(max_tokens=5, temperature=0.0, logprobs=1, grammar=grammar)
     request = GenerationRequest(id="s", prompt_token_ids=(5,), path="full", sampling=sampling)
-    sampled = Sampler(fake_student.tokenizer.token_bytes).sample(logits, [new_sequence(request)])[0]
+    sampled = Sampler(fake_student.tokenizer.token_bytes).sample(
+        logits, [new_sequence(request, fake_student.tokenizer.token_bytes)]
+    )[0]
     assert sampled.token_id == tokens[b"b"]
     assert sampled.logprob is not None
     assert sampled.logprob.alternatives[0].token_id == tokens[b"z"]
@@ -255,7 +256,8 @@ def test_every_legal_draw_has_its_share(
                 prompt_token_ids=(5,),
                 path="full",
                 sampling=SamplingParams(max_tokens=5, seed=seed, grammar=grammar, **filters),
-            )
+            ),
+            fake_student.tokenizer.token_bytes,
         )
         for seed in range(400)
     ]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engines.sampler import Sampler, adjust, draw, uniform
 from engines.sequence import GenerationRequest, SamplingParams, Sequence
+from engines.text import TextStream
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -23,6 +24,7 @@ def sequence(prompt: tuple[int, ...] = (1,), answer: tuple[int, ...] = (), **par
         seed=params.get("seed") or 0,
         token_ids=[*prompt, *answer],
         num_prompt_tokens=len(prompt),
+        text=TextStream(lambda _: b"", ()),
     )
 
 

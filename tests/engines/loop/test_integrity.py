@@ -97,7 +97,7 @@ def test_audit_that_fails_is_told_and_the_engine_serves_on(make_engine: Any, mon
 
 
 def _forget(engine: ModuleEngine) -> None:
-    engine._living.discard("a")
+    engine._living.end("a")
 
 
 def _take_slot(engine: ModuleEngine) -> None:

@@ -69,14 +69,13 @@ def check_integrity(fake: Any) -> None:
         assert sequence.num_computed_tokens < sequence.num_tokens
     assert scheduler._slots.num_used == len(running)
     assert all(sequence.slot is None and sequence.status is SequenceStatus.WAITING for sequence in waiting)
-    assert engine._living == {sequence.id for sequence in (*running, *waiting)} == set(engine._texts)
+    assert engine._living.ids() == {sequence.id for sequence in (*running, *waiting)}
 
 
 def check_nothing_left(fake: Any) -> None:
     engine = fake.engine
     check_integrity(fake)
-    assert not engine._living
-    assert not engine._matches
+    assert not engine._living.ids()
     assert engine._kv.used_bytes == 0
     assert not any(fake.runner.written), "a slot nobody uses holds memory"
     assert all(entry.num_holders == 0 for entry in engine._cache._entries.values())
@@ -89,8 +88,8 @@ def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], ab
     for _ in range(5000):
         while pending and rng.random() < 0.5:
             fake.engine.submit(pending.pop())
-        if rng.random() < abort_share and fake.engine._living:
-            victim = rng.choice(sorted(fake.engine._living))
+        if rng.random() < abort_share and fake.engine._living.ids():
+            victim = rng.choice(sorted(fake.engine._living.ids()))
             fake.engine.abort(victim)
             aborted.add(victim)
         is_busy = fake.engine.step()

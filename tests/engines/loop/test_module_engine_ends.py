@@ -171,7 +171,6 @@ def test_failed_restore_lets_go_of_all_cached_blocks(make_engine: Any) -> None:
     fake.step_until_idle()
     assert all(fake.finish(id).reason is FinishReason.ERROR for id in ("a", "b"))
     assert all(entry.num_holders == 0 for entry in fake.engine._cache._entries.values())
-    assert not fake.engine._matches
 
 
 def test_logits_that_are_not_finite_fail_the_step(make_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -319,7 +318,7 @@ def test_stop_without_grace_aborts_the_running_and_the_waiting(make_engine: Any)
     fake.submit("late", **LONG)
     stopper = threading.Thread(target=fake.engine.stop, args=(0,))
     stopper.start()
-    while fake.engine._abort_at_s is None:
+    while fake.engine._living.abort_at_s is None:
         pass
     go_on.set()
     stopper.join(20)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from engines.contract import Block
-from engines.scheduling.prefix_cache import BLOCK_TOKENS, Match, PrefixCache, block_digests, lineages
+from engines.prefix_match import Match
+from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache, block_digests, lineages
 
 BLOCK_BYTES = 4
 

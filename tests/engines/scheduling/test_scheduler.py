@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from engines.loop.module_engine import new_sequence
 from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
-from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading
+from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading, new_sequence
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
 STAGES = {"full": ("k", "r", "a"), "middle": ("k", "r"), "short": ("k",)}
@@ -25,7 +24,7 @@ def make_sequence(id: str, num_tokens: int = 10, path: str = "full") -> Sequence
         path=path,
         sampling=SamplingParams(max_tokens=100),
     )
-    return new_sequence(request)
+    return new_sequence(request, lambda _: b"")
 
 
 class Rig:

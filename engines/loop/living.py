@@ -1,0 +1,80 @@
+"""The living sequences of an engine: those it accepted, from any thread, and still owes an end."""
+
+import threading
+import time
+
+from engines.loop.commands import Abort, Accept, Commands, Wake
+from engines.sequence import Sequence
+from models.errors import EngineUnhealthy, InvalidParameter, QueueFull, ServingError
+
+RETRY_AFTER_S = 1.0
+
+
+class LivingSequences:
+    """At most `capacity` at a time. What is accepted goes to the engine's thread as a command.
+
+    `stop` and `fail` end accepting for good. All methods may be called from any thread.
+    """
+
+    def __init__(self, capacity: int, commands: Commands) -> None:
+        self.num_accepted = 0
+        self.error: ServingError | None = None
+        self.error_detail: str | None = None
+        self.abort_at_s: float | None = None
+        self._capacity = capacity
+        self._commands = commands
+        self._ids: set[str] = set()
+        self._is_stopping = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self) -> set[str]:
+        with self._lock:
+            return set(self._ids)
+
+    def accept(self, sequence: Sequence) -> None:
+        """Raises: EngineUnhealthy, QueueFull, InvalidParameter for an id that lives."""
+        with self._lock:
+            if self.error is not None or self._is_stopping:
+                raise EngineUnhealthy(self.error.message if self.error else "the server is shutting down")
+            if len(self._ids) >= self._capacity:
+                raise QueueFull(
+                    f"{len(self._ids)} requests are running or queued, which is the limit; try again later",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            if sequence.id in self._ids:
+                raise InvalidParameter(f"a sequence {sequence.id!r} is running already")
+            self._ids.add(sequence.id)
+            self.num_accepted += 1
+            # Under the lock: once a refusal is in force, nothing more may come behind the last look at the commands.
+            self._commands.put(Accept(sequence=sequence))
+
+    def abort(self, sequence_id: str) -> None:
+        self._commands.put(Abort(sequence_id=sequence_id))
+
+    def end(self, sequence_id: str) -> None:
+        """The sequence was told its end."""
+        with self._lock:
+            self._ids.discard(sequence_id)
+
+    def fail(self, error: ServingError, detail: str) -> set[str]:
+        """Refuse all from now on with `error`; returns who lives. `detail` is for operators alone."""
+        with self._lock:
+            self.error_detail = detail
+            self.error = error
+            return set(self._ids)
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse all from now on; those who live have `grace_s` seconds to end."""
+        with self._lock:
+            self._is_stopping = True
+        self.abort_at_s = time.monotonic() + grace_s
+        self._commands.put(Wake())
+
+    def is_over(self) -> bool:
+        """Whether to stop serving: asked to, and nothing left to do or no time left for it."""
+        if self.abort_at_s is None:
+            return False
+        return not self._ids or time.monotonic() >= self.abort_at_s

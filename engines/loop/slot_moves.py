@@ -1,0 +1,53 @@
+"""KV in and out of slots around a forward pass: given up, moved, restored from the prefix cache and kept there.
+
+Decides nothing: the scheduler says which slots, the cache which blocks.
+"""
+
+from collections.abc import Mapping
+
+from engines.contract import Runner
+from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
+from engines.scheduling.scheduler import StepPlan
+from engines.sequence import Sequence
+
+
+class SlotMoves:
+    """`stages` gives the stages of a path that have KV, in order."""
+
+    def __init__(self, runner: Runner, cache: PrefixCache, stages: Mapping[str, tuple[str, ...]]) -> None:
+        self._runner = runner
+        self._cache = cache
+        self._stages = stages
+
+    def prepare(self, plan: StepPlan) -> None:
+        """Bring every slot into the state that the step's forward pass expects."""
+        for slot, num_tokens in plan.vacated:
+            self._runner.release_slot(slot, num_tokens)
+        for move, sequence in plan.moves:
+            self._runner.move_slot(move.source, move.target, sequence.path, sequence.num_computed_tokens)
+            self._runner.release_slot(move.source, sequence.num_computed_tokens)
+        for sequence in plan.restores:
+            self._restore(sequence)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Put the KV of the sequence's computed tokens into the prefix cache; what it held there is let go."""
+        slot = sequence.slot
+        if slot is None or not self._cache.capacity_bytes:
+            return
+        self._cache.insert(
+            sequence.token_ids[: sequence.num_computed_tokens],
+            self._stages[sequence.path],
+            lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
+            sequence.request.cache_salt,
+        )
+        self._cache.release(sequence.match)
+
+    def _restore(self, sequence: Sequence) -> None:
+        """Write a cached prefix into the sequence's slot; the match stays held until the prompt is cached itself."""
+        assert sequence.slot is not None
+        blocks = self._cache.blocks(sequence.match)
+        stages = self._stages[sequence.path]
+        per_stage = len(blocks) // len(stages) if stages else 0
+        for index, block in enumerate(blocks):
+            stage, position = stages[index // per_stage], index % per_stage
+            self._runner.write_block(stage, sequence.slot, position * BLOCK_TOKENS, block)
