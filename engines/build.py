@@ -6,7 +6,8 @@ from pathlib import Path
 from engines.config import EngineConfig
 from engines.loop.module_engine import ModuleEngine
 from engines.native import library_path
-from engines.onnx.plan import PrecisionPlan, choose_plan
+from engines.onnx.plan import PrecisionPlan
+from engines.onnx.precision_choice import choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.errors import ConfigError
 from models.student.folder import Student

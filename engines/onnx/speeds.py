@@ -10,6 +10,8 @@ import numpy as np
 import onnxruntime as ort
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
+from engines.onnx.plan import PrecisionPlan
+from engines.onnx.runner import OnnxRunner, RunnerLimits
 from models.student.folder import HEAD, Student
 from models.student.speeds import SpeedFile, Speeds, read_speeds, write_speeds
 
@@ -40,9 +42,6 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
 
 
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
-    from engines.onnx.plan import PrecisionPlan
-    from engines.onnx.runner import OnnxRunner, RunnerLimits
-
     path = min(student.manifest.paths, key=lambda path: len(path.modules))
     limits = RunnerLimits(num_slots=max(DECODE_ROWS), capacity_tokens=512, num_threads=num_threads, library=library)
     runner = OnnxRunner(student, PrecisionPlan(many=variant), limits)

@@ -1,0 +1,98 @@
+"""How the precisions of a plan are chosen: as asked for, or by measuring, within a memory budget."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from engines.config import EngineConfig
+from engines.onnx.plan import PrecisionPlan
+from engines.onnx.speeds import speeds_of
+from models.errors import ConfigError
+from models.graphs.precisions import PRECISIONS
+from models.student.folder import Student
+from models.student.speeds import Speeds
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+ADAPTIVE = "adaptive"
+
+
+def choose_plan(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
+    """Settle `config.precision` for this student on this machine.
+
+    Raises: ConfigError when the student has no such variant, this machine cannot run it, or none fits the budget.
+    """
+    if config.precision not in (AUTO, ADAPTIVE):
+        _check(student, config.precision, library)
+        return PrecisionPlan(many=config.precision)
+    names = [name for name in affordable(student, config.weights_bytes) if _can_run(name, library)]
+    if not names:
+        raise ConfigError(
+            f"no precision of student {student.manifest.name!r} can run here "
+            f"within weights_bytes={config.weights_bytes}"
+        )
+    names = [name for name in names if PRECISIONS[name].is_faithful] or names
+    speeds = speeds_of(student, names, num_threads, library) if len(names) > 1 else {}
+    plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
+    if config.precision == ADAPTIVE:
+        plan = _with_few(plan, student, speeds, config.weights_bytes)
+        if not plan.few:
+            logger.warning("adaptive precision found nothing faster for few rows plan=%r", plan.describe())
+    logger.info("precision chosen plan=%r%s", plan.describe(), "".join(map(_describe_speed, speeds.items())))
+    return plan
+
+
+def _describe_speed(measured: tuple[str, Speeds]) -> str:
+    """Such as ` w8a8="1 row 3.1 ms, 32 rows 9.8 ms, prompt token 0.21 ms"`: a line lists several."""
+    name, speeds = measured
+    times = {f"{rows} row{'s' * (rows > 1)}": seconds for rows, seconds in sorted(speeds.decode_step_s.items())}
+    times["prompt token"] = speeds.prefill_token_s
+    return f' {name}="' + ", ".join(f"{what} {seconds * 1000:.3g} ms" for what, seconds in times.items()) + '"'
+
+
+def affordable(student: Student, weights_bytes: int) -> list[str]:
+    """The variants whose weights alone fit."""
+    return [variant.name for variant in student.manifest.variants if variant.weight_bytes <= weights_bytes]
+
+
+def _cost(speeds: Mapping[str, Speeds], name: str, max_running: int) -> float:
+    """Seconds for one prompt token and one answer token in a full batch."""
+    if name not in speeds:
+        return 0.0
+    return speeds[name].decode_token_s(max_running) + speeds[name].prefill_token_s
+
+
+def _with_few(plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds], weights_bytes: int) -> PrecisionPlan:
+    """Add the fastest variant for few rows where it beats `many`, shares its KV and both fit the budget."""
+    left_bytes = weights_bytes - student.manifest.variant(plan.many).weight_bytes
+    sizes = {variant.name: variant.weight_bytes for variant in student.manifest.variants}
+    rivals = [name for name in speeds if PRECISIONS[name].writer.kv_type == plan.kv_type]
+    few: list[tuple[int, str]] = []
+    for num_rows in sorted(next(iter(speeds.values())).decode_step_s) if speeds else []:
+        loaded = {plan.many, *(name for _, name in few)}
+        fitting = [name for name in rivals if name in loaded or sizes[name] <= left_bytes]
+        best = min(fitting, key=lambda name: speeds[name].decode_step_s[num_rows])
+        if best == plan.many:
+            break
+        if best not in loaded:
+            left_bytes -= sizes[best]
+        few.append((num_rows, best))
+    return PrecisionPlan(many=plan.many, few=tuple(few))
+
+
+def _check(student: Student, name: str, library: Path | None) -> None:
+    known = [variant.name for variant in student.manifest.variants]
+    if name not in known:
+        raise ConfigError(
+            f"student {student.manifest.name!r} has no precision {name!r}, only {', '.join(known)}; "
+            "build it with `fenhe build --precision`"
+        )
+    if not _can_run(name, library):
+        raise ConfigError(
+            f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler"
+        )
+
+
+def _can_run(name: str, library: Path | None) -> bool:
+    return name in PRECISIONS and (not PRECISIONS[name].needs_native or library is not None)

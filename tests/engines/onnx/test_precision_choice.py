@@ -1,0 +1,128 @@
+"""Which precision runs: what was asked for, or the fastest faithful one that fits and can run here."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engines.config import EngineConfig
+from engines.onnx import precision_choice
+from engines.onnx.plan import PrecisionPlan
+from engines.onnx.precision_choice import choose_plan
+from models.errors import ConfigError
+from models.student.folder import Student
+from models.student.manifest import Manifest, Variant
+from models.student.speeds import Speeds
+
+SIZES = {"fp32": 1000, "int8": 300, "int4": 150, "w8a8": 250, "w8a8-native": 250}
+LIBRARY = Path("operators.so")
+
+
+def with_variants(student: Student, sizes: dict[str, int]) -> Student:
+    variants = tuple(
+        Variant(name=name, stages={}, head="", embedding="", weight_bytes=size) for name, size in sizes.items()
+    )
+    manifest: Manifest = msgspec.structs.replace(student.manifest, variants=variants)
+    return Student(folder=student.folder, manifest=manifest, tokenizer=student.tokenizer)
+
+
+def speed(one: float, four: float, many: float, prefill: float = 0.001) -> Speeds:
+    return Speeds(decode_step_s={1: one, 4: four, 32: many}, prefill_token_s=prefill)
+
+
+MEASURED = {
+    "fp32": speed(0.010, 0.012, 0.080),
+    "int8": speed(0.005, 0.007, 0.060),
+    "int4": speed(0.002, 0.004, 0.070),
+    "w8a8": speed(0.006, 0.006, 0.030),
+    "w8a8-native": speed(0.005, 0.005, 0.020),
+}
+
+
+@pytest.fixture
+def choose(fake_student: Student, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`choose(sizes, library, **settings)` with made-up speeds."""
+
+    def measured(student: Student, names: list[str], num_threads: int, library: Path | None) -> dict[str, Speeds]:
+        return {name: MEASURED[name] for name in names}
+
+    monkeypatch.setattr(precision_choice, "speeds_of", measured)
+
+    def make(sizes: dict[str, int] = SIZES, library: Path | None = LIBRARY, **settings: Any) -> PrecisionPlan:
+        return choose_plan(with_variants(fake_student, sizes), EngineConfig(**settings), 2, library)
+
+    return make
+
+
+def test_plan_takes_what_was_asked_for(choose: Any) -> None:
+    assert choose(precision="int4") == PrecisionPlan(many="int4")
+
+
+def test_plan_auto_takes_the_fastest_that_can_run_here(choose: Any) -> None:
+    assert choose() == PrecisionPlan(many="w8a8-native")
+    assert choose(library=None) == PrecisionPlan(many="w8a8")
+
+
+def test_plan_auto_stays_within_the_budget(choose: Any) -> None:
+    assert choose({**SIZES, "w8a8": 600, "w8a8-native": 600}, weights_bytes=500).many == "int8"
+
+
+def test_plan_auto_takes_an_unfaithful_precision_only_when_nothing_else_fits(choose: Any) -> None:
+    assert choose(weights_bytes=200).many == "int4"
+
+
+def test_plan_auto_never_depends_on_the_number_of_rows(choose: Any) -> None:
+    chosen = choose()
+    assert chosen.few == ()
+    assert {chosen.decode(rows) for rows in range(1, 40)} == {chosen.prefill}
+
+
+def test_plan_adaptive_takes_the_fastest_of_equal_kv_for_few_rows(choose: Any) -> None:
+    chosen = choose(library=None, precision="adaptive")
+    assert chosen == PrecisionPlan(many="w8a8", few=((1, "int8"),))
+    assert [chosen.decode(rows) for rows in (1, 2, 32)] == ["int8", "w8a8", "w8a8"]
+    assert chosen.describe() == "int8 up to 1 rows, then w8a8"
+    # The native one keeps its KV in fp16, and nothing else does.
+    assert choose(precision="adaptive") == PrecisionPlan(many="w8a8-native")
+
+
+def test_plan_adaptive_pays_for_all_its_variants(choose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faster = {"int8": speed(0.001, 0.005, 0.060), "fp32": speed(0.002, 0.002, 0.080)}
+    for name, found in faster.items():
+        monkeypatch.setitem(MEASURED, name, found)
+    roomy = choose(library=None, precision="adaptive", weights_bytes=1600)
+    assert roomy.few == ((1, "int8"), (4, "fp32"))
+    tight = choose(library=None, precision="adaptive", weights_bytes=1549)
+    assert tight.few == ((1, "int8"), (4, "int8"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int3"}, "no precision 'int3', only fp32, int8"),
+        ({"precision": "w8a8-native", "library": None}, "install a C compiler"),
+        ({"weights_bytes": 10}, "within weights_bytes=10"),
+        ({"sizes": {"w8a8-native": 9}, "library": None}, "can run here"),
+    ],
+)
+def test_plan_refuses_what_cannot_run(choose: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose(**options)
+
+
+def test_plan_of_a_single_candidate_measures_nothing(fake_student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_choice, "speeds_of", lambda *_: pytest.fail("measured"))
+    student = with_variants(fake_student, {"int8": 1})
+    assert choose_plan(student, EngineConfig(), 2, None).many == "int8"
+
+
+def test_plan_and_its_speeds_are_one_readable_line(choose: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        choose({"w8a8": 250, "int8": 300})
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "precision chosen plan='w8a8' w8a8=\"1 row 6 ms, 4 rows 6 ms, 32 rows 30 ms, prompt token 1 ms\" "
+        'int8="1 row 5 ms, 4 rows 7 ms, 32 rows 60 ms, prompt token 1 ms"'
+    )

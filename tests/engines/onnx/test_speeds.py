@@ -1,0 +1,76 @@
+"""Speeds are measured once per machine, kept beside the student, and announced when it takes time."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.onnx import speeds
+from models.student.folder import Student
+from models.student.speeds import SPEEDS_NAME, SpeedFile, Speeds, read_speeds
+from tests.engines.onnx.test_precision_choice import MEASURED, speed
+
+
+def test_speeds_are_measured_once_per_machine_and_kept(
+    tiny_student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
+        measured.append(variant)
+        return MEASURED[variant]
+
+    monkeypatch.setattr(speeds, "_measure", measure)
+    original = tiny_student("llama").student
+    student = Student(folder=tmp_path, manifest=original.manifest, tokenizer=original.tokenizer)
+    for _ in range(2):
+        found = speeds.speeds_of(student, ["int8", "w8a8"], 2, None)
+        assert found == {"int8": MEASURED["int8"], "w8a8": MEASURED["w8a8"]}
+    assert measured == ["int8", "w8a8"]
+    assert speeds.speeds_of(student, ["int4"], 2, None) == {"int4": MEASURED["int4"]}
+    assert len(speeds.speeds_of(student, ["int8"], 1, None)) == 1
+    assert measured == ["int8", "w8a8", "int4", "int8"]
+
+
+def test_speeds_that_are_measured_are_announced_and_those_that_are_kept_are_not(
+    tiny_student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced: list[int] = []
+
+    def measure(*_: object) -> Speeds:
+        announced.append(len(caplog.records))
+        return MEASURED["int8"]
+
+    monkeypatch.setattr(speeds, "_measure", measure)
+    original = tiny_student("llama").student
+    student = Student(folder=tmp_path, manifest=original.manifest, tokenizer=original.tokenizer)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            speeds.speeds_of(student, ["int8", "w8a8"], 2, None)
+    assert announced == [1, 1]
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "int8,w8a8: once on this machine" in caplog.text
+
+
+def test_speeds_of_a_damaged_file_are_measured_again(tmp_path: Path) -> None:
+    (tmp_path / SPEEDS_NAME).write_text("{")
+    assert read_speeds(tmp_path) is None
+
+
+def test_speeds_where_nothing_can_be_written_are_still_given(
+    tiny_student: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: Path, found: SpeedFile) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(speeds, "write_speeds", refuse)
+    monkeypatch.setattr(speeds, "_measure", lambda *_: MEASURED["fp32"])
+    monkeypatch.setattr(speeds, "read_speeds", lambda folder: None)
+    assert speeds.speeds_of(tiny_student("llama").student, ["fp32"], 1, None) == {"fp32": MEASURED["fp32"]}
+    assert "read-only" in caplog.text
+
+
+def test_speeds_nearest_measured_row_count_counts() -> None:
+    assert speed(0.01, 0.02, 0.32).decode_token_s(30) == pytest.approx(0.01)
+    assert speed(0.01, 0.02, 0.32).decode_token_s(5) == pytest.approx(0.005)
