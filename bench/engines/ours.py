@@ -20,6 +20,7 @@ from engines.build import build_engine, build_runner
 from engines.config import EngineConfig
 from engines.contract import DecodeRow, Engine, PrefillChunk, Runner, StepInput
 from engines.sequence import GenerationRequest, SamplingParams, SequenceEvent
+from engines.step_times import step_times
 from models.errors import EngineFault
 from models.sources.fetch import cache_folder
 from models.student.folder import HEAD, Student
@@ -164,7 +165,8 @@ class Fenhe:
         steps = uniform_steps(paths, rows_per_path, len(task.prompt))
         mixed = [path for path in reversed(paths) for _ in range(rows_per_path)]
         steps["mixed"] = decode_step(mixed, len(task.prompt))
-        seconds = time_steps(runner, steps, task.repeats)
+        times = step_times(runner, steps, num_rounds=task.repeats)
+        seconds = {name: statistics.median(values) for name, values in times.items()}
         return StepTimes(
             paths=tuple(paths),
             rows_per_path=rows_per_path,
@@ -261,17 +263,6 @@ def uniform_steps(paths: Sequence[str], rows_per_path: int, position: int) -> di
         for name in (paths[max(depth - 1, 0)], path):
             steps[f"{name}:{num_rows}"] = decode_step([name] * num_rows, position)
     return steps
-
-
-def time_steps(runner: Runner, steps: Mapping[str, StepInput], repeats: int) -> dict[str, float]:
-    """Median seconds of each step, taken in turns so that noise falls on all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            runner.forward(step)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def gaps_of(moments: Sequence[float]) -> tuple[float, ...]:

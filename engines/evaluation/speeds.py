@@ -1,10 +1,10 @@
 """How fast every path decodes: single steps of the runner, all paths in turns."""
 
 import statistics
-import time
 from collections.abc import Sequence
 
 from engines.contract import DecodeRow, Runner, StepInput
+from engines.step_times import step_times
 
 ROW_COUNTS = (1, 32)
 POSITION = 128
@@ -20,19 +20,12 @@ def decode_speeds(
 
     Whatever the slots hold is overwritten.
     """
-    seconds: dict[tuple[str, int], list[float]] = {}
+    speeds: dict[str, dict[int, float]] = {path: {} for path in paths}
     for num_rows in ROW_COUNTS:
         steps = {path: _step(path, num_rows, position) for path in paths}
-        for turn in range(NUM_WARM_UPS + num_rounds):
-            for path, step in steps.items():
-                started = time.perf_counter()
-                runner.forward(step)
-                if turn >= NUM_WARM_UPS:
-                    seconds.setdefault((path, num_rows), []).append(time.perf_counter() - started)
-    return {
-        path: {num_rows: num_rows / statistics.median(seconds[path, num_rows]) for num_rows in ROW_COUNTS}
-        for path in paths
-    }
+        for path, seconds in step_times(runner, steps, num_rounds=num_rounds, num_warm_ups=NUM_WARM_UPS).items():
+            speeds[path][num_rows] = num_rows / statistics.median(seconds)
+    return speeds
 
 
 def _step(path: str, num_rows: int, position: int) -> StepInput:

@@ -1,17 +1,15 @@
 """How fast the variants of a student are on this machine: measured once, kept beside the student."""
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
-from engines.contract import DecodeRow, PrefillChunk, StepInput
+from engines.contract import DecodeRow, PrefillChunk, Runner, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
+from engines.step_times import step_times
 from models.student.folder import HEAD, Student
 from models.student.speeds import SpeedFile, Speeds, read_speeds, write_speeds
 
@@ -47,24 +45,16 @@ def _measure(student: Student, variant: str, num_threads: int, library: Path | N
     runner = OnnxRunner(student, PrecisionPlan(many=variant), limits)
     for stage in (*student.manifest.stages(path), HEAD):
         runner.load(stage)
-    decode_step_s = {}
-    for num_rows in DECODE_ROWS:
-        row = DecodeRow(path=path.name, position=POSITION, token_id=1)
-        decode_step_s[num_rows] = _fastest_s(partial(runner.forward, StepInput(decode=(row,) * num_rows)))
+    row = DecodeRow(path=path.name, position=POSITION, token_id=1)
+    decode_step_s = {rows: _fastest_s(runner, StepInput(decode=(row,) * rows)) for rows in DECODE_ROWS}
     chunk = PrefillChunk(slot=0, path=path.name, start=0, token_ids=tuple(range(PREFILL_TOKENS)), wants_logits=True)
-    prefill_s = _fastest_s(partial(runner.forward, StepInput(prefill=(chunk,))))
+    prefill_s = _fastest_s(runner, StepInput(prefill=(chunk,)))
     return Speeds(decode_step_s=decode_step_s, prefill_token_s=prefill_s / PREFILL_TOKENS)
 
 
-def _fastest_s(run: Callable[[], object]) -> float:
+def _fastest_s(runner: Runner, step: StepInput) -> float:
     """The shortest of a few runs: on a shared machine the others measure the neighbours."""
-    run()
-    times = []
-    for _ in range(NUM_RUNS):
-        started_s = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started_s)
-    return float(np.min(times))
+    return min(step_times(runner, {"step": step}, num_rounds=NUM_RUNS, num_warm_ups=1)["step"])
 
 
 def _processor() -> str:
