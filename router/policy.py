@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from models.errors import Unavailable, UnknownModel
-from models.student.manifest import Manifest, StudentPath
+from models.student.manifest import Manifest
 from router.decision import (
     Candidates,
     Health,
@@ -24,7 +24,6 @@ from router.tasks import GENERAL, SUBJECTS, Task
 
 RETRY_AFTER_S = 5.0
 MAX_NAME_CHARS = 200
-MAX_HELD_MANIFESTS = 64
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -79,30 +78,6 @@ class PathChoice:
     reason: Reason
 
 
-class Depths:
-    """`paths_by_depth` of manifests seen before, by identity: they are frozen, but what holds dicts has no hash."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[Manifest, tuple[StudentPath, ...], tuple[int, ...]]] = {}
-
-    def __call__(self, manifest: Manifest) -> tuple[StudentPath, ...]:
-        return self._find(manifest)[1]
-
-    def layers(self, manifest: Manifest) -> tuple[int, ...]:
-        """How many layers each of those paths has."""
-        return self._find(manifest)[2]
-
-    def _find(self, manifest: Manifest) -> tuple[Manifest, tuple[StudentPath, ...], tuple[int, ...]]:
-        held = self._held.get(id(manifest))
-        if held is None:
-            if len(self._held) >= MAX_HELD_MANIFESTS:
-                self._held.clear()
-            paths = paths_by_depth(manifest)
-            held = manifest, paths, tuple(_num_layers(manifest, path) for path in paths)
-            self._held[id(manifest)] = held
-        return held
-
-
 def decide(
     *,
     scores: TaskScores | None,
@@ -111,15 +86,13 @@ def decide(
     candidates: Candidates,
     config: PolicyConfig,
     unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE,
-    depths: Depths | None = None,
 ) -> RouteDecision:
     """Where the request goes. `scores` None: the classifier was not asked, or could not answer, for which `unscored`
     is the reason."""
     task, reason = find_task(scores, preferences, unscored)
-    depths = depths or Depths()
     targets = []
     for student in candidates.students:
-        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config, depths)
+        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config)
         targets.append(Target(student=student.name, path=choice.path, reason=choice.reason))
     return RouteDecision(
         student=targets[0].student,
@@ -132,23 +105,21 @@ def decide(
     )
 
 
-def decide_together(
-    decisions: Sequence[RouteDecision], students: Sequence[StudentState], depths: Depths
-) -> tuple[int, RouteDecision]:
+def decide_together(decisions: Sequence[RouteDecision], students: Sequence[StudentState]) -> tuple[int, RouteDecision]:
     """One decision for prompts that go together: on every student the deepest path any of them takes there.
 
     The index is that of the prompt whose path it is on the first student.
     """
     deepest = [
-        max(range(len(decisions)), key=lambda index: _depth(decisions[index].targets[place], student, depths))
+        max(range(len(decisions)), key=lambda index: _depth(decisions[index].targets[place], student))
         for place, student in enumerate(students)
     ]
     targets = [decisions[index].targets[place] for place, index in enumerate(deepest)]
     return deepest[0], replace(decisions[deepest[0]], fallbacks=tuple(targets[1:]))
 
 
-def _depth(target: Target, student: StudentState, depths: Depths) -> int:
-    return [path.name for path in depths(student.manifest)].index(target.path)
+def _depth(target: Target, student: StudentState) -> int:
+    return [path.name for path in student.manifest.paths_by_depth].index(target.path)
 
 
 def find_task(
@@ -237,7 +208,6 @@ def choose_path(
     preferences: RoutePreferences,
     num_prompt_tokens: int,
     config: PolicyConfig,
-    depths: Depths,
 ) -> PathChoice:
     """The path a request takes on a student that has the wished one; `reason` is why it has its task."""
     full = student.manifest.full_path.name
@@ -247,7 +217,7 @@ def choose_path(
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
     if task == GENERAL:
         return PathChoice(path=full, reason=reason)
-    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0), depths)
+    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0))
     depth, reason = _needed_depth(ladder, reason, num_prompt_tokens)
     depth, reason = _raise_to_quality(ladder, depth, reason, config.level(preferences.quality, under_load=False))
     for level, why in _levels_to_step_down(preferences.quality, student, config):
@@ -257,23 +227,13 @@ def choose_path(
     return PathChoice(path=ladder.names[depth], reason=reason)
 
 
-def paths_by_depth(manifest: Manifest) -> tuple[StudentPath, ...]:
-    """Shallowest first by layers, in the manifest's order between equals; the full path is last whatever it counts."""
-    full = manifest.full_path
-    return tuple(sorted(manifest.paths, key=lambda path: (path is full, _num_layers(manifest, path))))
-
-
-def _num_layers(manifest: Manifest, path: StudentPath) -> int:
-    return sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
-
-
 class _Ladder:
     """A student's paths by depth, with what each keeps of the full path's score on one task."""
 
-    def __init__(self, student: StudentState, task: Task, floor: float, depths: Depths) -> None:
+    def __init__(self, student: StudentState, task: Task, floor: float) -> None:
         self.manifest = student.manifest
-        self.names = [path.name for path in depths(student.manifest)]
-        self._layers = depths.layers(student.manifest)
+        self.names = [path.name for path in student.manifest.paths_by_depth]
+        self._layers = student.manifest.layers_by_depth
         self.task = task
         self._variant = student.variant
         self._floor = floor

@@ -8,7 +8,7 @@ from typing import Protocol
 from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Candidates, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
-from router.policy import Depths, PolicyConfig, choose_student, decide, decide_together
+from router.policy import PolicyConfig, choose_student, decide, decide_together
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ class Router:
         self._classifier = classifier
         self._config = config
         self._unscored = Reason.ROUTER_OFF if classifier is None else Reason.CLASSIFIER_UNAVAILABLE
-        self._depths = Depths()
         self._lock = threading.Lock()
         self.num_faults = 0
 
@@ -75,11 +74,10 @@ class Router:
             candidates=candidates,
             config=self._config,
             unscored=self._unscored,
-            depths=self._depths,
         )
 
     def decide_together(self, decisions: Sequence[RouteDecision], candidates: Candidates) -> tuple[int, RouteDecision]:
         """One way for prompts of one request, and the index of the prompt that decided it."""
         if len(decisions) == 1:
             return 0, decisions[0]
-        return decide_together(decisions, candidates.students, self._depths)
+        return decide_together(decisions, candidates.students)

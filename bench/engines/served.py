@@ -223,6 +223,6 @@ def free_port() -> int:
 
 def kv_bytes_for(manifest: Manifest, num_slots: int, num_tokens: int) -> int:
     """Room for every slot's KV on the full path, at the widest element the engine uses."""
-    layers = sum(manifest.num_layers_in(stage) for stage in manifest.stages(manifest.full_path))
+    layers = manifest.num_layers_on(manifest.full_path)
     per_token = 2 * layers * manifest.architecture.kv_size * FP32_BYTES
     return int(per_token * num_slots * num_tokens * KV_MARGIN)

@@ -9,7 +9,7 @@ from models.architecture import Architecture
 from models.student.cut import default_modules, exits_of, paths_of
 from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
 from router.decision import Health, RoutePreferences, StudentState, TaskScores
-from router.policy import Depths, PolicyConfig, choose_student, decide
+from router.policy import PolicyConfig, choose_student, decide
 from router.tasks import SUBJECTS
 from router.training.measure import Floats
 
@@ -69,7 +69,7 @@ def _manifest() -> Manifest:
 
 def time_policy(scores: Sequence[TaskScores], texts: Sequence[str]) -> Floats:
     """Shapes: [texts]. Units: milliseconds."""
-    pool, config, preferences, depths = default_pool(), PolicyConfig(), RoutePreferences(), Depths()
+    pool, config, preferences = default_pool(), PolicyConfig(), RoutePreferences()
     times_ms = []
     for score, text in zip(scores, texts, strict=True):
         num_tokens = len(text) // CHARS_PER_TOKEN
@@ -81,7 +81,6 @@ def time_policy(scores: Sequence[TaskScores], texts: Sequence[str]) -> Floats:
             num_prompt_tokens=num_tokens,
             candidates=candidates,
             config=config,
-            depths=depths,
         )
         times_ms.append((time.perf_counter() - begun_s) * 1000)
     return np.array(times_ms)

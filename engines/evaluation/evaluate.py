@@ -21,7 +21,7 @@ from engines.native import library_path
 from engines.onnx.runner import OnnxRunner
 from models.errors import ConfigError
 from models.evaluation.blind import with_other_questions
-from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, num_layers_of, path_bytes
+from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, path_bytes
 from models.evaluation.retention import task_retentions
 from models.evaluation.rows import Passage, Row, passage_of
 from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio
@@ -171,7 +171,7 @@ class _Evaluation:
         return Point(
             path=name,
             precision=precision,
-            layers=num_layers_of(self._manifest, path),
+            layers=self._manifest.num_layers_on(path),
             compute_share=compute_share(self._manifest, path),
             compute_share_with_attention=compute_share(self._manifest, path, ATTENTION_CONTEXT_TOKENS),
             agreement=agreement(rows),

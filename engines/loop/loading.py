@@ -4,7 +4,7 @@ after the other."""
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from engines.contract import PathStatus, Runner
 from engines.sequence import WhileLoading
@@ -17,14 +17,15 @@ JOIN_S = 5.0
 
 
 class Loading:
-    """`depths` are the ranks of the paths. `tell_loaded` is called after every stage, `tell_failed` with what ended the
-    loading, both on its own thread; `is_over` ends it between two stages."""
+    """`tell_loaded` is called after every stage, `tell_failed` with what ended the loading, both on its own thread.
+
+    `is_over` ends it between two stages.
+    """
 
     def __init__(
         self,
         manifest: Manifest,
         runner: Runner,
-        depths: Mapping[str, int],
         *,
         is_over: Callable[[], bool],
         tell_loaded: Callable[[], None],
@@ -32,7 +33,6 @@ class Loading:
     ) -> None:
         self._manifest = manifest
         self._runner = runner
-        self._depths = depths
         self._is_over = is_over
         self._tell_loaded = tell_loaded
         self._tell_failed = tell_failed
@@ -78,8 +78,9 @@ class Loading:
             return path
         if while_loading is WhileLoading.WAIT:
             return None
-        loaded = [name for name in self._depths if self.status(name).is_servable]
+        ranks = self._manifest.path_ranks
+        loaded = [name for name in ranks if self.status(name).is_servable]
         num_modules = len(self._manifest.path(path).modules)
         # Another exit behind the same modules is no shallower path: it was trained for something else.
         shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
-        return min(shallower, key=self._depths.__getitem__, default=None)
+        return min(shallower, key=ranks.__getitem__, default=None)

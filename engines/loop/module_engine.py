@@ -34,9 +34,8 @@ from engines.sequence import (
     TokenLogprob,
     new_sequence,
 )
-from models.errors import ConfigError, EngineUnhealthy, GrammarFailed, ServingError, StepFailed
+from models.errors import EngineUnhealthy, GrammarFailed, ServingError, StepFailed
 from models.student.folder import Student
-from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,6 @@ class ModuleEngine:
         self._runner = runner
         self._capacity_tokens = capacity_tokens
         self._variant = variant
-        self._depths = path_depths(student.manifest)
         self._kv_stages = {
             path.name: tuple(s for s in student.manifest.stages(path) if runner.kv_bytes_per_token(s))
             for path in student.manifest.paths
@@ -71,7 +69,6 @@ class ModuleEngine:
         self._loading = Loading(
             student.manifest,
             runner,
-            self._depths,
             is_over=self._living.is_over,
             tell_loaded=lambda: self._commands.put(Wake()),
             tell_failed=self._fail_to_load,
@@ -84,7 +81,7 @@ class ModuleEngine:
             busy_step_tokens=config.busy_step_tokens,
             kv=self._kv,
             cache=self._cache,
-            depths=self._depths,
+            depths=student.manifest.path_ranks,
             stages=self._kv_stages,
             resolve_path=self._loading.resolve,
         )
@@ -369,25 +366,6 @@ class ModuleEngine:
 
     def _book_problems(self) -> list[str]:
         return book_problems(self._scheduler, self._kv, self._cache, self._living.ids())
-
-
-def path_depths(manifest: Manifest) -> dict[str, int]:
-    """Ranks paths, deepest first, so that the rows of every module are a prefix of a step sorted by rank.
-
-    Between equals those of one exit are neighbours, so that it runs once for all of them.
-
-    Raises: ConfigError when no order does that for all modules.
-    """
-    exits = [exit.name for exit in manifest.exits]
-    ordered = sorted(manifest.paths, key=lambda path: (-len(path.modules), exits.index(path.exit)))
-    for module in manifest.modules:
-        needs = [module.name in path.modules for path in ordered]
-        if needs != sorted(needs, reverse=True):
-            raise ConfigError(
-                f"the paths of student {manifest.name!r} are not nested around module {module.name!r}: "
-                "rows on them cannot share a step"
-            )
-    return {path.name: rank for rank, path in enumerate(ordered)}
 
 
 def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:

@@ -21,18 +21,13 @@ def path_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: in
     head = architecture.hidden_size * architecture.vocab_size
     if manifest.exit(path.exit).has_map:
         head += architecture.hidden_size**2
-    return num_layers_of(manifest, path) * layer_multiply_adds(architecture, context_tokens) + head
+    return manifest.num_layers_on(path) * layer_multiply_adds(architecture, context_tokens) + head
 
 
 def compute_share(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> float:
     """A path's multiply-adds per token over the full path's."""
     full = path_multiply_adds(manifest, manifest.full_path, context_tokens)
     return path_multiply_adds(manifest, path, context_tokens) / full
-
-
-def num_layers_of(manifest: Manifest, path: StudentPath) -> int:
-    """Decoder layers that a token passes, exit blocks included."""
-    return sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
 
 
 def path_bytes(student: Student, path: StudentPath, variant: str) -> int:

@@ -4,6 +4,7 @@ Owns the JSON form and its consistency rules. It opens no weights and knows no e
 """
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,7 +132,8 @@ class Measured(Record, frozen=True, kw_only=True):
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
 
 
-class Manifest(Record, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True, dict=True):
+    # `dict` gives the cached properties a place.
     format_version: int
     name: str
     source: str
@@ -201,6 +203,40 @@ class Manifest(Record, frozen=True, kw_only=True):
             if module.name == stage:
                 return module.num_layers
         return self.exit(stage).num_blocks
+
+    def num_layers_on(self, path: StudentPath) -> int:
+        """Decoder layers that a token passes on a path, exit blocks included."""
+        return sum(self.num_layers_in(stage) for stage in self.stages(path))
+
+    @cached_property
+    def paths_by_depth(self) -> tuple[StudentPath, ...]:
+        """Shallowest first by layers, in the manifest's order between equals; the full path is last in any case."""
+        full = self.full_path
+        return tuple(sorted(self.paths, key=lambda path: (path is full, self.num_layers_on(path))))
+
+    @cached_property
+    def layers_by_depth(self) -> tuple[int, ...]:
+        """How many layers each of `paths_by_depth` has."""
+        return tuple(self.num_layers_on(path) for path in self.paths_by_depth)
+
+    @cached_property
+    def path_ranks(self) -> dict[str, int]:
+        """Ranks of the paths by name, 0 the deepest: sorted by rank, the rows that run a module come first in a step.
+
+        Between paths of equal depth those of one exit are neighbours, so that it runs once for all of them.
+
+        Raises: ConfigError when no order does that for all modules.
+        """
+        exits = [exit.name for exit in self.exits]
+        ordered = sorted(self.paths, key=lambda path: (-len(path.modules), exits.index(path.exit)))
+        for module in self.modules:
+            needs = [module.name in path.modules for path in ordered]
+            if needs != sorted(needs, reverse=True):
+                raise ConfigError(
+                    f"the paths of student {self.name!r} are not nested around module {module.name!r}: "
+                    "rows on them cannot share a step"
+                )
+        return {path.name: rank for rank, path in enumerate(ordered)}
 
 
 def _is_full(path: StudentPath, layout: Layout) -> bool:

@@ -54,7 +54,7 @@ def _describe(student: ServedStudent, model: NamedModel, status: EngineStatus) -
         is_routed=model.path is None,
         modules=list(path.modules),
         exit=path.exit,
-        share_of_layers=round(_num_layers(manifest, path) / manifest.architecture.num_layers, 4),
+        share_of_layers=round(manifest.num_layers_on(path) / manifest.architecture.num_layers, 4),
         is_exit_trained=manifest.exit(path.exit).is_trained,
         is_loaded=progress.is_servable,
         num_loaded_stages=progress.num_loaded_stages,
@@ -62,10 +62,6 @@ def _describe(student: ServedStudent, model: NamedModel, status: EngineStatus) -
         max_context_tokens=student.max_context_tokens,
         quality=_quality(manifest, path),
     )
-
-
-def _num_layers(manifest: Manifest, path: StudentPath) -> int:
-    return sum(manifest.num_layers_in(stage) for stage in manifest.stages(path))
 
 
 def _quality(manifest: Manifest, path: StudentPath) -> list[QualityReply]:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, PrefillChunk, StepInput
-from engines.loop.module_engine import ModuleEngine, path_depths
+from engines.loop.module_engine import ModuleEngine
 from engines.native import library_path
 from engines.sampler import Sampler
 from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent, new_sequence
@@ -61,7 +61,7 @@ class FakeRunner:
 
     def __init__(self, manifest: Manifest, num_slots: int) -> None:
         self._manifest = manifest
-        self._depths = path_depths(manifest)
+        self._depths = manifest.path_ranks
         self._noise = itertools.count(1 << 40)
         stages = [stage for stage in manifest.stage_order() if manifest.num_layers_in(stage)]
         self.kv = {name: np.zeros((num_slots, len(PLACES)), np.uint64) for name in stages}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.student.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
 from router.decision import Quality, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
-from router.policy import Depths, PolicyConfig, find_task, occupancy, paths_by_depth
+from router.policy import PolicyConfig, find_task, occupancy
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
 
@@ -238,8 +238,8 @@ def test_paths_by_depth_count_layers_of_modules_and_exits() -> None:
     exits = (Exit(name="a_exit", after="a", num_blocks=3), *manifest.exits[1:])
     deep_exit = msgspec.structs.replace(manifest, exits=exits, paths=manifest.paths[::-1])
     assert find_problems(deep_exit) == []
-    assert [path.name for path in paths_by_depth(manifest)] == ["a", "b", "c", "full"]
-    assert [path.name for path in paths_by_depth(deep_exit)] == ["b", "a", "c", "full"]
+    assert [path.name for path in manifest.paths_by_depth] == ["a", "b", "c", "full"]
+    assert [path.name for path in deep_exit.paths_by_depth] == ["b", "a", "c", "full"]
 
 
 def test_paths_by_depth_keep_the_order_of_the_manifest_between_equals() -> None:
@@ -247,14 +247,14 @@ def test_paths_by_depth_keep_the_order_of_the_manifest_between_equals() -> None:
     skips = StudentPath(name="skips", modules=("a", "c"), exit="c_exit")
     for place, expected in ((0, ["a", "skips", "b", "c", "full"]), (3, ["a", "b", "skips", "c", "full"])):
         paths = (*manifest.paths[:place], skips, *manifest.paths[place:])
-        ordered = paths_by_depth(msgspec.structs.replace(manifest, paths=paths))
+        ordered = msgspec.structs.replace(manifest, paths=paths).paths_by_depth
         assert [path.name for path in ordered] == expected
 
 
 def test_paths_by_depth_end_with_the_full_path_even_if_another_has_more_layers() -> None:
     manifest = student_manifest()
     exits = (Exit(name="a_exit", after="a", num_blocks=9), *manifest.exits[1:])
-    ordered = paths_by_depth(msgspec.structs.replace(manifest, exits=exits))
+    ordered = msgspec.structs.replace(manifest, exits=exits).paths_by_depth
     assert [path.name for path in ordered] == ["b", "c", "a", "full"]
 
 
@@ -438,8 +438,9 @@ def test_general_by_confidence_is_not_doubt(likeliest: Task, reason: Reason) -> 
     assert find_task(None, RoutePreferences(), Reason.ROUTER_OFF) == ("general", Reason.ROUTER_OFF)
 
 
-def test_depths_are_those_of_each_manifest() -> None:
-    depths = Depths()
-    for manifest in (student_manifest(), student_manifest(tasks={})):
-        assert depths(manifest) == paths_by_depth(manifest)
-        assert depths(manifest) is depths(manifest)
+def test_paths_by_depth_are_found_once_for_each_manifest() -> None:
+    manifest = student_manifest()
+    other = msgspec.structs.replace(manifest, paths=manifest.paths[1:])
+    assert manifest.paths_by_depth is manifest.paths_by_depth
+    assert [path.name for path in other.paths_by_depth] == ["b", "c", "full"]
+    assert other.layers_by_depth == tuple(other.num_layers_on(path) for path in other.paths_by_depth)

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engines.loop.module_engine import path_depths
 from engines.scheduling.prefix_cache import BLOCK_TOKENS
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
-from models.errors import ConfigError, EngineUnhealthy
+from models.errors import EngineUnhealthy
 from models.student.folder import Student
 from models.student.manifest import Exit, StudentPath, find_problems
 from tests.engines.conftest import FakeEngine
@@ -212,20 +211,6 @@ def test_loop_counts_stage_runs_and_rows(make_engine: Any) -> None:
     assert (status.num_prompt_tokens, status.num_generation_tokens) == (7, 6)
 
 
-def test_path_depths_rank_the_deepest_first(fake_student: Student) -> None:
-    assert path_depths(fake_student.manifest) == {"full": 0, "reasoning": 1, "knowledge": 2}
-
-
-def test_path_depths_refuse_paths_whose_rows_cannot_be_a_prefix(fake_student: Student) -> None:
-    paths = (
-        StudentPath(name="full", modules=("knowledge", "reasoning", "adapter"), exit="adapter_exit"),
-        StudentPath(name="skip", modules=("knowledge", "adapter"), exit="adapter_exit"),
-        StudentPath(name="short", modules=("knowledge", "reasoning"), exit="reasoning_exit"),
-    )
-    with pytest.raises(ConfigError, match="not nested around module"):
-        path_depths(msgspec.structs.replace(fake_student.manifest, paths=paths))
-
-
 EXITS = (
     Exit(name="math_exit", after="knowledge", num_blocks=1, is_trained=True),
     Exit(name="fact_exit", after="knowledge", has_map=True, is_trained=True),
@@ -242,8 +227,8 @@ def with_exits(student: Student) -> Student:
     return dataclasses.replace(student, manifest=manifest)
 
 
-def test_path_depths_make_neighbours_of_the_paths_of_one_exit(fake_student: Student) -> None:
-    ranks = path_depths(with_exits(fake_student).manifest)
+def test_path_ranks_make_neighbours_of_the_paths_of_one_exit(fake_student: Student) -> None:
+    ranks = with_exits(fake_student).manifest.path_ranks
     assert ranks == {"full": 0, "reasoning": 1, "math": 2, "riddle": 3, "fact": 4}
 
 

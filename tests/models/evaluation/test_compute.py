@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from models.building.build import build_student
-from models.evaluation.compute import compute_share, layer_multiply_adds, num_layers_of, path_bytes, path_multiply_adds
+from models.evaluation.compute import compute_share, layer_multiply_adds, path_bytes, path_multiply_adds
 from models.student.folder import Student
 
 LAYER = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96  # q, k and v, o, feed-forward of the tiny llama
@@ -26,7 +26,7 @@ def test_multiply_adds_are_matrices_head_and_attention(student: Student) -> None
     assert layer_multiply_adds(manifest.architecture) == LAYER
     assert layer_multiply_adds(manifest.architecture, 10) == LAYER + 2 * 64 * 10
     path = manifest.path("reasoning")
-    assert num_layers_of(manifest, path) == 3
+    assert manifest.num_layers_on(path) == 3
     assert path_multiply_adds(manifest, path) == 3 * LAYER + HEAD
     assert compute_share(manifest, path) == pytest.approx((3 * LAYER + HEAD) / (4 * LAYER + HEAD))
     assert compute_share(manifest, manifest.full_path) == 1.0
@@ -38,7 +38,7 @@ def test_an_exit_counts_with_its_map_and_blocks(student: Student) -> None:
     trained = msgspec.structs.replace(first, num_blocks=2, has_map=True)
     manifest = msgspec.structs.replace(manifest, exits=(trained, *others))
     path = manifest.path("knowledge")
-    assert num_layers_of(manifest, path) == 3
+    assert manifest.num_layers_on(path) == 3
     assert path_multiply_adds(manifest, path) == 3 * LAYER + 64 * 64 + HEAD
 
 

@@ -244,3 +244,34 @@ def test_plain_names_are_no_problem(manifest: Manifest) -> None:
     assert not find_problems(manifest)
     paths = tuple(msgspec.structs.replace(path, name=f"{path.name} v1.5_a-b+c") for path in manifest.paths)
     assert not find_problems(changed(manifest, paths=paths, tasks={}, depth_rules=(), retention=()))
+
+
+def test_num_layers_on_a_path_counts_those_of_its_exit(manifest: Manifest) -> None:
+    exits = (Exit(name="knowledge_exit", after="knowledge", num_blocks=2), *manifest.exits[1:])
+    with_blocks = msgspec.structs.replace(manifest, exits=exits)
+    shallow = with_blocks.path("knowledge")
+    assert with_blocks.num_layers_on(shallow) == manifest.num_layers_on(shallow) + 2
+    assert with_blocks.num_layers_on(with_blocks.full_path) == 10
+
+
+def test_path_ranks_rank_the_deepest_first(manifest: Manifest) -> None:
+    assert manifest.path_ranks == {"full": 0, "reasoning": 1, "knowledge": 2}
+
+
+def test_path_ranks_refuse_paths_whose_rows_cannot_be_a_prefix(manifest: Manifest) -> None:
+    paths = (
+        StudentPath(name="full", modules=("knowledge", "reasoning", "adapter"), exit="adapter_exit"),
+        StudentPath(name="skip", modules=("knowledge", "adapter"), exit="adapter_exit"),
+        StudentPath(name="short", modules=("knowledge", "reasoning"), exit="reasoning_exit"),
+    )
+    with pytest.raises(ConfigError, match="not nested around module"):
+        _ = msgspec.structs.replace(manifest, paths=paths).path_ranks
+
+
+def test_orders_of_paths_are_found_once_and_not_handed_on_to_changed_manifests(manifest: Manifest) -> None:
+    assert manifest.path_ranks is manifest.path_ranks
+    assert manifest.paths_by_depth is manifest.paths_by_depth
+    shorter = msgspec.structs.replace(manifest, paths=tuple(p for p in manifest.paths if p.name != "reasoning"))
+    assert shorter.path_ranks == {"full": 0, "knowledge": 1}
+    assert [path.name for path in shorter.paths_by_depth] == ["knowledge", "full"]
+    assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
