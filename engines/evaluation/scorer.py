@@ -1,4 +1,4 @@
-"""Whole texts through the paths of a student: what every position of the answer says about the reference token.
+"""Whole texts through the paths of a student: how every position of the answer predicts the reference token.
 
 Every module runs once per text for all paths that share its input, and the head for many positions at once.
 """
@@ -35,7 +35,7 @@ class Distribution:
     """Probabilities. Shapes: [positions, vocab]."""
 
     def nats(self, rows: Sequence[int] | Indices, token_ids: Sequence[int]) -> Double:
-        """Negative log-likelihood of one token at each of the rows."""
+        """Negative log-likelihood of one token at each of the rows. Shapes: rows, token_ids and result [rows]."""
         taken = self.logits[list(rows), list(token_ids)].astype(np.float64)
         return self.log_total[list(rows)] - taken
 
@@ -85,7 +85,10 @@ class PathRuns:
         return found
 
     def distributions(self, normed: Sequence[Float]) -> list[Distribution]:
-        """One head pass for several states of as many positions."""
+        """One head pass for the normed states of several paths at the same positions.
+
+        Shapes: every one of normed [positions, hidden_size].
+        """
         logits = self._runner.run_head(np.concatenate(normed))
         return [distribution_of(part) for part in np.split(logits, len(normed))]
 
@@ -114,7 +117,7 @@ class Scorer:
         self._step = max(1, HEAD_ROWS // len(runs.paths))
 
     def score(self, passage: Passage) -> dict[str, RowScore]:
-        """What every path makes of the passage."""
+        """The scores of every path on the passage."""
         first = passage.boundary - 1  # the position that predicts the answer's first token
         ids = passage.token_ids[:-1]
         normed = self._runs.normed(ids, first=first)

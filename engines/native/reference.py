@@ -1,4 +1,8 @@
-"""What the native operators compute, in numpy and in the plainest way."""
+"""What the native operators compute, in numpy and in the plainest way: the truth that the C code is tested against.
+
+Letters in shapes are those of the package's docstring: B rows, S tokens, H, F widths, D head dimension, N positions of
+a slot, P rotary positions, NH query heads, KVH key-value heads.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,17 +15,25 @@ Halves = npt.NDArray[np.float16]
 
 
 def dequantize(q: npt.NDArray[np.uint8], row_scale: Floats) -> Floats:
+    """Rows as floats again. Shapes: q [B, S, H], row_scale [B, S, 1], returns [B, S, H]."""
     values: Floats = (q.astype(np.float32) - 128) * row_scale
     return values
 
 
 def rms_norm(x: Floats, gamma: Floats, epsilon: float) -> Floats:
+    """Every row over its root mean square. Shapes: x [..., H], gamma [H], returns [..., H]."""
     normed: Floats = x / np.sqrt((x**2).mean(-1, keepdims=True) + np.float32(epsilon)) * gamma
     return normed
 
 
 def mixed(values: Floats, parts: int) -> Floats:
-    """The orthogonal Hadamard transform over equal parts of the last dimension."""
+    """The orthogonal Hadamard transform over equal parts of the last dimension.
+
+    Element r of every part is replaced by a mix of element r of all parts: two parts [a, b] become
+    [(a + b) / sqrt(2), (a - b) / sqrt(2)].
+
+    Shapes: values and result [..., F]; `parts` is a power of two that divides F.
+    """
     matrix = np.ones((1, 1), np.float32)
     while len(matrix) < parts:
         matrix = np.kron(np.array([[1, 1], [1, -1]], np.float32) / np.sqrt(np.float32(2)), matrix)
@@ -30,6 +42,7 @@ def mixed(values: Floats, parts: int) -> Floats:
 
 
 def swiglu(gate_up: Floats) -> Floats:
+    """`silu(gate) * up`. Shapes: gate_up [B, S, 2 * F], the gate first; returns [B, S, F]."""
     gate, up = np.split(gate_up, 2, -1)
     hidden: Floats = gate / (1 + np.exp(-gate)) * up
     return hidden
@@ -37,9 +50,10 @@ def swiglu(gate_up: Floats) -> Floats:
 
 @dataclass(slots=True, kw_only=True)
 class RowsOfKv:
-    """The inputs of one SlotAttention: rows with their own past, caches with garbage where nothing is written.
+    """The inputs of one SlotAttention: rows with their own past, caches with NaN where nothing is written.
 
-    Shapes: as in the package's docstring.
+    Shapes: qkv [B, S, (NH + 2 * KVH) * D], row_scale [B, S, 1], keys, values [B, KVH, N, D], cos, sin [P, D / 2],
+    bias [(NH + 2 * KVH) * D], q_norm, k_norm [D]; `past` has B numbers of positions already written.
     """
 
     num_heads: int
@@ -104,6 +118,7 @@ class RowsOfKv:
         return int(self.qkv.shape[1])
 
     def inputs(self) -> dict[str, np.ndarray | None]:
+        """In the operator's order, by its names. Shapes: as of the fields; seqlens_k [B]."""
         return {
             "qkv": self.qkv,
             "qkv_row_scale": self.row_scale,
@@ -128,7 +143,7 @@ class RowsOfKv:
 
 
 def rotate(case: RowsOfKv, x: Floats, norm: Floats | None, past: int) -> Floats:
-    """Norm and rotary positions of new heads. Shapes: x and result [S, heads, D]."""
+    """Norm and rotary positions of new heads, the first at `past`. Shapes: x and result [S, heads, D], norm [D]."""
     if norm is not None:
         x = rms_norm(x, norm, 1e-6)
     half = case.head_dim // 2
@@ -138,7 +153,10 @@ def rotate(case: RowsOfKv, x: Floats, norm: Floats | None, past: int) -> Floats:
 
 
 def slot_attention(case: RowsOfKv) -> tuple[Floats, Halves, Halves]:
-    """Attended rows before quantisation, and both caches with the new positions. Inputs stay as they are."""
+    """Attended rows before quantisation, and both caches with the new positions. Inputs stay as they are.
+
+    Shapes: returns [B, S, NH * D] and twice [B, KVH, N, D].
+    """
     keys, values = case.keys.copy(), case.values.copy()
     rows = [_attend_row(case, row, keys[row], values[row]) for row in range(len(case.past))]
     return np.stack(rows), keys, values

@@ -65,6 +65,6 @@ def run_operator(
     attributes: Mapping[str, float] | None = None,
     num_threads: int = 2,
 ) -> list[Any]:
-    """The outputs of one node on these inputs."""
+    """The outputs of one node on these inputs. Shapes: as the package's docstring has them."""
     session = operator_session(library, operator, inputs, num_outputs, attributes=attributes, num_threads=num_threads)
     return list(session.run(None, {name: value for name, value in inputs.items() if value is not None}))

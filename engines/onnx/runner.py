@@ -75,6 +75,7 @@ class OnnxRunner:
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
 
     def forward(self, step: StepInput) -> Float:
+        """Shapes: returns [rows, vocab]: decode rows, then the chunks that want logits."""
         num_decode = len(step.decode)
         self._kept.clear()
         if num_decode:
@@ -88,6 +89,7 @@ class OnnxRunner:
         return self._logits[:num_rows]
 
     def position_logits(self, slot: int, first: int, end: int) -> Float:
+        """Shapes: returns [end - first, vocab]."""
         start, normed = self._kept[slot]
         return self.run_head(normed[first - start : end - start])
 
@@ -97,9 +99,11 @@ class OnnxRunner:
                 self._kv[stage].move(source, target, num_tokens)
 
     def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
+        """Shapes: returns [layers, 2, kv_heads, num_tokens, head_dim]."""
         return self._kv[stage].read(slot, start, num_tokens)
 
     def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
+        """Shapes: block [layers, 2, kv_heads, tokens, head_dim]."""
         self._kv[stage].write(slot, start, block)
 
     def release_slot(self, slot: int, num_tokens: int) -> None:
@@ -111,7 +115,7 @@ class OnnxRunner:
         return self._embeddings[self._plan.prefill][list(token_ids)][None]
 
     def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int) -> Float:
-        """Every position of one sequence through one stage, for who wants them all; the KV before `start` is written.
+        """Every position of one sequence through one stage, for callers that need all; KV before `start` is written.
 
         Shapes: hidden and what returns [1, tokens, hidden_size]; of an exit, normed.
         """
@@ -272,6 +276,6 @@ def _fits(group: Sequence[PrefillChunk], chunk: PrefillChunk) -> bool:
     if chunk.path != last.path or chunk.slot != last.slot + 1 or chunk.start or last.start:
         return False
     lengths = [len(member.token_ids) for member in (*group, chunk)]
-    if 1 in lengths and max(lengths) > 1:  # passes of one token sum in another order
+    if 1 in lengths and max(lengths) > 1:  # passes of one token sum in a different order
         return False
     return max(lengths) * len(lengths) * (1 - MAX_PADDING_SHARE) <= sum(lengths)

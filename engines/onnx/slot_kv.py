@@ -50,6 +50,7 @@ class SlotKv:
         return self._buffer[:, :, slot, :, start : start + num_tokens].copy()
 
     def write(self, slot: int, start: int, block: Block) -> None:
+        """Shapes: block [layers, 2, kv_heads, tokens, head_dim]."""
         self._buffer[:, :, slot, :, start : start + block.shape[3]] = block
 
     def release(self, slot: int, num_tokens: int) -> None:

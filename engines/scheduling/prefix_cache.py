@@ -3,6 +3,10 @@
 A block is known by its tokens, everything before them, and the modules its KV went through; so the knowledge module's
 KV of a shared prefix serves every path, and a deeper path never takes a prefix whose deeper KV was not written.
 Holds copies; knows nothing of slots or tensors beyond their size.
+
+Example: a prompt of 100 tokens ran on the path knowledge, and its first 70 on knowledge, reasoning. Blocks of 32
+tokens are kept: three of `knowledge` (96 tokens) and two of `knowledge/reasoning` (64 tokens). The same prompt again
+begins at token 96 on the first path, and at token 64 on the second: there the third block of `knowledge` is of no use.
 """
 
 import hashlib
@@ -17,7 +21,7 @@ from engines.prefix_match import BlockKey, Digest, Match
 
 BLOCK_TOKENS = 32
 MIN_LEFT_TOKENS = 2
-"""How many tokens a match leaves to compute: the last one gives the logits, and passes of one sum in another order."""
+"""How many tokens a match leaves to compute: the last gives the logits, and one token alone sums in another order."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,11 +84,14 @@ class PrefixCache:
         return Match(num_tokens=num_blocks * BLOCK_TOKENS if stages else 0, keys=keys)
 
     def blocks(self, match: Match) -> list[Block]:
-        """The held blocks: all of the first stage in token order, then all of the next."""
+        """The held blocks: all of the first stage in token order, then all of the next.
+
+        Shapes: each [layers, 2, kv_heads, BLOCK_TOKENS, head_dim].
+        """
         return [self._entries[key].block for key in match.keys]
 
     def release(self, match: Match) -> None:
-        """Let go of a match; doing it twice does nothing."""
+        """Release a match; releasing it twice does nothing."""
         for key in match.keys:
             self._entries[key].num_holders -= 1
         match.keys = []
@@ -97,11 +104,14 @@ class PrefixCache:
         read: Callable[[str, int], Block],
         salt: str = "",
     ) -> None:
-        """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet."""
+        """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet.
+
+        Shapes: `read` returns [layers, 2, kv_heads, BLOCK_TOKENS, head_dim].
+        """
         digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS, salt)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
         chain = Match()
-        # Block by block through all stages: a chain that does not fit whole is of use as far as it goes.
+        # Block by block through all stages: a chain that fits only in part is useful up to there.
         for index, digest in enumerate(digests):
             for stage, lineage in lineages(stages).items():
                 key = (lineage, digest)
@@ -116,7 +126,7 @@ class PrefixCache:
         self._touch(stages, digests)
 
     def count_held(self) -> tuple[int, int]:
-        """Bytes stored, and how many times blocks are held: counted anew, for who checks the books."""
+        """Bytes stored, and how many times blocks are held: counted afresh, for the audit."""
         entries = self._entries.values()
         return sum(entry.block.nbytes for entry in entries), sum(entry.num_holders for entry in entries)
 

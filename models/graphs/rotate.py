@@ -5,6 +5,9 @@ An orthogonal change of basis spreads those over all channels and changes nothin
 it costs nothing at run time: RMS norms do not see it once their weights are folded into the matrices behind them. The
 input of `down_proj` passes through a nonlinearity, so the graph itself has to turn it: by a fast Hadamard transform.
 
+Example: the row [80, 0.2, 0.3, 0.1] has the scale 80 / 127 = 0.63, so its small channels are all rounded to 0. Turned
+by `hadamard(4)` it is [40.3, 40.0, 39.9, 39.8] with half that scale; rounded and turned back, [79.97, 0.32, 0.32, 0].
+
 Source: QuaRot (arXiv 2404.00456, section 4).
 """
 

@@ -47,6 +47,15 @@ def test_prefix_cache_finds_a_shared_beginning() -> None:
     check_match(match, cache, first, ("k",))
 
 
+def test_prefix_cache_finds_what_its_example_says() -> None:
+    cache, tokens = PrefixCache(1 << 20), list(range(100))
+    cache.insert(tokens, ("knowledge",), reader(tokens))
+    cache.insert(tokens[:70], ("knowledge", "reasoning"), reader(tokens))
+    assert cache.used_bytes == 5 * BLOCK_BYTES
+    assert cache.match(tokens, ("knowledge",)).num_tokens == 96
+    assert cache.match(tokens, ("knowledge", "reasoning")).num_tokens == 64
+
+
 def test_prefix_cache_leaves_a_token_to_compute() -> None:
     cache = PrefixCache(1 << 20)
     tokens = list(range(64))
