@@ -1,4 +1,4 @@
-"""The engine as a writer of training answers: prompts in, token ids out, at the speed of a full batch."""
+"""Writes training answers with an engine: prompts in, token ids out, at the speed of a full batch."""
 
 import hashlib
 import queue
@@ -15,8 +15,8 @@ MAX_SUBMITTED = 256
 class EngineAnswerer:
     """`models.distill.data.labels.Answerer` on an engine that was not started yet; use it as a context.
 
-    A prompt's own seed is made of its tokens, so an answer does not depend on what else is asked: a run that goes on
-    after a kill asks fewer prompts, and gets the same answers.
+    A prompt's own seed is made of its tokens, so an answer does not depend on what else is asked: a run that is resumed
+    has fewer prompts left to ask, and gets the same answers.
     """
 
     def __init__(self, engine: Engine, path: str, end_token_ids: frozenset[int]) -> None:
@@ -65,7 +65,7 @@ class EngineAnswerer:
                 yield index, tuple(self._ended(answers.pop(index), event.finish.reason))
 
     def _ended(self, token_ids: list[int], reason: FinishReason) -> list[int]:
-        """With the end token behind an answer that came to its end, which events do not carry."""
+        """The answer with its end token, which events leave out; nothing is added to one that was cut short."""
         has_end = bool(token_ids) and token_ids[-1] in self._end_token_ids
         if reason is FinishReason.STOP and not has_end:
             token_ids.append(min(self._end_token_ids))

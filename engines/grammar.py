@@ -1,4 +1,4 @@
-"""Constrained decoding: a grammar compiled for one vocabulary, and how far one sequence has come in it.
+"""Constrained decoding: a grammar compiled for one vocabulary, and how far one sequence has got in it.
 
 The only file that knows the grammar library (`llguidance`). What a grammar is for is decided in `server/`.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Tokens = npt.NDArray[np.int64]
 
 WHITESPACE = r"( |\r?\n( {0,32}|\t{0,8}))"
-"""What may stand between the parts of a JSON text. Bounded: small models like to go on with blanks for ever."""
+"""What may stand between the parts of a JSON text. Bounded: small models tend to write blanks for ever."""
 
 _OPTIONS = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
 
@@ -37,7 +37,7 @@ MAX_LEXER_STATES = 20_000
 MAX_GRAMMAR_SYMBOLS = 200_000
 
 HEADER = '%llguidance {"no_forcing": true}\n'
-"""Masks allow every token that is legal, not only the usual spelling of what must come."""
+"""Masks allow every token that is legal, not only the usual way to spell what has to come."""
 
 
 class Vocabulary(Protocol):
@@ -62,7 +62,7 @@ def json_body(schema: Mapping[str, Any]) -> str:
 
 
 def literal(text: str) -> str:
-    """The part of a grammar's text that stands for these very characters."""
+    """The part of a grammar's text that stands for exactly these characters."""
     return json.dumps(text)
 
 
@@ -84,7 +84,7 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
 
 
 class Wrapped:
-    """Our tokenizer as the library wants one: with the very bytes that the engine makes text of.
+    """Our tokenizer in the form the library expects, with exactly the bytes that the engine turns into text.
 
     Special tokens, and ids that no token has, are empty: those are never legal.
     """
@@ -146,7 +146,7 @@ class GrammarCompiler:
 
         start = LLMatcher(self._tokenizer, HEADER + source, log_level=0, limits=_limits())
         if not start.is_error():
-            # Some grammars show only at their first token that nothing can ever follow them.
+            # That no text can follow some grammars shows only when their first token is asked for.
             start.compute_bitmask()
         if start.is_error():
             raise InvalidParameter(start.get_error().splitlines()[0])
@@ -156,7 +156,7 @@ class GrammarCompiler:
 
 
 class Matcher:
-    """How far one sequence has come in its grammar. Owned by the engine thread; moves only when a step commits."""
+    """How far one sequence has got in its grammar. Owned by the engine thread; moves only when a step commits."""
 
     __slots__ = ("library", "vocab_size")
 
@@ -170,7 +170,7 @@ class Matcher:
         return self.library.is_stopped() and not self.library.is_error()
 
     def allows(self, token_id: int) -> bool:
-        """Whether this token may come next; much cheaper than to ask for all that may."""
+        """Whether this token may come next; much cheaper than asking for all that may."""
         return not self.library.is_error() and self.library.validate_tokens([token_id]) == 1
 
     def advance(self, token_id: int) -> None:

@@ -43,7 +43,7 @@ def describe_machine() -> Description:
 
 
 def describe_versions() -> dict[str, str]:
-    """Of Python and what is installed beside it; what is missing is left out."""
+    """Versions of Python and of the packages that matter; those that are not installed are left out."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:

@@ -47,7 +47,7 @@ def score_tokens(
 
 
 def _likeliest(shifted: Float, count: int) -> list[list[tuple[int, np.float32]]]:
-    """The `count` largest of every row with their values, ties by token id. Spoils `shifted`.
+    """The `count` largest of every row with their values, ties by token id. Overwrites `shifted`.
 
     A handful of passes for the largest costs less than one partition.
     """

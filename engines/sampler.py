@@ -17,8 +17,8 @@ from engines.sequence import SamplingParams, Sequence, TokenLogprob
 Row = npt.NDArray[np.float32]
 
 SPAN = 4.0
-"""First guess, in nats below the largest, at which tokens can matter to top-p and top-k. Small: what is in has to be
-sorted, and a second look costs little."""
+"""First guess, in nats below the largest, at which tokens can matter to top-p and top-k. Kept small: what is
+in has to be sorted, and a second look costs little."""
 SLACK = 1e-6
 """Nats by which tokens may miss min-p and still be looked at exactly."""
 LARGEST_LOGIT = np.float32(1e30)
@@ -57,10 +57,10 @@ class Sampler:
         return [self._sampled(*one) for one in zip(logits, tokens, sequences, strict=True)]
 
     def _legal_tokens(self, tokens: list[int], sequences: list[Sequence]) -> dict[int, Tokens]:
-        """What grammars allow, by row; only for rows whose grammar refuses their token, since to ask costs more.
+        """What grammars allow, by row; only for rows whose grammar refuses their token, since asking costs more.
 
-        To take what was drawn among all tokens if it is legal, and else to draw once more among the legal ones, gives
-        each of those the share that it has among them. Filters look at all tokens first, and then at the legal ones.
+        Keeping the token drawn among all if it is legal, and otherwise drawing again among the legal ones, gives each
+        of those the share that it has among them. Filters look at all tokens first, and then at the legal ones.
         """
         bound = {
             index: sequence.matcher

@@ -132,7 +132,7 @@ class SequenceEvent:
 
     `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
     Where `prompt_logprobs` were asked for, those of the prompt's tokens from the second on come in `logprobs` before
-    all others, and a token that ends the text has its own there too: who scores prompts counts on it.
+    all others, and a token that ends the text has its own there too: the scoring of prompts relies on it.
     """
 
     sequence_id: str
@@ -144,7 +144,7 @@ class SequenceEvent:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class SequenceState:
-    """Where a living sequence is: who looks for a stuck one reads this. `slot` is None while it waits."""
+    """How far a living sequence has got, for finding one that is stuck. `slot` is None while it waits."""
 
     id: str
     status: SequenceStatus

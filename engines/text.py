@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class TextStream:
-    """Feeds on tokens, gives text. One per sequence."""
+    """Turns tokens into text, one after the other. One per sequence."""
 
     def __init__(self, token_bytes: Callable[[int], bytes], stop: tuple[str, ...]) -> None:
         self._token_bytes = token_bytes

@@ -33,7 +33,7 @@ from models.student.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 PRECISE_FIRST = ("fp32", "int8", "w8a8", "w8a8-native", "int4")
-"""Where the reference is looked for: by how little the weights and activations were rounded."""
+"""The order in which a reference is looked for: the least rounded weights and activations first."""
 
 Scores = dict[str, list[RowScore]]
 
@@ -58,10 +58,10 @@ class EvalConfig:
 def evaluate(
     student: Student, rows: Sequence[Row], config: EvalConfig, *, progress_s: float | None = None
 ) -> Evaluation:
-    """Measure; the full path is always among the points, and so is the reference. `progress_s` is how often to tell on
-    stderr how far it is; None: never.
+    """Measure; the full path is always among the points, and so is the reference. `progress_s` is how often
+    progress is reported on stderr; None: never.
 
-    Raises: ConfigError for paths and precisions the student or this machine has not, or rows that leave nothing.
+    Raises: ConfigError for paths and precisions that the student or this machine lacks, or when no row can be scored.
     """
     run = _Evaluation(student, config, progress_s)
     max_tokens = min(config.max_text_tokens, student.manifest.architecture.max_context_tokens)
@@ -134,13 +134,13 @@ class _Evaluation:
         scorer = Scorer(runs, self._full, base)
         scores: Scores = {path: [] for path in paths}
         started_s = time.monotonic()
-        for passage in self._told(passages, precision):
+        for passage in self._with_progress(passages, precision):
             for path, score in scorer.score(passage).items():
                 scores[path].append(score)
         logger.info("scored precision=%s rows=%d seconds=%.1f", precision, len(passages), time.monotonic() - started_s)
         return scores
 
-    def _told(self, passages: Sequence[Passage], precision: str) -> Iterable[Passage]:
+    def _with_progress(self, passages: Sequence[Passage], precision: str) -> Iterable[Passage]:
         every_s = self._progress_s
         return passages if every_s is None else tqdm(passages, desc=precision, unit="row", mininterval=every_s)
 
@@ -205,13 +205,13 @@ def _task_figures(rows: Sequence[RowScore], reference: Sequence[RowScore]) -> di
     return figures
 
 
-def _chosen_paths(manifest: Manifest, wished: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen_paths(manifest: Manifest, asked: Sequence[str] | None) -> tuple[str, ...]:
     known = [path.name for path in manifest.paths]
-    unknown = sorted(set(wished or ()) - set(known))
+    unknown = sorted(set(asked or ()) - set(known))
     if unknown:
         raise ConfigError(f"--paths: student {manifest.name!r} has no {', '.join(unknown)}, only {', '.join(known)}")
     full = manifest.full_path.name
-    return tuple(name for name in known if wished is None or name in wished or name == full)
+    return tuple(name for name in known if asked is None or name in asked or name == full)
 
 
 def _chosen_precisions(manifest: Manifest, config: EvalConfig) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, 
 
 
 def _check_vocabulary(request: GenerationRequest, vocab_size: int) -> None:
-    strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
-    if strange or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
+    unknown = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
+    if unknown or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
         raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
     grammar = request.sampling.grammar
     if grammar is not None and grammar.vocab_size != vocab_size:

@@ -1,4 +1,4 @@
-"""What an engine has done since it began, as metrics tell it."""
+"""Counts what an engine has done since it started, for metrics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from models.student.manifest import Manifest
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """What metrics read; only the engine thread writes."""
+    """Read for metrics; written by the engine thread alone."""
 
     stage_runs: Counter[str] = field(default_factory=Counter)
     stage_rows: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Whether an engine's books agree: sequences, slots, KV bytes, cached prefixes. Read on the engine's own thread."""
+"""Whether an engine's books agree: sequences, slots, KV bytes, cached prefixes. Runs on the engine's own thread."""
 
 from collections.abc import Iterator, Set
 

@@ -1,5 +1,4 @@
-"""Which stages of a student are in memory, and the thread that brings them there, so that paths become servable one
-after the other."""
+"""Which stages of a student are in memory, and the thread that loads them, so that paths become servable in turn."""
 
 import logging
 import threading
@@ -43,7 +42,7 @@ class Loading:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait a while for its end: leaving the interpreter while a session is being made would abort the process."""
+        """Wait a while for its end: exiting while a session is being made would abort the process."""
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
 
@@ -81,6 +80,6 @@ class Loading:
         ranks = self._manifest.path_ranks
         loaded = [name for name in ranks if self.status(name).is_servable]
         num_modules = len(self._manifest.path(path).modules)
-        # Another exit behind the same modules is no shallower path: it was trained for something else.
+        # A path by another exit behind the same modules is not shallower: that exit was trained for something else.
         shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
         return min(shallower, key=ranks.__getitem__, default=None)

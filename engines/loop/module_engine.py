@@ -1,6 +1,6 @@
 """The module engine: one thread that admits, schedules, runs, samples and commits, step after step.
 
-Owns the order of things and what sequences are told. What runs is the scheduler's, how it runs the runner's.
+Owns the order of things and what is published. The scheduler decides what runs, the runner how.
 """
 
 import logging
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 2
 IDLE_WAIT_S = 0.5
 SEE_LOG = "the server's log has the details"
-"""What an engine raises may hold file names and its insides: clients read this instead."""
+"""What an engine raises may contain file names and other internals: clients read this instead."""
 
 
 class ModuleEngine:
@@ -153,7 +153,7 @@ class ModuleEngine:
     # The engine thread.
 
     def _serve(self) -> None:
-        """Step until told to stop. Whatever happens, every waiter is told."""
+        """Step until told to stop. Whatever happens, every sequence gets its end."""
         try:
             while not self._living.is_over():
                 if not self.step():
@@ -240,7 +240,7 @@ class ModuleEngine:
             self._events.append(SequenceEvent(sequence_id=sequence.id, logprobs=tuple(sequence.prompt_logprobs)))
 
     def _append(self, sequence: Sequence, token: Sampled) -> None:
-        """Give a sequence its next token, and its end if this is it."""
+        """Add the next token to a sequence, and end it if that token is its last."""
         if sequence.matcher is not None and not self._advance(sequence, token):
             return
         sequence.token_ids.append(token.token_id)
@@ -258,7 +258,7 @@ class ModuleEngine:
             self._end(sequence, outcome.reason, text=outcome.text, token=shown)
 
     def _advance(self, sequence: Sequence, token: Sampled) -> bool:
-        """Follow the sequence's grammar; False when that failed, which ends this sequence and no other."""
+        """Advance the sequence's grammar; False when that failed, which ends this sequence and no other."""
         assert sequence.matcher is not None
         try:
             sequence.matcher.advance(token.token_id)
@@ -277,7 +277,7 @@ class ModuleEngine:
         token: Sampled | None = None,
         error: ServingError | None = None,
     ) -> None:
-        """The one place where a sequence ends: frees all it holds and tells its waiter."""
+        """The one place where a sequence ends: frees all it holds and tells whoever waits for it."""
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._slot_moves.remember(sequence)
         # A step that failed may have written more than was computed.
@@ -297,7 +297,7 @@ class ModuleEngine:
             self._runner.release_slot(slot, num_written)
 
     def _fail(self, plan: StepPlan, error: BaseException) -> None:
-        """A step raised: its sequences end with the error, everyone else goes on."""
+        """A step raised: its sequences end with the error, all others continue."""
         ids = [sequence.id for sequence in plan.touched]
         logger.error("step failed student=%s sequences=%s", self._manifest.name, ids, exc_info=error)
         self._counters.num_failed_steps += 1

@@ -36,7 +36,7 @@ COMPILE_TIMEOUT_S = 300.0
 
 
 class BuildError(Exception):
-    """The library cannot be made here; the message says why."""
+    """The library cannot be built here; the message says why."""
 
 
 def variants() -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Tables:
 class StageSession:
     """One module or exit at one precision, over the KV of its slots.
 
-    Bindings are kept: in a steady batch the same rows run step after step, and binding sixty buffers anew would cost
+    Bindings are kept: in a steady batch the same rows run step after step, and binding sixty buffers again would cost
     as much as a small layer.
     """
 

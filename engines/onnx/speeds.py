@@ -53,12 +53,12 @@ def _measure(student: Student, variant: str, num_threads: int, library: Path | N
 
 
 def _fastest_s(runner: Runner, step: StepInput) -> float:
-    """The shortest of a few runs: on a shared machine the others measure the neighbours."""
+    """The shortest of a few runs: on a shared machine the others were held up by other processes."""
     return min(step_times(runner, {"step": step}, num_rounds=NUM_RUNS, num_warm_ups=1)["step"])
 
 
 def _processor() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

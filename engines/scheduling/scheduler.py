@@ -92,13 +92,13 @@ class StepPlan:
 
     @property
     def sequences(self) -> Iterator[Sequence]:
-        """Everyone in the step's forward pass."""
+        """Every sequence in the step's forward pass."""
         yield from (sequence for sequence in self.decode if sequence is not None)
         yield from (chunk.sequence for chunk in self.chunks)
 
     @property
     def touched(self) -> list[Sequence]:
-        """Everyone whose KV the step reads or writes: those of the pass, and those only moved or restored."""
+        """Every sequence whose KV the step reads or writes: those of the pass, and those only moved or restored."""
         moved = [sequence for _, sequence in self.moves]
         return list(dict.fromkeys([*self.sequences, *moved, *self.restores]))
 
@@ -108,7 +108,7 @@ class StepPlan:
 
 
 class Scheduler:
-    """Owns every living sequence, waiting or running, and where it sits.
+    """Owns every living sequence, waiting or running, and the slots of those that run.
 
     `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV; `resolve_path` answers the
     path a sequence may run now, or None while it has to wait for modules to load.
@@ -192,7 +192,7 @@ class Scheduler:
         sequence.slot = None
 
     def _grow(self, plan: StepPlan) -> None:
-        """Take KV for the token that every decoding sequence adds; the youngest give way when there is not enough."""
+        """Take KV for the token that every decoding sequence adds; where there is not enough, the youngest give way."""
         for sequence in list(self.running):
             while sequence.slot is not None and not self._kv.can_hold(sequence, sequence.num_tokens):
                 self._preempt(self.running[-1], plan)
@@ -241,7 +241,7 @@ class Scheduler:
 
     def _hold_prefix(self, sequence: Sequence) -> None:
         match = self._find_prefix(sequence)
-        # A sequence that gave way in the middle of its prompt still holds the match of its last beginning.
+        # A sequence that gave way in the middle of its prompt still holds the match from when it last began.
         self._cache.release(sequence.match)
         sequence.match = match
 
@@ -275,7 +275,7 @@ class Scheduler:
         plan.decode = decoding
 
     def step_input(self, plan: StepPlan) -> StepInput:
-        """The plan as the runner wants it."""
+        """The plan in the form that the runner takes."""
         return StepInput(
             decode=tuple(self._decode_row(slot, sequence) for slot, sequence in enumerate(plan.decode)),
             prefill=tuple(_prefill_chunk(chunk) for chunk in plan.chunks),

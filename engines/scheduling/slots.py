@@ -1,4 +1,4 @@
-"""Which sequence sits in which slot: deepest paths first, so that every module's rows are one contiguous range.
+"""Which sequence has which slot: deepest paths first, so that every module's rows are one contiguous range.
 
 Pure bookkeeping: it decides moves and leaves the copying of KV to the caller.
 """

@@ -255,7 +255,7 @@ def _named(items: tuple[T, ...], name: str) -> T:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`.
 
-    Raises: ConfigError that names the file and the mend.
+    Raises: ConfigError that names the file and says how to fix it.
     """
     file = folder / MANIFEST_NAME
     try:

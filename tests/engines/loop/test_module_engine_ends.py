@@ -1,4 +1,4 @@
-"""Every accepted sequence ends in exactly one terminal event, and what cannot be accepted is refused at the door."""
+"""Every accepted sequence ends in exactly one terminal event, and what cannot be accepted is refused at once."""
 
 import threading
 from typing import Any
