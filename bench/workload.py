@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from models.errors import ConfigError
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 DEFAULT_TEXT = Path(__file__).with_name("heldout.txt")
 MAX_TEXT_TOKENS = 256

@@ -41,7 +41,7 @@ HEADER = '%llguidance {"no_forcing": true}\n'
 
 
 class Vocabulary(Protocol):
-    """What is needed of a tokenizer (`models.student.tokenizer.Tokenizer`)."""
+    """What is needed of a tokenizer (`models.tokenizer.Tokenizer`)."""
 
     @property
     def vocab_size(self) -> int: ...

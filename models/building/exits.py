@@ -24,7 +24,7 @@ from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource, expected_shapes
 from models.student.cut import FULL_PATH, TASKS, full_path, own_end, stacked
 from models.student.manifest import DepthRule, Exit, Layout, Record, StudentPath, layout_problems
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe"

@@ -12,7 +12,7 @@ import msgspec
 
 from models.errors import ConfigError
 from models.evaluation.distractors import wrong_numbers
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 NUMBER_MARK = "####"
 NUMBER_WISH = "\nAnswer with the number only."

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from models.architecture import Architecture
 from models.sources.source import ModelSource
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from models.errors import ConfigError, WeightsError
 from models.rope import frequency_divisors
 from models.sources.gguf_header import GgufHeader, TensorEntry, read_header
 from models.sources.gguf_tokenizer import build_tokenizer
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 FAMILIES: dict[str, Family] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 
 from models.errors import ConfigError, WeightsError
 from models.sources.gguf_header import GgufHeader
-from models.student.tokenizer import SPACE_MARK, Tokenizer, TokenizerSettings
+from models.tokenizer import SPACE_MARK, Tokenizer, TokenizerSettings
 
 
 class TokenKind(IntEnum):

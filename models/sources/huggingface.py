@@ -13,7 +13,7 @@ from models.errors import ConfigError, WeightsError
 from models.sources.huggingface_config import CONFIG_NAME, read_config, to_architecture
 from models.sources.huggingface_tokenizer import read_tokenizer
 from models.sources.safetensors_file import SafetensorsFile
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

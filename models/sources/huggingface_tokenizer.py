@@ -7,7 +7,7 @@ import msgspec
 
 from models.errors import ConfigError
 from models.sources.huggingface_config import HuggingFaceConfig
-from models.student.tokenizer import (
+from models.tokenizer import (
     SETTINGS_NAME,
     TEMPLATE_NAME,
     TOKENIZER_NAME,

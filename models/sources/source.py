@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from models.architecture import Architecture
 from models.errors import ConfigError, WeightsError
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 MAX_NAMES_IN_MESSAGE = 8
 

@@ -1,1 +1,1 @@
-"""A student on disk: its folder, manifest, cut into modules, tokenizer and chat template."""
+"""A student on disk: its folder, its manifest, and how it is cut into modules."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.student.manifest import Manifest, read_manifest
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 HEAD = "head"
 

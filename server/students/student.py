@@ -22,7 +22,7 @@ RETRY_AFTER_S = 5.0
 
 
 class Template(Protocol):
-    """The seam to `models.student.chat_template.ChatTemplate`."""
+    """The seam to `models.chat_template.ChatTemplate`."""
 
     @property
     def writes_tools(self) -> bool: ...
@@ -37,7 +37,7 @@ class Template(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The seam to `models.student.tokenizer.Tokenizer`."""
+    """The seam to `models.tokenizer.Tokenizer`."""
 
     @property
     def vocab_size(self) -> int: ...

@@ -6,7 +6,7 @@ import pytest
 
 from bench.workload import DEFAULT_TEXT, Workload, read_workload, shorten
 from models.errors import ConfigError
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from models.sources.source import open_source
 from models.student.cut import exits_of, parse_modules, paths_of
 from models.student.folder import HEAD, Student
 from models.student.manifest import FORMAT_VERSION, Manifest
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 Words = npt.NDArray[np.uint64]
 

@@ -18,8 +18,8 @@ from engines.config import EngineConfig
 from engines.scripted import Line, ScriptedEngine
 from models.architecture import Architecture
 from models.student.manifest import FORMAT_VERSION, DepthRule, Exit, Manifest, Module, Quality, Retention, StudentPath
-from models.student.tokenizer import Tokenizer as StudentTokenizer
-from models.student.tokenizer import TokenizerSettings, byte_alphabet
+from models.tokenizer import Tokenizer as StudentTokenizer
+from models.tokenizer import TokenizerSettings, byte_alphabet
 from router.conversation import Conversation
 from router.decision import TaskScores
 from router.tasks import GENERAL, TASKS, Task

@@ -13,7 +13,7 @@ from engines.contract import Block, StepInput
 from engines.loop.module_engine import ModuleEngine
 from models.student.folder import Student
 from models.student.manifest import Manifest
-from models.student.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
+from models.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
 from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 

@@ -4,10 +4,10 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from models.chat_template import ChatTemplate
 from models.distill.data.rows import Row, Tally
 from models.errors import BadRequest, ConfigError
-from models.student.chat_template import ChatTemplate
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 LENGTH_STEP = 8
 """Units: tokens. Lengths that differ by less may share a batch, so that epochs do not repeat the same batches."""

@@ -14,7 +14,7 @@ from models.distill.data.answer_file import AnswerFile, Entry
 from models.distill.data.examples import encode_prompt
 from models.distill.data.rows import Row
 from models.errors import ConfigError, StepFailed
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 FILE_NAME = "teacher_answers.jsonl"
 

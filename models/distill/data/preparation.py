@@ -14,7 +14,7 @@ from models.distill.data.mixture import GENERAL, mix
 from models.distill.data.rows import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.errors import ConfigError
 from models.student.cut import TASKS
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 HELD_OUT_NAME = "heldout.jsonl"
 

@@ -11,7 +11,7 @@ from models.distill.data.examples import Example, encode_rows
 from models.distill.data.rows import Row
 from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 HEAD_TOKENS = 512
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from models.architecture import Architecture
 from models.errors import ConfigError
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 PROBES = (
     "The quick brown fox doesn't jump over 2 lazy dogs.",

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from models.errors import ConfigError
 from models.evaluation.distractors import wrong_numbers
 from models.evaluation.rows import Row, passage_of, plain_number, read_data, read_file
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 from tests.conftest import CHAT_TEMPLATE
 
 

@@ -8,7 +8,7 @@ from tokenizers import processors
 
 from models.errors import ConfigError
 from models.sources.source import open_source
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 
 def read(folder: Path) -> Tokenizer:

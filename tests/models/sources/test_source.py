@@ -10,7 +10,7 @@ import pytest
 from models.architecture import Architecture
 from models.errors import ConfigError, WeightsError
 from models.sources.source import check_complete, expected_shapes, open_source
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 ARCHITECTURE = Architecture(
     family="qwen3",

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer as Backend
 from models.distill.data.examples import Example, batches, encode, encode_prompt, encode_rows, end_token
 from models.distill.data.rows import Row
 from models.errors import ConfigError
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 START, END = 1, 2  # <|im_start|>, <|im_end|> of the tiny tokenizer
 TEMPLATE = (

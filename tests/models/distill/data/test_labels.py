@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 from models.distill.data.labels import Labelled, LabelSettings, label
 from models.distill.data.rows import Row
 from models.errors import ConfigError, StepFailed
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 END = 2
 

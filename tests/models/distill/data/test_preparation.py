@@ -13,7 +13,7 @@ from models.distill.data.preparation import HELD_OUT_NAME, DataSettings, Prepare
 from models.distill.data.rows import read_rows
 from models.errors import ConfigError
 from models.sources.source import open_source
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 END = 2
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from models.architecture import Architecture
 from models.distill.teacher.vocabulary import compare_vocabularies
 from models.errors import ConfigError
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 
 @dataclass(frozen=True)

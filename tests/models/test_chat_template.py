@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from models.chat_template import ChatTemplate
 from models.errors import BadRequest, ConfigError
-from models.student.chat_template import ChatTemplate
 
 HELLO = [{"role": "user", "content": "hi <b>"}]
 

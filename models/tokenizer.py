@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer as Backend
 
+from models.chat_template import ChatTemplate
 from models.errors import ConfigError, InvalidParameter
-from models.student.chat_template import ChatTemplate
 
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"

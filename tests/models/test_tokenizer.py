@@ -11,7 +11,7 @@ from tokenizers.models import BPE, WordLevel
 
 from models.errors import ConfigError, InvalidParameter
 from models.sources.source import open_source
-from models.student.tokenizer import Tokenizer, TokenizerSettings
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 ANY_TEXT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 IM_START, IM_END = 1, 2
