@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from bench.distill.work import Work
+from models.distill.cutting.layout import new_exit
 from models.distill.loss.objective import Teacher
-from models.distill.network.layout import new_exit
 from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import cached_teacher, plan_cache
 

@@ -8,10 +8,10 @@ import torch
 
 from bench.workload import DEFAULT_TEXT, read_workload
 from models.distill.config import DistillConfig, TrainingSettings
+from models.distill.cutting.layout import Layout, planned_exits
 from models.distill.data.examples import Example
 from models.distill.distiller import can_bf16, choose_device
 from models.distill.network.decoder import Trunk
-from models.distill.network.layout import Layout, planned_exits
 from models.distill.run.order import plan_order
 from models.distill.steering.schedules import Stage
 from models.distill.teacher.open import open_teacher

@@ -13,6 +13,10 @@ import msgspec
 
 from models.distill.data.labels import LabelSettings
 from models.distill.data.preparation import DataSettings
+from models.distill.loss.adversarial import AdversarialSettings
+from models.distill.loss.mining import MiningSettings
+from models.distill.network.quantised import QuantisedSettings
+from models.distill.steering.adaptive_weights import Weighting
 from models.distill.steering.schedules import (
     LOSS_NAMES,
     SOFT_TARGETS_ONLY,
@@ -32,7 +36,6 @@ from models.student.cut import FULL_PATH
 from models.student.manifest import is_plain_name
 
 AUTO = "auto"
-Weighting = Literal["fixed", "dynamic_average", "gradient_guided", "controller"]
 Ensemble = Literal["switch", "mean"]
 
 
@@ -110,41 +113,6 @@ class TrainingSettings:
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
-class MiningSettings:
-    """Hard-example mining by the teacher's entropy: see `models.distill.loss.mining.entropy_weights`."""
-
-    strength: float = 0.5
-    drop_share: float = 0.02
-
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
-        found = [] if 0 <= self.strength <= 1 else [f"mining.strength must be from 0 to 1, not {self.strength}"]
-        if not 0 <= self.drop_share < 1:
-            found.append(f"mining.drop_share must be from 0 to below 1, not {self.drop_share}")
-        return found
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class QuantisedSettings:
-    """Quantisation-aware training over the last `share` of the run, for one precision."""
-
-    precision: str = "w8a8"
-    share: float = 0.1
-
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
-        known = sorted(set(PRECISIONS) - {"fp32"})
-        found = (
-            []
-            if self.precision in known
-            else [f"quantised.precision: {self.precision!r} is none of {', '.join(known)}"]
-        )
-        if not 0 < self.share <= 1:
-            found.append(f"quantised.share must be above 0 and at most 1, not {self.share}")
-        return found
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
 class BranchSettings:
     """After the run, exits that learned all tasks go on for `epochs` once per task, and the branches are merged."""
 
@@ -157,22 +125,6 @@ class BranchSettings:
         return [
             f"branches.{name} must be above 0, not {getattr(self, name)}"
             for name in ("epochs", "learning_rate_share")
-            if not getattr(self, name) > 0
-        ]
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class AdversarialSettings:
-    """A second pass over every batch with the exit's input moved against it by `radius` of its own length."""
-
-    radius: float = 0.01
-    weight: float = 0.5
-
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
-        return [
-            f"adversarial.{name} must be above 0, not {getattr(self, name)}"
-            for name in ("radius", "weight")
             if not getattr(self, name) > 0
         ]
 

@@ -16,13 +16,13 @@ from models.building.exits import read_exits, write_exits
 from models.distill.config import AUTO, DistillConfig
 from models.distill.cutting.boundaries import LayerAnalysis, analyse, choose_boundaries
 from models.distill.cutting.boundary_picture import boundary_svg
+from models.distill.cutting.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
 from models.distill.data.examples import Example
 from models.distill.data.labels import Answerer
 from models.distill.data.preparation import Prepared, prepare
 from models.distill.loss.objective import Teacher
 from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
-from models.distill.network.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
 from models.distill.run.branches import train_branches
 from models.distill.run.heldout import HeldOutFigure, score_held_out
 from models.distill.run.progress import Progress

@@ -15,6 +15,7 @@ import torch
 
 from models.architecture import Architecture
 from models.distill.config import AUTO, DistillConfig, ExitConfig
+from models.distill.cutting.layout import Layout, check_tasks, planned_exits
 from models.distill.data.data_report import DataReport, report_of
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import is_wanted
@@ -24,7 +25,6 @@ from models.distill.data.rows import Row
 from models.distill.distiller import Distiller, refuse_unwritten
 from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
-from models.distill.network.layout import Layout, check_tasks, planned_exits
 from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import cached_teacher, plan_cache
 from models.student.cut import default_modules, parse_modules

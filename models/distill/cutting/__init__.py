@@ -1,1 +1,1 @@
-"""Where a decoder can be cut into modules, by its attention maps."""
+"""Where a decoder is cut into modules, by what its layers do, and which exits are trained behind the cuts."""

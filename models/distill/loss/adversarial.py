@@ -9,11 +9,28 @@ section 3.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.errors import ConfigError
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class AdversarialSettings:
+    """A second pass over every batch with the exit's input moved against it by `radius` of its own length."""
+
+    radius: float = 0.01
+    weight: float = 0.5
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        return [
+            f"adversarial.{name} must be above 0, not {getattr(self, name)}"
+            for name in ("radius", "weight")
+            if not getattr(self, name) > 0
+        ]
 
 
 def perturb(hidden_BTH: Tensor, loss: Tensor, radius: float, is_real_BT: Tensor) -> Tensor:

@@ -3,9 +3,26 @@
 Tensor names carry shapes: N tokens, V vocabulary.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class MiningSettings:
+    """Hard-example mining by the teacher's entropy: see `entropy_weights`."""
+
+    strength: float = 0.5
+    drop_share: float = 0.02
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        found = [] if 0 <= self.strength <= 1 else [f"mining.strength must be from 0 to 1, not {self.strength}"]
+        if not 0 <= self.drop_share < 1:
+            found.append(f"mining.drop_share must be from 0 to below 1, not {self.drop_share}")
+        return found
 
 
 def token_entropy(logits_NV: Tensor) -> Tensor:

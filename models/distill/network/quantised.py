@@ -8,6 +8,7 @@ Source: straight-through estimator, Bengio et al. (arXiv 1308.3432); rotated bas
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -157,6 +158,26 @@ _WRAPPERS: dict[str, Callable[[DecoderLayer], DecoderLayer]] = {
     "w8a8-native": RotatedInt8Layer,
 }
 QUANTISED_PRECISIONS = tuple(_WRAPPERS)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class QuantisedSettings:
+    """Quantisation-aware training over the last `share` of the run, for one precision."""
+
+    precision: str = "w8a8"
+    share: float = 0.1
+
+    def problems(self) -> list[str]:
+        """Everything wrong with the values, as sentences; empty when they are sound."""
+        known = sorted(QUANTISED_PRECISIONS)
+        found = (
+            []
+            if self.precision in known
+            else [f"quantised.precision: {self.precision!r} is none of {', '.join(known)}"]
+        )
+        if not 0 < self.share <= 1:
+            found.append(f"quantised.share must be above 0 and at most 1, not {self.share}")
+        return found
 
 
 def quantised(layer: DecoderLayer, precision: str) -> DecoderLayer:

@@ -26,8 +26,8 @@ from models.distill.run.order import plan_order
 from models.distill.run.progress import Progress, Reporter
 from models.distill.run.run_identity import changeable
 from models.distill.run.run_log import append_line, forget_after
+from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
-from models.distill.steering.steering import Steering
 from models.distill.teacher.switch import TeacherSwitch
 from models.errors import ConfigError, StepFailed
 
@@ -75,7 +75,7 @@ class Trainer:
             betas=BETAS,
             weight_decay=config.training.weight_decay,
         )
-        self._steering = Steering(config, [exit.name for exit in exits])
+        self._adaptive = AdaptiveWeights(config, [exit.name for exit in exits])
         names = [OWN, *self._further]
         self._switch = TeacherSwitch(names, config.switch) if self._further and config.ensemble == "switch" else None
         self._saved: Path | None = None
@@ -150,7 +150,7 @@ class Trainer:
         """An exit's weight is a factor of its learning rate: AdamW does not see how large a loss is."""
         self._rate = learning_rate_at(self._config.learning_rate, share)
         for group, exit in zip(self._optimiser.param_groups, self._exits, strict=True):
-            group["lr"] = self._rate * self._steering.module_weight(exit.name)
+            group["lr"] = self._rate * self._adaptive.module_weight(exit.name)
             group["weight_decay"] = self._config.training.weight_decay
 
     def _pass(self, index: int, share: float, sums: dict[str, dict[str, float]]) -> None:
@@ -230,7 +230,7 @@ class Trainer:
     def _weights(self, exit: ExitModel, share: float) -> tuple[dict[str, float], float]:
         """The weights of the losses and the temperature now."""
         stage, _ = stage_at(self._config.stages, share)
-        weights, temperature = self._steering.weights(stage)
+        weights, temperature = self._adaptive.weights(stage)
         temperature = temperature or stage.temperature or temperature_at(self._config.temperature, share)
         weights = dict(exit.losses) or weights
         if self._config.alignment is not None:
@@ -276,7 +276,7 @@ class Trainer:
             if not math.isfinite(loss) or not math.isfinite(norms.get(exit.name, 0.0)):
                 raise self._failure(f"the loss of {exit.name} is not finite; make learning_rate.peak smaller")
             self._judge(exit.name, (loss, _untempered(found, exit.losses or stage.weights, temperature)))
-        self._steering.observe(stage, sums, norms, self.progress.num_tokens, temperature)
+        self._adaptive.observe(stage, sums, norms, self.progress.num_tokens, temperature)
 
     def _judge(self, name: str, values: tuple[float, float]) -> None:
         """A loss diverges when it grows both with and without the square of the temperature.
@@ -338,7 +338,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "exits": {exit.name: exit.state_dict() for exit in self._exits},
             "optimiser": self._optimiser.state_dict(),
-            "steering": self._steering.state_dict(),
+            "steering": self._adaptive.state_dict(),
             "switch": None if self._switch is None else self._switch.state_dict(),
         }
         self._saved = save_checkpoint(self._folder / CHECKPOINTS, self.progress.step, state)
@@ -350,7 +350,7 @@ class Trainer:
         for exit in self._exits:
             exit.load_state_dict(state["exits"][exit.name])
         self._optimiser.load_state_dict(state["optimiser"])
-        self._steering.load_state_dict(state["steering"])
+        self._adaptive.load_state_dict(state["steering"])
         if self._switch is not None:
             self._switch.load_state_dict(state["switch"])
         self.progress = Progress(**state["progress"])

@@ -1,1 +1,1 @@
-"""What changes while training runs: schedules, weights of losses, watching the transfer."""
+"""What changes while a run goes on: schedules, and the weights that losses and exits have in the next step."""

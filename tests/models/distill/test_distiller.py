@@ -19,8 +19,8 @@ from models.distill.distiller import Distiller
 from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
 from models.distill.run import trainer as trainer_module
+from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
-from models.distill.steering.steering import Steering
 from models.errors import ConfigError, StepFailed
 from models.student.manifest import read_manifest
 
@@ -243,7 +243,7 @@ def test_distiller_weighs_an_exit_by_its_learning_rate(config: DistillConfig, mo
     """The size of a loss would not do: the optimiser divides it out."""
     exits = (ExitConfig(after="knowledge", has_map=False), ExitConfig(after="knowledge", path="b", has_map=False))
     config = replace(config, exits=exits, training=replace(config.training, epochs=0.2))
-    monkeypatch.setattr(Steering, "module_weight", lambda self, exit: 0.1 if exit == "b_exit" else 1.0)
+    monkeypatch.setattr(AdaptiveWeights, "module_weight", lambda self, exit: 0.1 if exit == "b_exit" else 1.0)
     distiller = trained(config, keep=False)
     start = dict(distiller.trunk.copy_of(3).tensors())
     moved = [

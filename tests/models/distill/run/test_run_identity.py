@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from models.distill.config import BranchSettings, DistillConfig, config_from
+from models.distill.cutting.layout import planned_exits
 from models.distill.data.examples import Example
-from models.distill.network.layout import planned_exits
 from models.distill.run.run_identity import branches_key, changeable, differences, exits_key, run_key
 from models.student.cut import parse_modules
 

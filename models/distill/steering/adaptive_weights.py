@@ -1,21 +1,46 @@
-"""What moves a run's weights while it goes: one of the ways in `models.distill.steering.weighting`, or nothing."""
+"""The weights of losses and exits in the step to come, by whichever way of changing them a run is configured with."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from models.distill.config import DistillConfig
 from models.distill.steering.schedules import Stage
-from models.distill.steering.transfer_control import TransferController
-from models.distill.steering.weighting import DynamicWeightAverage, GradientGuided
+from models.distill.steering.transfer_control import TransferConfig, TransferController
+from models.distill.steering.weighting import (
+    DynamicWeightAverage,
+    GradientGuideConfig,
+    GradientGuided,
+    WeightAverageConfig,
+)
 
 SOFT = "soft_target_kl"
 HARD = "task_cross_entropy"
 
+Weighting = Literal["fixed", "dynamic_average", "gradient_guided", "controller"]
 
-class Steering:
-    """`weights` and `module_weight` say what counts how much now; `observe` takes a step's outcome in."""
 
-    def __init__(self, config: DistillConfig, exits: Sequence[str]) -> None:
+class WeightSettings(Protocol):
+    """What of a `DistillConfig` decides the weights."""
+
+    @property
+    def weighting(self) -> Weighting: ...
+
+    @property
+    def stages(self) -> Sequence[Stage]: ...
+
+    @property
+    def dynamic_average(self) -> WeightAverageConfig: ...
+
+    @property
+    def gradient_guided(self) -> GradientGuideConfig: ...
+
+    @property
+    def controller(self) -> TransferConfig: ...
+
+
+class AdaptiveWeights:
+    """`weights` and `module_weight` say how much everything counts now; `observe` takes in the outcome of a step."""
+
+    def __init__(self, config: WeightSettings, exits: Sequence[str]) -> None:
         self._config = config
         self._averages: dict[str, DynamicWeightAverage] = {}
         self._guide = GradientGuided(exits, config.gradient_guided) if config.weighting == "gradient_guided" else None
