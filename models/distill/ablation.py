@@ -74,7 +74,7 @@ def ablate(
         raise ConfigError(f"runs are compared on held-out rows: text.heldout_share is 0 in {', '.join(unmeasured)}")
     rows = []
     for name, changed in configs.items():
-        row = _run(name, replace(changed, work=str(config.work_folder)), answerer, report)
+        row = _run(name, replace(changed, work=str(config.work_folder.path)), answerer, report)
         show(row)
         rows.append(row)
     return rows

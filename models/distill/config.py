@@ -30,6 +30,7 @@ from models.distill.steering.schedules import (
 from models.distill.steering.transfer_control import TransferConfig
 from models.distill.steering.weighting import GradientGuideConfig, WeightAverageConfig
 from models.distill.teacher.switch import TeacherSwitchConfig
+from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS
 from models.student.cut import FULL_PATH
@@ -177,9 +178,9 @@ class DistillConfig:
         return replace(self.text, files=files, task=self.task)
 
     @property
-    def work_folder(self) -> Path:
-        """Where cache, answers, checkpoints and the log are kept."""
-        return Path(self.work or f"{self.out}.work")
+    def work_folder(self) -> WorkFolder:
+        """Where the run keeps its files: `work`, else beside the student."""
+        return WorkFolder(path=Path(self.work or f"{self.out}.work"))
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""

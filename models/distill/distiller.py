@@ -27,11 +27,12 @@ from models.distill.run.branches import train_branches
 from models.distill.run.heldout import HeldOutFigure, score_held_out
 from models.distill.run.progress import Progress
 from models.distill.run.run_identity import differences, exits_key, plain, run_key
-from models.distill.run.trainer import CHECKPOINTS, Trainer
+from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
 from models.distill.teacher.open import open_teacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
 from models.distill.teacher.vocabulary import compare_vocabularies
+from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource
@@ -40,8 +41,6 @@ from models.student.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-EXITS_NAME = "exits.safetensors"
-PICTURE_NAME = "boundaries.svg"
 ANALYSIS_EXAMPLES = 64
 ANALYSIS_TOKENS = 160
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
@@ -103,8 +102,7 @@ class Distiller:
         self.progress = Progress()
 
     @property
-    def work(self) -> Path:
-        """Where answers, cache, checkpoints, log and the exits file are kept."""
+    def work(self) -> WorkFolder:
         return self.config.work_folder
 
     @property
@@ -215,20 +213,21 @@ class Distiller:
 
         Raises: ConfigError when it is not there, or another run's.
         """
-        file = self.work / EXITS_NAME
+        file = self.work.exits
         if not file.exists():
             raise ConfigError(f"{file} is not there; call train() first")
         recorded = str(read_exits(file).plan.training.get(RUN))
         if different := differences(recorded, exits_key(self._run_key(), self.config.branches)):
             raise ConfigError(
-                f"{file} belongs to a run with other {different}; give that back, or remove {self.work} and train again"
+                f"{file} belongs to a run with other {different}; give that back, or remove {self.work.path} "
+                "and train again"
             )
         return file
 
     def prepared(self) -> Prepared:
         """The examples; the teacher answers what has no answer."""
         if self._prepared is None:
-            self.work.mkdir(parents=True, exist_ok=True)
+            self.work.path.mkdir(parents=True, exist_ok=True)
             writer = self._writer()
             with (self._open_answerer or _torch_answerer)(writer) as answerer:
                 self._prepared = prepare(
@@ -260,7 +259,7 @@ class Distiller:
                 modules = choose_boundaries(analysis)
             else:
                 modules = parse_modules(self.config.modules, self.source.architecture.num_layers)
-            (self.work / PICTURE_NAME).write_text(boundary_svg(analysis, modules), encoding="utf-8")
+            self.work.boundary_picture.write_text(boundary_svg(analysis, modules), encoding="utf-8")
             logger.info("cut modules=%s", ",".join(f"{module.name}:{module.num_layers}" for module in modules))
             self._layout = Layout(modules=modules, exits=planned_exits(self.config, modules))
         return self._layout
@@ -270,7 +269,7 @@ class Distiller:
         drawn = sorted(self.prepared().examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest())
         chosen = [example.token_ids[:ANALYSIS_TOKENS] for example in drawn[:ANALYSIS_EXAMPLES]]
         key = hashlib.sha256(repr((self.source.sha256(), chosen)).encode()).hexdigest()[:16]
-        file = self.work / f"boundaries-{key}.json"
+        file = self.work.layer_analysis(key)
         if file.exists():
             return msgspec.json.decode(file.read_bytes(), type=LayerAnalysis)
         analysis = analyse(self.trunk, [padded([token_ids]) for token_ids in chosen])
@@ -292,7 +291,7 @@ class Distiller:
             done += num_tokens
             self._report("reading with the teacher", done, plan.num_tokens)
 
-        return cached_teacher(self.work / "cache", plan, trunk, examples, report=count)
+        return cached_teacher(self.work.teacher_caches, plan, trunk, examples, report=count)
 
     def _further(self, examples: Sequence[Example]) -> dict[str, Teacher]:
         """The further teachers, their vocabularies compared with the student's."""
@@ -324,7 +323,7 @@ class Distiller:
         training = {"config": settings, "steps": self.progress.step, "tokens": self.progress.num_tokens}
         training[RUN] = exits_key(self._run_key(), self.config.branches)
         training["sources"] = [list(pair) for pair in self.prepared().report.sources]
-        write_exits(self.work / EXITS_NAME, plan_of(self.source, layout, training), tensors)
+        write_exits(self.work.exits, plan_of(self.source, layout, training), tensors)
 
     def _run_key(self) -> str:
         layout = self.layout()
@@ -332,7 +331,7 @@ class Distiller:
         return run_key(self.config, self.prepared().examples, layout.modules, layout.exits, teachers)
 
     def _refuse_other_checkpoints(self, resume: bool) -> None:
-        folder = self.work / CHECKPOINTS
+        folder = self.work.checkpoints
         if not resume and folder.exists() and any(folder.iterdir()):
             raise ConfigError(f"{folder} holds checkpoints of an earlier run; go on with --resume, or remove it")
 

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from models.distill.distiller import Distiller
     from models.sources.source import ModelSource
 
-EVALUATION_NAME = "evaluation.json"
-MEASURED_NAME = "evaluation.exits"
-"""SHA-256 of the exits that the evaluation beside it is of."""
-REPORT_NAME = "report.html"
-ABLATION_NAME = "ablation.md"
 ANSWERING_CONTEXT_TOKENS = 2048
 
 
@@ -55,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = _changed(read_config(arguments.config), arguments)
     out = Path(config.out)
-    if arguments.pick and not arguments.resume and (config.work_folder / EVALUATION_NAME).exists() and out.exists():
+    if arguments.pick and not arguments.resume and config.work_folder.evaluation.exists() and out.exists():
         _refuse_other_figures(config)
         return _pick(config, arguments.pick)
     if arguments.pick and arguments.no_eval:
@@ -88,10 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_exported(distiller: "Distiller", out: Path, is_resumed: bool) -> None:
     """Raises: ConfigError unless the folder was built from this run's exits and the run is to go on."""
     from models.checksums import sha256_of
-    from models.distill.distiller import EXITS_NAME
 
     in_the_way = f"{out} is in the way; remove it or give another --out"
-    exits = distiller.work / EXITS_NAME
+    exits = distiller.work.exits
     if not (out / MANIFEST_NAME).exists() or not exits.exists():
         raise ConfigError(in_the_way)
     built_from, trained = read_manifest(out).exits_sha256, sha256_of([exits])
@@ -117,12 +111,12 @@ def _refuse_nothing_to_measure(config: "DistillConfig") -> None:
 
 def _refuse_other_figures(config: "DistillConfig") -> None:
     """Raises: ConfigError when the figures in the work folder are not of the student in OUT."""
-    file = config.work_folder / MEASURED_NAME
+    file = config.work_folder.evaluated_exits
     measured = file.read_text(encoding="utf-8").strip() if file.exists() else "not known"
     built_from = read_manifest(Path(config.out)).exits_sha256
     if measured != built_from:
         raise ConfigError(
-            f"{config.work_folder / EVALUATION_NAME} is not of {config.out}: it was measured of exits with SHA-256 "
+            f"{config.work_folder.evaluation} is not of {config.out}: it was measured of exits with SHA-256 "
             f"{measured[:12]}, and {config.out} has {built_from[:12] or 'none'}; measure again with --resume"
         )
 
@@ -135,7 +129,7 @@ def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
     def show(row: AblationRow) -> None:
         progress.close()
         done.append(row)
-        (config.work_folder / ABLATION_NAME).write_text(table(done) + "\n", encoding="utf-8")
+        config.work_folder.ablation.write_text(table(done) + "\n", encoding="utf-8")
         print(f"{row.name}: KL {row.kl:.3f}, agreement {row.agreement:.3f}, {row.seconds:.0f} s", flush=True)
 
     rows = ablate(config, read_variations(file), answerer=_answerer, report=progress.show, show=show)
@@ -147,7 +141,7 @@ def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "Distill
     """With what the command line says instead. The work folder stays where the config has it."""
     return replace(
         config,
-        work=str(config.work_folder),
+        work=str(config.work_folder.path),
         modules=arguments.boundaries or config.modules,
         out=arguments.out or config.out,
     )
@@ -202,8 +196,6 @@ def _path_of(source: "ModelSource") -> Path:
 
 def _evaluate(distiller: "Distiller") -> None:
     from engines.evaluation.evaluate import EvalConfig, evaluate
-    from models.distill.data.preparation import HELD_OUT_NAME
-    from models.distill.run.trainer import LOG_NAME
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report
     from models.evaluation.rows import read_data, read_file
@@ -214,26 +206,26 @@ def _evaluate(distiller: "Distiller") -> None:
     work, out = distiller.work, Path(distiller.config.out)
     rows = read_data(distiller.config.data_settings.evaluation_files(), None)
     if distiller.prepared().held_out:
-        rows += read_file(work / HELD_OUT_NAME, "heldout", None)
+        rows += read_file(work.held_out_rows, "heldout", None)
     config = EvalConfig(native_folder=cache_folder(os.environ) / "native")
     student = Student.open(out)
     evaluation = evaluate(student, rows, config, progress_s=progress_s())
     print(describe(evaluation))
-    (work / MEASURED_NAME).unlink(missing_ok=True)
-    write_evaluation(work / EVALUATION_NAME, evaluation)
-    (work / MEASURED_NAME).write_text(student.manifest.exits_sha256 + "\n", encoding="utf-8")
-    layers = work / "boundaries.svg"
-    pictures = Pictures.read(steps=work / LOG_NAME, layers=layers if layers.exists() else None)
-    write_report(work / REPORT_NAME, evaluation, pictures)
+    work.evaluated_exits.unlink(missing_ok=True)
+    write_evaluation(work.evaluation, evaluation)
+    work.evaluated_exits.write_text(student.manifest.exits_sha256 + "\n", encoding="utf-8")
+    layers = work.boundary_picture if work.boundary_picture.exists() else None
+    pictures = Pictures.read(steps=work.log, layers=layers)
+    write_report(work.report, evaluation, pictures)
     store_evaluation(out, evaluation)
-    print(f"wrote the figures into {out}, {work / EVALUATION_NAME} and {work / REPORT_NAME}")
+    print(f"wrote the figures into {out}, {work.evaluation} and {work.report}")
 
 
 def _pick(config: "DistillConfig", scenario: str) -> int:
     from models.evaluation.front import pick
     from models.evaluation.table import read_evaluation
 
-    chosen = pick(read_evaluation(config.work_folder / EVALUATION_NAME).points, scenario)
+    chosen = pick(read_evaluation(config.work_folder.evaluation).points, scenario)
     point = chosen.point
     print(f"{scenario}: path {point.path} at {point.precision}: {chosen.reason}")
     print(f"serve it with `fenhe serve --student {config.out} --precision {point.precision}`, model NAME:{point.path}")

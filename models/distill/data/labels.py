@@ -16,8 +16,6 @@ from models.distill.data.rows import Row
 from models.errors import ConfigError, StepFailed
 from models.tokenizer import Tokenizer
 
-FILE_NAME = "teacher_answers.jsonl"
-
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -83,7 +81,7 @@ def label(
     rows: Sequence[Row],
     answerer: Answerer,
     tokenizer: Tokenizer,
-    folder: Path,
+    file: Path,
     settings: LabelSettings | None = None,
     *,
     teacher: str,
@@ -91,18 +89,19 @@ def label(
 ) -> Labelled:
     """Let the teacher answer the rows without an answer, and the share of the others that the settings say.
 
-    `teacher` identifies its weights: answers of another teacher, or under other settings, are not taken from the file.
+    Answers are kept in `file` and found there again. `teacher` identifies its weights: what another teacher answered,
+    or this one under other settings, does not count.
     Rows too long to be asked, or answered with nothing, keep the answer they had; those that had none are left out.
     Raises: ConfigError for a damaged file, StepFailed when the teacher stops early; what it wrote is kept.
     """
     settings = settings or LabelSettings()
     questions = [_question(row, tokenizer, settings, teacher) if is_wanted(row, settings) else None for row in rows]
     fitting = {q.key: q for q in questions if q is not None and len(q.prompt_ids) <= settings.max_prompt_tokens}
-    with AnswerFile(folder / FILE_NAME) as file:
-        missing = [question for key, question in fitting.items() if key not in file.entries]
+    with AnswerFile(file) as answers:
+        missing = [question for key, question in fitting.items() if key not in answers.entries]
         if missing:
-            _ask(missing, answerer, tokenizer, file, settings, progress)
-        return _labelled(rows, questions, {key: file.entries[key] for key in fitting}, len(missing))
+            _ask(missing, answerer, tokenizer, answers, settings, progress)
+        return _labelled(rows, questions, {key: answers.entries[key] for key in fitting}, len(missing))
 
 
 def is_wanted(row: Row, settings: LabelSettings) -> bool:

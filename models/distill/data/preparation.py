@@ -12,11 +12,10 @@ from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import Answerer, LabelSettings, Progress, is_wanted, label
 from models.distill.data.mixture import GENERAL, mix
 from models.distill.data.rows import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
+from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.student.cut import TASKS
 from models.tokenizer import Tokenizer
-
-HELD_OUT_NAME = "heldout.jsonl"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -112,14 +111,14 @@ def prepare(
     labels: LabelSettings,
     tokenizer: Tokenizer,
     answerer: Answerer,
-    folder: Path,
+    work: WorkFolder,
     *,
     teacher: str,
     teacher_tokenizer: Tokenizer,
     seed: int,
     progress: Progress | None = None,
 ) -> Prepared:
-    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `folder`.
+    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `work`.
 
     `tokenizer` is the student's, `teacher_tokenizer` that of whoever writes the answers.
     """
@@ -128,7 +127,13 @@ def prepare(
     wanted = [row for row in cleaned.held_out if row.answer is None]
     kept = [row for row in cleaned.held_out if row.answer is not None]
     answered = label(
-        [*cleaned.training, *wanted], answerer, teacher_tokenizer, folder, labels, teacher=teacher, progress=progress
+        [*cleaned.training, *wanted],
+        answerer,
+        teacher_tokenizer,
+        work.teacher_answers,
+        labels,
+        teacher=teacher,
+        progress=progress,
     )
     held_out_prompts = {row.prompt for row in wanted}
     training, repetitive = filter_rows([row for row in answered.rows if row.prompt not in held_out_prompts])
@@ -136,7 +141,7 @@ def prepare(
     examples, too_long = encode_rows(training, tokenizer, settings.max_tokens)
     examples = _chosen(examples, settings, seed)
     held_out = [*kept, *references]
-    write_rows(folder / HELD_OUT_NAME, held_out)
+    write_rows(work.held_out_rows, held_out)
     report = report_of(
         read=cleaned.read, dropped=[*cleaned.dropped, repetitive, too_long], held_out=held_out, examples=examples
     )

@@ -58,7 +58,7 @@ def train_branches(
 def _branch_config(config: DistillConfig, settings: BranchSettings) -> DistillConfig:
     return replace(
         config,
-        work=str(config.work_folder / "branches"),
+        work=str(config.work_folder.branches.path),
         training=replace(config.training, epochs=settings.epochs),
         learning_rate=replace(config.learning_rate, peak=config.learning_rate.peak * settings.learning_rate_share),
     )

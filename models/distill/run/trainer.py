@@ -33,8 +33,6 @@ from models.errors import ConfigError, StepFailed
 
 logger = logging.getLogger(__name__)
 
-LOG_NAME = "log.jsonl"
-CHECKPOINTS = "checkpoints"
 BETAS = (0.9, 0.98)
 SMOOTHING = 0.98
 OWN = "own"
@@ -66,7 +64,7 @@ class Trainer:
         self._keep = keep
         self._further = dict(further or {})
         self._report = report
-        self._folder = config.work_folder
+        self._work = config.work_folder
         self._prefix = shared_prefix(examples)
         self._objective = Objective(own, config.training.head_tokens, top_k=config.training.soft_targets == "top_k")
         self._order = plan_order(examples, config)
@@ -104,11 +102,11 @@ class Trainer:
         if not self._order:
             raise ConfigError("there is nothing to train: give more text, or make training.epochs larger")
         if self._keep:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._work.path.mkdir(parents=True, exist_ok=True)
         if resume:
             self._load()
         if self._keep:
-            forget_after(self._folder / LOG_NAME, self.progress.step, self.progress.num_tokens)
+            forget_after(self._work.log, self.progress.step, self.progress.num_tokens)
         saved_s = time.monotonic()
         while self.progress.step < self.num_steps:
             self._guarded_step()
@@ -328,7 +326,7 @@ class Trainer:
             "temperature": self._weights(self._exits[0], share)[1],
             "teacher": OWN if self._switch is None else self._switch.current,
         }
-        append_line(self._folder / LOG_NAME, line)
+        append_line(self._work.log, line)
 
     def _save(self) -> None:
         state = {
@@ -341,10 +339,10 @@ class Trainer:
             "steering": self._adaptive.state_dict(),
             "switch": None if self._switch is None else self._switch.state_dict(),
         }
-        self._saved = save_checkpoint(self._folder / CHECKPOINTS, self.progress.step, state)
+        self._saved = save_checkpoint(self._work.checkpoints, self.progress.step, state)
 
     def _load(self) -> None:
-        state = load_checkpoint(self._folder / CHECKPOINTS, self._run)
+        state = load_checkpoint(self._work.checkpoints, self._run)
         if state is None:
             return
         for exit in self._exits:
@@ -354,7 +352,7 @@ class Trainer:
         if self._switch is not None:
             self._switch.load_state_dict(state["switch"])
         self.progress = Progress(**state["progress"])
-        self._saved = checkpoint_file(self._folder / CHECKPOINTS, self.progress.step)
+        self._saved = checkpoint_file(self._work.checkpoints, self.progress.step)
         self._take_changes(state)
         self._begin_quantising(self._share(self.progress.step))
         logger.info("training resumed step=%d of=%d", self.progress.step, self.num_steps)

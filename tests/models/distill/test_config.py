@@ -30,7 +30,7 @@ def changed(**values: Any) -> DistillConfig:
 def test_three_lines_are_a_whole_config(tmp_path: Path) -> None:
     config = read_config(write(tmp_path))
     assert (config.teacher, config.data_settings.files, config.out) == ("model.gguf", ("rows",), "student")
-    assert (config.modules, config.exits, config.work_folder) == ("auto", (), Path("student.work"))
+    assert (config.modules, config.exits, config.work_folder.path) == ("auto", (), Path("student.work"))
 
 
 def test_the_shipped_recipe_reads() -> None:
@@ -44,7 +44,7 @@ def test_data_may_be_several_and_the_task_goes_to_the_text(tmp_path: Path) -> No
     config = changed(data=["a", "b"], task="math", work="elsewhere", text={"max_tokens": 99})
     assert config.data_settings.files == ("a", "b")
     assert (config.data_settings.task, config.data_settings.max_tokens) == ("math", 99)
-    assert config.work_folder == Path("elsewhere")
+    assert config.work_folder.path == Path("elsewhere")
 
 
 def test_an_exit_is_called_like_its_path_and_that_like_its_module() -> None:

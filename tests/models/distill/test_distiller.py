@@ -150,7 +150,7 @@ def test_distiller_goes_on_with_another_rate_and_moved_files(
     distiller = trained(config, resume=True)
     said = [str(record.args[0]) for record in caplog.records if isinstance(record.args, tuple) and record.args]
     assert {"branches", "data", "learning_rate.peak", "teacher", "training.divergence_factor"} <= set(said)
-    rates = [json.loads(line)["learning_rate"] for line in (distiller.work / "log.jsonl").read_text().splitlines()]
+    rates = [json.loads(line)["learning_rate"] for line in (distiller.work.path / "log.jsonl").read_text().splitlines()]
     assert min(rates[:3]) > 1e-4 >= max(rates[3:])
     assert len(rates) == distiller.progress.step
 
@@ -175,7 +175,7 @@ def kill_at(step: int, config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -
 
     def killed(self: trainer_module.Trainer) -> None:
         if self.progress.step == step:
-            with (config.work_folder / "log.jsonl").open("a") as log:
+            with (config.work_folder.path / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 7, "num_tokens": 10**9, "loss": {}}) + '\n{"step"')
             raise KeyboardInterrupt
         real(self)
@@ -192,7 +192,7 @@ def test_distiller_forgets_what_was_logged_beyond_the_checkpoint(
     config = replace(config, training=replace(config.training, epochs=1, checkpoint_s=1e-9, log_steps=1))
     kill_at(2, config, monkeypatch)
     distiller = trained(config, resume=True)
-    steps = [json.loads(line)["step"] for line in (distiller.work / "log.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (distiller.work.path / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, distiller.progress.step + 1))
 
 
@@ -345,7 +345,7 @@ def test_distiller_exports_a_student_whose_exits_are_the_trained_ones(config: Di
     assert read_manifest(Path(config.out)) == manifest
     assert {path.name for path in manifest.paths} == {"fast", "facts", "full"}
     assert (manifest.tasks["math"], manifest.tasks["fact"], manifest.tasks["legal"]) == ("fast", "facts", "full")
-    plan = read_exits(distiller.work / "exits.safetensors").plan
+    plan = read_exits(distiller.work.path / "exits.safetensors").plan
     assert [exit.has_map for exit in plan.exits] == [True, False]
 
 
@@ -353,7 +353,7 @@ def test_distiller_trains_a_tasks_exit_on_that_task_alone(config: DistillConfig)
     both = ExitConfig(after="knowledge")
     alone = replace(both, path="math", tasks=("math",))
     distiller = trained(replace(config, exits=(both, alone), training=replace(config.training, epochs=1)))
-    log = [json.loads(line) for line in (distiller.work / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (distiller.work.path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"].keys() == {"knowledge_exit", "math_exit"}
     first, second = (exit.tensors() for exit in distiller.exits)
     assert any(not torch.equal(first[name], second[name]) for name in first)
@@ -401,7 +401,8 @@ def test_distiller_learns_with_every_option(options: dict[str, Any], tiny_source
         options = options | {"teachers": [str(tiny_source("qwen2"))]}
     distiller = trained(config_from(plain | options, "test"))
     log = [
-        json.loads(line)["terms"]["knowledge_exit"] for line in (distiller.work / "log.jsonl").read_text().splitlines()
+        json.loads(line)["terms"]["knowledge_exit"]
+        for line in (distiller.work.path / "log.jsonl").read_text().splitlines()
     ]
     assert len(log) == distiller.progress.step
     # The map is at its best for the alignment when training begins: that term only holds it back.

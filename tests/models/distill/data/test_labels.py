@@ -43,7 +43,9 @@ def row(prompt: str, answer: str | None = None) -> Row:
 
 
 def ask(rows: list[Row], echo: Echo, folder: Path, teacher: str = "t", **settings: Any) -> Labelled:
-    return label(rows, echo, echo.tokenizer, folder, LabelSettings(**settings), teacher=teacher)
+    return label(
+        rows, echo, echo.tokenizer, folder / "teacher_answers.jsonl", LabelSettings(**settings), teacher=teacher
+    )
 
 
 def test_label_answers_the_unanswered_in_their_order(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -124,7 +126,7 @@ def test_label_tells_its_progress(tmp_path: Path, tokenizer: Tokenizer) -> None:
         [row("one"), row("two")],
         Echo(tokenizer),
         tokenizer,
-        tmp_path,
+        tmp_path / "teacher_answers.jsonl",
         teacher="t",
         progress=lambda done, wanted: told.append((done, wanted)),
     )

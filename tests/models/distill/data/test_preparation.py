@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from models.distill.data.labels import LabelSettings
-from models.distill.data.preparation import HELD_OUT_NAME, DataSettings, Prepared, clean, prepare
+from models.distill.data.preparation import DataSettings, Prepared, clean, prepare
 from models.distill.data.rows import read_rows
+from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.sources.source import open_source
 from models.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def prepared(tmp_path: Path, tokenizer: Tokenizer, parrot: Parrot | None = None,
         LabelSettings(),
         tokenizer,
         parrot or Parrot(),
-        tmp_path,
+        WorkFolder(path=tmp_path),
         teacher="parrot",
         teacher_tokenizer=tokenizer,
         seed=0,
@@ -89,7 +90,7 @@ def test_held_out_rows_are_never_trained_on_and_are_kept_in_a_file(tmp_path: Pat
     found = prepared(tmp_path, tokenizer, heldout_share=0.3)
     trained = [tokenizer.decode(list(example.token_ids)) for example in found.examples]
     assert not any(row.prompt in text for row in found.held_out for text in trained)
-    kept = read_rows([tmp_path / HELD_OUT_NAME])
+    kept = read_rows([tmp_path / "heldout.jsonl"])
     assert [(row.task, row.prompt, row.answer) for row in kept] == [
         (row.task, row.prompt, row.answer) for row in found.held_out
     ]
