@@ -14,7 +14,7 @@ from models.distill.distiller import can_bf16, choose_device
 from models.distill.network.decoder import Trunk
 from models.distill.run.order import plan_order
 from models.distill.steering.schedules import Stage
-from models.distill.teacher.open import open_teacher
+from models.distill.teacher.open_teacher import open_teacher
 from models.errors import ConfigError
 from models.sources.source import ModelSource
 from models.student.cut import default_modules, parse_modules

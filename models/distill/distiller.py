@@ -25,11 +25,11 @@ from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
 from models.distill.run.branches import train_branches
 from models.distill.run.heldout import HeldOutFigure, score_held_out
+from models.distill.run.identity import differences, exits_key, plain, run_key
 from models.distill.run.progress import Progress
-from models.distill.run.run_identity import differences, exits_key, plain, run_key
 from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
-from models.distill.teacher.open import open_teacher
+from models.distill.teacher.open_teacher import open_teacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
 from models.distill.teacher.vocabulary import compare_vocabularies
 from models.distill.work_folder import WorkFolder

@@ -16,11 +16,11 @@ import torch
 from models.architecture import Architecture
 from models.distill.config import AUTO, DistillConfig, ExitConfig
 from models.distill.cutting.layout import Layout, check_tasks, planned_exits
-from models.distill.data.data_report import DataReport, report_of
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import is_wanted
 from models.distill.data.mixture import quotas
 from models.distill.data.preparation import clean
+from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row
 from models.distill.distiller import Distiller, refuse_unwritten
 from models.distill.loss.objective import Teacher

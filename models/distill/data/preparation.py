@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from models.distill.data.data_report import DataReport, report_of
 from models.distill.data.deduplicate import deduplicate, split_heldout
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import Answerer, LabelSettings, Progress, is_wanted, label
 from models.distill.data.mixture import GENERAL, mix
+from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError

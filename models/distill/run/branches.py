@@ -13,8 +13,8 @@ from models.distill.data.examples import Example
 from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.network.merge import average, fuse
+from models.distill.run.identity import branches_key
 from models.distill.run.progress import Reporter
-from models.distill.run.run_identity import branches_key
 from models.distill.run.trainer import Trainer
 
 

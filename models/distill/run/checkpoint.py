@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.distill.run.run_identity import differences
+from models.distill.run.identity import differences
 from models.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from models.distill.loss.mining import entropy_weights
 from models.distill.loss.objective import SOFT_LOSSES, Head, Objective, Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.run.checkpoint import checkpoint_file, load_checkpoint, save_checkpoint
+from models.distill.run.identity import changeable
+from models.distill.run.log import append_line, forget_after
 from models.distill.run.order import plan_order
 from models.distill.run.progress import Progress, Reporter
-from models.distill.run.run_identity import changeable
-from models.distill.run.run_log import append_line, forget_after
 from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import alignment_weights_at, learning_rate_at, stage_at, temperature_at
 from models.distill.teacher.switch import TeacherSwitch

@@ -26,7 +26,7 @@ from bench.distill.peer import (
 )
 from bench.distill.work import Work, prepare_work
 from models.distill.network.decoder import Trunk
-from models.distill.teacher.open import open_teacher
+from models.distill.teacher.open_teacher import open_teacher
 from models.errors import ConfigError
 from server.commands.cli import main
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-import models.distill.teacher.open
+import models.distill.teacher.open_teacher as open_teacher_module
 from models.building.build import build_student
 from models.distill.distiller import Distiller
-from models.distill.teacher.open import find_teacher, open_teacher
+from models.distill.teacher.open_teacher import find_teacher, open_teacher
 from models.errors import ConfigError
 from models.sources.fetch import WHEELS
 from models.student.manifest import read_manifest, write_manifest
@@ -24,7 +24,7 @@ def pulled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         names.append(f"{name} into {cache.name}")
         return tmp_path / "pulled.gguf"
 
-    monkeypatch.setattr(models.distill.teacher.open, "pull", pull)
+    monkeypatch.setattr(open_teacher_module, "pull", pull)
     return names
 
 
@@ -49,7 +49,7 @@ def test_the_distiller_takes_a_name_too(
     tiny_source: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, pulled: list[str]
 ) -> None:
     folder = tiny_source("llama")
-    monkeypatch.setattr(models.distill.teacher.open, "pull", lambda *_, **__: folder)
+    monkeypatch.setattr(open_teacher_module, "pull", lambda *_, **__: folder)
     assert Distiller("smollm2-135m").source.files[0].parent == folder
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from models.distill.run.run_log import append_line, forget_after
+from models.distill.run.log import append_line, forget_after
 
 
 def steps(file: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """What became of the rows, in numbers."""
 
-from models.distill.data.data_report import DataReport, report_of
 from models.distill.data.examples import Example
+from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row, Tally
 
 

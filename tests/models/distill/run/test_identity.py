@@ -7,7 +7,7 @@ import pytest
 from models.distill.config import BranchSettings, DistillConfig, config_from
 from models.distill.cutting.layout import planned_exits
 from models.distill.data.examples import Example
-from models.distill.run.run_identity import branches_key, changeable, differences, exits_key, run_key
+from models.distill.run.identity import branches_key, changeable, differences, exits_key, run_key
 from models.student.cut import parse_modules
 
 EXAMPLE = Example(task="math", token_ids=(1, 2, 3), num_prompt_tokens=1, source="test")
