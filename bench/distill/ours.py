@@ -34,8 +34,7 @@ def time_ours(work: Work, folder: Path) -> OurTimes:
 
 def make_trainer(work: Work, folder: Path) -> Trainer:
     """As `Distiller.train` makes it, without checkpoints."""
-    layers = {work.layout.depth(exit) for exit in work.layout.exits}
-    layers |= {exit.copied_from[0] for exit in work.layout.exits if exit.copied_from}
+    layers = work.layout.state_layers
     config = replace(work.config, work=str(folder))
     plan = plan_cache(work.trunk, work.source.sha256(), work.examples, sorted(layers), config.training.teacher_top_k)
     cache = cached_teacher(folder, plan, work.trunk, work.examples, batch_tokens=config.training.batch_tokens)

@@ -4,14 +4,12 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from bench.workload import DEFAULT_TEXT, read_workload
 from models.distill.config import DistillConfig, TrainingSettings
 from models.distill.cutting.layout import Layout, planned_exits
 from models.distill.data.examples import Example
-from models.distill.distiller import can_bf16, choose_device
 from models.distill.network.decoder import Trunk
+from models.distill.run.device import choose_device, choose_float_type
 from models.distill.run.order import plan_order
 from models.distill.steering.schedules import Stage
 from models.distill.teacher.open_teacher import open_teacher
@@ -68,7 +66,7 @@ def prepare_work(
     if not layout.exits:
         raise ConfigError("there is no exit to train: --modules must name at least two modules")
     place = choose_device(device)
-    trunk = Trunk(source, torch.bfloat16 if can_bf16(place) else torch.float32, place)
+    trunk = Trunk(source, choose_float_type(place), place)
     for index in range(num_layers):
         trunk.layer(index)
     examples = draw_examples(source, num_tokens)

@@ -1,48 +1,37 @@
 """Distillation as one object: prepare, train, evaluate, export. `fenhe distill` is this with a progress bar."""
 
-import hashlib
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import torch
 
 from models.building.build import build_student
 from models.building.exits import read_exits, write_exits
-from models.distill.config import AUTO, DistillConfig
-from models.distill.cutting.boundaries import LayerAnalysis, analyse, choose_boundaries
-from models.distill.cutting.boundary_picture import boundary_svg
+from models.distill.config import DistillConfig
 from models.distill.cutting.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
-from models.distill.data.examples import Example
+from models.distill.cutting.measured_cut import cut_modules, measure_layers
 from models.distill.data.labels import Answerer
-from models.distill.data.preparation import Prepared, prepare
+from models.distill.data.preparation import Prepared, prepare, refuse_unwritten
 from models.distill.loss.objective import Teacher
-from models.distill.network.decoder import Trunk, padded
+from models.distill.network.decoder import Trunk
 from models.distill.network.exit_model import ExitModel
 from models.distill.run.branches import train_branches
 from models.distill.run.heldout import HeldOutFigure, score_held_out
 from models.distill.run.identity import differences, exits_key, plain, run_key
 from models.distill.run.progress import Progress
 from models.distill.run.trainer import Trainer
-from models.distill.teacher.cache import CachedTeacher, cached_teacher, plan_cache
-from models.distill.teacher.open_teacher import open_teacher
+from models.distill.teacher.cache import CachedTeacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
-from models.distill.teacher.vocabulary import compare_vocabularies
+from models.distill.teachers import Teachers
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
 from models.sources.source import ModelSource
-from models.student.cut import parse_modules
 from models.student.manifest import Manifest
 
-logger = logging.getLogger(__name__)
-
-ANALYSIS_EXAMPLES = 64
-ANALYSIS_TOKENS = 160
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
 """Settings that say where things lie on somebody's machine: no matter of the weights' record."""
 
@@ -92,12 +81,10 @@ class Distiller:
         )
         self._open_answerer = answerer
         self._report = report
-        self.source = open_teacher(self.config.teacher)
+        self.teachers = Teachers(self.config, lambda done, total: report("reading with the teacher", done, total))
         self._prepared: Prepared | None = None
         self._layout: Layout | None = None
-        self._trunk: Trunk | None = None
         self._reading: Teacher | None = None
-        self._further_sources: dict[str, ModelSource] | None = None
         self.exits: list[ExitModel] = []
         self.progress = Progress()
 
@@ -106,11 +93,13 @@ class Distiller:
         return self.config.work_folder
 
     @property
+    def source(self) -> ModelSource:
+        """The model that the student is cut from."""
+        return self.teachers.source
+
+    @property
     def trunk(self) -> Trunk:
-        if self._trunk is None:
-            device = choose_device(self.config.device)
-            self._trunk = Trunk(self.source, torch.bfloat16 if can_bf16(device) else torch.float32, device)
-        return self._trunk
+        return self.teachers.trunk
 
     def train(
         self,
@@ -132,7 +121,8 @@ class Distiller:
             self._refuse_other_checkpoints(resume)
         prepared, layout, own = self.prepared(), self.layout(), self.reading()
         check_tasks(self.config, {example.task for example in prepared.examples})
-        exits, further, run = self._new_exits(layout, own.cache), self._further(prepared.examples), self._run_key()
+        exits, further = self._new_exits(layout, own.cache), self.teachers.further(prepared.examples)
+        run = self._run_key()
         trainer = Trainer(
             self.config,
             exits,
@@ -165,8 +155,7 @@ class Distiller:
     def reading(self) -> Teacher:
         """The teacher's word on all examples, read from disk or computed now."""
         if self._reading is None:
-            cache = self._cache(self.source, self.trunk, self.prepared().examples, self.layout())
-            self._reading = Teacher(trunk=self.trunk, cache=cache)
+            self._reading = self.teachers.own(self.prepared().examples, sorted(self.layout().state_layers))
         return self._reading
 
     def _report_step(self, progress: Progress, num_steps: int) -> None:
@@ -228,7 +217,7 @@ class Distiller:
         """The examples; the teacher answers what has no answer."""
         if self._prepared is None:
             self.work.path.mkdir(parents=True, exist_ok=True)
-            writer = self._writer()
+            writer = self.teachers.writer()
             with (self._open_answerer or _torch_answerer)(writer) as answerer:
                 self._prepared = prepare(
                     self.config.data_settings,
@@ -245,69 +234,13 @@ class Distiller:
                 refuse_unwritten(self._prepared.num_by_teacher)
         return self._prepared
 
-    def _writer(self) -> ModelSource:
-        """Who answers what has no answer: in sequence-level distillation the first further teacher."""
-        if self.config.transfer == "sequence":
-            return open_teacher(self.config.teachers[0])
-        return self.source
-
     def layout(self) -> Layout:
         """The cut that is configured, or found by looking at the teacher's layers on some of the training text."""
         if self._layout is None:
-            analysis = self._analysed()
-            if self.config.modules == AUTO:
-                modules = choose_boundaries(analysis)
-            else:
-                modules = parse_modules(self.config.modules, self.source.architecture.num_layers)
-            self.work.boundary_picture.write_text(boundary_svg(analysis, modules), encoding="utf-8")
-            logger.info("cut modules=%s", ",".join(f"{module.name}:{module.num_layers}" for module in modules))
+            analysis = measure_layers(self.prepared().examples, self.source.sha256(), lambda: self.trunk, self.work)
+            modules = cut_modules(self.config.modules, analysis, self.work)
             self._layout = Layout(modules=modules, exits=planned_exits(self.config, modules))
         return self._layout
-
-    def _analysed(self) -> LayerAnalysis:
-        """Block influence, angular distance and attention of every layer, on examples drawn by their content."""
-        drawn = sorted(self.prepared().examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest())
-        chosen = [example.token_ids[:ANALYSIS_TOKENS] for example in drawn[:ANALYSIS_EXAMPLES]]
-        key = hashlib.sha256(repr((self.source.sha256(), chosen)).encode()).hexdigest()[:16]
-        file = self.work.layer_analysis(key)
-        if file.exists():
-            return msgspec.json.decode(file.read_bytes(), type=LayerAnalysis)
-        analysis = analyse(self.trunk, [padded([token_ids]) for token_ids in chosen])
-        file.write_bytes(msgspec.json.encode(analysis))
-        return analysis
-
-    def _cache(
-        self, source: ModelSource, trunk: Trunk, examples: Sequence[Example], layout: Layout | None
-    ) -> CachedTeacher:
-        layers: set[int] = set()
-        if layout is not None:
-            layers = {layout.depth(exit) for exit in layout.exits}
-            layers |= {exit.copied_from[0] for exit in layout.exits if exit.copied_from}
-        plan = plan_cache(trunk, source.sha256(), examples, sorted(layers), self.config.training.teacher_top_k)
-        done = 0
-
-        def count(num_tokens: int) -> None:
-            nonlocal done
-            done += num_tokens
-            self._report("reading with the teacher", done, plan.num_tokens)
-
-        return cached_teacher(self.work.teacher_caches, plan, trunk, examples, report=count)
-
-    def _further(self, examples: Sequence[Example]) -> dict[str, Teacher]:
-        """The further teachers, their vocabularies compared with the student's."""
-        found: dict[str, Teacher] = {}
-        for name, source in self.further_sources().items():
-            compare_vocabularies(source, self.source)
-            trunk = Trunk(source, self.trunk.dtype, self.trunk.device)
-            found[name] = Teacher(trunk=trunk, cache=self._cache(source, trunk, examples, None))
-        return found
-
-    def further_sources(self) -> Mapping[str, ModelSource]:
-        """The teachers whose soft targets count beside the own one's, by their place in the config."""
-        if self._further_sources is None:
-            names = () if self.config.transfer == "sequence" else self.config.teachers
-            self._further_sources = {f"teachers[{place}]": open_teacher(name) for place, name in enumerate(names)}
-        return self._further_sources
 
     def _new_exits(self, layout: Layout, cache: CachedTeacher) -> list[ExitModel]:
         torch.manual_seed(self.config.seed)
@@ -327,7 +260,7 @@ class Distiller:
 
     def _run_key(self) -> str:
         layout = self.layout()
-        teachers = [source.sha256() for source in (self.source, *self.further_sources().values())]
+        teachers = [source.sha256() for source in (self.source, *self.teachers.further_sources.values())]
         return run_key(self.config, self.prepared().examples, layout.modules, layout.exits, teachers)
 
     def _refuse_other_checkpoints(self, resume: bool) -> None:
@@ -352,50 +285,5 @@ class Distiller:
         self.config = replace(self.config, training=training)
 
 
-def refuse_unwritten(num_by_teacher: int) -> None:
-    """Raises: ConfigError for sequence-level distillation over text that no teacher wrote."""
-    if not num_by_teacher:
-        raise ConfigError(
-            'transfer = "sequence" trains on what teachers[0] writes, and every training row has an answer already; '
-            "give rows without answers, or set labels.share_of_answered"
-        )
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises: ConfigError for a device that is not there."""
-    if name == AUTO:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device = {name!r} cannot be used here: {error}") from error
-    return torch.device(name)
-
-
-def can_bf16(device: torch.device) -> bool:
-    """Whether bf16 is fast there: on CPUs that have no instructions for it, it is slower than fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return "avx512_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-class _Torch(AbstractContextManager[Answerer]):
-    def __init__(self, source: ModelSource) -> None:
-        self._source = source
-
-    def __enter__(self) -> Answerer:
-        return TorchAnswerer(self._source)
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def _torch_answerer(source: ModelSource) -> AbstractContextManager[Answerer]:
-    return _Torch(source)
+    return nullcontext(TorchAnswerer(source))

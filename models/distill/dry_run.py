@@ -19,10 +19,10 @@ from models.distill.cutting.layout import Layout, check_tasks, planned_exits
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import is_wanted
 from models.distill.data.mixture import quotas
-from models.distill.data.preparation import clean
+from models.distill.data.preparation import clean, refuse_unwritten
 from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row
-from models.distill.distiller import Distiller, refuse_unwritten
+from models.distill.distiller import Distiller
 from models.distill.loss.objective import Teacher
 from models.distill.network.exit_model import ExitModel
 from models.distill.run.trainer import Trainer
@@ -93,7 +93,7 @@ def plan_run(distiller: Distiller) -> RunPlan:
     rate = _Rehearsal(distiller, layout).measured()
     num_tokens = int(sum(tokens.values()))
     num_exit_tokens = _exit_tokens(tokens, layout.exits, config)
-    further = [source.architecture for source in distiller.further_sources().values()]
+    further = [source.architecture for source in distiller.teachers.further_sources.values()]
     return RunPlan(
         data=report_of(
             read=cleaned.read, dropped=[*cleaned.dropped, too_long], held_out=cleaned.held_out, examples=examples
@@ -177,10 +177,11 @@ def _cache_bytes(
     own: Architecture, further: Sequence[Architecture], layout: Layout, config: DistillConfig
 ) -> list[int]:
     """Bytes a token, of every teacher."""
-    depths = {layout.depth(exit) for exit in layout.exits}
-    depths |= {exit.copied_from[0] for exit in layout.exits if exit.copied_from}
     other = 6 * config.training.teacher_top_k + 4
-    states = [2 * own.hidden_size * len(depths | {own.num_layers}), *(2 * one.hidden_size for one in further)]
+    states = [
+        2 * own.hidden_size * len(layout.state_layers | {own.num_layers}),
+        *(2 * one.hidden_size for one in further),
+    ]
     return [state + other for state in states]
 
 
@@ -207,8 +208,7 @@ class _Rehearsal:
 
     def measured(self) -> _Rates:
         trunk = self._distiller.trunk
-        layers = {self._layout.depth(exit) for exit in self._layout.exits}
-        layers |= {exit.copied_from[0] for exit in self._layout.exits if exit.copied_from}
+        layers = self._layout.state_layers
         with TemporaryDirectory(prefix="fenhe-rehearsal-") as folder:
             warm = self._examples[:1]
             plan = plan_cache(trunk, "warm", warm, sorted(layers), self._config.training.teacher_top_k)
@@ -243,7 +243,7 @@ class _Rehearsal:
             self._examples,
             own,
             run="rehearsal",
-            further=dict.fromkeys(self._distiller.further_sources(), own),
+            further=dict.fromkeys(self._distiller.teachers.further_sources, own),
             keep=False,
             report=lambda progress, _: marks.append((time.monotonic(), progress.num_tokens)),
         )

@@ -28,6 +28,13 @@ class Layout:
         module = next(module for module in self.modules if module.name == exit.after)
         return module.first_layer + module.num_layers
 
+    @property
+    def state_layers(self) -> set[int]:
+        """How many layers the trunk has run where it has the states that training reads: an exit's input, and what
+        its first block was used to."""
+        depths = {self.depth(exit) for exit in self.exits}
+        return depths | {exit.copied_from[0] for exit in self.exits if exit.copied_from}
+
 
 def check_tasks(config: DistillConfig, present: set[str]) -> None:
     """Raises: ConfigError for a task that some setting names and no example has."""

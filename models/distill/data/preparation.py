@@ -149,6 +149,15 @@ def prepare(
     return Prepared(examples=examples, held_out=held_out, num_by_teacher=num_by_teacher, report=report)
 
 
+def refuse_unwritten(num_by_teacher: int) -> None:
+    """Raises: ConfigError for sequence-level distillation over text that no teacher wrote."""
+    if not num_by_teacher:
+        raise ConfigError(
+            'transfer = "sequence" trains on what teachers[0] writes, and every training row has an answer already; '
+            "give rows without answers, or set labels.share_of_answered"
+        )
+
+
 def _chosen(examples: list[Example], settings: DataSettings, seed: int) -> list[Example]:
     for task, budget in settings.task_tokens.items():
         members = [example for example in examples if example.task == task]

@@ -18,7 +18,10 @@ from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
 from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
+from models.distill.run import divergence
 from models.distill.run import trainer as trainer_module
+from models.distill.run.passes import Passes
+from models.distill.run.teacher_choice import TeacherChoice
 from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.errors import ConfigError, StepFailed
@@ -200,7 +203,7 @@ def test_distiller_that_keeps_nothing_names_no_checkpoint(
     config: DistillConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(replace(config, training=replace(config.training, epochs=0.2)))
-    monkeypatch.setattr(trainer_module.Trainer, "_token_weights", lambda self, batch: batch.weight_N * float("nan"))
+    monkeypatch.setattr(Passes, "_token_weights", lambda self, batch: batch.weight_N * float("nan"))
     with pytest.raises(StepFailed, match=r"not finite.*; this run keeps no checkpoints$"):
         trained(config, keep=False)
 
@@ -267,14 +270,14 @@ def test_distiller_branches_learn_by_the_exits_losses_and_all_teachers(
         return real(self, exit, hidden, batch, head, weights, temperature)
 
     num_speaking: list[int] = []
-    speaking = trainer_module.Trainer._speaking
+    speaking = TeacherChoice.current
 
-    def counted(self: trainer_module.Trainer) -> list[Any]:
+    def counted(self: TeacherChoice) -> list[Any]:
         num_speaking.append(len(speaking(self)))
         return speaking(self)
 
     monkeypatch.setattr(Objective, "terms", terms)
-    monkeypatch.setattr(trainer_module.Trainer, "_speaking", counted)
+    monkeypatch.setattr(TeacherChoice, "current", counted)
     exit = ExitConfig(after="knowledge", losses={"jensen_shannon": 1.0})
     trained(
         replace(
@@ -294,8 +297,8 @@ def test_distiller_branches_learn_by_the_exits_losses_and_all_teachers(
 def test_distiller_does_not_take_a_moving_temperature_for_divergence(
     config: DistillConfig, ends: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "SETTLED_STEPS", 3)
-    monkeypatch.setattr(trainer_module, "SMOOTHING", 0.2)
+    monkeypatch.setattr(divergence, "SETTLED_STEPS", 3)
+    monkeypatch.setattr(divergence, "SMOOTHING", 0.2)
     config = replace(
         config,
         temperature=TemperatureSchedule(start=ends[0], end=ends[1]),
@@ -306,8 +309,8 @@ def test_distiller_does_not_take_a_moving_temperature_for_divergence(
 
 
 def test_distiller_stops_a_run_that_diverges(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "SETTLED_STEPS", 3)
-    monkeypatch.setattr(trainer_module, "SMOOTHING", 0.2)
+    monkeypatch.setattr(divergence, "SETTLED_STEPS", 3)
+    monkeypatch.setattr(divergence, "SMOOTHING", 0.2)
     real, growth = Objective.terms, itertools.count(1)
 
     def growing(self: Objective, *arguments: Any) -> Any:
@@ -324,13 +327,13 @@ def test_distiller_stops_at_a_loss_that_is_not_finite_and_names_the_checkpoint(
     config: DistillConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, training=replace(config.training, checkpoint_s=1e-9))
-    weights = trainer_module.Trainer._token_weights
+    weights, steps = Passes._token_weights, itertools.count()
 
-    def poisoned(self: trainer_module.Trainer, batch: Any) -> torch.Tensor:
+    def poisoned(self: Passes, batch: Any) -> torch.Tensor:
         values = weights(self, batch)
-        return values * float("nan") if self.progress.step == 2 else values
+        return values * float("nan") if next(steps) == 2 else values
 
-    monkeypatch.setattr(trainer_module.Trainer, "_token_weights", poisoned)
+    monkeypatch.setattr(Passes, "_token_weights", poisoned)
     with pytest.raises(StepFailed, match=r"not finite.*step-00000002\.pt"):
         trained(config)
 
