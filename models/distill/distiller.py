@@ -22,10 +22,10 @@ from models.distill.run.branches import train_branches
 from models.distill.run.heldout import HeldOutFigure, score_held_out
 from models.distill.run.identity import differences, exits_key, plain, run_key
 from models.distill.run.progress import Progress
+from models.distill.run.teachers import Teachers
 from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import CachedTeacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
-from models.distill.teachers import Teachers
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS

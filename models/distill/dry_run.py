@@ -3,15 +3,8 @@
 The time and memory of training are those of the trainer itself, on a few batches of random tokens.
 """
 
-import random
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import torch
 
 from models.architecture import Architecture
 from models.distill.config import AUTO, DistillConfig, ExitConfig
@@ -23,14 +16,9 @@ from models.distill.data.preparation import clean, refuse_unwritten
 from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row
 from models.distill.distiller import Distiller
-from models.distill.loss.objective import Teacher
-from models.distill.network.exit_model import ExitModel
-from models.distill.run.trainer import Trainer
-from models.distill.teacher.cache import cached_teacher, plan_cache
+from models.distill.run.rehearsal import Rehearsal
 from models.student.cut import default_modules, parse_modules
 
-PROBE_STEPS = 3
-"""The first one warms up and compares teachers, the others are timed."""
 GIB = 2**30
 
 TaskTokens = Mapping[str, float]
@@ -90,7 +78,7 @@ def plan_run(distiller: Distiller) -> RunPlan:
     examples, too_long = encode_rows(open_rows, source.tokenizer(), config.text.max_tokens)
     tokens = _taken(examples, config)
     layout = _layout(distiller)
-    rate = _Rehearsal(distiller, layout).measured()
+    rate = Rehearsal(config, distiller.teachers, layout).measured()
     num_tokens = int(sum(tokens.values()))
     num_exit_tokens = _exit_tokens(tokens, layout.exits, config)
     further = [source.architecture for source in distiller.teachers.further_sources.values()]
@@ -178,106 +166,8 @@ def _cache_bytes(
 ) -> list[int]:
     """Bytes a token, of every teacher."""
     other = 6 * config.training.teacher_top_k + 4
-    states = [
-        2 * own.hidden_size * len(layout.state_layers | {own.num_layers}),
-        *(2 * one.hidden_size for one in further),
-    ]
-    return [state + other for state in states]
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class _Rates:
-    """Tokens per second of reading, exit tokens per second of training."""
-
-    reading: float
-    training: float
-    memory_bytes: int | None
-
-
-class _Rehearsal:
-    """A run over random tokens in a folder that is removed: the cache is built and the trainer takes a few steps.
-
-    Every exit takes part in every batch, and the own teacher stands in for further ones.
-    """
-
-    def __init__(self, distiller: Distiller, layout: Layout) -> None:
-        self._distiller = distiller
-        self._layout = layout
-        self._config = distiller.config
-        self._examples = self._random_examples()
-
-    def measured(self) -> _Rates:
-        trunk = self._distiller.trunk
-        layers = self._layout.state_layers
-        with TemporaryDirectory(prefix="fenhe-rehearsal-") as folder:
-            warm = self._examples[:1]
-            plan = plan_cache(trunk, "warm", warm, sorted(layers), self._config.training.teacher_top_k)
-            cached_teacher(Path(folder), plan, trunk, warm)
-            plan = plan_cache(trunk, "rehearsal", self._examples, sorted(layers), plan.top_k)
-            begun_s = time.monotonic()
-            cache = cached_teacher(Path(folder), plan, trunk, self._examples)
-            reading_s = time.monotonic() - begun_s
-            training = self._training_rate(Teacher(trunk=trunk, cache=cache))
-        return _Rates(reading=plan.num_tokens / reading_s, training=training, memory_bytes=_peak_bytes(trunk.device))
-
-    def _random_examples(self) -> list[Example]:
-        """As many tokens as the steps take; lengths differ, as they do in a run."""
-        draw, vocab_size = random.Random(0), self._distiller.source.architecture.vocab_size
-        training, longest = self._config.training, self._config.text.max_tokens
-        wanted = PROBE_STEPS * training.accumulate * training.batch_tokens
-        found: list[Example] = []
-        while sum(example.num_tokens for example in found) < wanted:
-            size = draw.randint(max(2, longest // 2), longest)
-            ids = tuple(draw.randrange(vocab_size) for _ in range(size))
-            found.append(Example(task="rehearsal", token_ids=ids, num_prompt_tokens=1, source="rehearsal"))
-        return found
-
-    def _training_rate(self, own: Teacher) -> float:
-        """Exit tokens per second of every step but the first."""
-        torch.manual_seed(self._config.seed)
-        marks = [(time.monotonic(), 0)]
-        exits = [self._new_exit(own, exit) for exit in self._layout.exits]
-        trainer = Trainer(
-            self._short_config(),
-            exits,
-            self._examples,
-            own,
-            run="rehearsal",
-            further=dict.fromkeys(self._distiller.teachers.further_sources, own),
-            keep=False,
-            report=lambda progress, _: marks.append((time.monotonic(), progress.num_tokens)),
-        )
-        trainer.train(resume=False)
-        (begun_s, before), (ended_s, after) = marks[min(1, len(marks) - 2)], marks[-1]
-        return (after - before) * len(exits) / (ended_s - begun_s)
-
-    def _new_exit(self, own: Teacher, exit: ExitConfig) -> ExitModel:
-        """Its map is not fitted: that takes text, and changes no cost."""
-        assert exit.copied_from is not None
-        return ExitModel(
-            own.trunk,
-            name=exit.exit_name,
-            depth=self._layout.depth(exit),
-            copied_from=exit.copied_from,
-            has_map=exit.has_map,
-            losses=exit.losses,
-        )
-
-    def _short_config(self) -> DistillConfig:
-        training = replace(self._config.training, epochs=1.0)
-        return replace(self._config, training=training, mix=None, quantised=None, exits=self._layout.exits)
-
-
-def _peak_bytes(device: torch.device) -> int | None:
-    """The most memory that this process (on a GPU: its tensors) ever had. None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        from resource import RUSAGE_SELF, getrusage
-    except ImportError:  # Windows
-        return None
-    peak = getrusage(RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    own_states = 2 * own.hidden_size * len(layout.state_layers | {own.num_layers})
+    return [other + own_states, *(other + 2 * one.hidden_size for one in further)]
 
 
 def _span(seconds: float) -> str:
