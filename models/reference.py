@@ -30,7 +30,7 @@ class KvCache:
         return self.keys[layer].shape[1] if layer in self.keys else 0
 
     def extend(self, layer: int, keys_KTD: Tensor, values_KTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this call's positions; return all of them."""
+        """Append this call's positions; returns those of all calls. Shapes: [K, T, D] in, [K, S, D] out."""
         if layer in self.keys:
             keys_KTD = torch.cat((self.keys[layer], keys_KTD), dim=1)
             values_KTD = torch.cat((self.values[layer], values_KTD), dim=1)

@@ -93,7 +93,8 @@ class ExitPlan(Record, frozen=True, kw_only=True):
 def write_exits(file: Path, plan: ExitPlan, tensors: Mapping[str, npt.NDArray[np.floating[Any]]]) -> None:
     """Write an exits file atomically, in fp16; the same plan and tensors give the same bytes.
 
-    Raises: ConfigError for a plan that contradicts itself, WeightsError for a tensor that is no fp16 number any more.
+    Shapes: those of an exit's source, under the names in the file: `NAME.map.weight` [hidden, hidden] and so on.
+    Raises: ConfigError for a plan that contradicts itself, WeightsError for values beyond the range of fp16.
     """
     from safetensors.numpy import save
 
@@ -218,7 +219,10 @@ class Exits:
         return ExitSource(self, exit, base)
 
     def read(self, name: str) -> Array:
-        """Raises: WeightsError for numbers that are not finite."""
+        """A tensor under its name in the file. Shapes: as stored; matrices are [out, in].
+
+        Raises: WeightsError for numbers that are not finite.
+        """
         values = self.stored.read(name)
         if not np.isfinite(values).all():
             raise WeightsError(

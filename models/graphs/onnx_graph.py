@@ -39,7 +39,7 @@ class WeightsFile:
         self.size_bytes = 0
 
     def tensor(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
-        """A reference to a tensor of this file, written now unless one of that name already is."""
+        """A reference to a tensor of this file, written now unless one of that name already is. Shapes: any."""
         if name not in self._tensors:
             self._tensors[name] = self._append(name, array)
         return self._tensors[name]
@@ -108,7 +108,10 @@ class GraphWriter:
         self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
 
     def weight(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Add a constant, outside the graph file when it is large; the same name twice is the same constant."""
+        """Add a constant, outside the graph file when it is large; the same name twice is the same constant.
+
+        Shapes: any; the graph's constant has the array's.
+        """
         if name not in self._tensors:
             if array.nbytes <= SMALL_TENSOR_BYTES:
                 self._tensors[name] = numpy_helper.from_array(array, name)

@@ -5,8 +5,9 @@ An orthogonal change of basis spreads those over all channels and changes nothin
 it costs nothing at run time: RMS norms do not see it once their weights are folded into the matrices behind them. The
 input of `down_proj` passes through a nonlinearity, so the graph itself has to turn it: by a fast Hadamard transform.
 
-Example: the row [80, 0.2, 0.3, 0.1] has the scale 80 / 127 = 0.63, so its small channels are all rounded to 0. Turned
-by `hadamard(4)` it is [40.3, 40.0, 39.9, 39.8] with half that scale; rounded and turned back, [79.97, 0.32, 0.32, 0].
+Example: x = [100, 1, 1, 1] needs int8 steps of 100 / 127 = 0.79. Times the 4 x 4 Hadamard matrix H (entries +-0.5) it
+is [51.5, 49.5, 49.5, 49.5] and needs steps of 51.5 / 127 = 0.41: half the rounding error, and less by up to the square
+root of n with n channels. A matrix W that reads x becomes W @ H, and (x @ H) @ (W @ H).T = x @ W.T.
 
 Source: QuaRot (arXiv 2404.00456, section 4).
 """

@@ -75,6 +75,7 @@ class GgufSource:
         return self._entry(name).shape
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
+        """One tensor, dequantised. Shapes: matrices are [out, in]. Raises: WeightsError for a kind nobody can read."""
         entry = self._entry(name)
         stored = self._data[entry.offset : entry.offset + entry.num_bytes].reshape(*entry.shape[:-1], -1)
         try:
@@ -108,6 +109,7 @@ class GgufSource:
 def unpermute_rows(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:
     """Put the rows of each head back from interleaved pairs (0, d/2, 1, d/2 + 1, ...) to halves (0, 1, ...).
 
+    Shapes: [num_heads * d, in] in and out, or [num_heads * d] for a bias.
     Source: llama.cpp, `LlamaModel.permute` in convert_hf_to_gguf.py, inverted.
     """
     pairs = values.reshape(num_heads, values.shape[0] // num_heads // 2, 2, *values.shape[1:])

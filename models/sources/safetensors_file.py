@@ -42,7 +42,7 @@ class SafetensorsFile:
             self._check(name, tensor)
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """A fresh fp32 copy of a tensor. Raises: WeightsError for a type of number nobody here reads."""
+        """A fresh fp32 copy of a tensor. Shapes: as stored. Raises: WeightsError for an unsupported type of number."""
         tensor = self.tensors[name]
         dtype = _DTYPES.get(tensor.dtype)
         if dtype is None:

@@ -42,11 +42,13 @@ HIDDEN_LOSSES = ("hidden_mse", "hidden_cosine")
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Head:
-    """The rows of the head that a batch's losses see.
+    """The M rows of the head that a batch's losses see, of V.
 
-    `bias_M` is what a random id counts for beside itself: the logarithm of how many others it stands for.
-    `soft` is the teacher's word there: its logits [N, M], or the places in M and log-probabilities of its likeliest
-    tokens, [N, K] each.
+    `bias_M` is added to a random id's logit: the logarithm of how many ids it stands for.
+    `soft` are the teacher's soft targets: its logits, or for its K likeliest tokens their places in M and their
+    log-probabilities.
+
+    Shapes: `weight_MH` [M, H], `bias_M` [M], `soft` [N, M] or twice [N, K], `target_N` [N], the places in M.
     """
 
     weight_MH: Tensor

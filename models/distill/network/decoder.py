@@ -65,7 +65,7 @@ class DecoderLayer(nn.Module):
         return torch.softmax(scores.masked_fill(hidden_places, float("-inf")), dim=-1)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names as in the Hugging Face files, below `model.layers.N.`, with their values."""
+        """Names as in the Hugging Face files, below `model.layers.N.`, with their values. Shapes: [out, in], [out]."""
         for name, value in self.named_parameters():
             yield tensor_name(name), value.detach()
 

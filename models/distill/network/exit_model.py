@@ -110,7 +110,7 @@ class ExitModel(nn.Module):
             yield block
 
     def tensors(self) -> dict[str, Tensor]:
-        """Trained weights under the names of the exits file, below `NAME.`."""
+        """Trained weights under the names of the exits file, below `NAME.`. Shapes: [out, in], [out]."""
         found: dict[str, Tensor] = {}
         if self.map_HH is not None and self.map_bias_H is not None:
             found = {"map.weight": self.map_HH.detach(), "map.bias": self.map_bias_H.detach()}
@@ -122,8 +122,10 @@ class ExitModel(nn.Module):
     def fit_map(self, inputs_NH: Tensor, targets_NH: Tensor) -> float:
         """Set the map to the ridge regression from the trunk's states to `target_layer`'s.
 
-        Every token weighs by the inverse of its target's energy, or the few tokens with huge states decide alone.
-        Returns the relative squared error on these tokens.
+        Every token weighs by the inverse of its target's energy; otherwise the few tokens with huge states would decide
+        alone. Returns the relative squared error on these tokens.
+
+        Shapes: [N, H] both, one row per token.
         Source: linear shortcuts between layers, arXiv 2303.09435, section 3.
         Raises: ConfigError when the exit has no map or there are fewer tokens than channels.
         """

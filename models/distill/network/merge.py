@@ -23,6 +23,7 @@ IQR_FACTOR = 1.5
 def average(branches: Sequence[Tensors], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
     """The weighted mean of the branches, `weights` (None: all equal) brought to a sum of one.
 
+    Shapes: the branches' own, which agree.
     Raises: ConfigError for branches of different shapes, or weights that do not fit them.
     """
     _check_branches(branches)
@@ -43,6 +44,7 @@ def _mean(values: Sequence[Tensor], shares: Tensor) -> Tensor:
 def fuse(base: Tensors, branches: Sequence[Tensors]) -> dict[str, Tensor]:
     """The base with those changes of the branches that matter most; where several do, the most important one.
 
+    Shapes: the base's.
     Raises: ConfigError for branches of other shapes than the base.
     """
     _check_branches(branches, base)

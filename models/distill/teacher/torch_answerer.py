@@ -46,7 +46,10 @@ class TorchAnswerer:
 
 
 def sample(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One token: the likeliest at temperature 0, else drawn from the fewest that together reach `top_p`."""
+    """One token: the likeliest at temperature 0, else drawn from the fewest that together reach `top_p`.
+
+    Shapes: logits [V].
+    """
     if temperature == 0.0:
         return int(logits_V.argmax())
     likely_V, ids_V = (logits_V / temperature).softmax(dim=-1).sort(descending=True, stable=True)
