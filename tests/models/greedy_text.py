@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.sources.source import ModelSource
-from models.student.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer
 
 NUM_TOKENS = 24
 PROMPTS = (
