@@ -23,10 +23,11 @@ from server.api.admin import (
     resume_handler,
     students_handler,
 )
-from server.api.chat import Handler, chat_handler
+from server.api.chat import chat_handler
 from server.api.completions import completion_handler
 from server.api.debug import debug_handler
 from server.api.embeddings import embeddings_handler
+from server.api.handler import Handler
 from server.api.model_list import model_handler, models_handler
 from server.api.openapi import openapi_document
 from server.api.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler

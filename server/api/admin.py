@@ -13,7 +13,7 @@ from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, 
 from models.student.manifest import read_manifest
 from router.cache.key import key_prefix
 from server.access.keys import bearer_digest
-from server.api.chat import Handler
+from server.api.handler import Handler
 from server.context import Context
 from server.generation.limits import read_json_body
 from server.lifecycle.reload import reload

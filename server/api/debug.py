@@ -11,7 +11,7 @@ from engines.sequence import SequenceState
 from models.errors import EngineUnhealthy
 from router.decision import Priority
 from server.api.admin import check_key
-from server.api.chat import Handler
+from server.api.handler import Handler
 from server.api.probes import paths_of
 from server.context import Context
 from server.students.student import ServedStudent

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import NotFound
-from server.api.chat import Handler
+from server.api.handler import Handler
 
 WHY = (
     "this server has no embeddings: a mean of its students' hidden states finds the matching text less often than "

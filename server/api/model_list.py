@@ -6,7 +6,7 @@ from starlette.responses import Response
 from engines.contract import EngineStatus
 from models.errors import UnknownModel
 from models.student.manifest import Manifest, StudentPath
-from server.api.chat import Handler
+from server.api.handler import Handler
 from server.context import Context
 from server.students.student import NamedModel, ServedStudent, named_models
 from server.wire.replies import json_response

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from router.decision import Health
 from router.pool import AUTO
-from server.api.chat import Handler
+from server.api.handler import Handler
 from server.context import Context
 from server.students.student import ServedStudent, find_student
 from server.telemetry.metrics import CONTENT_TYPE

@@ -10,19 +10,17 @@ from starlette.responses import Response
 
 from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from router.conversation import Conversation
-from router.decision import RoutePreferences, Target
-from server.api.chat import ChatOrder, Handler
-from server.api.responses_body import ResponseShape
+from router.decision import RoutePreferences
+from server.api.chat import ChatOrder
+from server.api.handler import Handler, read_order
+from server.api.responses_body import ResponseBodyWriter
 from server.context import Context
 from server.generation.answer import answer
-from server.generation.limits import read_json_body
 from server.generation.plan import Plan
-from server.generation.preferences import TASK_HEADER, preferences_of
 from server.generation.prompts import Prompt
+from server.generation.routing import Routed
 from server.students.student import ServedStudent
-from server.telemetry.request_record import record_of
 from server.wire.chat import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
-from server.wire.decode import decode_body
 from server.wire.responses import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
 
 NAMES = {
@@ -36,9 +34,7 @@ NAMES = {
 
 def response_handler(context: Context) -> Handler:
     async def create_response(request: Request) -> Response:
-        body = decode_body(await read_json_body(request, context), response_decoder)
-        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
-        order = ResponseOrder(context, body, preferences, record_of(request.scope).key)
+        order = await read_order(request, context, response_decoder, ResponseOrder)
         with _own_names():
             return await answer(context, order)
 
@@ -54,11 +50,8 @@ class ResponseOrder:
         self._body = body
         self._key = key
         with _own_names():
-            self._chat = ChatOrder(context, chat_wish(body), preferences, key)
-
-    @property
-    def preferences(self) -> RoutePreferences:
-        return self._chat.preferences
+            self._chat = ChatOrder(context, chat_request(body), preferences, key)
+        self.preferences = preferences
 
     async def conversations(self) -> list[Conversation]:
         return await self._chat.conversations()
@@ -66,10 +59,10 @@ class ResponseOrder:
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         return await self._chat.encode(student)
 
-    def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
-        plan = self._chat.plan(target, student, prompts)
+    def plan(self, routed: Routed) -> Plan:
+        plan = self._chat.plan(routed)
         job = replace(plan.job, id=f"resp_{self._key}", created=int(time.time()), includes_usage=True, done=b"")
-        return replace(plan, job=job, shape=ResponseShape(job, self._body, self._key))
+        return replace(plan, job=job, writer=ResponseBodyWriter(job, self._body, self._key))
 
 
 def _refuse(body: ResponseRequest) -> None:
@@ -88,7 +81,7 @@ def _refuse(body: ResponseRequest) -> None:
         raise InvalidParameter(f"`top_logprobs` needs `include: [{LOGPROBS!r}]`", param="top_logprobs")
 
 
-def chat_wish(body: ResponseRequest) -> ChatRequest:
+def chat_request(body: ResponseRequest) -> ChatRequest:
     """The chat completion that a response is."""
     has_logprobs = LOGPROBS in (body.include or ())
     return ChatRequest(

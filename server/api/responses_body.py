@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from models.errors import ServingError
-from server.api.chat import content_logprobs
+from server.api.logprobs import content_logprobs
 from server.generation.plan import Job, Part
 from server.wire import sse
 from server.wire.base import ChoiceFenhe, UsageReply, encoder
@@ -29,7 +29,7 @@ from server.wire.responses import (
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class ResponseShape:
+class ResponseBodyWriter:
     """The bodies of one response, whose only item is a message of one part."""
 
     def __init__(self, job: Job, body: ResponseRequest, key: str) -> None:

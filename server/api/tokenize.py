@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
-from server.api.chat import Handler
+from server.api.handler import Handler
 from server.context import Context, run_beside
 from server.generation.limits import read_json_body
 from server.generation.prompts import check_token_ids, encode_messages, encode_text

@@ -1,12 +1,11 @@
 """Answering one generation request: one JSON body or a stream, and an abort when the client leaves.
 
-What the bodies look like is a `Shape` (`server/generation/plan.py`); here is only when to send.
+What the bodies look like is up to a `BodyWriter` (`server/generation/plan.py`); here is only when to send.
 """
 
 import contextlib
 import logging
 import time
-from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -24,12 +23,10 @@ from server.generation.cache_control import cache_use
 from server.generation.cancellation import Guard, guarded
 from server.generation.limits import check_room
 from server.generation.plan import Batch, Part, Plan, merge, total_usage
-from server.generation.prompts import Prompt
-from server.generation.routing import Routable, Routed, route
+from server.generation.routing import Order, Routed, reroute, route
 from server.generation.shared_generation import Seat, cache_headers, stream_of
 from server.students.admission_gate import Terms, terms_of
 from server.students.event_bridge import EventStream
-from server.students.student import ServedStudent
 from server.telemetry.request_record import Record, record_of
 from server.wire import sse
 
@@ -42,20 +39,11 @@ CACHE_HEADERS = ("x-fenhe-cache", "age", "x-fenhe-similarity")
 that was not the same."""
 
 
-class Order(Routable, Protocol):
-    """A generation request, which any student can be planned for."""
-
-    def plan(self, target: Target, student: ServedStudent, prompts: list[Prompt]) -> Plan:
-        """Raises: ContextTooLong, InvalidParameter."""
-        ...
-
-
 async def answer(context: Context, order: Order) -> "Answer":
     """Route an order and plan it. Raises: what `route` and the order's `plan` raise."""
     routed = await route(context, order)
-    decision = routed.decision
-    context.metrics.routes.observe(decision, routed.seconds)
-    return Answer(context, order, routed, order.plan(decision.target, routed.student, routed.prompts))
+    context.metrics.routes.observe(routed.decision, routed.seconds)
+    return Answer(context, order, routed, order.plan(routed))
 
 
 class Answer(Response):
@@ -69,6 +57,7 @@ class Answer(Response):
         super().__init__()
         self._context = context
         self._order = order
+        self._routed = routed
         self._decision = routed.decision
         self._plan = plan
         self._use(plan)
@@ -80,7 +69,7 @@ class Answer(Response):
         self._started_s = time.monotonic()
 
     def _use(self, plan: Plan) -> None:
-        self._target, self._student, self._job, self._shape = plan.target, plan.student, plan.job, plan.shape
+        self._target, self._student, self._job, self._writer = plan.target, plan.student, plan.job, plan.writer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
@@ -176,8 +165,7 @@ class Answer(Response):
     async def _follow(self, target: Target) -> None:
         """Answer as the student and the path that the shared generation fell back to."""
         if (target.student, target.path) != (self._target.student, self._target.path):
-            student = self._context.pool.find(target.student)
-            self._use(self._order.plan(target, student, await self._order.encode(student)))
+            self._use(self._order.plan(await reroute(self._context, self._order, self._routed, target)))
 
     async def _tell(self, stream: EventStream, send: Send) -> None:
         self._record.begin(self._decision, self._target)
@@ -219,9 +207,8 @@ class Answer(Response):
     async def _fall_back(self, target: Target) -> EventStream | None:
         logger.warning("student gave way id=%s from=%s to=%s", self._record.id, self._student.name, target.student)
         try:
-            student = self._context.pool.find(target.student)
-            plan = self._order.plan(target, student, await self._order.encode(student))
-            stream = await student.gate.open(plan.job.requests, self._terms)
+            plan = self._order.plan(await reroute(self._context, self._order, self._routed, target))
+            stream = await plan.student.gate.open(plan.job.requests, self._terms)
         except ServingError as error:
             logger.warning(
                 "fallback could not take over id=%s student=%s error=%s", self._record.id, target.student, error
@@ -237,7 +224,7 @@ class Answer(Response):
             _add(parts, await stream.take())
         finishes = [part.finish for part in parts if part.finish is not None]
         usage = total_usage(finishes, self._job.n)
-        body = self._shape.whole(parts, usage)
+        body = self._writer.whole(parts, usage)
         self._record.finish(finishes, usage)
         elapsed_ms = (time.monotonic() - self._started_s) * 1000
         headers = [
@@ -252,10 +239,10 @@ class Answer(Response):
     async def _stream(self, first: Batch, stream: EventStream, send: Send) -> None:
         record = self._record
         finishes: dict[int, Finish] = {}
-        body = self._shape.opening() + self._encode(first, finishes)
+        body = self._writer.opening() + self._encode(first, finishes)
         headers = [*sse.HEADERS, *self._answer_headers(self._job.path)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        record.is_event_stream, record.frame_error = True, self._shape.failed
+        record.is_event_stream, record.frame_error = True, self._writer.failed
         await send({"type": "http.response.body", "body": body, "more_body": True})
         while len(finishes) < len(self._job.requests):
             body = self._encode(await stream.take(), finishes)
@@ -264,20 +251,20 @@ class Answer(Response):
         ordered = [finishes[index] for index in sorted(finishes)]
         usage = total_usage(ordered, self._job.n)
         record.finish(ordered, usage)
-        tail = self._shape.usage(usage) if self._job.includes_usage else b""
+        tail = self._writer.usage(usage) if self._job.includes_usage else b""
         await send({"type": "http.response.body", "body": tail + self._job.done})
 
     def _encode(self, batch: Batch, finishes: dict[int, Finish]) -> bytes:
         if len(batch) == 1:  # the way of almost every token
             index, event = batch[0]
             if event.finish is None and not event.logprobs:
-                return self._shape.text(index, event.text) if event.text else b""
+                return self._writer.text(index, event.text) if event.text else b""
         chunks = []
         for part in merge(batch):
             if part.finish is not None:
                 finishes[part.index] = part.finish
             if part.texts or part.logprobs or part.finish is not None:
-                chunks.append(self._shape.part(part))
+                chunks.append(self._writer.part(part))
         return b"".join(chunks)
 
     def _answer_headers(self, path: str) -> list[tuple[bytes, bytes]]:

@@ -55,8 +55,8 @@ class Part:
             self.finish = event.finish
 
 
-class Shape(Protocol):
-    """The bodies of one API. Every `bytes` but `whole` is framed for the stream."""
+class BodyWriter(Protocol):
+    """Writes the bodies of one API. Every `bytes` but `whole` is framed for the stream."""
 
     def opening(self) -> bytes: ...
 
@@ -75,12 +75,12 @@ class Shape(Protocol):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Plan:
-    """A job for one student, and how its answer looks."""
+    """What is generated for one request by one student, and how its answer is written."""
 
     target: Target
     student: ServedStudent
     job: Job
-    shape: Shape
+    writer: BodyWriter
 
 
 def check_finish(finish: Finish) -> None:

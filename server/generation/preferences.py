@@ -1,4 +1,4 @@
-"""What a request itself says about its way: the model id, the `fenhe` object of the body, the x-fenhe-task header."""
+"""What a request says about where it should go: the model, the `fenhe` object of the body, the x-fenhe-task header."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ def preferences_of(
 ) -> RoutePreferences:
     """`headers` are the texts of every x-fenhe-task.
 
-    Raises: UnknownModel; InvalidParameter for a task nobody knows, or for wishes that contradict each other.
+    Raises: UnknownModel; InvalidParameter for a task nobody knows, or for preferences that contradict each other.
     """
     options = options or FenheOptions()
     named = find_model(students, model)
@@ -35,10 +35,10 @@ def preferences_of(
     )
 
 
-def wishes_for_prompts(
+def preferences_for_prompts(
     students: Sequence[ServedStudent], preferences: RoutePreferences, prompts: Sequence[TextPrompt]
 ) -> RoutePreferences:
-    """Token ids mean nothing to another student: without a wish they are the first one's, as /tokenize makes them."""
+    """Token ids mean nothing to another student: unless one is named, they are the first one's, as in /tokenize."""
     has_ids = any(not isinstance(prompt, str) for prompt in prompts)
     if preferences.student is None and len(students) > 1 and has_ids:
         return replace(preferences, student=students[0].name)
@@ -71,26 +71,26 @@ def _header(headers: Sequence[str]) -> str | None:
     return headers[0] if headers else None
 
 
-def _path(named: NamedModel, wished: str | None) -> str | None:
-    if named.path is not None and wished is not None and named.path != wished:
+def _path(named: NamedModel, wanted: str | None) -> str | None:
+    if named.path is not None and wanted is not None and named.path != wanted:
         raise InvalidParameter(
-            f"the model `{named.id}` and `fenhe.path` {wished[:200]!r} contradict each other; send one",
+            f"the model `{named.id}` and `fenhe.path` {wanted[:200]!r} contradict each other; send one",
             param="fenhe.path",
         )
-    return named.path or wished
+    return named.path or wanted
 
 
-def _task(wished: Task | None, header: str | None) -> Task | None:
+def _task(wanted: Task | None, header: str | None) -> Task | None:
     if header is None:
-        return wished
+        return wanted
     told = next((task for task in TASKS if task == header.strip().lower()), None)
     if told is None:
         raise InvalidParameter(
             f"the header {TASK_HEADER}: {header[:200]!r} is none of {', '.join(TASKS)}", param=TASK_HEADER
         )
-    if wished not in (None, told):
+    if wanted not in (None, told):
         raise InvalidParameter(
-            f"`fenhe.task` {wished!r} and the header {TASK_HEADER}: {told!r} contradict each other; send one",
+            f"`fenhe.task` {wanted!r} and the header {TASK_HEADER}: {told!r} contradict each other; send one",
             param="fenhe.task",
         )
     return told

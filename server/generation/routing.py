@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Candidates, Quality, RouteDecision, RoutePreferences, TaskScores
+from router.decision import Candidates, Quality, RouteDecision, RoutePreferences, Target, TaskScores
 from server.context import Context, run_beside
+from server.generation.plan import Plan
 from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
 
@@ -16,8 +17,8 @@ LONG_CONVERSATION_CHARS = 200_000
 """Longer ones are classified in a thread; up to here it takes less than what a thread costs."""
 
 
-class Routable(Protocol):
-    """A request as the router sees it."""
+class Order(Protocol):
+    """A request that any student can be asked to answer."""
 
     @property
     def preferences(self) -> RoutePreferences: ...
@@ -30,40 +31,58 @@ class Routable(Protocol):
         """All prompts in the student's tokens. Raises: BadRequest and its kinds."""
         ...
 
+    def plan(self, routed: "Routed") -> Plan:
+        """Raises: ContextTooLong, InvalidParameter."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Routed:
-    """A decision, and what it was made of. `scores` are those of the prompt that decided; `seconds` is the time of
-    classifying and deciding alone."""
+    """Where a request goes: `target`, of `student`, with the prompts in that student's tokens.
+
+    `decision` is what the router decided, `scores` are those of the prompt that decided it; `seconds` is the time of
+    classifying and deciding alone.
+    """
 
     decision: RouteDecision
-    scores: TaskScores | None
+    target: Target
     student: ServedStudent
     prompts: list[Prompt]
+    scores: TaskScores | None
     seconds: float
 
 
-async def route(context: Context, request: Routable) -> Routed:
+async def route(context: Context, order: Order) -> Routed:
     """Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
-    preferences = request.preferences
+    preferences = order.preferences
     scores: Sequence[TaskScores | None] = (None,)
     classify_s = 0.0
     if _needs_task(context, preferences):
-        scores, classify_s = await _classify(context, await request.conversations())
+        scores, classify_s = await _classify(context, await order.conversations())
     begun_s = time.perf_counter()
     candidates = context.router.choose(scores[0], preferences, context.pool.states())
     choose_s = time.perf_counter() - begun_s
-    candidates, student, prompts = await _encode(context, request, candidates)
+    candidates, student, prompts = await _encode(context, order, candidates)
     begun_s = time.perf_counter()
     index, decision = _decide(context, scores, preferences, prompts, candidates)
     decide_s = time.perf_counter() - begun_s
     return Routed(
         decision=decision,
-        scores=scores[index] if len(scores) > 1 else scores[0],
+        target=decision.target,
         student=student,
         prompts=prompts,
+        scores=scores[index] if len(scores) > 1 else scores[0],
         seconds=classify_s + choose_s + decide_s,
     )
+
+
+async def reroute(context: Context, order: Order, routed: Routed, target: Target) -> Routed:
+    """The same decision with another target in place of its own.
+
+    Raises: NotFound for a student that is gone; BadRequest and its kinds from tokenising.
+    """
+    student = context.pool.find(target.student)
+    return replace(routed, target=target, student=student, prompts=await order.encode(student))
 
 
 def _decide(
@@ -83,7 +102,7 @@ def _decide(
 
 
 async def _encode(
-    context: Context, request: Routable, candidates: Candidates
+    context: Context, order: Order, candidates: Candidates
 ) -> tuple[Candidates, ServedStudent, list[Prompt]]:
     """The prompts in the tokens of the first candidate whose context holds them; of the first when none does."""
     first: tuple[ServedStudent, list[Prompt]] | None = None
@@ -91,7 +110,7 @@ async def _encode(
     for state in candidates.students:
         try:
             student = context.pool.find(state.name)
-            prompts = await request.encode(student)
+            prompts = await order.encode(student)
         except ServingError as error:
             if first is None:
                 raise

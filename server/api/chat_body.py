@@ -1,0 +1,137 @@
+"""How the bodies of `/v1/chat/completions` look, whole and as chunks of a stream."""
+
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
+from engines.sequence import Finish, TokenLogprob
+from models.errors import ServingError
+from server.api.logprobs import content_logprobs
+from server.generation.plan import Job, Part
+from server.generation.sequences import finish_reason
+from server.generation.tool_calls import CallReader, delta_of, whole_calls
+from server.wire import sse
+from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.chat import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChunkChoice,
+    Delta,
+)
+from server.wire.errors import body_of
+
+
+class ChatBodyWriter:
+    """The bodies of one chat completion. With `reads_calls` tool calls are taken out of the text."""
+
+    def __init__(self, job: Job, *, reads_calls: bool = False) -> None:
+        self._job = job
+        self._reads_calls = reads_calls
+        self._readers: dict[int, CallReader] = {}
+        self._has_logprobs = job.requests[0].sampling.logprobs is not None
+        self._usage: UnsetType | None = None if job.includes_usage else UNSET
+        indices = range(len(job.requests)) if job.is_stream else ()
+        self._text = [
+            sse.text_chunk(self._chunk(ChunkChoice(index=i, delta=Delta(content=sse.TEXT_MARK)))) for i in indices
+        ]
+
+    def opening(self) -> bytes:
+        # A generation that was shared and failed may be told a second time.
+        self._readers = {index: CallReader() for index in range(len(self._job.requests))}
+        first = Delta(role="assistant", content=None if self._reads_calls else "", refusal=None)
+        choices = [ChunkChoice(index=i, delta=first) for i in range(len(self._job.requests))]
+        return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
+
+    def text(self, index: int, text: str) -> bytes:
+        if self._reads_calls:
+            return self._call_part(Part(index=index, texts=[text]))
+        return self._text[index].fill(text)
+
+    def part(self, part: Part) -> bytes:
+        if self._reads_calls:
+            return self._call_part(part)
+        finish = part.finish
+        choice = ChunkChoice(
+            index=part.index,
+            delta=Delta(content=part.text) if part.texts or part.logprobs else Delta(),
+            logprobs=_logprobs(part.logprobs) if part.logprobs else None,
+            finish_reason=None if finish is None else finish_reason(finish.reason),
+            fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
+        )
+        return sse.frame(encoder.encode(self._chunk(choice)))
+
+    def _call_part(self, part: Part) -> bytes:
+        """Text and calls in chunks of their own; log-probabilities and the end in one behind them."""
+        reader, finish = self._readers[part.index], part.finish
+        pieces = reader.push(part.text) + ([] if finish is None else reader.finish())
+        choices = [ChunkChoice(index=part.index, delta=delta_of(piece)) for piece in pieces]
+        if part.logprobs or finish is not None:
+            last = ChunkChoice(
+                index=part.index,
+                delta=Delta(),
+                logprobs=_logprobs(part.logprobs) if part.logprobs else None,
+                finish_reason=None if finish is None else _end_of(finish, reader),
+                fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
+            )
+            choices.append(last)
+        return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
+
+    def usage(self, usage: UsageReply) -> bytes:
+        return sse.frame(encoder.encode(self._chunk(None, usage)))
+
+    def failed(self, error: ServingError) -> bytes:
+        return sse.frame(body_of(error))
+
+    def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
+        return encoder.encode(
+            ChatCompletion(
+                id=self._job.id,
+                created=self._job.created,
+                model=self._job.model,
+                system_fingerprint=self._job.fingerprint,
+                choices=[self._choice(part) for part in parts],
+                usage=usage,
+            )
+        )
+
+    def _choice(self, part: Part) -> ChatChoice:
+        assert part.finish is not None
+        reader = CallReader()
+        return ChatChoice(
+            index=part.index,
+            message=_message(part.text, reader) if self._reads_calls else AssistantMessage(content=part.text),
+            logprobs=_logprobs(part.logprobs) if self._has_logprobs else None,
+            finish_reason=_end_of(part.finish, reader),
+            fenhe=ChoiceFenhe(path=part.finish.path),
+        )
+
+    def _chunk(self, choice: ChunkChoice | None, usage: UsageReply | None = None) -> ChatChunk:
+        return ChatChunk(
+            id=self._job.id,
+            created=self._job.created,
+            model=self._job.model,
+            system_fingerprint=self._job.fingerprint,
+            choices=[] if choice is None else [choice],
+            usage=self._usage if usage is None else usage,
+        )
+
+
+def _message(text: str, reader: CallReader) -> AssistantMessage:
+    """The text beside the calls, and the calls; no text beside them is null."""
+    texts = [piece for piece in reader.push(text) + reader.finish() if isinstance(piece, str)]
+    if not reader.calls:
+        return AssistantMessage(content="".join(texts))
+    return AssistantMessage(content="".join(texts) or None, tool_calls=whole_calls(reader.calls))
+
+
+def _end_of(finish: Finish, reader: CallReader) -> Literal["stop", "length", "tool_calls"]:
+    """`tool_calls` only when every call is whole: what was cut off must not be carried out."""
+    reason = finish_reason(finish.reason)
+    return "tool_calls" if reason == "stop" and reader.has_whole_calls else reason
+
+
+def _logprobs(logprobs: list[TokenLogprob]) -> ChatLogprobs:
+    return ChatLogprobs(content=content_logprobs(logprobs))

@@ -1,0 +1,118 @@
+"""How the bodies of `/v1/completions` look, whole and as chunks of a stream."""
+
+import itertools
+from collections.abc import Callable
+
+from msgspec import UNSET, UnsetType
+
+from engines.sequence import TokenLogprob
+from models.errors import ServingError
+from server.generation.plan import Job, Part
+from server.generation.sequences import finish_reason, text_of
+from server.wire import sse
+from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.completions import TextChoice, TextCompletion, TextLogprobs
+from server.wire.errors import body_of
+
+
+class CompletionBodyWriter:
+    """The bodies of one text completion.
+
+    `echoes` has a text to put in front per prompt, mostly empty. An echo with log-probabilities comes with those of
+    its tokens, in the choice's first chunk.
+    """
+
+    def __init__(self, job: Job, echoes: list[str], token_bytes: Callable[[int], bytes]) -> None:
+        self._job = job
+        self._echoes = echoes
+        self._token_bytes = token_bytes
+        self._is_scored = job.requests[0].sampling.prompt_logprobs is not None
+        self._begun: set[int] = set()
+        self._num_alternatives = job.requests[0].sampling.logprobs
+        self._usage: UnsetType | None = None if job.includes_usage else UNSET
+        self._offsets: dict[int, int] = {}
+        indices = range(len(job.requests)) if job.is_stream else ()
+        self._text = [sse.text_chunk(self._completion([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
+
+    def opening(self) -> bytes:
+        self._begun, self._offsets = set(), {}  # a generation that was shared and failed may be told a second time
+        if self._is_scored:
+            return b""
+        echoes = [self._echo(index) for index in range(len(self._job.requests))]
+        return b"".join(self.text(index, echo) for index, echo in enumerate(echoes) if echo)
+
+    def text(self, index: int, text: str) -> bytes:
+        return self._text[index].fill(text)
+
+    def part(self, part: Part) -> bytes:
+        echo = self._echo(part.index) if self._is_unscored(part) else ""
+        return sse.frame(encoder.encode(self._completion([self._choice(part, echo)])))
+
+    def usage(self, usage: UsageReply) -> bytes:
+        return sse.frame(encoder.encode(self._completion([], usage)))
+
+    def failed(self, error: ServingError) -> bytes:
+        return sse.frame(body_of(error))
+
+    def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
+        self._begun, self._offsets = set(), {}
+        choices = [self._choice(part, self._echo(part.index)) for part in parts]
+        return encoder.encode(self._completion(choices, usage))
+
+    def _echo(self, index: int) -> str:
+        return self._echoes[index // self._job.n]
+
+    def _is_unscored(self, part: Part) -> bool:
+        """Whether the prompt's log-probabilities are still to be told before this part's own."""
+        return self._is_scored and part.index not in self._begun
+
+    def _choice(self, part: Part, echo: str = "") -> TextChoice:
+        finish = part.finish
+        has_some = bool(part.logprobs) or self._is_unscored(part) or not self._job.is_stream
+        logprobs = self._logprobs(part) if has_some and self._num_alternatives is not None else None
+        self._begun.add(part.index)
+        return TextChoice(
+            index=part.index,
+            text=echo + part.text,
+            logprobs=logprobs,
+            finish_reason=None if finish is None else finish_reason(finish.reason),
+            fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
+        )
+
+    def _logprobs(self, part: Part) -> TextLogprobs:
+        tokens = [text_of(logprob) for logprob in part.logprobs]
+        chosen: list[float | None] = [logprob.logprob for logprob in part.logprobs]
+        top: list[dict[str, float] | None] = [_top(logprob) for logprob in part.logprobs]
+        if self._is_unscored(part):
+            tokens.insert(0, self._first_token(part.index))
+            chosen.insert(0, None)
+            top.insert(0, None)
+        ends = list(itertools.accumulate(map(len, tokens), initial=self._offsets.get(part.index, 0)))
+        self._offsets[part.index] = ends.pop()
+        return TextLogprobs(
+            tokens=tokens,
+            token_logprobs=chosen,
+            top_logprobs=top if self._num_alternatives else None,
+            text_offset=ends,
+        )
+
+    def _first_token(self, index: int) -> str:
+        return self._token_bytes(self._job.requests[index].prompt_token_ids[0]).decode(errors="replace")
+
+    def _completion(self, choices: list[TextChoice], usage: UsageReply | None = None) -> TextCompletion:
+        return TextCompletion(
+            id=self._job.id,
+            created=self._job.created,
+            model=self._job.model,
+            system_fingerprint=self._job.fingerprint,
+            choices=choices,
+            usage=self._usage if usage is None else usage,
+        )
+
+
+def _top(logprob: TokenLogprob) -> dict[str, float]:
+    """The likeliest tokens and the chosen one, which may not be among them.
+
+    Source: OpenAI API reference, completions: up to `logprobs` + 1 elements.
+    """
+    return {text_of(other): other.logprob for other in (*logprob.alternatives, logprob)}

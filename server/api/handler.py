@@ -1,0 +1,40 @@
+"""What handlers have in common: their type, and how those that route a request read it."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.decision import RoutePreferences
+from server.context import Context
+from server.generation.limits import read_json_body
+from server.generation.preferences import TASK_HEADER, preferences_of
+from server.generation.routing import Order
+from server.telemetry.request_record import record_of
+from server.wire.chat import ChatRequest
+from server.wire.completions import CompletionRequest
+from server.wire.decode import decode_body
+from server.wire.responses import ResponseRequest
+from server.wire.status import RouteRequest
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+Body = TypeVar("Body", ChatRequest, CompletionRequest, ResponseRequest, RouteRequest)
+OrderT = TypeVar("OrderT", bound=Order)
+
+
+async def read_order(
+    request: Request,
+    context: Context,
+    decoder: msgspec.json.Decoder[Body],
+    make_order: Callable[[Context, Body, RoutePreferences, str], OrderT],
+) -> OrderT:
+    """`make_order` gets the context, the body, what the request prefers, and the key its sequences are named after.
+
+    Raises: HTTPException 408, 413 or 415; BadRequest and its kinds; UnknownModel; ClientGone.
+    """
+    body = decode_body(await read_json_body(request, context), decoder)
+    preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+    return make_order(context, body, preferences, record_of(request.scope).key)
