@@ -1,6 +1,6 @@
-"""The result cache: answers kept by what was asked, and requests that are the same at the same time made one.
+"""The result cache: answers kept by what was asked, and one generation for equal requests that come at the same time.
 
-It only ever saves work. Whatever goes wrong in a store is counted there, and the request is served without it.
+It only ever saves work. A store counts what goes wrong in it, and the request is served without it.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from router.tasks import Task
 logger = logging.getLogger(__name__)
 
 LAST_KEEPING_S = 1.0
-"""How long the end waits for answers that are on their way into the store."""
+"""How long `close` waits for answers that are being stored."""
 
 
 class Outcome(StrEnum):
@@ -71,7 +71,7 @@ class ResultCache:
         return self._config.enabled
 
     def threshold_of(self, task: Task) -> float | None:
-        """How near a question of this task must be to one that was answered; None: it must be the same."""
+        """How near a question of this task must be to an answered one; None when only the same one counts."""
         return self._config.semantic.get(task)
 
     def enter(
@@ -82,14 +82,14 @@ class ResultCache:
         priority: Priority = Priority.NORMAL,
         deadline_s: float = math.inf,
     ) -> Flight:
-        """Take a seat in the flight of this key; in one's own when the request must not see another's answer."""
+        """A share in the flight of this key; in one of its own for a request that must not see another's answer."""
         if not use.reads:
             return self.flights.enter_alone(key, num_sequences)
         return self.flights.enter(key, num_sequences, priority, deadline_s)
 
     async def find(self, flight: Flight, use: CacheUse, question: Question | None = None) -> Found | None:
-        """A whole answer for a flight that has not begun; the store is asked once for all who wait for it. Without a
-        `question` the answer is to the same request, with one it may be to another that says nearly the same."""
+        """A kept answer for a flight that has not started; the store is asked once for all who share the flight. With a
+        `question` it may also be the answer to one that says nearly the same."""
         if not use.reads:
             return None
         lookup = flight.lookup
@@ -113,11 +113,11 @@ class ResultCache:
             if lookup.same is None and question is not None and not lookup.is_similar_done:
                 lookup.similar = await self._read_similar(question, flight.num_sequences)
                 lookup.is_similar_done = True
-        except Unavailable:  # the store has counted it; those who wait do not try again
+        except Unavailable:  # the store has counted it; nobody who shares the flight asks again
             lookup.is_done = lookup.is_similar_done = True
 
     async def _read_similar(self, question: Question, num_sequences: int) -> Found | None:
-        """The nearest question's answer. Should it be gone the next one is not tried: no request asks the store more
+        """The nearest question's answer. If that is gone, the next nearest is not tried: no request asks the store more
         than twice. Raises: Unavailable."""
         nearest = self._similar.nearest(question)
         if nearest is None:
@@ -147,8 +147,8 @@ class ResultCache:
         self.outcomes[outcome] += 1
         self.num_similar += found is not None and found.similarity is not None
 
-    def land(self, flight: Flight, is_good: bool) -> None:
-        """A flight is over: keep its answer if it is what its key stands for."""
+    def finish(self, flight: Flight, is_good: bool) -> None:
+        """Keep the answer of a flight that has ended, if it is the answer that its key stands for."""
         entry = entry_of(flight.events, flight.num_sequences) if is_good and flight.is_storable else None
         if entry is None or not _is_what_was_asked(flight, entry):
             self.flights.drop(flight)
@@ -166,7 +166,7 @@ class ResultCache:
                 self.num_stored += 1
                 if flight.question is not None:
                     self._similar.add(flight.question, flight.key)
-            if not flight.is_storable:  # flushed while it was on its way
+            if not flight.is_storable:  # flushed while it was being stored
                 await self.store.flush(flight.key)
         except Unavailable as error:
             logger.warning("an answer may have outlived a flush key=%s error=%s", flight.key, error)
@@ -174,7 +174,7 @@ class ResultCache:
             self.flights.drop(flight)
 
     async def flush(self, prefix: str) -> int:
-        """Forget what is kept under keys that begin so, and keep nothing of what is being generated for them.
+        """Forget what is kept under keys with this prefix, and keep nothing of what is being generated under them.
 
         Raises: Unavailable when the store cannot be reached.
         """
@@ -190,7 +190,7 @@ class ResultCache:
 
 
 def _is_what_was_asked(flight: Flight, entry: Entry) -> bool:
-    """Not an answer of a fallback, nor of a shallower path while the right one was loading."""
+    """False for the answer of a fallback, or of a shallower path while the right one was loading."""
     target = flight.target
     assert target is not None
     is_there = flight.key.startswith(key_prefix(target.student, target.path))

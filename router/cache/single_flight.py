@@ -17,8 +17,8 @@ from router.cache.similar import Question
 from router.decision import Priority, Target
 
 HASTE_S = 1.0
-"""Who must be done so much sooner than the one that queues for all does not wait for it. Requests that come together
-differ by less."""
+"""A request whose deadline is this much earlier than that of the one which queues for all does not wait for it.
+Requests that come together differ by less."""
 
 
 class Listener(Protocol):
@@ -26,7 +26,7 @@ class Listener(Protocol):
 
 
 class Found(NamedTuple):
-    """A kept answer; with a `similarity` it is that to a question which says only nearly the same."""
+    """A kept answer; with a `similarity` it answers a question that says only nearly the same."""
 
     entry: Entry
     similarity: float | None = None
@@ -45,20 +45,20 @@ class Lookup:
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Flight:
-    """One generation, and who waits for it. Owned by the loop.
+    """One generation and the requests that share it. Owned by the loop.
 
-    `boarding` is held by whoever queues to begin it, by `deadline_s` at the latest. If that comes to nothing, the next
-    one in line holds it and tries, so that nobody waits for a request that is gone. `target` is where the generation
-    really runs, None until it does; `question` is that of the request which began it.
+    `turn_to_lead` is held by the request that queues to start it, which must be done by `deadline_s`. If that request
+    is refused or leaves, the next in line takes its turn, so that nobody waits for a request that is gone. `target` is
+    where the generation really runs, None until it does; `question` is that of the request which started it.
     """
 
     key: str
     num_sequences: int
     priority: Priority = Priority.NORMAL
     deadline_s: float = math.inf
-    boarding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn_to_lead: asyncio.Lock = field(default_factory=asyncio.Lock)
     lookup: Lookup = field(default_factory=Lookup)
-    num_seats: int = 0
+    num_shares: int = 0
     target: Target | None = None
     question: Question | None = None
     is_storable: bool = True
@@ -66,28 +66,28 @@ class Flight:
     _listeners: dict[int, Listener] = field(default_factory=dict)
     _num_unfinished: int = field(init=False)
     _end: Callable[[], None] | None = None
-    _landed: Callable[["Flight", bool], None] | None = None
+    _when_finished: Callable[["Flight", bool], None] | None = None
 
     def __post_init__(self) -> None:
         self._num_unfinished = self.num_sequences
 
     @property
     def is_open(self) -> bool:
-        """Whether it may be joined: it has begun, and nothing of it has failed."""
+        """Whether it has started and may be joined."""
         return self.target is not None
 
     @property
-    def is_landed(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all of it has ended."""
         return self._num_unfinished == 0
 
-    def take_off(self, target: Target, end: Callable[[], None], landed: Callable[["Flight", bool], None]) -> None:
-        """It has begun. `end` stops it or lets go of it; `landed` is told once whether it ended well, or at the first
-        sequence that did not."""
-        self.target, self._end, self._landed = target, end, landed
+    def start(self, target: Target, end: Callable[[], None], when_finished: Callable[["Flight", bool], None]) -> None:
+        """`end` stops the generation or lets go of it. `when_finished` is called once with whether it ended well: when
+        all sequences have ended, or at the first one that failed."""
+        self.target, self._end, self._when_finished = target, end, when_finished
 
     def join(self, listener: Listener) -> None:
-        """Give the listener what there was, and everything that comes."""
+        """Give the listener all events there were and all to come."""
         for index, event in self.events:
             listener.push(index, event)
         self._listeners[id(listener)] = listener
@@ -96,7 +96,7 @@ class Flight:
         self._listeners.pop(id(listener), None)
 
     def push(self, index: int, event: SequenceEvent) -> None:
-        """An event of the engine."""
+        """Take an event of the engine."""
         self.events.append((index, event))
         if event.finish is not None:
             self._note_finish(is_good=event.finish.reason in GOOD_ENDS)
@@ -114,16 +114,17 @@ class Flight:
         if self._num_unfinished == 0:
             self.end()
         if not is_good or self._num_unfinished == 0:
-            landed, self._landed = self._landed, None
-            if landed is not None:
-                landed(self, is_good)
+            when_finished, self._when_finished = self._when_finished, None
+            if when_finished is not None:
+                when_finished(self, is_good)
 
 
 class Flights:
-    """Every generation that may be joined, or will be when it begins, by key and priority. Owned by the loop.
+    """Every generation that may be joined, now or once it has started, by key and priority. Owned by the loop.
 
-    One that has begun is for all. Before, it queues, and who is more urgent must not wait for that: each priority has
-    its own, and one that must be done much sooner than whoever queues begins another in its place.
+    One that has started is for all. Until then it waits as long as its first request does, and more urgent requests
+    must not wait with it: each priority has a flight of its own, and a request with a much earlier deadline begins a
+    new one in place of the old.
     """
 
     def __init__(self, max_joined: int) -> None:
@@ -137,25 +138,25 @@ class Flights:
     def enter(
         self, key: str, num_sequences: int, priority: Priority = Priority.NORMAL, deadline_s: float = math.inf
     ) -> Flight:
-        """Take a seat in a flight of this key: one that is there, or a new one."""
-        flight = self._begun(key)
+        """A share in the flight of this key, which is made if there is none."""
+        flight = self._find_started(key)
         if flight is None:
             flight = self._by_key.get((key, priority))
             if flight is None or deadline_s + HASTE_S < flight.deadline_s:
                 flight = self._make(key, num_sequences, priority, deadline_s)
                 self._by_key[key, priority] = flight
-        if flight.num_seats >= self._max_joined:
+        if flight.num_shares >= self._max_joined:
             return self.enter_alone(key, num_sequences)
-        flight.num_seats += 1
+        flight.num_shares += 1
         return flight
 
     def enter_alone(self, key: str, num_sequences: int) -> Flight:
         """A flight that nobody else can join."""
         flight = self._make(key, num_sequences)
-        flight.num_seats = 1
+        flight.num_shares = 1
         return flight
 
-    def _begun(self, key: str) -> Flight | None:
+    def _find_started(self, key: str) -> Flight | None:
         flights = (self._by_key.get((key, priority)) for priority in Priority)
         return next((flight for flight in flights if flight is not None and flight.is_open), None)
 
@@ -167,23 +168,23 @@ class Flights:
         return flight
 
     def leave(self, flight: Flight) -> None:
-        """Give a seat back; the last one ends the generation."""
-        flight.num_seats -= 1
-        if flight.num_seats == 0:
+        """Give a share back; the last one ends the generation."""
+        flight.num_shares -= 1
+        if flight.num_shares == 0:
             self._give_up(flight)
 
     def _give_up(self, flight: Flight) -> None:
-        if not flight.is_landed:  # one that is waits to be kept, and may be joined till then
+        if not flight.is_finished:  # a finished one may be joined until its answer is kept
             flight.end()
             self.drop(flight)
 
     def drop(self, flight: Flight) -> None:
-        """Let nobody enter it any more; those in it stay."""
+        """Let nobody else share it; those who do keep their share."""
         if self._by_key.get((flight.key, flight.priority)) is flight:
             del self._by_key[flight.key, flight.priority]
 
     def spoil(self, prefix: str) -> None:
-        """What is being generated under these keys is neither kept nor joined by requests that come from now on."""
+        """Keep nothing of what is being generated under these keys, and let no later request join it."""
         for flight in [one for one in self._all if one.key.startswith(prefix)]:
             flight.is_storable = False
             flight.lookup = Lookup()

@@ -24,7 +24,7 @@ from server.generation.cancellation import Guard, guarded
 from server.generation.limits import check_room
 from server.generation.plan import Batch, Part, Plan, merge, total_usage
 from server.generation.routing import Order, Routed, reroute, route
-from server.generation.shared_generation import Seat, cache_headers, stream_of
+from server.generation.shared_generation import Share, cache_headers, stream_of
 from server.students.admission_gate import Terms, terms_of
 from server.students.event_bridge import EventStream
 from server.telemetry.request_record import Record, record_of
@@ -120,25 +120,25 @@ class Answer(Response):
         origin, requests = self._origin(self._record.tenant), self._job.requests
         question = await self._question(origin)
         key = cache_key(origin, requests)
-        seat = Seat(self._context.cache, key, len(requests), use, self._terms, question)
-        held.callback(seat.close)
-        found = await seat.find()
+        share = Share(self._context.cache, key, len(requests), use, self._terms, question)
+        held.callback(share.close)
+        found = await share.find()
         if found is not None:
-            return self._hit(seat, found)
-        async with seat.boarding():
-            if seat.target is not None:
+            return self._hit(share, found)
+        async with share.turn_to_lead():
+            if share.target is not None:
                 self._outcome = Outcome.JOIN
-                await self._follow(seat.target)
-                return seat.join()
-            found = await seat.find()  # meanwhile another may have looked, or queued in vain
+                await self._follow(share.target)
+                return share.join()
+            found = await share.find()  # meanwhile another may have looked, or queued in vain
             if found is not None:
-                return self._hit(seat, found)
+                return self._hit(share, found)
             self._outcome = Outcome.MISS if use.reads else Outcome.BYPASS
-            return seat.lead(await self._open(), self._target)
+            return share.lead(await self._open(), self._target)
 
-    def _hit(self, seat: Seat, found: Found) -> EventStream:
+    def _hit(self, share: Share, found: Found) -> EventStream:
         self._outcome, self._found = Outcome.HIT, found
-        seat.close()
+        share.close()
         return stream_of(found.entry)
 
     def _origin(self, tenant: str | None) -> Origin:

@@ -1,4 +1,4 @@
-"""Between the result cache and the streams of answers: one request's seat in a generation that others may share."""
+"""Between the result cache and the streams of answers: one request's share in a generation."""
 
 import contextlib
 import math
@@ -13,8 +13,8 @@ from server.students.admission_gate import Terms
 from server.students.event_bridge import EventStream
 
 
-class Seat:
-    """A request's share in a generation. Owned by the loop; whoever has one closes it."""
+class Share:
+    """One request's share in a generation. Owned by the loop; whoever has one closes it."""
 
     def __init__(
         self, cache: ResultCache, key: str, num_sequences: int, use: CacheUse, terms: Terms, question: Question | None
@@ -33,16 +33,16 @@ class Seat:
         return self._flight.target
 
     @contextlib.asynccontextmanager
-    async def boarding(self) -> AsyncIterator[None]:
-        """One request of those that are the same queues for all of them, the next one when that comes to nothing."""
+    async def turn_to_lead(self) -> AsyncIterator[None]:
+        """One of the requests that share the generation queues for all; should it fail or leave, the next one does."""
         flight = self._flight
-        async with flight.boarding:
+        async with flight.turn_to_lead:
             if not flight.is_open:
                 flight.deadline_s = self._deadline_s
             try:
                 yield
             except BaseException:
-                flight.lookup.is_done = False  # it may have queued for long: the next one looks again
+                flight.lookup.is_done = False  # it may have queued for long, so the next one looks again
                 raise
 
     async def find(self) -> Found | None:
@@ -50,9 +50,9 @@ class Seat:
         return None if self._flight.is_open else await self._cache.find(self._flight, self._use, self._question)
 
     def lead(self, running: EventStream, target: Target) -> EventStream:
-        """Share what has just begun; from now on it is no longer the caller's to close."""
+        """Share what has just started; the caller no longer closes it."""
         self._flight.question = self._question
-        self._flight.take_off(target, running.close, self._cache.land)
+        self._flight.start(target, running.close, self._cache.finish)
         running.divert(self._flight.push)
         return self.join()
 
@@ -66,7 +66,7 @@ class Seat:
         self._flight.leave(stream)
 
     def close(self) -> None:
-        """Give the seat back; the last one ends the generation. May come again."""
+        """Give the share back, once; the last one ends the generation."""
         if self._is_given_back:
             return
         self._is_given_back = True

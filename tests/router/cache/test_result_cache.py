@@ -49,10 +49,10 @@ def make_cache(**settings: int) -> ResultCache:
     return make_result_cache(CacheConfig(**settings))  # type: ignore[arg-type]
 
 
-def fly(cache: ResultCache, *events: SequenceEvent, target: Target = TARGET, use: CacheUse = USE) -> Flight:
+def generate(cache: ResultCache, *events: SequenceEvent, target: Target = TARGET, use: CacheUse = USE) -> Flight:
     """A generation, from its beginning to as far as the events go."""
     flight = cache.enter(KEY, 1, use)
-    flight.take_off(target, lambda: None, cache.land)
+    flight.start(target, lambda: None, cache.finish)
     for event in events:
         flight.push(0, event)
     cache.flights.leave(flight)
@@ -73,7 +73,7 @@ async def found(cache: ResultCache, use: CacheUse = USE) -> str | None:
 
 async def test_cache_finds_what_a_generation_left() -> None:
     cache = make_cache()
-    fly(cache, text("an "), end(words="answer"))
+    generate(cache, text("an "), end(words="answer"))
     await settled(cache)
     assert await found(cache) == "an answer"
     assert (cache.num_stored, len(cache.flights)) == (1, 0)
@@ -91,7 +91,7 @@ async def test_cache_finds_what_a_generation_left() -> None:
 )
 async def test_cache_never_keeps_what_is_not_the_answer(events: tuple[SequenceEvent, ...]) -> None:
     cache = make_cache()
-    fly(cache, *events)
+    generate(cache, *events)
     await settled(cache)
     assert await found(cache) is None
     assert len(cache.flights) == 0
@@ -101,21 +101,21 @@ async def test_cache_never_keeps_what_is_not_the_answer(events: tuple[SequenceEv
 async def test_cache_never_keeps_a_fallback_s_answer(where: tuple[str, str]) -> None:
     cache = make_cache()
     student, path = where
-    fly(cache, end(path=path), target=Target(student=student, path=path, reason=TARGET.reason))
+    generate(cache, end(path=path), target=Target(student=student, path=path, reason=TARGET.reason))
     await settled(cache)
     assert await found(cache) is None
 
 
 async def test_cache_keeps_nothing_larger_than_its_bound() -> None:
     cache = make_cache(max_entry_bytes=2000)
-    fly(cache, end(words="x" * 2000))
+    generate(cache, end(words="x" * 2000))
     await settled(cache)
     assert (await found(cache), cache.num_too_large, cache.num_stored) == (None, 1, 0)
 
 
 async def test_cache_gives_nothing_older_than_was_asked_for() -> None:
     cache = make_cache()
-    fly(cache, end(words="answer"))
+    generate(cache, end(words="answer"))
     await settled(cache)
     assert await found(cache, CacheUse(reads=True, writes=True, max_age_s=0.0)) is None
     assert await found(cache, CacheUse(reads=True, writes=True, max_age_s=60.0)) == "answer"
@@ -126,27 +126,27 @@ async def test_cache_counts_rubbish_and_replaces_it() -> None:
     cache = make_cache()
     await cache.store.put(KEY, b"rubbish")
     assert (await found(cache), cache.num_rubbish) == (None, 1)
-    fly(cache, end(words="answer"))
+    generate(cache, end(words="answer"))
     await settled(cache)
     assert await found(cache) == "answer"
 
 
 async def test_flush_forgets_what_is_kept_and_what_is_on_its_way() -> None:
     cache = make_cache()
-    fly(cache, end(words="old"))
+    generate(cache, end(words="old"))
     await settled(cache)
     flight = cache.enter(KEY, 1, CacheUse(reads=True, writes=True))
-    flight.take_off(TARGET, lambda: None, cache.land)
+    flight.start(TARGET, lambda: None, cache.finish)
     assert await cache.flush("tiny:") == 1
     flight.push(0, end(words="begun before the flush"))
     await settled(cache)
     assert await found(cache) is None
 
 
-async def test_flush_reaches_what_flies_alone() -> None:
+async def test_flush_reaches_what_runs_alone() -> None:
     cache = make_cache()
     flight = cache.enter(KEY, 1, CacheUse(writes=True))
-    flight.take_off(TARGET, lambda: None, cache.land)
+    flight.start(TARGET, lambda: None, cache.finish)
     await cache.flush("tiny:")
     flight.push(0, end(words="begun before the flush"))
     await settled(cache)
@@ -155,7 +155,7 @@ async def test_flush_reaches_what_flies_alone() -> None:
 
 async def test_flush_reaches_what_those_who_wait_have_found() -> None:
     cache = make_cache()
-    fly(cache, end(words="old"))
+    generate(cache, end(words="old"))
     await settled(cache)
     flight = cache.enter(KEY, 1, USE)
     assert await cache.find(flight, USE) is not None
@@ -166,7 +166,7 @@ async def test_flush_reaches_what_those_who_wait_have_found() -> None:
 async def test_flush_reaches_an_answer_that_is_being_put_away() -> None:
     store = Held()
     cache = ResultCache(CacheConfig(), store)
-    fly(cache, end(words="old"))
+    generate(cache, end(words="old"))
     await settled(cache)
     await cache.flush("tiny:")
     store.may_go_on.set()
@@ -177,7 +177,7 @@ async def test_flush_reaches_an_answer_that_is_being_put_away() -> None:
 async def test_generation_may_be_joined_until_it_is_put_away() -> None:
     store = Held()
     cache = ResultCache(CacheConfig(), store)
-    flight = fly(cache, end(words="answer"))
+    flight = generate(cache, end(words="answer"))
     await settled(cache)
     again = cache.enter(KEY, 1, USE)
     assert again is flight
@@ -188,10 +188,10 @@ async def test_generation_may_be_joined_until_it_is_put_away() -> None:
     assert await found(cache) == "answer"
 
 
-async def test_request_that_must_not_see_another_s_answer_flies_alone_and_is_kept() -> None:
+async def test_request_that_must_not_see_another_s_answer_runs_alone_and_is_kept() -> None:
     cache = make_cache()
     with_others = cache.enter(KEY, 1, USE)
-    fly(cache, end(words="fresh"), use=CacheUse(writes=True))
+    generate(cache, end(words="fresh"), use=CacheUse(writes=True))
     cache.flights.leave(with_others)
     await settled(cache)
     assert await found(cache) == "fresh"
@@ -207,7 +207,7 @@ async def test_store_is_asked_once_for_all_who_wait() -> None:
 
 async def test_kept_answer_that_is_too_old_for_one_is_given_to_the_next() -> None:
     cache = make_cache()
-    fly(cache, end(words="answer"))
+    generate(cache, end(words="answer"))
     await settled(cache)
     fresh = CacheUse(reads=True, writes=True, max_age_s=0.0)
     flight = cache.enter(KEY, 1, fresh)
@@ -224,7 +224,7 @@ async def keep_similar(cache: ResultCache, *texts: str) -> None:
     for number, asked in enumerate(texts):
         flight = cache.enter(f"tiny:full:other{number}", 1, USE)
         flight.question = question(asked)
-        flight.take_off(TARGET, lambda: None, cache.land)
+        flight.start(TARGET, lambda: None, cache.finish)
         flight.push(0, end(words="similar"))
         cache.flights.leave(flight)
     await settled(cache)
@@ -267,7 +267,7 @@ async def test_similar_answer_that_is_gone_is_looked_for_once() -> None:
 
 async def test_close_waits_for_answers_on_their_way() -> None:
     cache = make_cache()
-    fly(cache, end(words="answer"))
+    generate(cache, end(words="answer"))
     await cache.close()
     assert cache.num_stored == 1
 

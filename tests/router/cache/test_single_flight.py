@@ -1,4 +1,4 @@
-"""One generation for all who ask the same: it outlives who began it, and ends with the last."""
+"""One generation for all who ask the same: it outlives the request that started it, and ends with the last one."""
 
 from engines.sequence import FinishReason
 from router.cache.single_flight import HASTE_S, Flight, Flights
@@ -9,24 +9,24 @@ from tests.router.flights import KEY, TARGET, Ear, end, text
 class Watch:
     def __init__(self) -> None:
         self.num_ends = 0
-        self.landings: list[bool] = []
+        self.endings: list[bool] = []
 
     def end(self) -> None:
         self.num_ends += 1
 
-    def landed(self, flight: Flight, is_good: bool) -> None:
-        self.landings.append(is_good)
+    def finished(self, flight: Flight, is_good: bool) -> None:
+        self.endings.append(is_good)
 
 
-def take_off(flight: Flight) -> Watch:
+def start(flight: Flight) -> Watch:
     watch = Watch()
-    flight.take_off(TARGET, watch.end, watch.landed)
+    flight.start(TARGET, watch.end, watch.finished)
     return watch
 
 
 def test_flight_gives_late_joiners_all_there_was_and_what_comes() -> None:
     flight = Flights(9).enter(KEY, 1)
-    take_off(flight)
+    start(flight)
     early, late = Ear(), Ear()
     flight.join(early)
     flight.push(0, text("one "))
@@ -35,12 +35,12 @@ def test_flight_gives_late_joiners_all_there_was_and_what_comes() -> None:
     assert (early.words, late.words) == ("one two", "one two")
 
 
-def test_flight_is_ended_when_the_last_seat_is_given_back_and_not_before() -> None:
+def test_flight_is_ended_when_the_last_share_is_given_back_and_not_before() -> None:
     flights = Flights(9)
     first = flights.enter(KEY, 1)
     second = flights.enter(KEY, 1)
     assert first is second
-    watch = take_off(first)
+    watch = start(first)
     flights.leave(first)
     assert watch.num_ends == 0
     assert len(flights) == 1
@@ -49,22 +49,22 @@ def test_flight_is_ended_when_the_last_seat_is_given_back_and_not_before() -> No
     assert len(flights) == 0
 
 
-def test_flight_lands_once_all_sequences_have_ended() -> None:
+def test_flight_finishes_once_all_sequences_have_ended() -> None:
     flights = Flights(9)
     flight = flights.enter(KEY, 2)
-    watch = take_off(flight)
+    watch = start(flight)
     flight.push(1, end())
-    assert watch.landings == []
+    assert watch.endings == []
     flight.push(0, end())
-    assert (watch.landings, watch.num_ends) == ([True], 1)
+    assert (watch.endings, watch.num_ends) == ([True], 1)
     flights.leave(flight)
     assert watch.num_ends == 1
 
 
-def test_flight_that_landed_may_be_joined_until_it_is_dropped() -> None:
+def test_flight_that_finished_may_be_joined_until_it_is_dropped() -> None:
     flights = Flights(9)
     flight = flights.enter(KEY, 1)
-    take_off(flight)
+    start(flight)
     flight.push(0, end(words="all"))
     flights.leave(flight)
     late = Ear()
@@ -79,11 +79,11 @@ def test_flight_that_landed_may_be_joined_until_it_is_dropped() -> None:
 def test_flight_that_failed_says_so_once_and_at_once() -> None:
     flights = Flights(9)
     flight = flights.enter(KEY, 2)
-    watch = take_off(flight)
+    watch = start(flight)
     flight.push(0, end(FinishReason.ERROR))
-    assert watch.landings == [False]
+    assert watch.endings == [False]
     flight.push(1, end())
-    assert watch.landings == [False]
+    assert watch.endings == [False]
 
 
 def test_flights_of_one_key_are_full_at_their_bound() -> None:
@@ -102,7 +102,7 @@ def test_flights_of_other_priorities_are_apart_until_one_has_begun() -> None:
     assert low is not high
     assert flights.enter(KEY, 1, Priority.LOW) is low
     assert flights.enter(KEY, 1, Priority.HIGH) is high
-    take_off(low)
+    start(low)
     assert all(flights.enter(KEY, 1, priority) is low for priority in Priority)
 
 
@@ -115,7 +115,7 @@ def test_flight_that_queues_with_more_time_is_not_waited_for() -> None:
     assert flights.enter(KEY, 1, deadline_s=100.0) is hasty
     flights.leave(patient)
     assert flights.enter(KEY, 1, deadline_s=100.0) is hasty
-    take_off(hasty)
+    start(hasty)
     assert flights.enter(KEY, 1, deadline_s=1.0) is hasty
 
 

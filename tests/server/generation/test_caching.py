@@ -290,8 +290,8 @@ class Turnstile:
         self._open.set()
 
 
-def seats(served: Served) -> int:
-    return sum(flight.num_seats for flight in served.context.cache.flights._by_key.values())
+def shares(served: Served) -> int:
+    return sum(flight.num_shares for flight in served.context.cache.flights._by_key.values())
 
 
 def test_leader_that_leaves_before_it_began_is_followed_by_the_next(
@@ -305,7 +305,7 @@ def test_leader_that_leaves_before_it_began_is_followed_by_the_next(
             with pytest.raises(httpx.ReadTimeout):
                 http.post("/v1/chat/completions", json=body, timeout=0.5)
         rest = [pool.submit(served.chat, "hello", **GREEDY) for _ in range(3)]
-        assert until(lambda: seats(served) == 3)
+        assert until(lambda: shares(served) == 3)
         turnstile.open()
         assert sorted(outcome(future.result()) for future in rest) == ["join", "join", "miss"]
     assert num_asked(served) == 1
@@ -317,7 +317,7 @@ def test_leader_that_is_refused_is_followed_by_the_next(start: Start, monkeypatc
     turnstile = Turnstile(monkeypatch)
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(served.chat, "full house", **GREEDY) for _ in range(4)]
-        assert until(lambda: seats(served) == 4)
+        assert until(lambda: shares(served) == 4)
         turnstile.open()
         assert [future.result().status_code for future in answers] == [429] * 4
     assert len(served.context.cache.flights) == 0
@@ -349,7 +349,7 @@ def test_request_with_little_time_does_not_wait_for_the_turn_of_one_with_more(na
             hasty = pool.submit(narrow.chat, "hello", headers={"x-fenhe-deadline-ms": "15000"}, **GREEDY)
             assert until(lambda: admission.num_waiting == 2)
             follower = pool.submit(narrow.chat, "hello", **GREEDY)
-            assert until(lambda: seats(narrow) == 3)
+            assert until(lambda: shares(narrow) == 3)
         assert [outcome(future.result()) for future in (hasty, patient)] == ["miss", "miss"]
         assert outcome(follower.result()) in ("join", "hit")
     assert len(narrow.context.cache.flights) == 0
@@ -374,7 +374,7 @@ def test_next_in_line_looks_again_for_what_was_kept_meanwhile(narrow: Served) ->
             leader = pool.submit(http.post, "/v1/chat/completions", json=body, timeout=1.0)
             assert until(lambda: admission.num_waiting == 1)
             follower = pool.submit(narrow.chat, "hello", **GREEDY)
-            assert until(lambda: seats(narrow) == 3)
+            assert until(lambda: shares(narrow) == 3)
             key = list(narrow.context.cache.flights._by_key)[-1][0]
             kept = encode_entry(Entry(stored_s=time.time(), choices=(choice,)))
             assert asyncio.run(narrow.context.cache.store.put(key, kept))
@@ -439,7 +439,7 @@ def test_stream_that_fails_at_the_second_try_is_ended_in_its_own_words(
     body = {"model": "auto", "input": "paced", "stream": True, **GREEDY}
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(served.post, "/v1/responses", body) for _ in range(2)]
-        assert until(lambda: seats(served) == 2)
+        assert until(lambda: shares(served) == 2)
         turnstile.open()
     refused, failed = sorted((future.result() for future in answers), key=lambda response: -response.status_code)
     assert (refused.status_code, failed.status_code) == (500, 200)
