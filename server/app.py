@@ -35,7 +35,7 @@ from server.api.responses import response_handler
 from server.api.route import route_handler
 from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
-from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import Roster
 from server.telemetry.request_record import record_of

@@ -7,7 +7,7 @@ import msgspec
 
 from router.tasks import TASKS
 from server.access.keys import OPEN_PATHS
-from server.generation.answer import CACHE_HEADERS, ROUTE_HEADERS
+from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
 from server.generation.preferences import TASK_HEADER
 from server.students.admission_gate import DEADLINE_HEADER
 from server.wire.base import ErrorReply

@@ -14,62 +14,64 @@ from server.students.event_bridge import ClientGone, EventStream
 T = TypeVar("T")
 
 
-class Guard:
-    """Ends an answer early: its stream, or what is done before there is one. Owned by the loop."""
+class Cancellation:
+    """Ends what one request waits for: the work before there is a stream, then the stream. Owned by the loop."""
 
     def __init__(self) -> None:
-        self._failure: Exception | None = None
-        self._stream: EventStream | None = None
+        self._cause: Exception | None = None
         self._work: asyncio.Task[Any] | None = None
+        self._stream: EventStream | None = None
 
     @property
-    def has_failed(self) -> bool:
-        return self._failure is not None
+    def has_come(self) -> bool:
+        return self._cause is not None
 
-    def fail(self, failure: Exception) -> None:
-        self._failure = self._failure or failure
+    def cancel(self, cause: Exception) -> None:
+        """Whoever waits gets `cause` raised, the first one if there are several."""
+        self._cause = self._cause or cause
         if self._work is not None:
             self._work.cancel()
         if self._stream is not None:
-            self._stream.fail(self._failure)
+            self._stream.fail(self._cause)
 
-    def hold(self, stream: EventStream) -> None:
+    def watch(self, stream: EventStream) -> None:
+        """Fail this stream once the answer is cancelled."""
         self._stream = stream
-        if self._failure is not None:
-            stream.fail(self._failure)
+        if self._cause is not None:
+            stream.fail(self._cause)
 
-    async def race(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what may take a while. Raises: what the guard fails with meanwhile."""
-        if self._failure is not None:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what may take a while. Raises: the cause, when the answer is cancelled meanwhile."""
+        if self._cause is not None:
             work.close()
-            raise self._failure
+            raise self._cause
         task = asyncio.get_running_loop().create_task(work)
         self._work = task
         try:
             return await task
         except asyncio.CancelledError:
-            if self._failure is None:
+            if self._cause is None:
                 raise
-            raise self._failure from None
+            raise self._cause from None
         finally:
             self._work = None
 
 
 @contextlib.contextmanager
-def guarded(receive: Receive, terms: Terms) -> Iterator[Guard]:
-    """End the work when the client leaves or the time is up."""
-    guard = Guard()
+def cancelled_by(receive: Receive, terms: Terms) -> Iterator[Cancellation]:
+    """Cancelled when the client leaves or its time is up."""
+    cancellation = Cancellation()
     loop = asyncio.get_running_loop()
-    timer = loop.call_later(terms.deadline_s - time.monotonic(), guard.fail, terms.too_late())
-    watcher = loop.create_task(_watch(receive, guard))
+    timer = loop.call_later(terms.deadline_s - time.monotonic(), cancellation.cancel, terms.too_late())
+    watcher = loop.create_task(_await_disconnect(receive, cancellation))
     try:
-        yield guard
+        yield cancellation
     finally:
         timer.cancel()
         watcher.cancel()
 
 
-async def _watch(receive: Receive, guard: Guard) -> None:
+async def _await_disconnect(receive: Receive, cancellation: Cancellation) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    guard.fail(ClientGone())
+    cancellation.cancel(ClientGone())

@@ -1,11 +1,10 @@
 """Between the result cache and the streams of answers: one request's share in a generation."""
 
 import contextlib
-import math
 from collections.abc import AsyncIterator
 
 from router.cache.entry import Entry, replay
-from router.cache.result_cache import CacheUse, Outcome, ResultCache
+from router.cache.result_cache import CacheUse, ResultCache
 from router.cache.similar import Question
 from router.cache.single_flight import Found
 from router.decision import Target
@@ -88,13 +87,3 @@ def stream_of(entry: Entry) -> EventStream:
     for index, event in replay(entry):
         stream.push(index, event)
     return stream
-
-
-def cache_headers(outcome: Outcome, found: Found | None) -> list[tuple[bytes, bytes]]:
-    """Source: RFC 9111, section 5.1: age in whole seconds, of what was kept."""
-    headers = [(b"x-fenhe-cache", outcome.value.encode())]
-    if found is not None and found.similarity is not None:
-        headers.append((b"x-fenhe-similarity", f"{found.similarity:.3f}".encode()))
-    if found is not None:
-        headers.append((b"age", str(math.floor(found.entry.age_s)).encode()))
-    return headers

@@ -22,8 +22,9 @@ from engines.sequence import FinishReason, Usage
 from models.errors import EngineUnhealthy, QueueFull, StepFailed
 from router.cache.config import CacheConfig
 from router.cache.entry import Choice, Entry, encode_entry
+from router.cache.result_cache import Outcome
 from router.decision import Priority
-from server.generation.answer import Answer
+from server.generation.supply import Supplier, Supply
 from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
 from tests.server.api.test_responses import typed_events
@@ -276,15 +277,15 @@ class Turnstile:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Event()
         self.num_waiting = 0
-        original = Answer._submit
+        original = Supplier._submit
 
-        async def submit(answer: Answer) -> Any:
+        async def submit(supplier: Supplier, outcome: Outcome) -> Supply:
             self.num_waiting += 1
             while not self._open.is_set():
                 await asyncio.sleep(0.005)
-            return await original(answer)
+            return await original(supplier, outcome)
 
-        monkeypatch.setattr(Answer, "_submit", submit)
+        monkeypatch.setattr(Supplier, "_submit", submit)
 
     def open(self) -> None:
         self._open.set()
@@ -408,9 +409,9 @@ def test_lines_about_a_shared_generation_name_the_request(
     sick = {"script": {"paced": Line(refusal=EngineUnhealthy("stopping"))}}
     broken = {"script": {"paced": Line(pieces=("a",) * 4, delay_s=0.1, error=StepFailed("failed"))}}
     served = start_pool({"one": (), "two": (), "three": ()}, one=sick, two=sick, three=broken)
-    caplog.set_level(logging.INFO, "server.generation.answer")
+    caplog.set_level(logging.INFO, "server.generation")
     ids = {response.headers["x-request-id"] for response in at_once(served, 2)}
-    lines = [record.getMessage() for record in caplog.records if record.name == "server.generation.answer"]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("server.generation.")]
     events = {line.partition(" id=")[0] for line in lines}
     assert events == {
         "student gave way",

@@ -1,0 +1,127 @@
+"""How an answer is sent: as one JSON body or as a stream. Nothing is sent before the first event."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.types import Send
+
+from engines.sequence import Finish
+from router.cache.result_cache import Outcome
+from router.cache.single_flight import Found
+from router.decision import RouteDecision, Target
+from server.generation.plan import Batch, BodyWriter, Part, merge, total_usage
+from server.generation.supply import Supply
+from server.telemetry.request_record import Record
+from server.wire import sse
+
+ROUTE_HEADERS = ("x-fenhe-task", "x-fenhe-path", "x-fenhe-confidence", "x-fenhe-reason", "x-fenhe-student")
+"""Headers of a generated answer: how it was routed. Confidence is absent when nothing was classified."""
+CACHE_HEADERS = ("x-fenhe-cache", "age", "x-fenhe-similarity")
+"""What the result cache did; for a hit how old the answer is in seconds, and how near its question is to this one if
+that is not the same."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Delivery:
+    """One answer on its way to the client. `started_s` is when the work on it began."""
+
+    supply: Supply
+    decision: RouteDecision
+    record: Record
+    send: Send
+    started_s: float
+
+    async def run(self, first: Batch) -> None:
+        """`first` is what was taken from the stream already. Raises: what ended the generation."""
+        if self.supply.plan.job.is_stream:
+            await self._send_stream(first)
+        else:
+            await self._send_whole(first)
+
+    async def _send_whole(self, first: Batch) -> None:
+        job, stream = self.supply.plan.job, self.supply.stream
+        parts = [Part(index=index) for index in range(len(job.requests))]
+        _add(parts, first)
+        while any(part.finish is None for part in parts):
+            _add(parts, await stream.take())
+        finishes = [part.finish for part in parts if part.finish is not None]
+        usage = total_usage(finishes, job.n)
+        body = self.supply.plan.writer.whole(parts, usage)
+        self.record.finish(finishes, usage)
+        elapsed_ms = (time.monotonic() - self.started_s) * 1000
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"openai-processing-ms", str(round(elapsed_ms)).encode()),
+            *self._headers(finishes[0].path),
+        ]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, first: Batch) -> None:
+        job, writer, stream = self.supply.plan.job, self.supply.plan.writer, self.supply.stream
+        finishes: dict[int, Finish] = {}
+        body = writer.opening() + _encode(writer, first, finishes)
+        headers = [*sse.HEADERS, *self._headers(job.path)]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        self.record.is_event_stream, self.record.frame_error = True, writer.failed
+        await self._send_chunk(body)
+        while len(finishes) < len(job.requests):
+            body = _encode(writer, await stream.take(), finishes)
+            if body:
+                await self._send_chunk(body)
+        ordered = [finishes[index] for index in sorted(finishes)]
+        usage = total_usage(ordered, job.n)
+        self.record.finish(ordered, usage)
+        tail = writer.usage(usage) if job.includes_usage else b""
+        await self.send({"type": "http.response.body", "body": tail + job.done})
+
+    async def _send_chunk(self, body: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _headers(self, path: str) -> Headers:
+        supply = self.supply
+        routed = route_headers(self.decision, supply.plan.target, path)
+        return [*routed, *cache_headers(supply.outcome, supply.found)]
+
+
+def _add(parts: Sequence[Part], batch: Batch) -> None:
+    for index, event in batch:
+        parts[index].add(event)
+
+
+def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish]) -> bytes:
+    """The chunks of a batch; `finishes` gets the choices that end in it."""
+    if len(batch) == 1:  # the way of almost every token
+        index, event = batch[0]
+        if event.finish is None and not event.logprobs:
+            return writer.text(index, event.text) if event.text else b""
+    chunks = []
+    for part in merge(batch):
+        if part.finish is not None:
+            finishes[part.index] = part.finish
+        if part.texts or part.logprobs or part.finish is not None:
+            chunks.append(writer.part(part))
+    return b"".join(chunks)
+
+
+def route_headers(decision: RouteDecision, target: Target, path: str) -> Headers:
+    """How a request was routed; target and path are those that really ran."""
+    told = {"task": decision.task, "path": path, "reason": target.reason.value, "student": target.student}
+    if decision.confidence is not None:
+        told["confidence"] = f"{decision.confidence:.3f}"
+    return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in told.items()]
+
+
+def cache_headers(outcome: Outcome, found: Found | None) -> Headers:
+    """Source: RFC 9111, section 5.1: age in whole seconds, of what was kept."""
+    headers = [(b"x-fenhe-cache", outcome.value.encode())]
+    if found is not None and found.similarity is not None:
+        headers.append((b"x-fenhe-similarity", f"{found.similarity:.3f}".encode()))
+    if found is not None:
+        headers.append((b"age", str(math.floor(found.entry.age_s)).encode()))
+    return headers

@@ -1,0 +1,156 @@
+"""Where the events of an answer come from: a kept answer, a generation that other requests share, or one of its own."""
+
+import contextlib
+import logging
+from dataclasses import dataclass, replace
+
+from models.errors import DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
+from router.cache.key import Origin, cache_key
+from router.cache.result_cache import CacheUse, Outcome
+from router.cache.similar import Question, read_question
+from router.cache.single_flight import Found
+from router.decision import Target
+from server.context import Context
+from server.generation.limits import check_room
+from server.generation.plan import Plan
+from server.generation.routing import Order, Routed, reroute
+from server.generation.shared_generation import Share, stream_of
+from server.students.admission_gate import Terms
+from server.students.event_bridge import EventStream
+
+logger = logging.getLogger(__name__)
+
+
+class JoinedFailure(Exception):
+    """`error` is why a request could not be answered from the generation it joined."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Supply:
+    """`stream` has the events of `plan`; `outcome` is what the result cache did, `found` what it had for a hit."""
+
+    stream: EventStream
+    plan: Plan
+    outcome: Outcome
+    found: Found | None = None
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Supplier:
+    """Finds what one request is answered with. Owned by the loop; `id` is the request's in the log."""
+
+    context: Context
+    order: Order
+    routed: Routed
+    plan: Plan
+    terms: Terms
+    use: CacheUse
+    id: str
+
+    async def supply(self, held: contextlib.ExitStack) -> Supply:
+        """`held` lets go of what the supply holds.
+
+        Raises: JoinedFailure; ServingError for a request that cannot be let in or planned.
+        """
+        if self.use.writes:
+            return await self._share(held)
+        supply = await self._generate(Outcome.BYPASS)
+        held.callback(supply.stream.close)
+        return supply
+
+    async def _share(self, held: contextlib.ExitStack) -> Supply:
+        """A kept answer, or a share in a generation. One request at a time queues to start it; should that one fail or
+        leave before there is a generation, the next in line does. Nobody stands in that line for a kept answer."""
+        origin, requests = self._origin(), self.plan.job.requests
+        question = await self._question(origin)
+        share = Share(self.context.cache, cache_key(origin, requests), len(requests), self.use, self.terms, question)
+        held.callback(share.close)
+        found = await share.find()
+        if found is not None:
+            return self._hit(share, found)
+        async with share.turn_to_lead():
+            if share.target is not None:
+                return await self._join(share, share.target)
+            found = await share.find()  # meanwhile another may have looked, or queued in vain
+            if found is not None:
+                return self._hit(share, found)
+            return await self._lead(share)
+
+    def _hit(self, share: Share, found: Found) -> Supply:
+        share.close()
+        return Supply(stream=stream_of(found.entry), plan=self.plan, outcome=Outcome.HIT, found=found)
+
+    async def _join(self, share: Share, target: Target) -> Supply:
+        """Answer as the student and the path that the shared generation fell back to. Raises: JoinedFailure."""
+        own = self.plan.target
+        is_elsewhere = (target.student, target.path) != (own.student, own.path)
+        try:
+            plan = await self._plan_at(target) if is_elsewhere else self.plan
+        except ServingError as error:
+            raise JoinedFailure(error) from None
+        return Supply(stream=share.join(), plan=plan, outcome=Outcome.JOIN)
+
+    async def _lead(self, share: Share) -> Supply:
+        supply = await self._generate(Outcome.MISS if self.use.reads else Outcome.BYPASS)
+        return replace(supply, stream=share.lead(supply.stream, supply.plan.target))
+
+    async def _generate(self, outcome: Outcome) -> Supply:
+        """Start to generate: the one place where an engine gets work, after everything that could spare it some."""
+        check_room(self.context)
+        supply = await self._submit(outcome)
+        job = supply.plan.job
+        supply.plan.student.metrics.observe_request(job.n, job.requests[0].sampling.max_tokens)
+        return supply
+
+    async def _submit(self, outcome: Outcome) -> Supply:
+        """Wait for a turn at the chosen student's admission and submit, or at that of the first fallback that takes it.
+
+        Raises: what the chosen student's admission raised, when no fallback could take its place.
+        """
+        try:
+            return await self._open(self.plan, outcome)
+        except (EngineUnhealthy, QueueFull, DeadlineUnreachable) as error:
+            for target in self.routed.decision.fallbacks:
+                supply = await self._fall_back(target, outcome)
+                if supply is not None:
+                    return supply
+            raise error
+
+    async def _fall_back(self, target: Target, outcome: Outcome) -> Supply | None:
+        logger.warning("student gave way id=%s from=%s to=%s", self.id, self.plan.student.name, target.student)
+        try:
+            return await self._open(await self._plan_at(target), outcome)
+        except ServingError as error:
+            logger.warning("fallback could not take over id=%s student=%s error=%s", self.id, target.student, error)
+            return None
+
+    async def _open(self, plan: Plan, outcome: Outcome) -> Supply:
+        stream = await plan.student.gate.open(plan.job.requests, self.terms)
+        return Supply(stream=stream, plan=plan, outcome=outcome)
+
+    async def _plan_at(self, target: Target) -> Plan:
+        return self.order.plan(await reroute(self.context, self.order, self.routed, target))
+
+    def _origin(self) -> Origin:
+        student, target = self.plan.student, self.plan.target
+        return Origin(student=target.student, digest=student.digest, path=target.path, tenant=self.terms.tenant)
+
+    async def _question(self, origin: Origin) -> Question | None:
+        """What the semantic cache compares; None where that is off or cannot be told."""
+        threshold = self.context.cache.threshold_of(self.routed.decision.task)
+        conversations = [] if threshold is None else await self.order.conversations()
+        if threshold is None or len(conversations) != 1:
+            return None
+        student, requests = self.plan.student, self.plan.job.requests
+        return read_question(
+            origin,
+            requests,
+            student.tokenizer.decode(requests[0].prompt_token_ids, skip_special=False),
+            conversations[0].last,
+            threshold=threshold,
+            max_context_tokens=student.max_context_tokens,
+        )
