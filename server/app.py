@@ -14,26 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.access.rate_limit import RATE_LIMIT_HEADERS
-from server.api.admin import (
-    add_handler,
-    drain_handler,
-    flush_handler,
-    reload_handler,
-    remove_handler,
-    resume_handler,
-    students_handler,
-)
-from server.api.chat import chat_handler
-from server.api.completions import completion_handler
-from server.api.debug import debug_handler
-from server.api.embeddings import embeddings_handler
+from server.api.endpoints import ENDPOINTS
 from server.api.handler import Handler
-from server.api.model_list import model_handler, models_handler
 from server.api.openapi import openapi_document
-from server.api.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
-from server.api.responses import response_handler
-from server.api.route import route_handler
-from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
 from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
@@ -76,9 +59,14 @@ def create_app(context: Context) -> FastAPI:
         middleware=[*_cors(context.config.cors.origins), Middleware(RequestMiddleware, context=context)],
         exception_handlers={HTTPException: answer_http_error},
     )
-    for method, path, handler in _routes(context, roster):
-        app.add_api_route(path, handler, methods=[method], response_model=None)
+    for endpoint in ENDPOINTS:
+        _add_route(app, endpoint.method, endpoint.route or endpoint.path, endpoint.make_handler(context, roster))
+    _add_route(app, "get", "/openapi.json", _openapi_handler(context))
     return app
+
+
+def _add_route(app: FastAPI, method: str, path: str, handler: Handler) -> None:
+    app.add_api_route(path, handler, methods=[method.upper()], response_model=None)
 
 
 async def _close(tracing: Tracing) -> None:
@@ -89,34 +77,6 @@ async def _close(tracing: Tracing) -> None:
         logger.warning("tracing not closed seconds=%g: the collector does not answer", TRACING_CLOSE_S)
     except Exception:
         logger.exception("tracing failed at the end")
-
-
-def _routes(context: Context, roster: Roster) -> list[tuple[str, str, Handler]]:
-    return [
-        ("POST", "/v1/chat/completions", chat_handler(context)),
-        ("POST", "/v1/completions", completion_handler(context)),
-        ("POST", "/v1/responses", response_handler(context)),
-        ("POST", "/v1/embeddings", embeddings_handler()),
-        ("POST", "/v1/route", route_handler(context)),
-        ("GET", "/v1/models", models_handler(context)),
-        ("GET", "/v1/models/{model:path}", model_handler(context)),
-        ("POST", "/tokenize", tokenize_handler(context)),
-        ("POST", "/detokenize", detokenize_handler(context)),
-        ("GET", "/health", health_handler(context)),
-        ("GET", "/readyz", ready_handler(context)),
-        ("GET", "/startup", startup_handler(context)),
-        ("GET", "/version", version_handler(context)),
-        ("GET", "/metrics", metrics_handler(context)),
-        ("GET", "/debug/state", debug_handler(context)),
-        ("GET", "/admin/students", students_handler(context, roster)),
-        ("POST", "/admin/students", add_handler(context, roster)),
-        ("POST", "/admin/students/{name}/drain", drain_handler(context, roster)),
-        ("POST", "/admin/students/{name}/resume", resume_handler(context, roster)),
-        ("DELETE", "/admin/students/{name}", remove_handler(context, roster)),
-        ("DELETE", "/admin/cache", flush_handler(context)),
-        ("POST", "/admin/reload", reload_handler(context)),
-        ("GET", "/openapi.json", _openapi_handler(context)),
-    ]
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from models.errors import NotFound
 from server.api.handler import Handler
+from server.context import Context
 
 WHY = (
     "this server has no embeddings: a mean of its students' hidden states finds the matching text less often than "
@@ -12,7 +13,7 @@ WHY = (
 )
 
 
-def embeddings_handler() -> Handler:
+def embeddings_handler(context: Context) -> Handler:
     """404, which clients do not retry; the body is not read."""
 
     async def create_embedding(request: Request) -> Response:

@@ -10,7 +10,8 @@ from fastapi.openapi.models import OpenAPI
 from fastapi.routing import APIRoute
 
 from server.access.keys import ADMIN_PREFIXES, OPEN_PATHS
-from server.api.openapi import OPERATIONS, openapi_document
+from server.api.endpoints import ENDPOINTS
+from server.api.openapi import openapi_document
 from server.app import create_app
 from tests.server.conftest import Served
 
@@ -45,7 +46,7 @@ def test_document_has_every_route_and_no_other(served: Served) -> None:
         if isinstance(route, APIRoute)
         for method in route.methods or ()
     }
-    told = {(operation.path, operation.method.upper()) for operation in OPERATIONS}
+    told = {(endpoint.path, endpoint.method.upper()) for endpoint in ENDPOINTS}
     assert routes - told == {("/openapi.json", "GET")}
     assert told <= routes
 
@@ -56,10 +57,10 @@ def test_document_references_resolve(document: dict[str, Any]) -> None:
 
 
 def test_document_requests_list_the_fields_the_decoder_takes(document: dict[str, Any]) -> None:
-    for operation in OPERATIONS:
-        if operation.body is not None:
-            schema = document["components"]["schemas"][operation.body.__name__]
-            assert set(schema["properties"]) == set(operation.body.__struct_fields__)
+    for endpoint in ENDPOINTS:
+        if endpoint.body is not None:
+            schema = document["components"]["schemas"][endpoint.body.__name__]
+            assert set(schema["properties"]) == set(endpoint.body.__struct_fields__)
             assert schema["additionalProperties"] is False
 
 

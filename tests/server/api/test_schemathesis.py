@@ -25,7 +25,8 @@ from engines.scripted import Line
 from models.errors import QueueFull
 from models.student.manifest import write_manifest
 from server.access.keys import OPEN_PATHS
-from server.api.openapi import OPERATIONS, Operation, openapi_document
+from server.api.endpoints import ENDPOINTS, Endpoint
+from server.api.openapi import openapi_document
 from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig, StudentConfig
 from server.students.admission_gate import DEADLINE_HEADER
 from server.students.open_student import Opened
@@ -70,13 +71,13 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     """The document with names and ids that this server has, so that right requests are answered and not just refused.
     What is outside of it is refused all the same."""
     models = {"enum": ["auto", STUDENT, f"{STUDENT}:shallow"]}
-    for operation in OPERATIONS:
-        schema = None if operation.body is None else document["components"]["schemas"][operation.body.__name__]
+    for endpoint in ENDPOINTS:
+        schema = None if endpoint.body is None else document["components"]["schemas"][endpoint.body.__name__]
         if schema is not None and "model" in schema["properties"]:
             schema["properties"]["model"] = models
-        for parameter in document["paths"][operation.path][operation.method]["parameters"]:
+        for parameter in document["paths"][endpoint.path][endpoint.method]["parameters"]:
             if parameter["in"] == "path":
-                parameter["schema"] = {"enum": [SPARE, "nobody"]} if operation.needs_key else models
+                parameter["schema"] = {"enum": [SPARE, "nobody"]} if endpoint.needs_key else models
     document["components"]["schemas"]["DetokenizeRequest"]["properties"]["tokens"]["items"]["maximum"] = 257
     return document
 
@@ -107,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-BY_ID = {operation.id: operation for operation in OPERATIONS}
+BY_ID = {endpoint.id: endpoint for endpoint in ENDPOINTS}
 
 
 def hurried(case: Any) -> bool:
@@ -123,13 +124,13 @@ def test_server_keeps_to_its_document(case: Any, whole: Served) -> None:
     case.validate_response(response, checks=CHECKS)
 
 
-def call(served: Served, operation: Operation, **headers: str) -> int:
+def call(served: Served, endpoint: Endpoint, **headers: str) -> int:
     """Send what the document gives as an example, and hold the answer to the document."""
-    names = {name: value for name, value in {"model": "auto", "name": SPARE}.items() if f"{{{name}}}" in operation.path}
+    names = {name: value for name, value in {"model": "auto", "name": SPARE}.items() if f"{{{name}}}" in endpoint.path}
     body: dict[str, Any] = {}
-    if operation.body is not None:
-        body = {"body": operation.example or {"folder": "nowhere"}, "media_type": "application/json"}
-    described = API_SCHEMA[operation.path][operation.method.upper()]
+    if endpoint.body is not None:
+        body = {"body": endpoint.example or {"folder": "nowhere"}, "media_type": "application/json"}
+    described = API_SCHEMA[endpoint.path][endpoint.method.upper()]
     case = described.Case(path_parameters=names, **body)
     response = case.call(base_url=served.url, headers=headers)
     case.validate_response(response, checks=TRUTH)
@@ -137,9 +138,9 @@ def call(served: Served, operation: Operation, **headers: str) -> int:
 
 
 def test_examples_of_the_document_are_answered(whole: Served) -> None:
-    for operation in OPERATIONS:
-        if operation.example is not None or operation.path.startswith("/v1/"):
-            assert call(whole, operation) == operation.status, operation.id
+    for endpoint in ENDPOINTS:
+        if endpoint.example is not None or endpoint.path.startswith("/v1/"):
+            assert call(whole, endpoint) == endpoint.status, endpoint.id
 
 
 def test_added_student_is_told_as_documented(whole: Served, tmp_path: Path) -> None:
@@ -153,17 +154,17 @@ def test_server_with_keys_keeps_to_its_document(tmp_path: Path) -> None:
     keys = KeysConfig(sha256=(digest(API),), metrics=True)
     config = ServerConfig(keys=keys, admin=AdminConfig(key_sha256=digest(ADMIN)))
     with run_server(opened(tmp_path, STUDENT), config) as served:
-        for operation in OPERATIONS:
-            is_open = operation.path in OPEN_PATHS
-            assert call(served, operation) == (200 if is_open else 401), operation.id
-            with_key = 403 if operation.needs_key else operation.status
-            assert call(served, operation, authorization=f"Bearer {API}") == with_key, operation.id
+        for endpoint in ENDPOINTS:
+            is_open = endpoint.path in OPEN_PATHS
+            assert call(served, endpoint) == (200 if is_open else 401), endpoint.id
+            with_key = 403 if endpoint.needs_key else endpoint.status
+            assert call(served, endpoint, authorization=f"Bearer {API}") == with_key, endpoint.id
 
 
 def test_server_without_admin_endpoints_keeps_to_its_document(tmp_path: Path) -> None:
     with run_server(opened(tmp_path, STUDENT), ServerConfig()) as served:
-        for operation in OPERATIONS:
-            assert call(served, operation) == (404 if operation.needs_key else operation.status), operation.id
+        for endpoint in ENDPOINTS:
+            assert call(served, endpoint) == (404 if endpoint.needs_key else endpoint.status), endpoint.id
 
 
 def test_server_that_is_loading_keeps_to_its_document(start: Start) -> None:
@@ -175,32 +176,32 @@ def test_server_with_a_sick_engine_keeps_to_its_document(start: Start) -> None:
     served = start()
     served.engine.sicken("it broke")
     assert [call(served, BY_ID[id]) for id in ("health", "ready", "startup")] == [503, 503, 200]
-    generating = [operation for operation in OPERATIONS if operation.is_routed]
-    assert [call(served, operation) for operation in generating] == [503, 503, 503]
+    generating = [endpoint for endpoint in ENDPOINTS if endpoint.is_routed]
+    assert [call(served, endpoint) for endpoint in generating] == [503, 503, 503]
 
 
 def test_server_that_is_stopping_keeps_to_its_document(whole: Served) -> None:
     whole.context.drain.is_draining = True
     try:
-        for operation in OPERATIONS:
-            is_work = operation.path.startswith(("/v1/", "/tokenize", "/detokenize", "/readyz"))
-            assert (call(whole, operation, **ADMIN_HEADER) == 503) == is_work, operation.id
+        for endpoint in ENDPOINTS:
+            is_work = endpoint.path.startswith(("/v1/", "/tokenize", "/detokenize", "/readyz"))
+            assert (call(whole, endpoint, **ADMIN_HEADER) == 503) == is_work, endpoint.id
     finally:
         whole.context.drain.is_draining = False
 
 
 def test_server_that_is_full_keeps_to_its_document(start: Start) -> None:
     served = start({"spiders": Line(refusal=QueueFull("too many"))})
-    for operation in OPERATIONS:
-        if operation.is_routed:
-            assert call(served, operation) == 429
+    for endpoint in ENDPOINTS:
+        if endpoint.is_routed:
+            assert call(served, endpoint) == 429
 
 
 def test_late_answer_keeps_to_the_document(start: Start) -> None:
     served = start({"spiders": Line(pieces=("w ",) * 50, delay_s=0.05)}, limits=Limits(request_timeout_s=0.05))
-    for operation in OPERATIONS:
-        if operation.is_routed:
-            assert call(served, operation) == 504
+    for endpoint in ENDPOINTS:
+        if endpoint.is_routed:
+            assert call(served, endpoint) == 504
 
 
 def test_served_document_is_the_one_under_test(whole: Served) -> None:
