@@ -20,7 +20,7 @@ from server.api.openapi import openapi_document
 from server.context import Context
 from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
 from server.http.middleware import RequestMiddleware
-from server.lifecycle.student_changes import Roster
+from server.lifecycle.student_changes import StudentChanges
 from server.telemetry.request_record import record_of
 from server.telemetry.tracing import Tracing
 from server.threads import run_apart
@@ -34,7 +34,7 @@ TRACING_CLOSE_S = 4.0
 
 def create_app(context: Context) -> FastAPI:
     """Handlers get what they need from `context`. Engines start and stop with the application."""
-    roster = Roster(context)
+    changes = StudentChanges(context)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +42,7 @@ def create_app(context: Context) -> FastAPI:
         try:
             yield
         finally:
-            await roster.close()
+            await changes.close()
             await context.stop_engines()
             await context.cache.close()
             if context.tracing is not None:
@@ -60,7 +60,7 @@ def create_app(context: Context) -> FastAPI:
         exception_handlers={HTTPException: answer_http_error},
     )
     for endpoint in ENDPOINTS:
-        _add_route(app, endpoint.method, endpoint.route or endpoint.path, endpoint.make_handler(context, roster))
+        _add_route(app, endpoint.method, endpoint.route or endpoint.path, endpoint.make_handler(context, changes))
     _add_route(app, "get", "/openapi.json", _openapi_handler(context))
     return app
 

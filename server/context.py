@@ -15,7 +15,7 @@ from router.router import Classifier, Router
 from server.access.keys import Key, Keyring, load_keys
 from server.lifecycle.settings_check import Draft
 from server.settings.config import ServerConfig
-from server.students.admission_gate import Gate, bounds_of
+from server.students.admission_gate import StudentAdmission, bounds_of
 from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars
 from server.students.open_student import Opened, Opener, make_opener
@@ -87,11 +87,11 @@ class Context:
     def num_streams(self) -> int:
         """Generation requests that are being answered, or wait for their turn."""
         students = (*self.students, *self.leaving.values())
-        return sum(student.bridge.num_streams + student.gate.admission.num_waiting for student in students)
+        return sum(student.bridge.num_streams + student.admission.turns.num_waiting for student in students)
 
     def doors(self) -> Doors:
         """Every student's admission and drain rate."""
-        return [(one.name, one.gate.admission, one.gate.pace.drain.tokens_per_s) for one in self.students]
+        return [(one.name, one.admission.turns, one.admission.pace.drain.tokens_per_s) for one in self.students]
 
     def has_sequences(self, key: str) -> bool:
         """Whether sequences called `{key}-{index}` are still in an engine, perhaps being aborted."""
@@ -109,7 +109,7 @@ class Context:
             max_running=self.config.engine.max_running,
             tasks=opened.tasks,
             bridge=bridge,
-            gate=Gate(bridge, opened.engine, bounds_of(self.config), pace),
+            admission=StudentAdmission(bridge, opened.engine, bounds_of(self.config), pace),
             grammars=grammars_of(opened.student),
             metrics=metrics,
             version=self.version,

@@ -17,7 +17,7 @@ from server.api.handler import Handler
 from server.context import Context
 from server.generation.limits import read_json_body
 from server.lifecycle.reload import reload
-from server.lifecycle.student_changes import Arrival, Roster
+from server.lifecycle.student_changes import Arrival, StudentChanges
 from server.settings.config import StudentConfig
 from server.students.student import ServedStudent
 from server.threads import run_apart
@@ -28,15 +28,15 @@ from server.wire.status import FlushReply, StudentList, StudentReply, StudentReq
 ACCEPTED = 202
 
 
-def students_handler(context: Context, roster: Roster) -> Handler:
+def students_handler(context: Context, changes: StudentChanges) -> Handler:
     async def list_students(request: Request) -> Response:
         check_key(context, request)
-        return json_response(StudentList(students=list(_describe_all(context, roster))))
+        return json_response(StudentList(students=list(_describe_all(context, changes))))
 
     return list_students
 
 
-def add_handler(context: Context, roster: Roster) -> Handler:
+def add_handler(context: Context, changes: StudentChanges) -> Handler:
     """202: the folder is a student's; the rest is done in the background, and the list tells how it goes."""
 
     async def add_student(request: Request) -> Response:
@@ -46,12 +46,12 @@ def add_handler(context: Context, roster: Roster) -> Handler:
         own_name = await run_apart(partial(_name_in, folder))
         name = own_name if body.name is None else body.name
         config = StudentConfig(folder=folder, name=name, tasks=tuple(body.tasks or ()))
-        return json_response(_describe_arrival(roster.add(name, config)), ACCEPTED)
+        return json_response(_describe_arrival(changes.add(name, config)), ACCEPTED)
 
     return add_student
 
 
-def drain_handler(context: Context, roster: Roster) -> Handler:
+def drain_handler(context: Context, changes: StudentChanges) -> Handler:
     async def drain_student(request: Request) -> Response:
         check_key(context, request)
         return json_response(describe_student(context.pool.drain(request.path_params["name"])))
@@ -59,20 +59,20 @@ def drain_handler(context: Context, roster: Roster) -> Handler:
     return drain_student
 
 
-def resume_handler(context: Context, roster: Roster) -> Handler:
+def resume_handler(context: Context, changes: StudentChanges) -> Handler:
     async def resume_student(request: Request) -> Response:
         check_key(context, request)
-        return json_response(describe_student(roster.resume(request.path_params["name"])))
+        return json_response(describe_student(changes.resume(request.path_params["name"])))
 
     return resume_student
 
 
-def remove_handler(context: Context, roster: Roster) -> Handler:
+def remove_handler(context: Context, changes: StudentChanges) -> Handler:
     """202: it gets nothing new from now on, and its engine stops when its sequences have ended or the grace is over."""
 
     async def remove_student(request: Request) -> Response:
         check_key(context, request)
-        removed = roster.remove(request.path_params["name"])
+        removed = changes.remove(request.path_params["name"])
         described = _describe_arrival(removed) if isinstance(removed, Arrival) else _describe_leaving(removed)
         return json_response(described, ACCEPTED)
 
@@ -146,9 +146,9 @@ def _name_in(folder: Path) -> str:
         raise BadRequest(str(error), param="folder") from None
 
 
-def _describe_all(context: Context, roster: Roster) -> Iterator[StudentReply]:
+def _describe_all(context: Context, changes: StudentChanges) -> Iterator[StudentReply]:
     yield from map(describe_student, context.students)
-    yield from map(_describe_arrival, roster.arrivals.values())
+    yield from map(_describe_arrival, changes.arrivals.values())
     yield from map(_describe_leaving, context.leaving.values())
 
 

@@ -99,14 +99,14 @@ def _sequence(state: SequenceState) -> SequenceReply:
 
 
 def _door(student: ServedStudent) -> DoorState:
-    admission = student.gate.admission
+    admission = student.admission.turns
     return DoorState(
         num_running=admission.running.num_sequences,
         running_tokens=admission.running.num_tokens,
         num_queued={priority.value: admission.num_waiting_in(priority) for priority in Priority},
         queued_tokens=admission.queued.num_tokens,
         refusals=dict(admission.refusals),
-        drain_tokens_per_s=student.gate.pace.drain.tokens_per_s,
+        drain_tokens_per_s=student.admission.pace.drain.tokens_per_s,
     )
 
 

@@ -28,7 +28,7 @@ from server.api.route import route_handler
 from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
 from server.generation.preferences import TASK_HEADER
-from server.lifecycle.student_changes import Roster
+from server.lifecycle.student_changes import StudentChanges
 from server.students.admission_gate import DEADLINE_HEADER
 from server.wire.base import ErrorReply
 from server.wire.chat import ChatChunk, ChatCompletion, ChatRequest
@@ -52,7 +52,7 @@ from server.wire.status import (
 from server.wire.tokens import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
 Schema = dict[str, Any]
-HandlerMaker = Callable[[Context, Roster], Handler]
+HandlerMaker = Callable[[Context, StudentChanges], Handler]
 DONE = "[DONE]"
 
 
@@ -90,7 +90,7 @@ class Endpoint:
 
 def _with_context(make: Callable[[Context], Handler]) -> HandlerMaker:
     """For handlers that add and remove no students."""
-    return lambda context, roster: make(context)
+    return lambda context, changes: make(context)
 
 
 def parameter(name: str, where: str, *, is_required: bool = False, **schema: Any) -> Schema:

@@ -129,7 +129,7 @@ class Supplier:
             return None
 
     async def _open(self, plan: Plan, outcome: Outcome) -> Supply:
-        stream = await plan.student.gate.open(plan.job.requests, self.terms)
+        stream = await plan.student.admission.open(plan.job.requests, self.terms)
         return Supply(stream=stream, plan=plan, outcome=outcome)
 
     async def _plan_at(self, target: Target) -> Plan:

@@ -91,4 +91,4 @@ def _put_in_force(context: Context, config: ServerConfig, keys: tuple[Key, ...])
     context.keyring.replace(keys)
     context.router.reconfigure(config.router)
     for student in context.students:
-        student.gate.admission.bounds = bounds_of(config)
+        student.admission.turns.bounds = bounds_of(config)

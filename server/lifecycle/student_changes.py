@@ -44,7 +44,7 @@ class Arrival:
     error: str | None = None
 
 
-class Roster:
+class StudentChanges:
     """Owned by the loop, and by one server."""
 
     def __init__(self, context: Context) -> None:

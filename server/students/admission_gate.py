@@ -1,6 +1,6 @@
-"""One student's door on the event loop: a request waits here for its turn and goes into the engine.
+"""One student's admission on the event loop: a request waits here for its turn and goes into the engine.
 
-What is let in, and when, is `router/admission/admission.py`; here are the waiting, the clock, and the end of it all.
+`router/admission/admission.py` decides whose turn it is; here are the waiting, the clock, and the end of it.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def bounds_of(config: ServerConfig) -> Bounds:
 
 
 def time_limit_s(config: ServerConfig, headers: Sequence[str]) -> float:
-    """How long an answer may take: what the x-fenhe-deadline-ms headers say, else the default, never more than
+    """How long an answer may take: what the x-fenhe-deadline-ms headers say, else the default; never more than
     `limits.request_timeout_s`.
 
     Raises: InvalidParameter.
@@ -55,15 +55,15 @@ def _is_deadline(text: str) -> bool:
 
 
 def no_refund(num_tokens: int) -> None:
-    """Nobody paid."""
+    """For requests without an API key, whose tokens nobody is charged for."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Terms:
-    """Whose a request is and by when it must be done, on the `time.monotonic` clock, `time_limit_s` after it came.
+    """Whose request it is, and its deadline: on the `time.monotonic` clock, `time_limit_s` after the request arrived.
 
-    `charge` is asked for the tokens it promises just before they are let in, and may raise; `refund` gets what of them
-    was not used. Both count every sequence's prompt and longest answer.
+    `charge` gets the most tokens it may use, every sequence's prompt and longest answer, before it queues, and may
+    raise; `refund` gets back those it did not use.
     """
 
     deadline_s: float
@@ -82,7 +82,7 @@ class Terms:
 
 
 def terms_of(record: Record, priority: Priority | None) -> Terms:
-    """The terms of a request whose key and deadline were looked at already. Raises: Forbidden for its priority."""
+    """The terms of a request whose key and deadline are checked already. Raises: Forbidden for its priority."""
     terms = Terms(
         deadline_s=record.deadline_s,
         time_limit_s=record.time_limit_s,
@@ -99,12 +99,12 @@ def terms_of(record: Record, priority: Priority | None) -> Terms:
     )
 
 
-class Gate:
-    """Owned by the loop."""
+class StudentAdmission:
+    """Owned by the loop. `turns` decides who is let in, `pace` is how fast the engine works."""
 
     def __init__(self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace) -> None:
         self._bridge = bridge
-        self.admission = Admission(
+        self.turns = Admission(
             bounds,
             pace,
             count_tokens=lambda: _count_tokens(engine),
@@ -119,12 +119,12 @@ class Gate:
         Raises: QueueFull, DeadlineUnreachable, DeadlineExceeded; what `terms.charge` and `Engine.submit` raise.
         """
         turn: asyncio.Future[ServingError | None] = asyncio.get_running_loop().create_future()
-        # Should nobody wait any more when it is decided, its waiter was cancelled and releases the ticket.
+        # If nobody waits any more when this is decided, the waiter was cancelled and releases the ticket itself.
         ticket = _make_ticket(requests, terms, lambda error: settle(turn, error))
         terms.charge(ticket.cost_tokens)
         queued_s = time.monotonic()
         try:
-            self.admission.offer(ticket, queued_s)
+            self.turns.offer(ticket, queued_s)
             error = await turn
             if error is not None:
                 raise error
@@ -139,7 +139,7 @@ class Gate:
     def _end(self, ticket: Ticket, terms: Terms, num_used: int) -> None:
         terms.refund(max(0, ticket.cost_tokens - num_used))
         if ticket.status in (TicketStatus.QUEUED, TicketStatus.RUNNING):
-            self.admission.release(ticket, time.monotonic(), num_used)
+            self.turns.release(ticket, time.monotonic(), num_used)
 
 
 def _make_ticket(

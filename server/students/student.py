@@ -13,7 +13,7 @@ from models.errors import Unavailable, UnknownModel
 from models.student.manifest import MANIFEST_NAME, Manifest
 from router.decision import StudentState
 from router.pool import AUTO, Member
-from server.students.admission_gate import Gate
+from server.students.admission_gate import StudentAdmission
 from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars
 from server.telemetry.metrics import StudentMetrics
@@ -76,7 +76,7 @@ class ServedStudent(Member):
 
     student: Student
     bridge: Bridge
-    gate: Gate
+    admission: StudentAdmission
     grammars: Grammars
     metrics: StudentMetrics
     version: str
@@ -85,13 +85,13 @@ class ServedStudent(Member):
     _digest: str | None = field(default=None, init=False)
 
     def status(self) -> EngineStatus:
-        """What its engine says, with what waits for a turn at its gate counted as waiting."""
+        """What its engine says, with requests that wait for admission counted as waiting."""
         status = self.engine.status()
-        return replace(status, num_waiting=status.num_waiting + self.gate.admission.queued.num_sequences)
+        return replace(status, num_waiting=status.num_waiting + self.admission.turns.queued.num_sequences)
 
     def state(self) -> StudentState:
         state = Member.state(self)  # not super(): a dataclass with slots is made twice, and super() knows the first
-        return replace(state, num_waiting=state.num_waiting + self.gate.admission.queued.num_sequences)
+        return replace(state, num_waiting=state.num_waiting + self.admission.turns.queued.num_sequences)
 
     @property
     def fixed(self) -> EngineStatus:

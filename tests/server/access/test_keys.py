@@ -276,7 +276,7 @@ def test_tokens_come_back_when_the_client_leaves(served: Served) -> None:
     for _ in range(3):
         with served.http.stream("POST", "/v1/completions", json=body, headers=auth(SMALL)) as response:
             assert response.status_code == 200
-        assert until(lambda: served.student.gate.admission.running.num_tokens == 0)
+        assert until(lambda: served.student.admission.turns.running.num_tokens == 0)
 
 
 def test_more_tokens_than_the_key_may_ever_use_is_no_reason_to_retry(served: Served) -> None:

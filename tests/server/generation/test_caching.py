@@ -331,7 +331,7 @@ def narrow(start: Start) -> Served:
 
 
 def test_urgent_request_does_not_wait_for_the_turn_of_one_that_is_not(narrow: Served) -> None:
-    admission = narrow.student.gate.admission
+    admission = narrow.student.admission.turns
     with ThreadPoolExecutor(2) as pool:
         with streaming(narrow, "slow"):
             low = pool.submit(narrow.chat, "hello", fenhe={"priority": "low"}, **GREEDY)
@@ -342,7 +342,7 @@ def test_urgent_request_does_not_wait_for_the_turn_of_one_that_is_not(narrow: Se
 
 
 def test_request_with_little_time_does_not_wait_for_the_turn_of_one_with_more(narrow: Served) -> None:
-    admission = narrow.student.gate.admission
+    admission = narrow.student.admission.turns
     with ThreadPoolExecutor(3) as pool:
         with streaming(narrow, "slow"):
             patient = pool.submit(narrow.chat, "hello", **GREEDY)
@@ -361,13 +361,13 @@ def test_kept_answer_does_not_wait_for_the_turn_of_one_who_wants_a_fresh_one(nar
     with ThreadPoolExecutor(1) as pool:
         with streaming(narrow, "slow"):
             fresh = pool.submit(narrow.chat, "hello", headers={"cache-control": "max-age=0"}, **GREEDY)
-            assert until(lambda: narrow.student.gate.admission.num_waiting == 1)
+            assert until(lambda: narrow.student.admission.turns.num_waiting == 1)
             assert ask(narrow) == "hit"
         assert outcome(fresh.result()) == "miss"
 
 
 def test_next_in_line_looks_again_for_what_was_kept_meanwhile(narrow: Served) -> None:
-    admission = narrow.student.gate.admission
+    admission = narrow.student.admission.turns
     choice = Choice(text="kept", logprobs=(), reason=FinishReason.STOP, path="full", usage=NONE, stop=None)
     with ThreadPoolExecutor(2) as pool, streaming(narrow, "slow"):
         with httpx.Client(base_url=narrow.url) as http:

@@ -241,7 +241,7 @@ def test_reader_that_stopped_is_cut_and_its_sequence_ended(start: Start) -> None
     head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     with connect(served, SO_RCVBUF=4096) as connection:
         connection.sendall(head % len(body) + body)
-        assert until(lambda: served.student.gate.admission.running.num_sequences == 1 or bool(served.engine.submitted))
+        assert until(lambda: served.student.admission.turns.running.num_sequences == 1 or bool(served.engine.submitted))
         assert until(lambda: served.student.bridge.num_streams == 0 and not served.context.drain.open_keys)
         assert until(lambda: served.engine.status().num_running == 0)
         assert len(read_all(connection)) < 400 * len(piece)

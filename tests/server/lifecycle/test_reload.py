@@ -77,7 +77,7 @@ def test_reload_puts_new_limits_in_force(served: Served, file: Path) -> None:
         "num_keys": 0,
     }
     assert prompts(served, 3) == 200
-    assert served.student.gate.admission.bounds.max_queued_tokens == 5
+    assert served.student.admission.turns.bounds.max_queued_tokens == 5
 
 
 def test_reload_says_what_waits_for_a_restart(served: Served, file: Path) -> None:

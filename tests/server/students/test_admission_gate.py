@@ -51,7 +51,7 @@ class Crowd:
 
     @property
     def num_queued(self) -> int:
-        return self.served.student.gate.admission.num_waiting
+        return self.served.student.admission.turns.num_waiting
 
     def close(self) -> None:
         """End what runs, and what takes its turn then, until everyone has an answer."""
@@ -153,7 +153,7 @@ def test_deadline_ends_what_runs(gather: Gather, is_stream: bool) -> None:
         assert code_of(response) == (504, "deadline_exceeded")
         assert response.headers["x-should-retry"] == "false"
     assert until(lambda: crowd.served.engine.status().num_running == 0)
-    assert until(lambda: crowd.served.student.gate.admission.running.num_sequences == 0)
+    assert until(lambda: crowd.served.student.admission.turns.running.num_sequences == 0)
 
 
 def test_deadline_ends_what_queues_and_the_engine_never_sees_it(gather: Gather) -> None:
@@ -265,7 +265,7 @@ def test_engine_that_stops_ends_what_queues(gather: Gather) -> None:
     crowd.served.engine.stop(0.0)
     assert code_of(running.result()) == (503, "stopping")
     assert code_of(queued.result()) == (503, "engine_unhealthy")
-    assert crowd.served.student.gate.admission.running.num_tokens == 0
+    assert crowd.served.student.admission.turns.running.num_tokens == 0
 
 
 def test_many_at_once_end_once_each_and_nothing_stays_held(gather: Gather) -> None:
@@ -279,6 +279,6 @@ def test_many_at_once_end_once_each_and_nothing_stays_held(gather: Gather) -> No
     statuses = {one.result().status_code for one in asked}
     assert 200 in statuses
     assert statuses <= {200, 429, 504}
-    admission = crowd.served.student.gate.admission
+    admission = crowd.served.student.admission.turns
     assert until(lambda: admission.running.num_tokens == admission.queued.num_tokens == 0)
     assert crowd.served.chat("hello", max_tokens=4).status_code == 200

@@ -1,0 +1,72 @@
+"""A request on its way through the server, without a connection around it."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.scripted import Line, ScriptedEngine
+from router.cache.result_cache import CacheUse
+from router.decision import RoutePreferences
+from server.api.chat import ChatOrder
+from server.context import Context, make_context
+from server.generation.routing import Order, route
+from server.generation.supply import Supplier
+from server.settings.config import Limits, ServerConfig
+from server.students.admission_gate import Terms
+from server.wire.chat import ChatRequest, Message
+from tests.server.conftest import SCRIPT, make_engine, make_student, open_scripted
+
+USE = CacheUse(reads=True, writes=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class Shop:
+    """A server's context with engines that run, and no HTTP."""
+
+    context: Context
+    engines: dict[str, ScriptedEngine]
+
+    def order(self, prompt: str = "hello", key: str = "r", **fields: Any) -> ChatOrder:
+        body = ChatRequest(model="auto", messages=[Message(role="user", content=prompt)], temperature=0.0, **fields)
+        return ChatOrder(self.context, body, RoutePreferences(), key)
+
+    async def supplier(self, order: Order | None = None, use: CacheUse = USE, id: str = "r") -> Supplier:
+        order = order or self.order()
+        routed = await route(self.context, order)
+        return Supplier(
+            context=self.context,
+            order=order,
+            routed=routed,
+            plan=order.plan(routed),
+            terms=Terms(deadline_s=math.inf, time_limit_s=math.inf),
+            use=use,
+            id=id,
+        )
+
+
+Open = Callable[..., Shop]
+
+
+@pytest.fixture
+async def open_shop(tmp_path: Path) -> AsyncIterator[Open]:
+    """`open_shop({"one": {"hello": Line(...)}, "two": {}})`: students by name, each with its script."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def begin(scripts: Mapping[str, Mapping[str, Line]] | None = None, limits: Limits | None = None) -> Shop:
+            engines = {
+                name: make_engine({**script, **SCRIPT}, student=name)
+                for name, script in (scripts or {"tiny": {}}).items()
+            }
+            students = [open_scripted(make_student(tmp_path, name), engine) for name, engine in engines.items()]
+            context = make_context(dataclasses.replace(ServerConfig(), limits=limits or Limits()), students)
+            context.attach()
+            stack.push_async_callback(context.stop_engines)
+            return Shop(context=context, engines=engines)
+
+        yield begin
