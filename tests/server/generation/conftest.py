@@ -26,7 +26,7 @@ USE = CacheUse(reads=True, writes=True)
 
 
 @dataclass(slots=True, kw_only=True)
-class Shop:
+class Backend:
     """A server's context with engines that run, and no HTTP."""
 
     context: Context
@@ -50,15 +50,15 @@ class Shop:
         )
 
 
-Open = Callable[..., Shop]
+Open = Callable[..., Backend]
 
 
 @pytest.fixture
-async def open_shop(tmp_path: Path) -> AsyncIterator[Open]:
-    """`open_shop({"one": {"hello": Line(...)}, "two": {}})`: students by name, each with its script."""
+async def open_backend(tmp_path: Path) -> AsyncIterator[Open]:
+    """`open_backend({"one": {"hello": Line(...)}, "two": {}})`: students by name, each with its script."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def begin(scripts: Mapping[str, Mapping[str, Line]] | None = None, limits: Limits | None = None) -> Shop:
+        def begin(scripts: Mapping[str, Mapping[str, Line]] | None = None, limits: Limits | None = None) -> Backend:
             engines = {
                 name: make_engine({**script, **SCRIPT}, student=name)
                 for name, script in (scripts or {"tiny": {}}).items()
@@ -67,6 +67,6 @@ async def open_shop(tmp_path: Path) -> AsyncIterator[Open]:
             context = make_context(dataclasses.replace(ServerConfig(), limits=limits or Limits()), students)
             context.attach()
             stack.push_async_callback(context.stop_engines)
-            return Shop(context=context, engines=engines)
+            return Backend(context=context, engines=engines)
 
         yield begin
