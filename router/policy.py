@@ -6,7 +6,11 @@ Pure functions: the same scores, wishes, prompt length, pool and settings give t
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from typing import Annotated
 
+from msgspec import Meta
+
+from models.bounds import Share, out_of_bounds
 from models.errors import Unavailable, UnknownModel
 from models.student.manifest import Manifest
 from router.decision import (
@@ -35,11 +39,11 @@ class PolicyConfig:
     of `max_running`; `step_down` lets its requests take shallower paths then.
     """
 
-    min_retention: dict[Task, float] = field(default_factory=dict)
-    balanced: float = 0.95
-    fast: float = 0.90
-    fast_under_load: float = 0.80
-    busy_at: float = 0.9
+    min_retention: dict[Task, Share] = field(default_factory=dict)
+    balanced: Share = 0.95
+    fast: Share = 0.90
+    fast_under_load: Share = 0.80
+    busy_at: Annotated[float, Meta(gt=0.0)] = 0.9
     step_down: bool = True
 
     def level(self, quality: Quality, *, under_load: bool) -> float:
@@ -52,9 +56,7 @@ class PolicyConfig:
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
-        levels = {name: getattr(self, name) for name in ("balanced", "fast", "fast_under_load")}
-        levels |= {f"min_retention.{task}": floor for task, floor in self.min_retention.items()}
-        found = [f"{name} must be from 0 to 1, not {level}" for name, level in levels.items() if not 0 <= level <= 1]
+        found = out_of_bounds(self)
         if not self.fast_under_load <= self.fast <= self.balanced:
             found.append(
                 "fast_under_load, fast and balanced must not fall in this order, "
@@ -65,8 +67,6 @@ class PolicyConfig:
             for task in self.min_retention
             if task not in SUBJECTS
         ]
-        if not self.busy_at > 0:
-            found.append(f"busy_at must be more than 0, not {self.busy_at}")
         return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from models.bounds import Positive, Seconds, out_of_bounds
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
 from router.admission.fair_queue import FairQueue
 from router.admission.pace import Pace
@@ -29,17 +30,13 @@ class AdmissionConfig:
     """Bounds per student, in tokens of prompt and longest answer; `engine.max_running` and `max_waiting` bound the
     sequences. `default_deadline_s` None is `limits.request_timeout_s`."""
 
-    max_running_tokens: int = 262_144
-    max_queued_tokens: int = 2_097_152
-    default_deadline_s: float | None = None
+    max_running_tokens: Positive = 262_144
+    max_queued_tokens: Positive = 2_097_152
+    default_deadline_s: Seconds | None = None
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""
-        bounds = ("max_running_tokens", "max_queued_tokens")
-        found = [f"{name} must be at least 1, not {getattr(self, name)}" for name in bounds if getattr(self, name) < 1]
-        if self.default_deadline_s is not None and self.default_deadline_s <= 0.0:
-            found.append(f"default_deadline_s must be more than 0, not {self.default_deadline_s:g}")
-        return found
+        return out_of_bounds(self)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -5,10 +5,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from models.bounds import Positive, Seconds
 from router.tasks import Task
-
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0.0)]
 
 SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 

@@ -15,10 +15,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from models.bounds import Positive
 from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
 from router.decision import Priority
 from server.access.rate_limit import KeyLimits, Meter
-from server.settings.config import KeysConfig, Positive, ServerConfig, Sha256
+from server.settings.config import KeysConfig, ServerConfig, Sha256
 from server.settings.suggestions import wrong_value
 
 KEY_PREFIX = "fk-"

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from engines.config import EngineConfig
+from models.bounds import Positive, Seconds, Share
 from models.errors import ConfigError
 from models.sources.fetch import cache_folder
 from router.admission.admission import AdmissionConfig
@@ -36,8 +37,6 @@ _SELF_EXPLAINING = ("limits", "engine")
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
 
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0.0)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 """As browsers send it, without a path, or `*`."""
@@ -130,7 +129,7 @@ class TracingConfig:
     enabled: bool = False
     endpoint: str | None = None
     service_name: Annotated[str, Meta(min_length=1)] = "fenhe"
-    sample_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    sample_ratio: Share = 1.0
     timeout_s: Seconds = 5.0
     metric_interval_s: Seconds = 30.0
 

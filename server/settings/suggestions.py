@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from models.bounds import find_bounds
+
 PATTERNS = {
     "^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal (64 characters)",
     r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": "an origin such as https://page.example, without a slash at its end, or *",
@@ -17,6 +19,7 @@ PATTERNS = {
 """The patterns of settings and key files, in words."""
 
 _PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>'.*')(?P<place> - at `.*`)?$")
+_BOUND = re.compile(r"Expected `(?:int|float)` [<>]=? \S+?(?P<place> - at `.*`)?$")
 _CHOICE = re.compile(r"Invalid enum value .*?(?P<place> - at `.*`)?$", re.DOTALL)
 LEAST_LIKENESS = 0.7
 MAX_LIKENED_CHARS = 64
@@ -29,6 +32,10 @@ def wrong_value(error: msgspec.ValidationError, hint: Any) -> str:
     meanings = {repr(pattern): meaning for pattern, meaning in PATTERNS.items()}
     if found is not None and found["pattern"] in meanings:
         return f"must be {meanings[found['pattern']]}{found['place'] or ''}"
+    found = _BOUND.match(str(error))
+    bounds = find_bounds(hint)
+    if found is not None and bounds is not None:
+        return f"must be {bounds}{found['place'] or ''}"
     found = _CHOICE.match(str(error))
     choices = list(_choices(hint))
     if found is not None and choices:

@@ -74,7 +74,7 @@ def test_serve_reports_all_config_mistakes_in_one_line(
     assert run("serve", "--port", "high", "--max-running", "0") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    for part in ("--port", "engine.max_running", "FENHE_GRACE_S"):
+    for part in ("--port", "--max-running", "FENHE_GRACE_S"):
         assert part in error
 
 

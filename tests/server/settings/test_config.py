@@ -120,7 +120,7 @@ def test_config_student_flag_beats_tables(tmp_path: Path) -> None:
         ("student = 5", ["[[student]] tables"]),
         ('[student]\nfolder = "x"\n', ["student.folder: no such setting"]),
         ("[router]\nfast = 0.99\n", ["router.fast_under_load, fast and balanced"]),
-        ("[router]\nbalanced = 2\n", ["router.balanced must be from 0 to 1"]),
+        ("[router]\nbalanced = 2\n", ["router.balanced = 2: must be from 0 to 1"]),
         ("[router.min_retention]\nmaths = 1.0\n", ["router.min_retention.maths"]),
         ('[router.min_retention]\nmath = "high"\n', ["router.min_retention.math"]),
         ('[admin]\nkey_sha256 = "secret"\n', ["admin.key_sha256"]),
