@@ -10,6 +10,7 @@ from models.bounds import Positive, out_of_bounds
 
 MIB = 1 << 20
 CountOrZero = Annotated[int, Meta(ge=0)]
+ContextTokens = Annotated[int, Meta(ge=2)]
 StepTokens = Annotated[int, Meta(ge=4)]
 """Prompts are never cut into single tokens, so a step must have room for more."""
 
@@ -18,24 +19,39 @@ StepTokens = Annotated[int, Meta(ge=4)]
 class EngineConfig:
     """How much one engine may hold and how it schedules.
 
-    `max_context_tokens` None takes the student's own. `step_tokens` bounds the prompt tokens of one step while nothing
-    else runs; `busy_step_tokens` while streams are running, and so bounds the gap a long prompt causes in them.
-    `precision` is a variant of the student, or `auto`: the fastest here that fits `weights_bytes`, one for all row
-    counts, so that an answer never depends on what else runs; or `adaptive`: the fastest for each row count, which
-    gives that up. fenhe's own operators are compiled into `native_folder` once; None does without them.
+    `busy_step_tokens` bounds the gap that a long prompt causes in running streams. With `precision` auto, one that fits
+    `weights_bytes` is chosen for all row counts, so that an answer never depends on what else runs; adaptive gives that
+    up. `native_folder` None does without fenhe's own operators.
     """
 
-    max_running: Positive = 32
-    max_waiting: CountOrZero = 256
-    max_context_tokens: Annotated[int, Meta(ge=2)] | None = None
-    kv_bytes: Positive = 2048 * MIB
-    prefix_cache_bytes: CountOrZero = 512 * MIB
-    weights_bytes: Positive = 4096 * MIB
-    step_tokens: StepTokens = 512
-    busy_step_tokens: StepTokens = 128
-    precision: str = "auto"
-    num_threads: Positive | None = None
-    native_folder: Path | None = None
+    max_running: Annotated[Positive, Meta(description="sequences that run at once")] = 32
+    max_waiting: Annotated[CountOrZero, Meta(description="sequences that queue behind them; beyond: 429")] = 256
+    max_context_tokens: Annotated[
+        ContextTokens | None,
+        Meta(description="tokens of prompt and answer together", extra={"unset": "the student's own"}),
+    ] = None
+    kv_bytes: Annotated[Positive, Meta(description="memory for the KV of running sequences")] = 2048 * MIB
+    prefix_cache_bytes: Annotated[
+        CountOrZero, Meta(description="memory for the KV of prompts that begin alike; 0: none is kept")
+    ] = 512 * MIB
+    weights_bytes: Annotated[Positive, Meta(description="memory for weights that precision auto may load")] = 4096 * MIB
+    step_tokens: Annotated[StepTokens, Meta(description="prompt tokens of one step while nothing else runs")] = 512
+    busy_step_tokens: Annotated[
+        StepTokens, Meta(description="the same beside running streams; less is smoother, more is faster")
+    ] = 128
+    precision: Annotated[
+        str, Meta(description="a precision the student has; auto: the fastest here; adaptive: that for each row count")
+    ] = "auto"
+    num_threads: Annotated[
+        Positive | None,
+        Meta(description="threads that compute", extra={"unset": "all cores"}),
+    ] = None
+    native_folder: Annotated[
+        Path | None,
+        Meta(
+            description="where fenhe's own operators are compiled to", extra={"unset": "in the cache, see FENHE_CACHE"}
+        ),
+    ] = None
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""

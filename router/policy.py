@@ -34,17 +34,23 @@ MAX_NAME_CHARS = 200
 class PolicyConfig:
     """How much of the full path's score a path must keep, and when a student counts as busy.
 
-    `balanced`, `fast` and `fast_under_load` are the least retention for requests of that quality; `min_retention` is
-    the least for a task, whatever the quality. A student is busy when running and waiting sequences reach `busy_at`
-    of `max_running`; `step_down` lets its requests take shallower paths then.
+    `balanced`, `fast` and `fast_under_load` are for requests of that quality; `min_retention` holds whatever the
+    quality. Running and waiting sequences count for `busy_at`.
     """
 
-    min_retention: dict[Task, Share] = field(default_factory=dict)
-    balanced: Share = 0.95
-    fast: Share = 0.90
-    fast_under_load: Share = 0.80
-    busy_at: Annotated[float, Meta(gt=0.0)] = 0.9
-    step_down: bool = True
+    min_retention: Annotated[
+        dict[Task, Share],
+        Meta(description="per task, share of the full path's score that a path must keep", extra={"unset": "none"}),
+    ] = field(default_factory=dict)
+    balanced: Annotated[Share, Meta(description="share of the full path's score that a path must keep")] = 0.95
+    fast: Annotated[Share, Meta(description="the same for requests of quality fast")] = 0.90
+    fast_under_load: Annotated[Share, Meta(description="the same for those while the student is busy")] = 0.80
+    busy_at: Annotated[
+        float, Meta(gt=0.0, description="a student is busy when its sequences are this share of max_running")
+    ] = 0.9
+    step_down: Annotated[
+        bool, Meta(description="whether requests take shallower paths while their student is busy")
+    ] = True
 
     def level(self, quality: Quality, *, under_load: bool) -> float:
         """The least retention for a quality; `full` keeps everything."""

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated
+
+from msgspec import Meta
 
 from models.bounds import Positive, Seconds, out_of_bounds
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
@@ -27,12 +30,20 @@ _CLASSES = tuple(Priority)
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class AdmissionConfig:
-    """Bounds per student, in tokens of prompt and longest answer; `engine.max_running` and `max_waiting` bound the
-    sequences. `default_deadline_s` None is `limits.request_timeout_s`."""
+    """Bounds per student, in tokens; `engine.max_running` and `max_waiting` bound the sequences."""
 
-    max_running_tokens: Positive = 262_144
-    max_queued_tokens: Positive = 2_097_152
-    default_deadline_s: Seconds | None = None
+    max_running_tokens: Annotated[
+        Positive,
+        Meta(description="tokens of prompt and longest answer that may run"),
+    ] = 262_144
+    max_queued_tokens: Annotated[Positive, Meta(description="tokens that may queue behind them")] = 2_097_152
+    default_deadline_s: Annotated[
+        Seconds | None,
+        Meta(
+            description="seconds that a request has when it does not say",
+            extra={"unset": "that of --request-timeout-s"},
+        ),
+    ] = None
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences; empty when they are sound."""

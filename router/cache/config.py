@@ -8,6 +8,7 @@ from msgspec import Meta
 from models.bounds import Positive, Seconds
 from router.tasks import Task
 
+Url = Annotated[str, Meta(min_length=1)]
 SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 
 NEVER_SIMILAR: dict[Task, str] = {
@@ -21,25 +22,34 @@ LEAST_SIMILARITY = 0.9
 class CacheConfig:
     """What is kept, for how long, and where: in this process, or behind `url` in Redis or Valkey.
 
-    `max_bytes` bounds the process's own store alone; Redis has its `maxmemory`. `max_joined` requests at most share one
-    generation. `semantic` has, per task, how near a question must be to one that was answered to get its answer; empty,
-    the semantic cache is off. It compares `max_questions` at most. `timeout_s` bounds every call to Redis; after
-    `breaker_failures` failed ones in a row none is made for `breaker_pause_s`.
+    `max_bytes` bounds the process's own store alone; Redis has its `maxmemory`.
     """
 
-    enabled: bool = True
-    max_bytes: Positive = 64 * 1024 * 1024
-    max_entry_bytes: Positive = 1024 * 1024
-    ttl_s: Annotated[int, Meta(ge=1, le=10 * 365 * 86400)] = 3600
-    max_joined: Positive = 1024
-    semantic: dict[Task, float] = field(default_factory=dict)
-    max_questions: Positive = 1000
-    url: Annotated[str, Meta(min_length=1)] | None = None
-    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")] = "fenhe"
-    timeout_s: Seconds = 0.05
-    max_connections: Positive = 32
-    breaker_failures: Positive = 5
-    breaker_pause_s: Seconds = 10.0
+    enabled: Annotated[bool, Meta(description="whether answers that can be repeated are kept")] = True
+    max_bytes: Annotated[Positive, Meta(description="memory for them in this process")] = 64 * 1024 * 1024
+    max_entry_bytes: Annotated[Positive, Meta(description="size of one answer")] = 1024 * 1024
+    ttl_s: Annotated[int, Meta(ge=1, le=10 * 365 * 86400, description="seconds that an answer is kept")] = 3600
+    max_joined: Annotated[Positive, Meta(description="requests that share one generation")] = 1024
+    semantic: Annotated[
+        dict[Task, float],
+        Meta(
+            description="per task, how like an answered question another must be to get its answer, from 0.9 to 1",
+            extra={"unset": "none, and no semantic cache"},
+        ),
+    ] = field(default_factory=dict)
+    max_questions: Annotated[Positive, Meta(description="questions that the semantic cache compares")] = 1000
+    url: Annotated[
+        Url | None,
+        Meta(
+            description="Redis or Valkey that replicas share, redis://HOST:6379/0; needs fenhe[redis]",
+            extra={"unset": "none"},
+        ),
+    ] = None
+    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$", description="what its keys begin with")] = "fenhe"
+    timeout_s: Annotated[Seconds, Meta(description="seconds for one call to it")] = 0.05
+    max_connections: Annotated[Positive, Meta(description="connections to it")] = 32
+    breaker_failures: Annotated[Positive, Meta(description="failed calls in a row after which it is left alone")] = 5
+    breaker_pause_s: Annotated[Seconds, Meta(description="seconds that it is left alone then")] = 10.0
 
     def problems(self) -> list[str]:
         """Everything wrong with the values, as sentences. The URL is not repeated: it may hold a password."""

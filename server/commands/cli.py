@@ -181,7 +181,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from server.context import make_context
     from server.http.listener import open_socket
     from server.lifecycle.settings_check import read_sound
-    from server.settings.config import draft_config, setting_names
+    from server.settings.fields import setting_names
+    from server.settings.reading import draft_config
     from server.students.open_student import load_classifier, make_opener, open_all
     from server.telemetry.logs import set_up_logging
 

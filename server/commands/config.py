@@ -9,7 +9,8 @@ from models.errors import ConfigError
 from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.lifecycle.settings_check import collect, look_over
-from server.settings.config import StudentConfig, draft_config
+from server.settings.config import StudentConfig
+from server.settings.reading import draft_config
 from server.students.open_student import load_classifier
 
 MISTAKEN = 2

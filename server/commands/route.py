@@ -16,7 +16,7 @@ from router.decision import Health, Quality, RoutePreferences, StudentState
 from router.router import Router
 from router.tasks import Task
 from server.commands.chat import post
-from server.settings.config import load_config
+from server.settings.reading import load_config
 from server.students.open_student import load_classifier
 from server.wire.status import RouteReply, TargetReply
 

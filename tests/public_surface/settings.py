@@ -9,7 +9,8 @@ from msgspec import Meta, to_builtins
 
 from models.errors import ConfigError
 from router.tasks import TASKS
-from server.settings.config import flag_of, load_config, variable_of
+from server.settings.fields import flag_of, variable_of
+from server.settings.reading import load_config
 
 HOME = {"HOME": "/home/somebody"}
 INTS: tuple[float, ...] = (-1, 0, 1, 2, 3, 4, 5, 65_535, 65_536, 315_360_000, 315_360_001, 1 << 62)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from server.context import make_context
 from server.http.listener import open_socket
 from server.serve import serve
-from server.settings.config import draft_config
+from server.settings.reading import draft_config
 from server.telemetry.logs import set_up_logging
 from tests.server.conftest import SCRIPT, make_engine, make_student, open_scripted
 

@@ -25,7 +25,8 @@ from router.cache.entry import Choice, Entry, encode_entry
 from router.cache.result_cache import Outcome
 from router.decision import Priority
 from server.generation.supply import Supplier, Supply
-from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig, load_config
+from server.settings.config import AdminConfig, KeysConfig, Limits, ServerConfig
+from server.settings.reading import load_config
 from tests.router.redis_process import BINARY, REASON, redis_server
 from tests.server.api.test_responses import typed_events
 from tests.server.conftest import (

@@ -19,7 +19,8 @@ from server.commands.cli import main
 from server.commands.config import check
 from server.context import make_context
 from server.lifecycle.reload import differences, merge
-from server.settings.config import ServerConfig, draft_config, load_config
+from server.settings.config import ServerConfig
+from server.settings.reading import draft_config, load_config
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server, until
 from tests.server.test_serve import run
 

@@ -10,8 +10,9 @@ from models.errors import ConfigError
 from router.cache.config import CacheConfig
 from server.commands.config import check
 from server.lifecycle.settings_check import read_sound
-from server.settings.config import ServerConfig, TracingConfig, draft_config
+from server.settings.config import ServerConfig, TracingConfig
 from server.settings.optional_packages import missing_packages
+from server.settings.reading import draft_config
 
 WANTED = ServerConfig(cache=CacheConfig(url="redis://localhost"), tracing=TracingConfig(enabled=True))
 

@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from models.errors import ConfigError
 from server.access.keys import KeyEntry
-from server.settings.config import ServerConfig, StudentConfig, load_config
+from server.settings.config import ServerConfig, StudentConfig
+from server.settings.reading import load_config
 from server.settings.suggestions import PATTERNS, find_setting
 
 

@@ -1,4 +1,4 @@
-"""Settings: precedence, names, and all mistakes at once."""
+"""Settings read: precedence, names, and all mistakes at once."""
 
 from pathlib import Path
 
@@ -6,7 +6,9 @@ import pytest
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
-from server.settings.config import RouterConfig, ServerConfig, StudentConfig, flag_of, load_config, setting_names
+from server.settings.config import RouterConfig, ServerConfig, StudentConfig
+from server.settings.fields import flag_of, setting_names
+from server.settings.reading import load_config
 
 
 def defaults() -> ServerConfig:

@@ -1,0 +1,216 @@
+"""Settings read from the file, the environment and the flags; nothing else reads the environment and TOML.
+
+A setting is named by its place in the tree: `limits.max_body_bytes` is `[limits] max_body_bytes = ...` in a file,
+`FENHE_LIMITS__MAX_BODY_BYTES` in the environment and `--max-body-bytes` on the command line. Flags win over the
+environment, that over the file, that over defaults.
+"""
+
+import dataclasses
+import os.path
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from engines.config import EngineConfig
+from models.errors import ConfigError
+from models.sources.fetch import cache_folder
+from router.admission.admission import AdmissionConfig
+from router.cache.config import CacheConfig
+from router.policy import PolicyConfig
+from router.pool import name_problem
+from server.settings.config import ServerConfig, StudentConfig
+from server.settings.fields import ENV_PREFIX, bare, flag_of, is_section, setting_names, variable_of
+from server.settings.suggestions import find_setting, wrong_value
+
+NOT_SETTINGS = frozenset({"FENHE_API_KEY", "FENHE_CACHE", "FENHE_CONFIG"})
+"""Variables with our prefix that are read elsewhere: a client's key, where models are kept and where the file is."""
+
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
+
+_SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
+"""Settings whose value an error never shows: somebody may have put the key itself where its hash belongs."""
+
+
+@dataclass(slots=True, frozen=True)
+class Given:
+    """A value of a setting, and where it was written. Text from the environment may stand for a number."""
+
+    value: Any
+    origin: str
+    is_text: bool = False
+
+
+Settings = dict[str, Given]
+"""By dotted name: `limits.max_body_bytes`."""
+
+
+def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None) -> ServerConfig:
+    """Compose the settings; `flags` has texts by dotted name, None where a flag was not given.
+
+    Raises: ConfigError that lists every mistake.
+    """
+    config, problems = draft_config(flags, environ, file)
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def draft_config(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None
+) -> tuple[ServerConfig, list[str]]:
+    """The settings with every mistake in them; what is wrong has its default."""
+    problems: list[str] = []
+    named = file if file is not None else environ.get("FENHE_CONFIG")
+    settings = _read_file(Path(named), problems) if named else {}
+    settings |= _read_environ(environ)
+    settings |= {name: Given(text, flag_of(name), is_text=True) for name, text in flags.items() if text is not None}
+    config = _build(ServerConfig, settings, "", problems)
+    problems[:0] = _unknown(settings, setting_names(with_tables=True))
+    assert isinstance(config, ServerConfig)
+    return _with_native_folder(config, environ), problems
+
+
+def _unknown(settings: Settings, known: list[str]) -> list[str]:
+    return [f"{given.origin}: no such setting{_hint(name, given, known)}" for name, given in settings.items()]
+
+
+def _hint(name: str, given: Given, known: list[str]) -> str:
+    """The name that was meant, written as this one is."""
+    near = find_setting(name, known)
+    if near is None:
+        return ""
+    return f"; did you mean {variable_of(near) if given.is_text else near}?"
+
+
+def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
+    """Compiled operators are kept in the cache unless another place is set."""
+    if config.engine.native_folder is not None:
+        return config
+    engine = dataclasses.replace(config.engine, native_folder=cache_folder(environ) / "native")
+    return dataclasses.replace(config, engine=engine)
+
+
+def _read_file(file: Path, problems: list[str]) -> Settings:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{file}: cannot be read: {error}")
+        return {}
+    return _flatten(table, "", str(file))
+
+
+def _flatten(table: Mapping[str, Any], prefix: str, origin: str) -> Settings:
+    settings: Settings = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            settings |= _flatten(value, f"{name}.", origin)
+        else:
+            settings[name] = Given(value, f"{origin}: {name}")
+    return settings
+
+
+def _read_environ(environ: Mapping[str, str]) -> Settings:
+    settings: Settings = {}
+    for variable, value in environ.items():
+        if variable.startswith(ENV_PREFIX) and variable not in NOT_SETTINGS and not _is_service_link(variable, value):
+            name = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            settings[name] = Given(value, variable, is_text=True)
+    return settings
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Kubernetes sets FENHE_PORT=tcp://... and the like in every pod beside a Service named fenhe."""
+    is_port = variable.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+    return is_port or _SERVICE_LINK.search(variable) is not None
+
+
+def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]) -> object:
+    """Make one dataclass of the tree, taking its settings out of `settings`; what is wrong keeps its default."""
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    hints = get_type_hints(kind, include_extras=True)
+    for part in dataclasses.fields(kind):
+        name = f"{prefix}{part.name}"
+        hint = hints[part.name]
+        num_known = len(problems)
+        plain = bare(hint)
+        if is_section(hint):
+            values[part.name] = _build(plain, settings, f"{name}.", problems)
+            continue
+        if get_origin(plain) is dict:
+            values[part.name] = _build_table(plain, settings, f"{name}.", problems)
+        elif name in settings and plain == tuple[StudentConfig, ...]:
+            values[part.name] = _build_students(settings.pop(name), problems)
+        elif name in settings:
+            values[part.name] = _convert(settings.pop(name), hint, problems)
+        if len(problems) > num_known and plain != tuple[StudentConfig, ...]:  # of those, what is sound is kept
+            values.pop(part.name, None)
+            wrong.append(part.name)
+    built: object = kind(**values)
+    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
+        problems += [f"{prefix}{problem}" for problem in built.problems() if not _is_about(problem, wrong)]
+    return built
+
+
+def _is_about(problem: str, names: list[str]) -> bool:
+    """Whether a sentence is about settings that have their defaults because what was written is wrong."""
+    return any(re.search(rf"\b{re.escape(name)}\b", problem) for name in names)
+
+
+def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[str]) -> dict[Any, Any]:
+    """The entries of a table whose keys are free within their type."""
+    key_hint, value_hint = get_args(hint)
+    table = {}
+    for name in [name for name in settings if name.startswith(prefix)]:
+        given = settings.pop(name)
+        key = _convert(Given(name.removeprefix(prefix), given.origin), key_hint, problems)
+        table[key] = _convert(given, value_hint, problems)
+    return table
+
+
+def _build_students(given: Given, problems: list[str]) -> tuple[StudentConfig, ...]:
+    """From the folder of the only student, or from the tables of several."""
+    if isinstance(given.value, str):
+        return (StudentConfig(folder=_convert(given, Path | None, problems)),)
+    tables = given.value
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        problems.append(f"{given.origin}: must be a folder or [[student]] tables")
+        return ()
+    file = given.origin.removesuffix(": student")
+    students: list[StudentConfig] = []
+    for index, table in enumerate(tables):
+        prefix = f"student[{index}]."
+        settings = _flatten(table, prefix, file)
+        student = _build(StudentConfig, settings, prefix, problems)
+        problems += _unknown(settings, setting_names(StudentConfig, prefix))
+        if isinstance(student, StudentConfig):
+            students.append(student)
+    for index, student in enumerate(students):
+        taken = [other.name for other in students[:index] if other.name is not None]
+        problem = None if student.name is None else name_problem(student.name, taken)
+        problems += [] if problem is None else [f"{given.origin}: {problem}"]
+    return tuple(students)
+
+
+def _convert(given: Given, hint: Any, problems: list[str]) -> Any:
+    try:
+        if bare(hint) is Path:
+            return Path(os.path.expanduser(msgspec.convert(given.value, str)))
+        return msgspec.convert(_listed(given, hint), hint, strict=not given.is_text)
+    except msgspec.ValidationError as error:
+        shown = "(not shown)" if _SECRET.search(given.origin) else repr(given.value)
+        problems.append(f"{given.origin} = {shown}: {wrong_value(error, hint)}")
+        return None
+
+
+def _listed(given: Given, hint: Any) -> Any:
+    """A list is written with commas where only text can be."""
+    if not (given.is_text and get_origin(bare(hint)) is tuple):
+        return given.value
+    return [part.strip() for part in given.value.split(",") if part.strip()]
