@@ -41,7 +41,7 @@ def capacity_tokens(student: Student, config: EngineConfig) -> int:
 def _plan(student: Student, config: EngineConfig) -> PrecisionPlan:
     problems = config.problems()
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return choose_plan(student, config, _num_threads(config), _library(config))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from models.bounds import Positive, out_of_bounds
+from models.errors import Problem
 
 MIB = 1 << 20
 CountOrZero = Annotated[int, Meta(ge=0)]
@@ -53,6 +54,6 @@ class EngineConfig:
         ),
     ] = None
 
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
+    def problems(self) -> list[Problem]:
+        """Everything wrong with the values; empty when they are sound."""
         return out_of_bounds(self)

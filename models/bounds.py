@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
 
+from models.errors import Problem
+
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -53,11 +55,11 @@ def _inner(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
 
 
-def out_of_bounds(config: Any) -> list[str]:
-    """A sentence for every number of a dataclass, and of its tables, that is not within its field's bounds."""
+def out_of_bounds(config: Any) -> list[Problem]:
+    """A problem for every number of a dataclass, and of its tables, that is not within its field's bounds."""
     hints = get_type_hints(type(config), include_extras=True)
     return [
-        f"{name} must be {bounds}, not {value}"
+        Problem(setting=name, said=f"{name} must be {bounds}, not {value}")
         for part in dataclasses.fields(config)
         if (bounds := find_bounds(hints[part.name])) is not None
         for name, value in _numbers(part.name, getattr(config, part.name))

@@ -27,6 +27,7 @@ ServingError
     SequenceStateError
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -42,14 +43,37 @@ class ServingError(Exception):
         self.retry_after_s = retry_after_s
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Problem:
+    """One mistake. `setting` is the dotted name of the setting at fault, None where it is no setting; `others` are
+    those that it is about too, because they do not go together or may have been meant."""
+
+    said: str
+    setting: str | None = None
+    others: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.said
+
+    def is_about(self, name: str) -> bool:
+        """Whether it is about this setting, or one of this section."""
+        return any(one == name or one.startswith(f"{name}.") for one in (self.setting or "", *self.others))
+
+    def within(self, prefix: str) -> "Problem":
+        """The same of settings whose names begin so: `engine.`."""
+        setting = None if self.setting is None else f"{prefix}{self.setting}"
+        others = tuple(f"{prefix}{one}" for one in self.others)
+        return Problem(said=f"{prefix}{self.said}", setting=setting, others=others)
+
+
 class ConfigError(ServingError):
     """`problems` has each mistake by itself; the message has them all."""
 
     code = "config_error"
 
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+    def __init__(self, *problems: Problem | str) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(one if isinstance(one, Problem) else Problem(said=one) for one in problems)
 
 
 class BadRequest(ServingError):

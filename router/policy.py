@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from models.bounds import Share, out_of_bounds
-from models.errors import Unavailable, UnknownModel
+from models.errors import Problem, Unavailable, UnknownModel
 from models.student.manifest import Manifest
 from router.decision import (
     Candidates,
@@ -60,16 +60,20 @@ class PolicyConfig:
             return self.balanced
         return self.fast_under_load if under_load else self.fast
 
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
+    def problems(self) -> list[Problem]:
+        """Everything wrong with the values; empty when they are sound."""
         found = out_of_bounds(self)
         if not self.fast_under_load <= self.fast <= self.balanced:
-            found.append(
+            said = (
                 "fast_under_load, fast and balanced must not fall in this order, "
                 f"not {self.fast_under_load}, {self.fast}, {self.balanced}"
             )
+            found.append(Problem(setting="fast_under_load", others=("fast", "balanced"), said=said))
         found += [
-            f"min_retention.{task} has no effect: name one of {', '.join(SUBJECTS)}"
+            Problem(
+                setting=f"min_retention.{task}",
+                said=f"min_retention.{task} has no effect: name one of {', '.join(SUBJECTS)}",
+            )
             for task in self.min_retention
             if task not in SUBJECTS
         ]

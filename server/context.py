@@ -13,8 +13,7 @@ from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.access.keys import Key, Keyring, load_keys
-from server.lifecycle.settings_check import Draft
-from server.settings.config import ServerConfig
+from server.settings.config import Draft, ServerConfig
 from server.students.admission_gate import StudentAdmission, bounds_of
 from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars

@@ -14,7 +14,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from models.bounds import Positive, Seconds, out_of_bounds
-from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
+from models.errors import DeadlineExceeded, DeadlineUnreachable, Problem, QueueFull, ServingError
 from router.admission.fair_queue import FairQueue
 from router.admission.pace import Pace
 from router.decision import Priority
@@ -45,8 +45,8 @@ class AdmissionConfig:
         ),
     ] = None
 
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences; empty when they are sound."""
+    def problems(self) -> list[Problem]:
+        """Everything wrong with the values; empty when they are sound."""
         return out_of_bounds(self)
 
 

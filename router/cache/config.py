@@ -5,7 +5,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from models.bounds import Positive, Seconds
+from models.bounds import Positive, Seconds, out_of_bounds
+from models.errors import Problem
 from router.tasks import Task
 
 Url = Annotated[str, Meta(min_length=1)]
@@ -51,19 +52,23 @@ class CacheConfig:
     breaker_failures: Annotated[Positive, Meta(description="failed calls in a row after which it is left alone")] = 5
     breaker_pause_s: Annotated[Seconds, Meta(description="seconds that it is left alone then")] = 10.0
 
-    def problems(self) -> list[str]:
-        """Everything wrong with the values, as sentences. The URL is not repeated: it may hold a password."""
-        found = []
+    def problems(self) -> list[Problem]:
+        """Everything wrong with the values. The URL is not repeated: it may hold a password."""
+        found = out_of_bounds(self)
         if self.url is not None and not self.url.startswith(SCHEMES):
-            found.append(f"url must begin with one of {', '.join(SCHEMES)}")
+            found.append(Problem(setting="url", said=f"url must begin with one of {', '.join(SCHEMES)}"))
         if self.url is None and self.max_entry_bytes > self.max_bytes:
-            found.append(f"max_entry_bytes {self.max_entry_bytes} is more than max_bytes {self.max_bytes}")
+            said = f"max_entry_bytes {self.max_entry_bytes} is more than max_bytes {self.max_bytes}"
+            found.append(Problem(setting="max_entry_bytes", others=("max_bytes",), said=said))
         for task, threshold in self.semantic.items():
-            if task in NEVER_SIMILAR:
-                found.append(f"semantic.{task} cannot be: {NEVER_SIMILAR[task]}")
-            elif not LEAST_SIMILARITY <= threshold <= 1.0:
-                found.append(
-                    f"semantic.{task} must be from {LEAST_SIMILARITY} to 1, not {threshold:g}; "
-                    "`fenhe bench similar` shows what lower ones do"
-                )
+            if (why := _why_not_similar(task, threshold)) is not None:
+                found.append(Problem(setting=f"semantic.{task}", said=f"semantic.{task} {why}"))
         return found
+
+
+def _why_not_similar(task: Task, threshold: float) -> str | None:
+    if task in NEVER_SIMILAR:
+        return f"cannot be: {NEVER_SIMILAR[task]}"
+    if LEAST_SIMILARITY <= threshold <= 1.0:
+        return None
+    return f"must be from {LEAST_SIMILARITY} to 1, not {threshold:g}; `fenhe bench similar` shows what lower ones do"

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from models.bounds import Positive
-from models.errors import ConfigError, Forbidden, RateLimited, ServingError, Unauthorized
+from models.errors import ConfigError, Forbidden, Problem, RateLimited, ServingError, Unauthorized
 from router.decision import Priority
 from server.access.rate_limit import KeyLimits, Meter
 from server.settings.config import KeysConfig, ServerConfig, Sha256
@@ -67,7 +67,8 @@ def load_keys(config: KeysConfig) -> tuple[Key, ...]:
         ("sha256", [entry.sha256.lower() for entry in entries]),
     ):
         twice = {entry.name for entry, value in zip(entries, values, strict=True) if values.count(value) > 1}
-        problems += [f"two API keys have the same {what}: {', '.join(sorted(twice))}"] if twice else []
+        said = f"two API keys have the same {what}: {', '.join(sorted(twice))}"
+        problems += [Problem(setting="keys.file", others=("keys.sha256",), said=said)] if twice else []
     if problems:
         raise ConfigError(*problems)
     return tuple(_make_key(entry, config) for entry in entries)
@@ -77,12 +78,12 @@ def _read_file(file: Path) -> list[KeyEntry]:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"key file {file}: cannot be read: {error.strerror or error}") from None
+        raise _wrong_file(f"key file {file}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"key file {file}: is not TOML: {error}") from None
+        raise _wrong_file(f"key file {file}: is not TOML: {error}") from None
     tables = table.pop("key", [])
     if table or not isinstance(tables, list) or not tables:
-        raise ConfigError(
+        raise _wrong_file(
             f"key file {file}: must hold [[key]] tables and nothing else; `fenhe keys make NAME` prints one"
         )
     problems = []
@@ -94,8 +95,12 @@ def _read_file(file: Path) -> list[KeyEntry]:
             why = wrong_value(error, Priority)
             problems.append(f"key file {file}: key[{index}]: {why}; `fenhe keys make NAME` prints a sound one")
     if problems:
-        raise ConfigError(*problems)
+        raise _wrong_file(*problems)
     return entries
+
+
+def _wrong_file(*said: str) -> ConfigError:
+    return ConfigError(*(Problem(setting="keys.file", said=one) for one in said))
 
 
 def _make_key(entry: KeyEntry, config: KeysConfig) -> Key:
@@ -200,11 +205,12 @@ def check_exposure(config: ServerConfig, keys: Sequence[Key]) -> None:
     """Raises: ConfigError when a server without keys would listen beyond this machine."""
     if keys or config.allow_no_keys or is_loopback(config.host):
         return
-    raise ConfigError(
+    said = (
         f"without API keys, everybody who reaches {config.host or '*'}:{config.port} could use this server: name a key "
         "file with --keys-file (`fenhe keys make NAME` makes a key), or listen on --host 127.0.0.1, or say that this "
         "is wanted with --allow-no-keys true"
     )
+    raise ConfigError(Problem(setting="host", others=("keys.file", "allow_no_keys"), said=said))
 
 
 def is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from models.errors import ConfigError
+from models.errors import ConfigError, Problem
 from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.lifecycle.settings_check import collect, look_over
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         print(check(arguments.file, environ))
     except ConfigError as error:
-        lines = [f"{arguments.file}: number of mistakes: {len(error.problems)}", *error.problems]
+        lines = [f"{arguments.file}: number of mistakes: {len(error.problems)}", *map(str, error.problems)]
         print("\n  ".join(lines), file=sys.stderr)
         return MISTAKEN
     return 0
@@ -39,8 +39,11 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
     students' folders and the classifier. Raises: ConfigError that lists what is not."""
     config, problems = draft_config({}, environ, file)
     keys = look_over(config, problems)
+    told = {known for problem in problems for known in (problem.setting, problem.said)}  # names may be told already
     for problem in _student_problems(config.student):
-        problems += [] if any(problem in known for known in problems) else [problem]  # names may be told already
+        if told.isdisjoint({problem.setting, problem.said}):
+            problems.append(problem)
+            told.add(problem.said)
     collect(lambda: load_classifier(config.router), problems)
     if problems:
         raise ConfigError(*problems)
@@ -48,19 +51,19 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
     return f"{file}: sound; listens on {config.host}:{config.port}, students: {students}, API keys: {len(keys)}"
 
 
-def _student_problems(students: Sequence[StudentConfig]) -> Iterator[str]:
+def _student_problems(students: Sequence[StudentConfig]) -> Iterator[Problem]:
     """The default student is not looked at: it is fetched and built when a server starts."""
     names: list[str] = []
-    for student in students:
+    for index, student in enumerate(students):
         if student.folder is None:
             continue
         try:
             manifest = read_manifest(student.folder)
         except (ConfigError, OSError) as error:
-            yield str(error)
+            yield Problem(setting=f"student[{index}].folder", said=str(error))
             continue
         name = student.name or manifest.name
         problem = name_problem(name, names)
         if problem is not None:
-            yield problem
+            yield Problem(setting=f"student[{index}].name", said=problem)
         names.append(name)

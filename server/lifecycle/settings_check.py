@@ -1,20 +1,14 @@
 """Settings looked over before they count, the same at the start, on reload and in `fenhe config check`."""
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from models.errors import ConfigError
+from models.errors import ConfigError, Problem
 from server.access.keys import Key, check_exposure, load_keys
-from server.settings.config import ServerConfig
+from server.settings.config import Draft, ServerConfig
 from server.settings.optional_packages import missing_packages
 
-Draft = Callable[[], tuple[ServerConfig, list[str]]]
-"""Reads the settings: what is wrong has its default, and is told."""
-
 T = TypeVar("T")
-
-_ABOUT_KEYS = re.compile(r"\bkeys[._-]|FENHE_KEYS__", re.IGNORECASE)
 
 
 def read_sound(
@@ -31,10 +25,12 @@ def read_sound(
     return config, keys
 
 
-def look_over(config: ServerConfig, problems: list[str], *, listening: ServerConfig | None = None) -> tuple[Key, ...]:
+def look_over(
+    config: ServerConfig, problems: list[Problem], *, listening: ServerConfig | None = None
+) -> tuple[Key, ...]:
     """The keys of these settings. Adds to `problems` what is wrong beyond single values: packages that are missing, the
     key file, a server that would be open to all. `listening` has the address where that is another one."""
-    is_sure = not any(_ABOUT_KEYS.search(problem) for problem in problems)  # else there may be keys once that is mended
+    is_sure = not any(problem.is_about("keys") for problem in problems)  # else there may be keys once that is fixed
     problems += missing_packages(config)
     keys = collect(lambda: load_keys(config.keys), problems)
     if keys is not None and is_sure:
@@ -42,7 +38,7 @@ def look_over(config: ServerConfig, problems: list[str], *, listening: ServerCon
     return keys or ()
 
 
-def collect(work: Callable[[], T], problems: list[str]) -> T | None:
+def collect(work: Callable[[], T], problems: list[Problem]) -> T | None:
     """What `work` gives; None when it finds mistakes, which are added to `problems`."""
     try:
         return work()

@@ -4,6 +4,7 @@ The description of a field is what `fenhe serve --help`, the table of all settin
 `unset` what its default is where the value itself does not tell.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from msgspec import Meta
 
 from engines.config import EngineConfig
 from models.bounds import Positive, Seconds, Share
+from models.errors import Problem
 from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
@@ -193,3 +195,7 @@ class ServerConfig:
     tracing: Annotated[TracingConfig, Meta(description="OpenTelemetry, needs fenhe[otel]")] = field(
         default_factory=TracingConfig
     )
+
+
+Draft = Callable[[], tuple[ServerConfig, list[Problem]]]
+"""Reads the settings; what is wrong is told, and has its default."""

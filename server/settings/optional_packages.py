@@ -3,22 +3,23 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from models.errors import Problem
 from server.settings.config import ServerConfig
 
 REDIS = ("redis",)
 OPENTELEMETRY = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
-def missing_packages(config: ServerConfig) -> list[str]:
-    """What to install for these settings, a sentence per extra."""
+def missing_packages(config: ServerConfig) -> list[Problem]:
+    """What to install for these settings, a problem per extra."""
     return list(_missing(config))
 
 
-def _missing(config: ServerConfig) -> Iterator[str]:
+def _missing(config: ServerConfig) -> Iterator[Problem]:
     if config.cache.enabled and config.cache.url is not None and not _are_there(REDIS):
-        yield "cache.url needs the Redis client: pip install 'fenhe[redis]'"
+        yield Problem(setting="cache.url", said="cache.url needs the Redis client: pip install 'fenhe[redis]'")
     if config.tracing.enabled and not _are_there(OPENTELEMETRY):
-        yield "tracing needs OpenTelemetry: pip install 'fenhe[otel]'"
+        yield Problem(setting="tracing.enabled", said="tracing needs OpenTelemetry: pip install 'fenhe[otel]'")
 
 
 def _are_there(modules: tuple[str, ...]) -> bool:

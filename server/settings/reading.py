@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from engines.config import EngineConfig
-from models.errors import ConfigError
+from models.errors import ConfigError, Problem
 from models.sources.fetch import cache_folder
 from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
@@ -40,6 +40,7 @@ _SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
 class Given:
     """A value of a setting, and where it was written. Text from the environment may stand for a number."""
 
+    name: str
     value: Any
     origin: str
     is_text: bool = False
@@ -62,29 +63,32 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], fil
 
 def draft_config(
     flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None
-) -> tuple[ServerConfig, list[str]]:
+) -> tuple[ServerConfig, list[Problem]]:
     """The settings with every mistake in them; what is wrong has its default."""
-    problems: list[str] = []
+    problems: list[Problem] = []
     named = file if file is not None else environ.get("FENHE_CONFIG")
     settings = _read_file(Path(named), problems) if named else {}
     settings |= _read_environ(environ)
-    settings |= {name: Given(text, flag_of(name), is_text=True) for name, text in flags.items() if text is not None}
+    settings |= {
+        name: Given(name, text, flag_of(name), is_text=True) for name, text in flags.items() if text is not None
+    }
     config = _build(ServerConfig, settings, "", problems)
     problems[:0] = _unknown(settings, setting_names(with_tables=True))
     assert isinstance(config, ServerConfig)
     return _with_native_folder(config, environ), problems
 
 
-def _unknown(settings: Settings, known: list[str]) -> list[str]:
-    return [f"{given.origin}: no such setting{_hint(name, given, known)}" for name, given in settings.items()]
+def _unknown(settings: Settings, known: list[str]) -> list[Problem]:
+    return [_unknown_one(given, find_setting(given.name, known)) for given in settings.values()]
 
 
-def _hint(name: str, given: Given, known: list[str]) -> str:
-    """The name that was meant, written as this one is."""
-    near = find_setting(name, known)
+def _unknown_one(given: Given, near: str | None) -> Problem:
+    """With the name that was meant, written as this one is."""
+    said = f"{given.origin}: no such setting"
     if near is None:
-        return ""
-    return f"; did you mean {variable_of(near) if given.is_text else near}?"
+        return Problem(setting=given.name, said=said)
+    hint = f"; did you mean {variable_of(near) if given.is_text else near}?"
+    return Problem(setting=given.name, others=(near,), said=said + hint)
 
 
 def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
@@ -95,11 +99,11 @@ def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> Ser
     return dataclasses.replace(config, engine=engine)
 
 
-def _read_file(file: Path, problems: list[str]) -> Settings:
+def _read_file(file: Path, problems: list[Problem]) -> Settings:
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problems.append(f"{file}: cannot be read: {error}")
+        problems.append(Problem(said=f"{file}: cannot be read: {error}"))
         return {}
     return _flatten(table, "", str(file))
 
@@ -111,7 +115,7 @@ def _flatten(table: Mapping[str, Any], prefix: str, origin: str) -> Settings:
         if isinstance(value, dict):
             settings |= _flatten(value, f"{name}.", origin)
         else:
-            settings[name] = Given(value, f"{origin}: {name}")
+            settings[name] = Given(name, value, f"{origin}: {name}")
     return settings
 
 
@@ -120,7 +124,7 @@ def _read_environ(environ: Mapping[str, str]) -> Settings:
     for variable, value in environ.items():
         if variable.startswith(ENV_PREFIX) and variable not in NOT_SETTINGS and not _is_service_link(variable, value):
             name = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            settings[name] = Given(value, variable, is_text=True)
+            settings[name] = Given(name, value, variable, is_text=True)
     return settings
 
 
@@ -130,7 +134,7 @@ def _is_service_link(variable: str, value: str) -> bool:
     return is_port or _SERVICE_LINK.search(variable) is not None
 
 
-def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]) -> object:
+def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Problem]) -> object:
     """Make one dataclass of the tree, taking its settings out of `settings`; what is wrong keeps its default."""
     values: dict[str, Any] = {}
     wrong: list[str] = []
@@ -154,33 +158,31 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[str]
             wrong.append(part.name)
     built: object = kind(**values)
     if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
-        problems += [f"{prefix}{problem}" for problem in built.problems() if not _is_about(problem, wrong)]
+        # What is about a setting that has its default because something wrong was written would be about nothing.
+        found = [problem for problem in built.problems() if not any(map(problem.is_about, wrong))]
+        problems += [problem.within(prefix) for problem in found]
     return built
 
 
-def _is_about(problem: str, names: list[str]) -> bool:
-    """Whether a sentence is about settings that have their defaults because what was written is wrong."""
-    return any(re.search(rf"\b{re.escape(name)}\b", problem) for name in names)
-
-
-def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[str]) -> dict[Any, Any]:
+def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[Problem]) -> dict[Any, Any]:
     """The entries of a table whose keys are free within their type."""
     key_hint, value_hint = get_args(hint)
     table = {}
     for name in [name for name in settings if name.startswith(prefix)]:
         given = settings.pop(name)
-        key = _convert(Given(name.removeprefix(prefix), given.origin), key_hint, problems)
+        key = _convert(Given(name, name.removeprefix(prefix), given.origin), key_hint, problems)
         table[key] = _convert(given, value_hint, problems)
     return table
 
 
-def _build_students(given: Given, problems: list[str]) -> tuple[StudentConfig, ...]:
+def _build_students(given: Given, problems: list[Problem]) -> tuple[StudentConfig, ...]:
     """From the folder of the only student, or from the tables of several."""
     if isinstance(given.value, str):
         return (StudentConfig(folder=_convert(given, Path | None, problems)),)
     tables = given.value
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        problems.append(f"{given.origin}: must be a folder or [[student]] tables")
+        said = f"{given.origin}: must be a folder or [[student]] tables"
+        problems.append(Problem(setting="student", said=said))
         return ()
     file = given.origin.removesuffix(": student")
     students: list[StudentConfig] = []
@@ -193,19 +195,21 @@ def _build_students(given: Given, problems: list[str]) -> tuple[StudentConfig, .
             students.append(student)
     for index, student in enumerate(students):
         taken = [other.name for other in students[:index] if other.name is not None]
-        problem = None if student.name is None else name_problem(student.name, taken)
-        problems += [] if problem is None else [f"{given.origin}: {problem}"]
+        why = None if student.name is None else name_problem(student.name, taken)
+        if why is not None:
+            problems.append(Problem(setting=f"student[{index}].name", said=f"{given.origin}: {why}"))
     return tuple(students)
 
 
-def _convert(given: Given, hint: Any, problems: list[str]) -> Any:
+def _convert(given: Given, hint: Any, problems: list[Problem]) -> Any:
     try:
         if bare(hint) is Path:
             return Path(os.path.expanduser(msgspec.convert(given.value, str)))
         return msgspec.convert(_listed(given, hint), hint, strict=not given.is_text)
     except msgspec.ValidationError as error:
         shown = "(not shown)" if _SECRET.search(given.origin) else repr(given.value)
-        problems.append(f"{given.origin} = {shown}: {wrong_value(error, hint)}")
+        said = f"{given.origin} = {shown}: {wrong_value(error, hint)}"
+        problems.append(Problem(setting=given.name, said=said))
         return None
 
 

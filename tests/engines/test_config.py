@@ -27,7 +27,7 @@ def test_config_defaults_are_sound() -> None:
     ],
 )
 def test_config_names_what_is_wrong(values: dict[str, Any], problem: str) -> None:
-    assert EngineConfig(**values).problems() == [problem]
+    assert [str(one) for one in EngineConfig(**values).problems()] == [problem]
 
 
 def test_config_reports_all_mistakes() -> None:

@@ -46,7 +46,8 @@ def test_bounds_may_be_reached_unless_they_are_open() -> None:
 def test_values_made_in_code_are_held_to_the_bounds_of_their_fields() -> None:
     assert out_of_bounds(Config()) == []
     wrong = Config(size=0, pause_s=0.0, shares={"a": 0.5, "b": float("nan")})
-    assert out_of_bounds(wrong) == [
+    assert [problem.setting for problem in out_of_bounds(wrong)] == ["size", "pause_s", "shares.b"]
+    assert [problem.said for problem in out_of_bounds(wrong)] == [
         "size must be at least 1, not 0",
         "pause_s must be more than 0, not 0.0",
         "shares.b must be from 0 to 1, not nan",

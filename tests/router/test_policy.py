@@ -366,7 +366,7 @@ def test_policy_defaults_are_sound() -> None:
     ],
 )
 def test_policy_names_what_is_wrong(values: dict[str, Any], problems: list[str]) -> None:
-    assert PolicyConfig(**values).problems() == problems
+    assert [str(one) for one in PolicyConfig(**values).problems()] == problems
 
 
 def test_policy_reports_all_mistakes() -> None:

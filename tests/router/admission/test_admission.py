@@ -333,7 +333,8 @@ def test_new_bounds_count_from_the_next_event_on() -> None:
     ],
 )
 def test_config_problems_are_named(config: AdmissionConfig, part: str) -> None:
-    assert [part in problem for problem in config.problems()] == [True]
+    assert [problem.setting for problem in config.problems()] == [part]
+    assert [part in problem.said for problem in config.problems()] == [True]
 
 
 Act = Callable[[Door, list[Ticket]], None]

@@ -276,7 +276,7 @@ async def test_close_waits_for_answers_on_their_way() -> None:
     "url", ["http://secret@host", "redis://secret@host:port", "redis://host/?socket_timeout=secret"]
 )
 def test_url_that_cannot_be_read_is_told_without_its_password(url: str) -> None:
-    problems = CacheConfig(url=url).problems()
+    problems = [str(one) for one in CacheConfig(url=url).problems()]
     if not problems:
         with pytest.raises(ConfigError) as caught:
             make_result_cache(CacheConfig(url=url))

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.errors import ConfigError
+from models.errors import ConfigError, Problem
 from models.student.manifest import write_manifest
 from server.commands.cli import main
 from server.commands.config import check
@@ -50,7 +50,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(student: TinyStudent, file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    def draft() -> tuple[ServerConfig, list[str]]:
+    def draft() -> tuple[ServerConfig, list[Problem]]:
         return draft_config({}, {"HOME": "/x"}, file)
 
     def make(config: ServerConfig, students: object, **options: object) -> object:
@@ -156,7 +156,7 @@ def test_reloads_take_turns_so_that_the_last_one_counts(served: Served) -> None:
     goes_on, began = threading.Event(), threading.Event()
     reads: list[str] = []
 
-    def draft() -> tuple[ServerConfig, list[str]]:
+    def draft() -> tuple[ServerConfig, list[Problem]]:
         reads.append("begin")
         began.set()
         assert goes_on.wait(10)
@@ -312,7 +312,7 @@ name = "auto"
     )
     assert len(caught.value.problems) == len(parts)
     for part in parts:
-        assert [part in problem for problem in caught.value.problems].count(True) == 1, part
+        assert [part in problem.said for problem in caught.value.problems].count(True) == 1, part
 
 
 def test_check_names_students_that_would_share_a_name(tmp_path: Path, student: TinyStudent) -> None:

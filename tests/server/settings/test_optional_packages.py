@@ -27,9 +27,10 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("nothing_installed")
 def test_missing_packages_are_told_with_how_to_install_them() -> None:
     redis, tracing = missing_packages(WANTED)
-    assert redis.startswith("cache.url")
-    assert "fenhe[redis]" in redis
-    assert "fenhe[otel]" in tracing
+    assert redis.said.startswith("cache.url")
+    assert "fenhe[redis]" in redis.said
+    assert "fenhe[otel]" in tracing.said
+    assert (redis.setting, tracing.setting) == ("cache.url", "tracing.enabled")
 
 
 @pytest.mark.usefixtures("nothing_installed")

@@ -188,3 +188,22 @@ def test_config_router_table_has_the_policy_s_settings(tmp_path: Path) -> None:
     assert load_config({"router.fast": "0.85"}, {}).router.fast == 0.85
     environ = {"FENHE_ROUTER__MIN_RETENTION__MATH": "0.97"}
     assert load_config({}, environ).router.min_retention == {"math": 0.97}
+
+
+def test_config_mistakes_name_their_settings(tmp_path: Path) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text(
+        "prot = 1\n[engine]\nstep_tokens = 3\n[router]\nfast = 0.99\n[router.min_retention]\nmaths = 1.0\n"
+        '[[student]]\nname = "a"\n[[student]]\nname = "a"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config({"grace_s": "soon"}, {"FENHE_LOG_LEVEL": "loud"}, file)
+    assert [problem.setting for problem in caught.value.problems] == [
+        "prot",
+        "student[1].name",
+        "grace_s",
+        "log_level",
+        "engine.step_tokens",
+        "router.min_retention.maths",
+        "router.fast_under_load",
+    ]

@@ -1,0 +1,29 @@
+"""Settings looked over before they count: whether a server would be open to all."""
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import ConfigError
+from server.lifecycle.settings_check import read_sound
+from server.settings.reading import draft_config
+
+
+def settings_at_fault(file: Path) -> list[str | None]:
+    with pytest.raises(ConfigError) as caught:
+        read_sound(lambda: draft_config({}, {}, file))
+    return [problem.setting for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("mistake", ["[keys]\nfiel = 'x'\n", "[key]\nfile = 'x'\n", "[keys]\nmetrics = 5\n"])
+def test_server_is_not_said_to_be_open_while_its_keys_may_only_be_misspelt(tmp_path: Path, mistake: str) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text(f'host = "0.0.0.0"\n{mistake}')
+    (setting,) = settings_at_fault(file)
+    assert (setting or "").startswith("key")
+
+
+def test_server_is_said_to_be_open_whatever_its_file_is_called(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('host = "0.0.0.0"\nprot = 1\n')
+    assert settings_at_fault(file) == ["prot", "host"]
