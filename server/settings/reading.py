@@ -140,22 +140,21 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
     wrong: list[str] = []
     hints = get_type_hints(kind, include_extras=True)
     for part in dataclasses.fields(kind):
-        name = f"{prefix}{part.name}"
-        hint = hints[part.name]
-        num_known = len(problems)
+        name, hint = f"{prefix}{part.name}", hints[part.name]
         plain = bare(hint)
         if is_section(hint):
             values[part.name] = _build(plain, settings, f"{name}.", problems)
-            continue
-        if get_origin(plain) is dict:
+        elif get_origin(plain) is dict:
             values[part.name] = _build_table(plain, settings, f"{name}.", problems)
         elif name in settings and plain == tuple[StudentConfig, ...]:
             values[part.name] = _build_students(settings.pop(name), problems)
         elif name in settings:
+            num_known = len(problems)
             values[part.name] = _convert(settings.pop(name), hint, problems)
-        if len(problems) > num_known and plain != tuple[StudentConfig, ...]:  # of those, what is sound is kept
-            values.pop(part.name, None)
-            wrong.append(part.name)
+            if len(problems) > num_known:
+                wrong.append(part.name)
+    for name in wrong:
+        del values[name]
     built: object = kind(**values)
     if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
         # What is about a setting that has its default because something wrong was written would be about nothing.
@@ -165,13 +164,16 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
 
 
 def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[Problem]) -> dict[Any, Any]:
-    """The entries of a table whose keys are free within their type."""
+    """The entries of a table whose keys are free within their type; those that are wrong are left out."""
     key_hint, value_hint = get_args(hint)
     table = {}
     for name in [name for name in settings if name.startswith(prefix)]:
         given = settings.pop(name)
+        num_known = len(problems)
         key = _convert(Given(name, name.removeprefix(prefix), given.origin), key_hint, problems)
-        table[key] = _convert(given, value_hint, problems)
+        value = _convert(given, value_hint, problems)
+        if len(problems) == num_known:
+            table[key] = value
     return table
 
 

@@ -207,3 +207,10 @@ def test_config_mistakes_name_their_settings(tmp_path: Path) -> None:
         "router.min_retention.maths",
         "router.fast_under_load",
     ]
+
+
+def test_config_tells_what_is_wrong_with_every_entry_of_a_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, "[router.min_retention]\nmath = 2\ngeneral = 0.5\n")
+    told = [problem.setting for problem in caught.value.problems]
+    assert told == ["router.min_retention.math", "router.min_retention.general"]
