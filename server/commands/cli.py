@@ -96,7 +96,9 @@ def _add_operator_commands(commands: "Commands[argparse.ArgumentParser]", debug:
     parser = commands.add_parser("keys", parents=[debug], help="make API keys: `fenhe keys make NAME`")
     keys.add_arguments(parser)
     parser.set_defaults(run=keys.run)
-    parser = commands.add_parser("config", parents=[debug], help="look at settings: `fenhe config check FILE`")
+    parser = commands.add_parser(
+        "config", parents=[debug], help="look at settings: `fenhe config check FILE`, `fenhe config schema`"
+    )
     config.add_arguments(parser)
     parser.set_defaults(run=check_config)
 

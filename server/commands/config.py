@@ -1,6 +1,7 @@
-"""`fenhe config check`: whether a server would start with a settings file, without starting it."""
+"""`fenhe config`: whether a server would start with a settings file, without starting it; and the schema of one."""
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from router.pool import name_problem
 from server.lifecycle.settings_check import collect, look_over
 from server.settings.config import StudentConfig
 from server.settings.reading import draft_config
+from server.settings.schema import settings_schema
 from server.students.open_student import load_classifier
 
 MISTAKEN = 2
@@ -21,9 +23,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="report every mistake in a settings file and in the files it names")
     check.add_argument("file", type=Path)
+    check.set_defaults(act=run_check)
+    schema = actions.add_parser("schema", help="print the JSON Schema of a settings file")
+    schema.set_defaults(act=run_schema)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    status: int = arguments.act(arguments, environ)
+    return status
+
+
+def run_schema(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    print(json.dumps(settings_schema(), indent=2))
+    return 0
+
+
+def run_check(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print what was found: a line per mistake, on stderr."""
     try:
         print(check(arguments.file, environ))
