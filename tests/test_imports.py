@@ -1,17 +1,79 @@
-"""Imports run server -> bench -> router -> engines -> models, and heavy packages stay where they belong."""
+"""The house: which storey and which room may import which, and where heavy packages may be imported.
 
-import ast
+Strings that name a module of ours count as imports too, wherever they stand: a module that is imported by its name, or
+a program for another process.
+"""
+
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LAYERS = ("server", "bench", "router", "engines", "models")
-"""From the top: a layer may import those behind it."""
+from tests.structure import (
+    ROOT,
+    STOREYS,
+    circles,
+    file_circles,
+    imported,
+    module_of,
+    modules,
+    modules_named,
+    named,
+    room_of,
+    uses,
+)
+
 OUTSIDE = ("loadtest", "tests")
+
+ROOMS: dict[str, tuple[str, ...]] = {
+    "server": (
+        "commands",
+        "serve",
+        "app",
+        "api",
+        "generation lifecycle http",
+        "context",
+        "students",
+        "telemetry",
+        "wire access",
+        "settings threads",
+    ),
+    "bench": ("router engines distill", "peers process", "host", "subject losses", "protocol report workload command"),
+    "router": ("training", "router pool", "policy cache", "classifier admission", "decision conversation", "tasks"),
+    "engines": (
+        "evaluation scripted answerer",
+        "build",
+        "onnx loop",
+        "scheduling sampler prompt_scores native step_times",
+        "contract",
+        "sequence",
+        "grammar text prefix_match config machine",
+    ),
+    "models": (
+        "evaluation distill",
+        "reference building",
+        "student",
+        "graphs",
+        "sources",
+        "tokenizer",
+        "chat_template rope bounds",
+        "errors architecture checksums",
+    ),
+    "models.distill": (
+        "ablation dry_run",
+        "distiller",
+        "run",
+        "cutting",
+        "config",
+        "loss",
+        "teacher",
+        "network steering data",
+        "work_folder",
+    ),
+}
+"""The rooms of a storey, from the top, those of one level in one text: a room may import those of lower levels. A file
+beside the rooms is a room of its own."""
 
 HOMES = {
     "torch": ("models/", "engines/", "bench/"),
@@ -32,32 +94,14 @@ HOMES = {
 }
 
 
-def sources() -> list[Path]:
-    files = [file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py"))]
-    assert len(files) > 50
-    return files
-
-
-@cache
-def imported(file: Path) -> tuple[str, ...]:
-    """Full names of every module a file imports, wherever in it."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide their layer"
-            names.append(node.module or "")
-    return tuple(names)
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_never_go_up(layer: str) -> None:
-    above = (*LAYERS[: LAYERS.index(layer)], *OUTSIDE)
+@pytest.mark.parametrize("storey", STOREYS)
+def test_imports_never_go_up_a_storey(storey: str) -> None:
+    above = (*STOREYS[: STOREYS.index(storey)], *OUTSIDE)
     wrong = [
-        f"{file.relative_to(ROOT)} imports {name}"
-        for file in sorted((ROOT / layer).rglob("*.py"))
-        for name in imported(file)
+        f"{module} uses {name}"
+        for module, file in modules().items()
+        if module.split(".")[0] == storey
+        for name in (*imported(file), *modules_named(file))
         if name.split(".")[0] in above
     ]
     assert not wrong
@@ -65,29 +109,67 @@ def test_imports_never_go_up(layer: str) -> None:
 
 def test_imports_of_loadtest_are_none_of_ours() -> None:
     wrong = [
-        f"{file.relative_to(ROOT)} imports {name}"
-        for file in sorted((ROOT / "loadtest").rglob("*.py"))
-        for name in imported(file)
-        if name.split(".")[0] in LAYERS
+        f"{module} imports {name}"
+        for module, file in modules().items()
+        if module.split(".")[0] == "loadtest"
+        for name in (*imported(file), *modules_named(file))
+        if name.split(".")[0] in STOREYS
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("storey", ROOMS)
+def test_imports_never_go_up_a_room(storey: str) -> None:
+    level = {room: number for number, rooms in enumerate(ROOMS[storey]) for room in rooms.split()}
+    wrong = []
+    for module, others in uses().items():
+        room = room_of(module, storey)
+        for other in others if room else ():
+            other_room = room_of(other, storey)
+            if other_room not in (None, room) and level[str(other_room)] <= level[str(room)]:
+                wrong.append(f"{module} uses {other}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("storey", ROOMS)
+def test_every_room_has_its_level(storey: str) -> None:
+    there = {room_of(module, storey) for module in modules()} - {None}
+    assert sorted(" ".join(ROOMS[storey]).split()) == sorted(map(str, there))
+
+
+def test_imports_go_in_no_circle() -> None:
+    assert file_circles() == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
 
 
 @pytest.mark.parametrize("package", sorted(HOMES))
 def test_heavy_packages_are_imported_at_home_only(package: str) -> None:
     wrong = [
         str(file.relative_to(ROOT))
-        for file in sources()
-        if package in {name.split(".")[0] for name in imported(file)}
+        for module, file in modules().items()
+        if module.split(".")[0] in STOREYS
+        and package in {name.split(".")[0] for name in imported(file)}
         and not str(file.relative_to(ROOT)).startswith(HOMES[package])
     ]
     assert not wrong
 
 
-def test_imports_are_seen_inside_functions_too(tmp_path: Path) -> None:
+def test_imports_are_seen_inside_functions_and_texts_too(tmp_path: Path) -> None:
     file = tmp_path / "sly.py"
-    file.write_text("def f():\n    from torch.nn import functional\n    import engines.loop.module_engine as loop\n")
-    assert list(imported(file)) == ["torch.nn", "engines.loop.module_engine"]
+    file.write_text(
+        '"""Not engines.prose."""\n'
+        "def f():\n    from torch.nn import functional\n    import engines.loop as loop\n"
+        '    return "engines.onnx.runner:Runner", "from server.app import x", "router.enabled is a setting"\n'
+    )
+    assert list(imported(file)) == ["torch.nn.functional", "engines.loop"]
+    assert list(named(file)) == ["engines.onnx.runner", "server.app", "router.enabled"]
+    known = {"engines", "engines.onnx", "engines.onnx.runner", "router"}
+    assert module_of("engines.onnx.runner", known) == "engines.onnx.runner"
+    assert module_of("router.enabled", known) is None
 
 
 SERVE = """
