@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from engines.grammar import GrammarCompiler
@@ -22,18 +21,12 @@ from server.students.student import ServedStudent, Student
 from server.telemetry.admission import DoorCollector, Doors
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import Tracing, make_tracing
+from server.version import fenhe_version
 
 LONG_TEXT_CHARS = 4096
 """Longer texts are tokenised in a thread: this many characters take about a millisecond."""
 
 T = TypeVar("T")
-
-
-def fenhe_version() -> str:
-    try:
-        return version("fenhe")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "unknown"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,19 +1,41 @@
 """`fenhe chat`: a conversation with a server, streamed to the terminal. Standard library only."""
 
+import argparse
 import http.client
 import json
+import os
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
-from models.errors import BadRequest, ConfigError, ServingError, Unauthorized, Unavailable
+from models.errors import Unavailable
+from server.commands.client import add_api_key, connect, connection_failure, find_api_key, headers, read_refusal
 
-TIMEOUT_S = 600.0
-KEY_VARIABLES = ("FENHE_API_KEY", "OPENAI_API_KEY")
-"""Where the key is when no option gives one: the first that is there counts."""
-HOW_TO_GIVE_A_KEY = f"give yours with --api-key, or in {' or '.join(KEY_VARIABLES)}"
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", help="one question; without it: a conversation")
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"where the server is (default {DEFAULT_URL})")
+    add_api_key(parser)
+    parser.add_argument("--model", default="auto", help="model id (default auto)")
+    parser.add_argument("--system", help="a system message to begin with")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default 0: the likeliest answer")
+    parser.add_argument("--max-tokens", type=int, help="longest answer (default: as long as the context lasts)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    options = ChatOptions(
+        url=arguments.url,
+        api_key=find_api_key(arguments.api_key, os.environ),
+        model=arguments.model,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        system=arguments.system,
+    )
+    return converse(options, arguments.prompt, sys.stdin, sys.stdout)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -45,18 +67,6 @@ class Reply:
         if self.num_tokens > 1 and self.last_s > self.first_s:
             speed = f", {(self.num_tokens - 1) / (self.last_s - self.first_s):.1f} tokens/s"
         return f"path {self.path}, {self.num_tokens} tokens, first after {first_ms:.0f} ms{speed}"
-
-
-def find_api_key(option: str | None, environ: Mapping[str, str]) -> str | None:
-    """The key of the option, else that of the first variable that holds one.
-
-    Raises: ConfigError for a key that no header can carry; it is not shown.
-    """
-    given = [option, *(environ.get(name) for name in KEY_VARIABLES)]
-    key = next((one.strip() for one in given if one and one.strip()), None)
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key has characters that no key has: only ASCII, and no line breaks")
-    return key
 
 
 def converse(options: ChatOptions, prompt: str | None, lines: TextIO, out: TextIO) -> int:
@@ -99,7 +109,7 @@ def ask(options: ChatOptions, messages: list[dict[str, str]], out: TextIO) -> Re
     connection, base = connect(options.url)
     reply = Reply(started_s=time.monotonic())
     try:
-        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), _headers(options.api_key))
+        connection.request("POST", f"{base}/v1/chat/completions", json.dumps(body), headers(options.api_key))
         response = connection.getresponse()
         if response.status != http.client.OK:
             raise read_refusal(response.status, response.read())
@@ -111,54 +121,6 @@ def ask(options: ChatOptions, messages: list[dict[str, str]], out: TextIO) -> Re
     finally:
         connection.close()
     return reply
-
-
-def post(url: str, path: str, body: object, api_key: str | None = None) -> bytes:
-    """The body of a 200 answer. Raises: BadRequest, Unauthorized, Unavailable."""
-    connection, base = connect(url)
-    try:
-        connection.request("POST", f"{base}{path}", json.dumps(body), _headers(api_key))
-        response = connection.getresponse()
-        answer = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise connection_failure(url, error) from None
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        raise read_refusal(response.status, answer)
-    return answer
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    key = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-    return {"content-type": "application/json", **key}
-
-
-def connection_failure(url: str, error: Exception) -> Unavailable:
-    if isinstance(error, ConnectionRefusedError):
-        return Unavailable(f"no server answers at {url}; start one with `fenhe serve`")
-    return Unavailable(f"the connection to {url} failed: {error or type(error).__name__}")
-
-
-def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to a server and the prefix of its addresses. Raises: ConfigError for a URL nobody can use."""
-    parts = urlsplit(url)
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname:
-        raise ConfigError(f"{url!r} is no server address; give one like http://127.0.0.1:8000")
-    base = parts.path.rstrip("/").removesuffix("/v1")
-    return kinds[parts.scheme](parts.hostname, parts.port, timeout=TIMEOUT_S), base
-
-
-def read_refusal(status: int, body: bytes) -> ServingError:
-    """The error in a response, or that there is none in this API's shape."""
-    try:
-        message = json.loads(body)["error"]["message"]
-        if status == http.client.UNAUTHORIZED:
-            return Unauthorized(f"{message}; {HOW_TO_GIVE_A_KEY}")
-        return BadRequest(message)
-    except (ValueError, KeyError, TypeError):
-        return Unavailable(f"the server answered {status}, and not as this API does; is the URL right?")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

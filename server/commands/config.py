@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,20 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schema.set_defaults(act=run_schema)
 
 
-def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    status: int = arguments.act(arguments, environ)
+def run(arguments: argparse.Namespace) -> int:
+    status: int = arguments.act(arguments)
     return status
 
 
-def run_schema(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run_schema(arguments: argparse.Namespace) -> int:
     print(json.dumps(settings_schema(), indent=2))
     return 0
 
 
-def run_check(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run_check(arguments: argparse.Namespace) -> int:
     """Print what was found: a line per mistake, on stderr."""
     try:
-        print(check(arguments.file, environ))
+        print(check(arguments.file, os.environ))
     except ConfigError as error:
         lines = [f"{arguments.file}: number of mistakes: {len(error.problems)}", *map(str, error.problems)]
         print("\n  ".join(lines), file=sys.stderr)

@@ -1,5 +1,7 @@
 """`fenhe route`: where a question would go and why, as a server or as this process sees it."""
 
+import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,13 +16,34 @@ from models.student.manifest import Manifest
 from router.conversation import Conversation
 from router.decision import Health, Quality, RoutePreferences, StudentState
 from router.router import Router
-from router.tasks import Task
-from server.commands.chat import post
+from router.tasks import TASKS, Task
+from server.commands.client import add_api_key, find_api_key, post
 from server.settings.reading import load_config
 from server.students.open_student import load_classifier
 from server.wire.status import RouteReply, TargetReply
 
 BAR_CHARS = 30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help="the question")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--url", help="ask a running server; without it, decide here")
+    where.add_argument("--student", type=Path, metavar="DIR", help="decide for this student (default: the default one)")
+    add_api_key(parser)
+    parser.add_argument("--task", choices=TASKS, help="as if the request had wished for this task")
+    parser.add_argument("--quality", choices=[quality.value for quality in Quality], help="as if it had wished for it")
+    parser.add_argument("--json", action="store_true", help="the answer of POST /v1/route itself")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.url is not None:
+        api_key = find_api_key(arguments.api_key, os.environ)
+        reply = ask_server(arguments.url, arguments.text, arguments.task, arguments.quality, api_key)
+    else:
+        reply = decide_here(arguments.text, arguments.student, arguments.task, arguments.quality, os.environ)
+    print(show(reply, is_json=arguments.json))
+    return 0
 
 
 def ask_server(url: str, text: str, task: Task | None, quality: str | None, api_key: str | None = None) -> RouteReply:

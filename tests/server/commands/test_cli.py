@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from models.errors import ConfigError
 from models.sources.source import open_source
 from models.student.manifest import write_manifest
-from server.commands.cli import main
+from server.commands.cli import COMMANDS, main
 from server.context import Context
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, make_manifest, open_scripted
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,26 @@ def run(*arguments: str) -> int:
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("fenhe ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_listed_and_has_its_own_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert any(line.split()[:1] == [name] for line in capsys.readouterr().out.splitlines())
+    assert run(name, "--help") == 0
+    assert f"usage: fenhe {name} [-h] [--debug]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["chat", "--help"], ["build", "--help"]])
+def test_light_commands_load_no_model_code(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom server.commands.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('heavy:', *{'numpy', 'tokenizers', 'fastapi'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--nonsense", "1"], ["build"], ["bench"]])

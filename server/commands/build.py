@@ -1,0 +1,36 @@
+"""`fenhe build`: cut a model into a student folder."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="a GGUF file or a Hugging Face folder")
+    parser.add_argument("--out", type=Path, required=True, help="the student folder to write")
+    parser.add_argument("--name", help="the student's name (default: from the source)")
+    parser.add_argument("--modules", metavar="NAME:LAYERS,...", help="knowledge:9,reasoning:15,adapter:6, for example")
+    parser.add_argument("--exits", type=Path, metavar="FILE", help="trained exits to build in; they say where to cut")
+    parser.add_argument("--precision", metavar="NAME,...", help="variants to write (default: all that serving needs)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from models.building.build import build_student
+    from models.graphs.precisions import DEFAULT_PRECISIONS
+
+    named = arguments.precision
+    manifest = build_student(
+        arguments.source,
+        arguments.out,
+        name=arguments.name,
+        modules=arguments.modules,
+        precisions=DEFAULT_PRECISIONS if named is None else named.split(","),
+        exits=arguments.exits,
+        show_progress=sys.stderr.isatty(),
+    )
+    print(f"built {manifest.name} in {arguments.out}; see it with `fenhe inspect {arguments.out}`")
+    full = manifest.full_path
+    raw = [path.name for path in manifest.paths if path != full and not manifest.exit(path.exit).is_trained]
+    if raw:
+        print(f"the exits of {', '.join(raw)} are not trained: expect no sense from these paths before `fenhe distill`")
+    return 0

@@ -1,0 +1,75 @@
+"""`fenhe serve`: settings and students are read, engines start to load, and the server listens."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from server.settings.help import ABOUT, add_settings
+
+    parser.usage = "fenhe serve [-h] [--debug] [--config FILE] [--SETTING VALUE ...]"
+    parser.description = ABOUT
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML (or FENHE_CONFIG)")
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _survive_hangup(_report)
+    from models.building.default_student import find_student
+    from server.context import make_context
+    from server.http.listener import open_socket
+    from server.lifecycle.settings_check import read_sound
+    from server.settings.fields import setting_names
+    from server.settings.reading import draft_config
+    from server.students.open_student import load_classifier, make_opener, open_all
+    from server.telemetry.logs import set_up_logging
+
+    flags = {name: getattr(arguments, name) for name in setting_names()}
+    draft = partial(draft_config, flags, os.environ, arguments.config)
+    config, keys = read_sound(draft)
+    set_up_logging(config)
+    is_json = config.log_format == "json"
+    report = logging.getLogger("fenhe").info if is_json else _report
+    _survive_hangup(report)
+    with open_socket(config) as listener:
+        opener = make_opener(config.engine, lambda: find_student(os.environ, report=report))
+        classifier = load_classifier(config.router)
+        students = open_all(config.student, opener)
+        context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, draft_config=draft)
+        context.start_engines()  # they load while the web framework is imported
+        try:
+            from server.serve import serve
+
+            names = [student.name for student in context.students]
+            return serve(context, listener, announce=partial(_announce, names, is_json))
+        finally:
+            for student in context.students:
+                student.engine.stop(0.0)
+
+
+def _survive_hangup(report: Callable[[str], None]) -> None:
+    """Until there is a loop that reads settings again by it, SIGHUP would end a server that is still loading."""
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, lambda *_: report("fenhe: SIGHUP ignored, the server is starting; send it again"))
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _announce(students: list[str], is_json: bool, url: str) -> None:
+    """Say where the server listens, on stdout, in the form that log lines have."""
+    line = f"fenhe serves {', '.join(students)} at {url}/v1"
+    if is_json:
+        from server.telemetry.logs import JsonFormatter
+
+        fields = {"url": f"{url}/v1", "students": students}
+        record = {"name": "fenhe", "levelname": "INFO", "msg": "%s", "args": (line,), "fields": fields}
+        line = JsonFormatter().format(logging.makeLogRecord(record))
+    print(line, flush=True)
