@@ -1,7 +1,8 @@
-"""The `fenhe` command as it is installed, to be measured as a process of its own."""
+"""The installed `fenhe`: its command, to be measured as a process of its own, and its version."""
 
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -15,3 +16,10 @@ def installed_command() -> str:
     if found is None:
         raise FileNotFoundError("the command `fenhe` is not installed: `pip install -e .` in the checkout")
     return found
+
+
+def installed_version() -> str:
+    try:
+        return version("fenhe")
+    except PackageNotFoundError:
+        return "source tree"

@@ -1,21 +1,18 @@
 """The bench's end of a subject process: one fresh process per subject and round, and a deadline for every task."""
 
 import contextlib
-import os
 import queue
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from bench import protocol
 from bench.protocol import Answer, Failed, Task
 
-SOURCE_ROOT = Path(__file__).resolve().parents[1]
 STDERR_LINES = 6
 CLOSE_TIMEOUT_S = 15.0
 
@@ -25,7 +22,7 @@ class SubjectProcess:
 
     def __init__(self, target: str, *, environ: Mapping[str, str], timeout_s: float) -> None:
         self._command = [sys.executable, "-m", "bench.host", target]
-        self._environ = {**environ, "PYTHONPATH": _with_source_root(environ.get("PYTHONPATH"))}
+        self._environ = dict(environ)
         self._timeout_s = timeout_s
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._is_lost = False
@@ -91,7 +88,3 @@ class SubjectProcess:
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").splitlines()
         return f"exit code {code}; " + " | ".join(lines[-STDERR_LINES:])
-
-
-def _with_source_root(python_path: str | None) -> str:
-    return os.pathsep.join([str(SOURCE_ROOT), *([python_path] if python_path else [])])

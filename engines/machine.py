@@ -5,6 +5,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,10 +43,10 @@ def describe_machine() -> Description:
     }
 
 
-def describe_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter; those that are not installed are left out."""
+def describe_versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that matter and of `more`; those that are not installed are left out."""
     found = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

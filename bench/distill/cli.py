@@ -4,13 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from bench.machine import note_busy
+from bench.options import add_debug, add_json, add_rounds, find_unwritable
+from bench.report import report_progress, write_document
+from bench.rounds import count_rounds
 from engines.machine import Description, describe_machine, describe_versions
 from models.building.default_student import DEFAULT_MODEL
 from models.errors import ConfigError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from bench.distill.work import Work
 
 PACKAGES = ("torch", "transformers", "accelerate")
-BUSY_LOAD = 0.5
-"""Waiting processes per core, from which on the figures are doubtful."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -40,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
 
     machine = describe_machine()
     teacher = options.teacher or pull(DEFAULT_MODEL, cache_folder(os.environ), show_progress=sys.stderr.isatty())
-    _report("reading the teacher's weights")
+    report_progress("reading the teacher's weights")
     work = prepare_work(
         teacher,
         modules=options.modules,
@@ -51,11 +50,9 @@ def run(argv: Sequence[str]) -> int:
     )
     peer = Peer(work)
     found = compute_figures(run_rounds(work, peer, options.rounds), work.num_tokens, options.epochs)
-    versions, notes = describe_versions() | _peer_versions(), make_notes(work, peer, options.epochs, machine)
+    versions, notes = describe_versions(PACKAGES), make_notes(work, peer, options.epochs, machine)
     print(render_table(found, machine, versions, notes))
-    if options.json is not None:
-        document = make_document(found, machine, versions, notes)
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    write_document(options.json, make_document(found, machine, versions, notes))
     return 0
 
 
@@ -65,8 +62,7 @@ def run_rounds(work: "Work", peer: "Peer", num_rounds: int) -> "list[Round]":
     from bench.distill.ours import time_ours
 
     rounds = []
-    for number in range(num_rounds):
-        _report(f"round {number + 1} of {num_rounds}")
+    for number in count_rounds(num_rounds, report_progress):
         peer_s = _time_peer(work, peer) if number % 2 else None
         with TemporaryDirectory(prefix="fenhe-bench-") as folder:
             ours = time_ours(work, Path(folder))
@@ -84,7 +80,7 @@ def make_notes(work: "Work", peer: "Peer", epochs: float, machine: Description) 
     head_tokens = work.config.training.head_tokens
     loss = "the whole vocabulary" if head_tokens is None else f"a batch's likely tokens and {head_tokens} random ones"
     longest = max(example.num_tokens for example in work.examples)
-    notes = [
+    return [
         f"peer: {peer.name}, one exit after another, KL over the whole vocabulary, teacher run at every step",
         f"fenhe: all exits at once, KL over {loss}, with a map before the exit's layer, which the peer has not",
         f"teacher: {work.config.teacher}, {work.source.architecture.num_layers} layers; exits: {exits}",
@@ -92,25 +88,22 @@ def make_notes(work: "Work", peer: "Peer", epochs: float, machine: Description) 
         "the same for both",
         f"computed in {work.trunk.dtype}, trained weights in float32, on {work.trunk.device}; "
         f"reading charged to {epochs:g} epochs",
+        *note_busy(machine, "figures are doubtful"),
     ]
-    load, cores = machine["load_1min"], machine["cores"]
-    if isinstance(load, float) and isinstance(cores, int) and load > cores * BUSY_LOAD:
-        notes.append(f"the machine was busy at the start (load {load} on {cores} cores): figures are doubtful")
-    return notes
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fenhe bench distill", description=__doc__)
     parser.add_argument("--teacher", type=Path, metavar="PATH", help="a Llama: GGUF file or Hugging Face folder")
     parser.add_argument("--modules", metavar="NAME:LAYERS,...", help="where to cut; an exit behind each but the last")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="interleaved rounds (default 3)")
+    add_rounds(parser, 3, "interleaved rounds (default 3)")
     parser.add_argument("--tokens", type=int, default=8192, metavar="N", help="text to train on (default 8192)")
     parser.add_argument("--batch-tokens", type=int, default=2048, metavar="N", help="of both sides (default 2048)")
     parser.add_argument("--epochs", type=float, default=4.0, metavar="E", help="that share the reading (default 4)")
     parser.add_argument("--whole-vocabulary", action="store_true", help="no subset of the head in our loss, either")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_json(parser)
+    add_debug(parser)
     return parser
 
 
@@ -125,22 +118,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     ]
     if options.teacher is not None and not options.teacher.exists():
         problems.append(f"--teacher {options.teacher}: no such file or folder")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        problems.append(f"--json {options.json}: no such folder")
+    problems += find_unwritable(options.json)
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return options
-
-
-def _peer_versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

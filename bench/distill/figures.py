@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from bench.distill.ours import OurTimes
-from bench.report import describe_setting, fill_document
+from bench.report import describe_setting, fill_document, list_formulas, list_notes
+from bench.rounds import RoundFigures, gather, medians
 from engines.machine import Description
 
 NAME_WIDTH = 32
@@ -20,9 +20,6 @@ FORMULAS = {
     "ratio": "tokens_per_s / peer_tokens_per_s; higher is better for us",
 }
 
-RoundFigures = dict[str, list[float]]
-"""A figure's value in every round."""
-
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Round:
@@ -34,8 +31,7 @@ class Round:
 
 def compute_figures(rounds: Sequence[Round], num_tokens: int, epochs: float) -> RoundFigures:
     """The reading is charged to `epochs` epochs."""
-    each = [_round_figures(one, num_tokens, epochs) for one in rounds]
-    return {name: [found[name] for found in each] for name in each[0]}
+    return gather([_round_figures(one, num_tokens, epochs) for one in rounds])
 
 
 def _round_figures(one: Round, num_tokens: int, epochs: float) -> dict[str, float]:
@@ -54,21 +50,18 @@ def _round_figures(one: Round, num_tokens: int, epochs: float) -> dict[str, floa
     }
 
 
-def medians(found: RoundFigures) -> dict[str, float]:
-    return {name: median(values) for name, values in found.items()}
-
-
 def render_table(found: RoundFigures, machine: Description, versions: dict[str, str], notes: Sequence[str]) -> str:
     lines = [*describe_setting(machine, versions), ""]
     for name, value in medians(found).items():
         lines.append(f"{name:<{NAME_WIDTH}} {value:>10.2f}   ({min(found[name]):.2f} .. {max(found[name]):.2f})")
-    lines += ["", "notes", *(f"  {note}" for note in notes)]
-    lines += ["", "formulas (within a round, then the median of rounds; in brackets the lowest and highest round)"]
-    return "\n".join([*lines, *(f"  {name}: {formula}" for name, formula in FORMULAS.items())])
+    lines += list_notes(notes)
+    lines += list_formulas(
+        FORMULAS, "within a round, then the median of rounds; in brackets the lowest and highest round"
+    )
+    return "\n".join(lines)
 
 
 def make_document(
     found: RoundFigures, machine: Description, versions: dict[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """The JSON form: medians under `figures`, the rounds behind them under `rounds`."""
     return fill_document(medians(found), found, FORMULAS, machine, versions, notes)

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.distill.ours import settle
 from bench.distill.work import Work
+from bench.peers.llama import is_plain_llama, llama_fields
 from models.architecture import Architecture
 from models.distill.config import ExitConfig
 from models.distill.network.decoder import padded
@@ -91,21 +92,11 @@ def load_teacher(source: ModelSource, dtype: torch.dtype, device: torch.device) 
 
 def llama_config(architecture: Architecture) -> LlamaConfig:
     """Raises: ConfigError for a model that is no plain Llama."""
-    if architecture.family != "llama" or architecture.rope_scaling.kind != "default":
+    if not is_plain_llama(architecture):
         raise ConfigError("the peer is a Llama without stretched rotary positions; give such a --teacher")
     return LlamaConfig(
-        vocab_size=architecture.vocab_size,
-        hidden_size=architecture.hidden_size,
-        intermediate_size=architecture.intermediate_size,
-        num_hidden_layers=architecture.num_layers,
-        num_attention_heads=architecture.num_heads,
-        num_key_value_heads=architecture.num_kv_heads,
-        head_dim=architecture.head_dim,
-        max_position_embeddings=architecture.max_context_tokens,
-        rms_norm_eps=architecture.norm_eps,
+        **llama_fields(architecture),
         rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
-        attention_bias=architecture.has_qkv_bias,
-        tie_word_embeddings=architecture.has_tied_head,
         use_cache=False,
     )
 

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from bench.engines.cases import CASES, FULL_EFFORT, QUICK_EFFORT, REFERENCE_PRECISION, Plan, Role
 from bench.engines.figures import compute_figures
 from bench.engines.report import make_document, render_table
 from bench.engines.rounds import PEER_NAMES, SUBJECTS, Rounds, SubjectEntry
+from bench.options import add_json, add_precision, add_rounds, add_student, find_too_small, find_unwritable
 from bench.protocol import Setup
+from bench.report import report_progress, write_document
 from bench.workload import DEFAULT_TEXT, read_workload
 from engines.machine import describe_machine, describe_versions
 from models.building.default_student import DEFAULT_MODEL, find_student
@@ -58,17 +58,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fenhe bench engines", description=__doc__)
     parser.add_argument("--cases", metavar="A,B", help=f"only these (default all): {', '.join(CASES)}")
     parser.add_argument("--quick", action="store_true", help="one round, fewer tokens: for a first look")
-    parser.add_argument("--rounds", type=int, metavar="N", help="interleaved rounds (default 3; --quick: 1)")
+    add_rounds(parser, None, "interleaved rounds (default 3; --quick: 1)")
     parser.add_argument("--peers", metavar="A,B", help=f"only these, or none (default all): {', '.join(PEER_NAMES)}")
     parser.add_argument("--peers-only", action="store_true", help="leave fenhe out")
-    parser.add_argument("--student", type=Path, metavar="DIR", help="student folder (default: in the cache)")
+    add_student(parser)
     parser.add_argument(
         "--gguf", type=Path, metavar="FILE", help="the same model for the peers (default: in the cache)"
     )
-    parser.add_argument("--precision", default="auto", help="what fenhe serves with (default auto)")
+    add_precision(parser)
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="for every subject (default 2)")
     parser.add_argument("--text", type=Path, default=DEFAULT_TEXT, metavar="FILE", help="held-out text: .txt or .jsonl")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add_json(parser, "FILE")
     return parser
 
 
@@ -78,19 +78,16 @@ def read_options(argv: Sequence[str]) -> Options:
     problems: list[str] = []
     cases = _chosen("--cases", given.cases, tuple(CASES), problems)
     peers = () if given.peers == "none" else _chosen("--peers", given.peers, PEER_NAMES, problems)
-    for flag, value in (("--threads", given.threads), ("--rounds", given.rounds)):
-        if value is not None and value < 1:
-            problems.append(f"{flag} must be at least 1, not {value}")
+    problems += find_too_small(given, {"threads": 1, "rounds": 1})
     if given.peers_only and not peers:
         problems.append("--peers-only with --peers none leaves nothing to measure")
-    if given.json is not None and not given.json.absolute().parent.is_dir():
-        problems.append(f"--json {given.json}: no such folder")
+    problems += find_unwritable(given.json)
     student = None if given.peers_only or problems else _student_folder(given.student, problems)
     gguf = given.gguf or Path()
     if not problems:
         gguf = _gguf_file(given.gguf, problems)
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return Options(
         cases=cases,
         peers=peers,
@@ -117,7 +114,7 @@ def _chosen(flag: str, value: str | None, known: tuple[str, ...], problems: list
 
 def _student_folder(given: Path | None, problems: list[str]) -> Path:
     if given is None:
-        return find_student(os.environ, report=lambda line: print(line, file=sys.stderr))
+        return find_student(os.environ, report=report_progress)
     if not (given / MANIFEST_NAME).is_file():
         problems.append(f"{given} is not a student folder: make one with `fenhe build`")
     return given
@@ -160,14 +157,12 @@ def _measure(options: Options, stack: ExitStack) -> int:
         plan=plan,
         setup=setup,
         environ=os.environ,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=report_progress,
     ).run(options.num_rounds)
     figures = compute_figures(outcome.records)
     versions = {**describe_versions(), **outcome.versions}
     print(render_table(figures, options.cases, machine, versions, outcome.notes))
-    if options.json is not None:
-        document = make_document(figures, machine, versions, outcome.notes)
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    write_document(options.json, make_document(figures, machine, versions, outcome.notes))
     return EXIT_FAULTS if outcome.faults else 0
 
 
@@ -191,12 +186,8 @@ def _reference_folder(options: Options, manifest: Manifest, stack: ExitStack) ->
         return None
     from models.building.build import build_student
 
-    print("building the fp32 reference for this run", file=sys.stderr, flush=True)
+    report_progress("building the fp32 reference for this run")
     folder = Path(tempfile.mkdtemp(prefix="fenhe-reference-"))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     build_student(options.gguf, folder / "student", precisions=(REFERENCE_PRECISION,))
     return str(folder / "student")
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))

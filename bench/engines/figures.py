@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from bench.engines.cases import REFERENCE_PRECISION
 from bench.engines.rounds import PEER_NAMES, Record
 from bench.protocol import Generated, Occupied, Scored, Stalled, Started, StepTimes
+from bench.rounds import medians
 
 FENHE = "fenhe"
 SERVE = "fenhe serve"
@@ -45,7 +46,7 @@ class Figures:
 
     @property
     def medians(self) -> dict[str, float]:
-        return {name: statistics.median(values.values()) for name, values in self.rounds.items()}
+        return medians({name: list(values.values()) for name, values in self.rounds.items()})
 
     def add(self, name: str, values: Mapping[int, float]) -> None:
         if values:

@@ -8,19 +8,15 @@ all three batches, does not count.
 import argparse
 import os
 import statistics
-import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from bench.engines.ours import LOAD_TIMEOUT_S, POLL_S, Progress
-from bench.report import describe_setting, fill_document
+from bench.engines.progress import Progress, wait_until_loaded
+from bench.options import add_json, add_precision, add_rounds, add_student, find_too_small, find_unwritable
+from bench.report import describe_setting, fill_document, list_formulas, report_progress, write_document
+from bench.rounds import RoundFigures, count_rounds, gather, medians
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.contract import Engine
@@ -83,7 +79,7 @@ class GrammarBench:
         compiler = GrammarCompiler(student.tokenizer, student.manifest.architecture.vocab_size)
         self._grammars = {name: compiler.compile(source) for name, source in GRAMMARS.items()}
         self._engine.start(self._publish)
-        _wait_until_loaded(self._engine)
+        wait_until_loaded(self._engine)
 
     def close(self) -> None:
         self._engine.stop(grace_s=0.0)
@@ -145,31 +141,17 @@ class GrammarBench:
         self._progress.add(events)
 
 
-def _wait_until_loaded(engine: Engine) -> None:
-    deadline_s = time.monotonic() + LOAD_TIMEOUT_S
-    pause = threading.Event()
-    while not all(path.is_servable for path in engine.status().paths):
-        if engine.status().error is not None:
-            raise EngineFault(f"the engine did not load: {engine.status().error}")
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"the student was not loaded after {LOAD_TIMEOUT_S:g} s")
-        pause.wait(POLL_S)
-
-
 def run(argv: Sequence[str]) -> int:
     """Measure and print. Raises: ConfigError."""
     options = read_options(argv)
     machine, versions = describe_machine(), describe_versions()
-    student = Student.open(options.student or find_student(os.environ, report=_report))
+    student = Student.open(options.student or find_student(os.environ, report=report_progress))
     load = Load(num_rows=options.rows, num_tokens=options.tokens, path=options.path or student.manifest.full_path.name)
     rounds = _measure(student, load, options)
-    medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    found = gather(rounds)
     notes = [f"{load.num_rows} rows, {load.num_tokens} tokens each, path {load.path}, {len(rounds)} rounds"]
-    print(render(medians, rounds, machine, versions, notes))
-    if options.json is not None:
-        values = {name: [one[name] for one in rounds] for name in medians}
-        document = fill_document(medians, values, FORMULAS, machine, versions, notes)
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    print(render(found, machine, versions, notes))
+    write_document(options.json, fill_document(medians(found), found, FORMULAS, machine, versions, notes))
     return 0
 
 
@@ -184,41 +166,31 @@ def _measure(student: Student, load: Load, options: argparse.Namespace) -> list[
     bench = GrammarBench(student, config, load)
     try:
         bench.round()  # warm-up: buffers grow, and grammars find their common states
-        rounds = []
-        for number in range(options.rounds):
-            _report(f"round {number + 1} of {options.rounds}")
-            rounds.append(bench.round())
+        rounds = [bench.round() for _ in count_rounds(options.rounds, report_progress)]
     finally:
         bench.close()
     return rounds
 
 
-def render(
-    medians: Mapping[str, float],
-    rounds: Sequence[Mapping[str, float]],
-    machine: Mapping[str, Any],
-    versions: Mapping[str, str],
-    notes: Sequence[str],
-) -> str:
+def render(found: RoundFigures, machine: Mapping[str, Any], versions: Mapping[str, str], notes: Sequence[str]) -> str:
     lines = [*describe_setting(machine, versions), *(f"note      {note}" for note in notes), ""]
-    for name, median in medians.items():
-        values = [one[name] for one in rounds]
+    for name, median in medians(found).items():
+        values = found[name]
         digits = 2 if name.startswith("free") else 3
         lines.append(f"{name:<28} {median:>8.{digits}f}   [{min(values):.{digits}f} {max(values):.{digits}f}]")
-    lines += ["", "formulas (median of rounds; in brackets the lowest and highest)"]
-    return "\n".join([*lines, *(f"  {name}: {formula}" for name, formula in FORMULAS.items())])
+    return "\n".join([*lines, *list_formulas(FORMULAS, "median of rounds; in brackets the lowest and highest")])
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fenhe bench grammar", description=__doc__)
-    parser.add_argument("--student", type=Path, metavar="DIR", help="student folder (default: in the cache)")
+    add_student(parser)
     parser.add_argument("--path", metavar="NAME", help="path of the student (default: the full one)")
     parser.add_argument("--rows", type=int, default=32, metavar="N", help="sequences at once (default 32)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="per sequence (default 64)")
-    parser.add_argument("--rounds", type=int, default=8, metavar="N", help="after a warm-up round (default 8)")
+    add_rounds(parser, 8, "after a warm-up round (default 8)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the engine (default: its own choice)")
-    parser.add_argument("--precision", default="auto", help="what fenhe serves with (default auto)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
+    add_precision(parser)
+    add_json(parser)
     return parser
 
 
@@ -226,17 +198,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     """Raises: ConfigError that lists every mistake."""
     options = make_parser().parse_args(argv)
     least = {"rows": 2, "tokens": 2, "rounds": 1, "threads": 1}
-    problems = [
-        f"--{name} must be at least {bound}, not {getattr(options, name)}"
-        for name, bound in least.items()
-        if getattr(options, name) is not None and getattr(options, name) < bound
-    ]
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        problems.append(f"--json {options.json}: no such folder")
+    problems = [*find_too_small(options, least), *find_unwritable(options.json)]
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return options
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -4,15 +4,16 @@ import gc
 import itertools
 import os
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bench.command import installed_version
 from bench.engines.cases import REFERENCE_PRECISION
+from bench.engines.depth_steps import decode_step, prefix_paths, uniform_steps
+from bench.engines.progress import Progress, wait_until_loaded
 from bench.losses import nats_of
 from bench.protocol import Generate, Generated, MixedStep, Score, Scored, Setup, Stall, Stalled, StepTimes, Task
 from bench.subject import Measure, SubjectAbsent
@@ -24,46 +25,6 @@ from engines.step_times import step_times
 from models.errors import EngineFault
 from models.sources.fetch import cache_folder
 from models.student.folder import HEAD, Student
-
-LOAD_TIMEOUT_S = 120.0
-JOB_TIMEOUT_S = 240.0
-POLL_S = 0.01
-
-
-class Progress:
-    """When every sequence of a job got its tokens. Written by the engine thread, read when `wait` returned."""
-
-    def __init__(self, sequence_ids: Sequence[str]) -> None:
-        self.token_times_s: dict[str, list[float]] = {name: [] for name in sequence_ids}
-        self.num_cached_tokens = 0
-        self._open = set(sequence_ids)
-        self._error: Exception | None = None
-        self._changed = threading.Condition()
-
-    def add(self, events: Sequence[SequenceEvent]) -> None:
-        now = time.perf_counter()
-        with self._changed:
-            for event in events:
-                self.token_times_s[event.sequence_id] += [now] * len(event.token_ids)
-                if event.finish is not None:
-                    self._open.discard(event.sequence_id)
-                    self._error = event.finish.error or self._error
-                    self.num_cached_tokens += event.finish.usage.num_cached_tokens
-            self._changed.notify_all()
-
-    def wait(self, is_done: Callable[[], bool]) -> None:
-        """Raises: the first error a sequence ended with; TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: is_done() or self._error is not None, JOB_TIMEOUT_S):
-                raise TimeoutError(f"{len(self._open)} sequences had not finished after {JOB_TIMEOUT_S:g} s")
-        if self._error is not None:
-            raise self._error
-
-    def is_finished(self, sequence_id: str) -> bool:
-        return sequence_id not in self._open
-
-    def wait_all(self) -> None:
-        self.wait(lambda: not self._open)
 
 
 class Fenhe:
@@ -80,10 +41,7 @@ class Fenhe:
         self._progress = Progress(())
         self._num_jobs = 0
         self._running_engine()
-        try:
-            return version("fenhe")
-        except PackageNotFoundError:
-            return "source tree"
+        return installed_version()
 
     @property
     def measures(self) -> Mapping[type[Task], Measure]:
@@ -184,20 +142,11 @@ class Fenhe:
         if self._engine is None:
             self._engine = build_engine(self._student, self._config(self._precision, 32))
             self._engine.start(self._publish)
-            self._wait_until_loaded(self._engine)
+            wait_until_loaded(self._engine)
         return self._engine
 
     def _publish(self, events: Sequence[SequenceEvent]) -> None:
         self._progress.add(events)
-
-    def _wait_until_loaded(self, engine: Engine) -> None:
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while not all(path.is_servable for path in engine.status().paths):
-            if engine.status().error is not None:
-                raise EngineFault(f"the engine did not load: {engine.status().error}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the student was not loaded after {LOAD_TIMEOUT_S:g} s")
-            time.sleep(POLL_S)
 
     def _stop_engine(self) -> None:
         if self._engine is not None:
@@ -241,28 +190,6 @@ class Fenhe:
     def _watch(self, requests: Sequence[GenerationRequest]) -> Progress:
         self._progress = Progress([request.id for request in requests])
         return self._progress
-
-
-def prefix_paths(student: Student) -> list[str]:
-    """The paths that run the first one, two, ... modules: the depths a step can mix. Shallowest first."""
-    names = tuple(module.name for module in student.manifest.modules)
-    by_modules = {path.modules: path.name for path in student.manifest.paths}
-    prefixes = [names[:count] for count in range(1, len(names) + 1)]
-    return [by_modules[prefix] for prefix in prefixes if prefix in by_modules]
-
-
-def decode_step(paths: Sequence[str], position: int) -> StepInput:
-    return StepInput(decode=tuple(DecodeRow(path=path, position=position, token_id=1) for path in paths))
-
-
-def uniform_steps(paths: Sequence[str], rows_per_path: int, position: int) -> dict[str, StepInput]:
-    """For every depth, a step of that path and of the path before, at the rows its last module has when mixed."""
-    steps = {}
-    for depth, path in enumerate(paths):
-        num_rows = rows_per_path * (len(paths) - depth)
-        for name in (paths[max(depth - 1, 0)], path):
-            steps[f"{name}:{num_rows}"] = decode_step([name] * num_rows, position)
-    return steps
 
 
 def gaps_of(moments: Sequence[float]) -> tuple[float, ...]:

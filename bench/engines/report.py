@@ -1,13 +1,14 @@
 """Turns figures into a table for people and JSON for everything else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bench.engines.cases import CASES
 from bench.engines.figures import FORMULAS, Figures
-from bench.report import describe_setting, fill_document
+from bench.report import describe_setting, fill_document, list_formulas, list_notes, show_number, show_spread
 
 NAME_WIDTH = 44
+DIGITS = 4
 FIGURES_OF_CASE = {
     "decode_1": ("decode_1_",),
     "decode_32": ("decode_32_",),
@@ -36,17 +37,16 @@ def render_table(
         rows = _rows_of(figures, FIGURES_OF_CASE[case])
         if rows:
             lines += ["", f"{case}: {CASES[case].title}", *rows]
-    if notes:
-        lines += ["", "notes", *(f"  {note}" for note in notes)]
-    lines += ["", "formulas (median of repeats per round, then median of rounds; in brackets the lowest and highest)"]
-    lines += [f"  {name}: {formula}" for name, formula in FORMULAS.items()]
+    lines += list_notes(notes)
+    lines += list_formulas(
+        FORMULAS, "median of repeats per round, then median of rounds; in brackets the lowest and highest"
+    )
     return "\n".join(lines)
 
 
 def make_document(
     figures: Figures, machine: Mapping[str, Any], versions: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """The JSON form: medians under `figures`, the rounds behind them under `rounds`."""
     rounds = {name: list(values.values()) for name, values in figures.rounds.items()}
     return fill_document(figures.medians, rounds, FORMULAS, machine, versions, notes)
 
@@ -54,19 +54,11 @@ def make_document(
 def _rows_of(figures: Figures, prefixes: tuple[str, ...]) -> list[str]:
     medians = figures.medians
     return [
-        f"  {name:<{NAME_WIDTH}} {_number(medians[name]):>10}{_spread(values.values())}"
+        f"  {name:<{NAME_WIDTH}} {show_number(medians[name], DIGITS):>10}{_show_spread(values.values())}"
         for name, values in figures.rounds.items()
         if name.startswith(prefixes)
     ]
 
 
-def _spread(values: Any) -> str:
-    low, high = min(values), max(values)
-    return f"   ({_number(low)} .. {_number(high)})" if low != high else ""
-
-
-def _number(value: float) -> str:
-    """Four significant digits, without an exponent."""
-    if abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.4g}"
+def _show_spread(values: Collection[float]) -> str:
+    return "" if min(values) == max(values) else f"   {show_spread(values, DIGITS)}"

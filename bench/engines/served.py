@@ -11,13 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
-from bench.command import installed_command
+from bench.command import installed_command, installed_version
 from bench.engines.sse_client import StreamedAnswer, http_request, read_answer, run_job
 from bench.protocol import Generate, Generated, Occupied, Occupy, Setup, Started, StartUp, Task
 from bench.subject import Measure, SubjectAbsent
@@ -41,10 +40,7 @@ class FenheServe:
         self._setup = setup
         self._manifest = read_manifest(Path(setup.student))
         self._server: Server | None = None
-        try:
-            return version("fenhe")
-        except PackageNotFoundError:
-            return "source tree"
+        return installed_version()
 
     @property
     def measures(self) -> Mapping[type[Task], Measure]:

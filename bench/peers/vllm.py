@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bench.peers.llama import is_plain_llama, llama_fields
 from bench.protocol import Generate, Generated, Score, Scored, Setup, Task
 from bench.subject import Measure, SubjectAbsent
 from models.architecture import Architecture
@@ -93,23 +94,13 @@ def write_folder(source: ModelSource, folder: Path) -> None:
 
 def hugging_face_config(architecture: Architecture) -> dict[str, Any]:
     """Raises: SubjectAbsent for what this peer has not been taught to write down."""
-    if architecture.family != "llama" or architecture.rope_scaling.kind != "default":
+    if not is_plain_llama(architecture):
         raise SubjectAbsent("the vLLM peer converts plain Llama models only")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
-        "hidden_size": architecture.hidden_size,
-        "intermediate_size": architecture.intermediate_size,
-        "num_hidden_layers": architecture.num_layers,
-        "num_attention_heads": architecture.num_heads,
-        "num_key_value_heads": architecture.num_kv_heads,
-        "head_dim": architecture.head_dim,
-        "vocab_size": architecture.vocab_size,
-        "max_position_embeddings": architecture.max_context_tokens,
-        "rms_norm_eps": architecture.norm_eps,
         "rope_theta": architecture.rope_theta,
-        "attention_bias": architecture.has_qkv_bias,
-        "tie_word_embeddings": architecture.has_tied_head,
         "torch_dtype": "bfloat16",
+        **llama_fields(architecture),
     }

@@ -1,10 +1,10 @@
 """Figures from rounds: each is computed within a round, and its figure is the median over rounds."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
+from bench.rounds import RoundFigures, gather
 from bench.router.rounds import Round
 from bench.router.subjects import Subject
 from bench.router.texts import CLASSES, LengthClass, Sample
@@ -20,16 +20,9 @@ FORMULAS = {
     "first_decision_ms": "the first decision of a new process; start_ms is what came before: importing and loading",
 }
 
-RoundFigures = dict[str, list[float]]
-"""A figure's value in every round."""
-
 
 def compute_figures(subjects: Sequence[Subject], samples: Sequence[Sample], rounds: Sequence[Round]) -> RoundFigures:
-    found: RoundFigures = defaultdict(list)
-    for one in rounds:
-        for name, value in _round_figures(subjects, samples, one).items():
-            found[name].append(value)
-    return dict(found)
+    return gather([_round_figures(subjects, samples, one) for one in rounds])
 
 
 def _round_figures(subjects: Sequence[Subject], samples: Sequence[Sample], one: Round) -> dict[str, float]:
@@ -71,7 +64,3 @@ def compute_quality(subjects: Sequence[Subject], rows: Sequence[Row]) -> RoundFi
         for name, value in quality_figures(subject.judge(rows)).items()
         if value is not None
     }
-
-
-def medians(found: RoundFigures) -> dict[str, float]:
-    return {name: float(np.median(values)) for name, values in found.items()}

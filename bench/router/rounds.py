@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.rounds import count_rounds
 from bench.router.first import FirstTimes, time_first
 from bench.router.policy import time_policy
 from bench.router.subjects import Subject
@@ -49,8 +50,7 @@ def run_rounds(
     mix = [sample.text for sample in samples if MIX.has(sample)]
     scores = classifier.classify_batch(mix)
     rounds = []
-    for number in range(num_rounds):
-        report(f"round {number + 1} of {num_rounds}")
+    for number in count_rounds(num_rounds, report):
         shift = number % len(subjects)
         order = (*subjects[shift:], *subjects[:shift])
         times = {subject.prefix: time_subject(subject, samples, mix) for subject in order}

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from bench.distill.cli import read_options
-from bench.distill.figures import Round, compute_figures, medians
+from bench.distill.figures import Round, compute_figures
 from bench.distill.ours import OurTimes, make_trainer
 from bench.distill.peer import (
     Peer,
@@ -25,6 +25,7 @@ from bench.distill.peer import (
     truncated,
 )
 from bench.distill.work import Work, prepare_work
+from bench.rounds import medians
 from models.distill.network.decoder import Trunk
 from models.distill.teacher.open_teacher import open_teacher
 from models.errors import ConfigError

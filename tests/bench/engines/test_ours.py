@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.engines.depth_steps import prefix_paths, uniform_steps
 from bench.engines.figures import mixed_over_modules
-from bench.engines.ours import Fenhe, gaps_between, prefix_paths, uniform_steps
+from bench.engines.ours import Fenhe, gaps_between
 from bench.losses import nats_of
 from bench.protocol import Generate, MixedStep, Score, Setup, Stall, StepTimes
 from bench.subject import SubjectAbsent

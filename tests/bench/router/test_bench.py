@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.router.cli import load_notes, read_options, run
-from bench.router.figures import compute_figures, medians
+from bench.rounds import medians
+from bench.router.cli import read_options, run
+from bench.router.figures import compute_figures
 from bench.router.first import FirstTimes
 from bench.router.policy import default_pool
 from bench.router.rounds import Round, SubjectTimes
@@ -139,11 +140,6 @@ def test_missing_peer_names_the_mend(peer: Peer, module: str, mend: str, monkeyp
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SubjectAbsent, match=mend):
         peer([])
-
-
-def test_busy_machine_is_told() -> None:
-    assert load_notes({"load_1min": 0.4, "cores": 2}) == []
-    assert "load 1.7 on 2 cores" in load_notes({"load_1min": 1.7, "cores": 2})[0]
 
 
 def test_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -1,0 +1,14 @@
+"""What a bench says about the machine it ran on."""
+
+from engines.machine import Description
+
+BUSY_LOAD = 0.5
+"""Waiting processes per core, from which on the figures are doubtful."""
+
+
+def note_busy(machine: Description, consequence: str) -> list[str]:
+    """A warning where others were at work at the start; `consequence` says what that does to the figures."""
+    load, cores = machine["load_1min"], machine["cores"]
+    if not (isinstance(load, float) and isinstance(cores, int) and load > cores * BUSY_LOAD):
+        return []
+    return [f"the machine was busy at the start (load {load} on {cores} cores): {consequence}"]
