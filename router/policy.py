@@ -88,6 +88,15 @@ class PathChoice:
     reason: Reason
 
 
+def needs_task(preferences: RoutePreferences, num_students: int) -> bool:
+    """Whether the task has a say: not when the request names it, nor when student and path are settled without it."""
+    if preferences.task is not None:
+        return False
+    is_student_settled = preferences.student is not None or num_students < 2
+    is_path_settled = preferences.path is not None or preferences.quality is Quality.FULL
+    return not (is_student_settled and is_path_settled)
+
+
 def decide(
     *,
     scores: TaskScores | None,

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
-from router.decision import RoutePreferences
+from router.decision import RouteDecision, RoutePreferences, TaskScores
 from server.api.chat import ChatOrder
 from server.api.completions import CompletionOrder
 from server.api.handler import Handler, read_order
@@ -21,7 +21,7 @@ def route_handler(context: Context) -> Handler:
     async def create_route(request: Request) -> Response:
         routed = await route(context, await read_order(request, context, route_decoder, order_of))
         record_of(request.scope).begin(routed.decision, routed.target)
-        return json_response(describe_route(routed))
+        return json_response(_describe(routed))
 
     return create_route
 
@@ -37,8 +37,15 @@ def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences
     raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
 
 
-def describe_route(routed: Routed) -> RouteReply:
-    decision, scores = routed.decision, routed.scores
+def _describe(routed: Routed) -> RouteReply:
+    num_tokens = len(routed.prompts[0].token_ids)
+    return describe_route(routed.decision, routed.scores, num_tokens, routed.seconds)
+
+
+def describe_route(
+    decision: RouteDecision, scores: TaskScores | None, num_prompt_tokens: int, seconds: float
+) -> RouteReply:
+    """`seconds` is the time of classifying and deciding."""
     return RouteReply(
         student=decision.student,
         path=decision.path,
@@ -46,8 +53,8 @@ def describe_route(routed: Routed) -> RouteReply:
         confidence=decision.confidence,
         reason=decision.reason,
         probabilities=None if scores is None else scores.probabilities,
-        num_prompt_tokens=len(routed.prompts[0].token_ids),
+        num_prompt_tokens=num_prompt_tokens,
         fallbacks=[TargetReply(student=target.student, path=target.path) for target in decision.fallbacks],
         skipped=decision.skipped,
-        decision_us=round(routed.seconds * 1e6, 1),
+        decision_us=round(seconds * 1e6, 1),
     )

@@ -15,12 +15,13 @@ from models.student.folder import Student
 from models.student.manifest import Manifest
 from router.conversation import Conversation
 from router.decision import Health, Quality, RoutePreferences, StudentState
+from router.policy import needs_task
 from router.router import Router
 from router.tasks import TASKS, Task
 from server.commands.client import add_api_key, find_api_key, post
 from server.settings.reading import load_config
 from server.students.open_student import load_classifier
-from server.wire.status import RouteReply, TargetReply
+from server.wire.status import RouteReply
 
 BAR_CHARS = 30
 
@@ -63,6 +64,8 @@ def decide_here(
 
     Raises: ConfigError, WeightsError.
     """
+    from server.api.route import describe_route
+
     config = load_config({}, environ).router
     student = Student.open(folder or find_student(environ, report=lambda line: print(line, file=sys.stderr)))
     router = Router(load_classifier(config), config)
@@ -70,24 +73,11 @@ def decide_here(
     num_tokens = len(_encode(student, text))
     router.classify(Conversation(last=""))  # the first one is slower than all that follow
     begun_s = time.perf_counter()
-    scores = (
-        None if task is not None or preferences.quality is Quality.FULL else router.classify(Conversation(last=text))
-    )
+    scores = router.classify(Conversation(last=text)) if needs_task(preferences, num_students=1) else None
     candidates = router.choose(scores, preferences, [idle_state(student.manifest)])
     decision = router.decide(scores, preferences, num_tokens, candidates)
     seconds = time.perf_counter() - begun_s
-    return RouteReply(
-        student=decision.student,
-        path=decision.path,
-        task=decision.task,
-        confidence=decision.confidence,
-        reason=decision.reason,
-        probabilities=None if scores is None else scores.probabilities,
-        num_prompt_tokens=num_tokens,
-        fallbacks=[TargetReply(student=target.student, path=target.path) for target in decision.fallbacks],
-        skipped=decision.skipped,
-        decision_us=round(seconds * 1e6, 1),
-    )
+    return describe_route(decision, scores, num_tokens, seconds)
 
 
 def idle_state(manifest: Manifest) -> StudentState:

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from models.errors import ServingError
 from router.conversation import Conversation
-from router.decision import Candidates, Quality, RouteDecision, RoutePreferences, Target, TaskScores
+from router.decision import Candidates, RouteDecision, RoutePreferences, Target, TaskScores
+from router.policy import needs_task
 from server.context import Context, run_beside
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
@@ -57,7 +58,7 @@ async def route(context: Context, order: Order) -> Routed:
     preferences = order.preferences
     scores: Sequence[TaskScores | None] = (None,)
     classify_s = 0.0
-    if _needs_task(context, preferences):
+    if needs_task(preferences, len(context.students)):
         scores, classify_s = await _classify(context, await order.conversations())
     begun_s = time.perf_counter()
     candidates = context.router.choose(scores[0], preferences, context.pool.states())
@@ -128,15 +129,6 @@ async def _encode(
 def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | None:
     longest, max_context = max(len(prompt.token_ids) for prompt in prompts), student.max_context_tokens
     return None if longest < max_context else f"the prompt has {longest} of its tokens, its context {max_context}"
-
-
-def _needs_task(context: Context, preferences: RoutePreferences) -> bool:
-    """Whether the task has a say: not when a wish names it, or when student and path are settled without it."""
-    if preferences.task is not None:
-        return False
-    is_student_settled = preferences.student is not None or len(context.students) < 2
-    is_path_settled = preferences.path is not None or preferences.quality is Quality.FULL
-    return not (is_student_settled and is_path_settled)
 
 
 async def _classify(context: Context, conversations: Sequence[Conversation]) -> tuple[list[TaskScores | None], float]:

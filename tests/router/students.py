@@ -81,11 +81,11 @@ def route(
     **preferences: Any,
 ) -> RouteDecision:
     """`verdict` is what the classifier found, None its fault."""
-    found, wished = None if verdict is None else scores(verdict), RoutePreferences(**preferences)
+    found, given = None if verdict is None else scores(verdict), RoutePreferences(**preferences)
     return decide(
         scores=found,
-        preferences=wished,
+        preferences=given,
         num_prompt_tokens=num_prompt_tokens,
-        candidates=choose_student(found, wished, pool),
+        candidates=choose_student(found, given, pool),
         config=config or PolicyConfig(),
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.student.manifest import DepthRule, Exit, Manifest, Retention, StudentPath, find_problems
 from router.decision import Quality, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
-from router.policy import PolicyConfig, find_task, occupancy
+from router.policy import PolicyConfig, find_task, needs_task, occupancy
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
 
@@ -40,7 +40,7 @@ FAST, BALANCED, FULL = Quality
         ("math", {"quality": Quality.FAST}, "math", "a", Reason.TASK),
     ],
 )
-def test_path_follows_task_and_wishes(
+def test_path_follows_task_and_preferences(
     verdict: Task | None, preferences: dict[str, Any], task: Task, path: str, reason: Reason
 ) -> None:
     manifest = student_manifest(keeps=(1.0, 1.0, 1.0), tasks={"math": "a", "general": "a"})
@@ -81,7 +81,7 @@ def test_path_is_the_deeper_one_of_task_and_length(
     assert (found.path, found.reason) == (path, reason)
 
 
-def test_wished_task_is_deepened_by_length_too() -> None:
+def test_named_task_is_deepened_by_length_too() -> None:
     manifest = student_manifest(keeps=(1.0, 1.0, 1.0), rules=RULES)
     found = route([student(manifest=manifest)], "fact", task="math", num_prompt_tokens=200)
     assert (found.path, found.reason) == ("b", Reason.PROMPT_LENGTH)
@@ -200,7 +200,7 @@ def test_load_and_speed_set_the_prompt_length_aside(quality: Quality) -> None:
 
 
 @pytest.mark.parametrize("preferences", [{"path": "c"}, {"task": "general"}])
-def test_load_leaves_wished_paths_and_general_alone(preferences: dict[str, Any]) -> None:
+def test_load_leaves_named_paths_and_general_alone(preferences: dict[str, Any]) -> None:
     pool = [student(manifest=student_manifest(keeps=(1.0, 1.0, 1.0)), num_running=BUSY)]
     assert route(pool, **preferences).path == preferences.get("path", "full")
 
@@ -330,11 +330,11 @@ def test_confidence_is_the_classifiers_and_none_without_it() -> None:
     assert route([student()], None, task="math").confidence is None
 
 
-@pytest.mark.parametrize("wished", [None, *TASKS])
+@pytest.mark.parametrize("named", [None, *TASKS])
 @pytest.mark.parametrize("verdict", [None, *TASKS])
-def test_find_task_prefers_the_wish_and_never_guesses(verdict: Task | None, wished: Task | None) -> None:
-    task, _ = find_task(None if verdict is None else scores(verdict), RoutePreferences(task=wished))
-    assert task == (wished or verdict or "general")
+def test_find_task_prefers_the_named_task_and_never_guesses(verdict: Task | None, named: Task | None) -> None:
+    task, _ = find_task(None if verdict is None else scores(verdict), RoutePreferences(task=named))
+    assert task == (named or verdict or "general")
 
 
 def test_occupancy_counts_who_waits_as_well() -> None:
@@ -444,3 +444,23 @@ def test_paths_by_depth_are_found_once_for_each_manifest() -> None:
     assert manifest.paths_by_depth is manifest.paths_by_depth
     assert [path.name for path in other.paths_by_depth] == ["b", "c", "full"]
     assert other.layers_by_depth == tuple(other.num_layers_on(path) for path in other.paths_by_depth)
+
+
+@pytest.mark.parametrize(
+    ("preferences", "num_students", "expected"),
+    [
+        (RoutePreferences(), 1, True),
+        (RoutePreferences(), 2, True),
+        (RoutePreferences(task="math"), 2, False),
+        (RoutePreferences(path="full"), 1, False),
+        (RoutePreferences(path="full"), 2, True),
+        (RoutePreferences(quality=Quality.FULL), 1, False),
+        (RoutePreferences(quality=Quality.FULL), 2, True),
+        (RoutePreferences(quality=Quality.FULL, student="one"), 2, False),
+        (RoutePreferences(student="one"), 2, True),
+    ],
+)
+def test_task_has_a_say_unless_student_and_path_are_settled(
+    preferences: RoutePreferences, num_students: int, expected: bool
+) -> None:
+    assert needs_task(preferences, num_students) is expected

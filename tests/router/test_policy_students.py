@@ -43,7 +43,7 @@ def test_student_for_general_is_one_that_says_so() -> None:
     assert [one.name for one in choose_student(None, RoutePreferences(), pool)[0]] == ["z", "x", "y"]
 
 
-def test_student_follows_the_wished_task_not_the_verdict() -> None:
+def test_student_follows_the_named_task_not_the_verdict() -> None:
     pool = [student("x", tasks=frozenset({"math"})), student("y", tasks=frozenset({"fact"}))]
     assert route(pool, "math", task="fact").student == "y"
 
@@ -78,13 +78,13 @@ def test_empty_pool_is_unavailable(preferences: dict[str, Any]) -> None:
         route([], **preferences)
 
 
-def test_wished_student_is_the_only_one_asked() -> None:
+def test_named_student_is_the_only_one_asked() -> None:
     pool = [student("x"), student("y", tasks=frozenset({"fact"})), student("z", health=Health.UNHEALTHY)]
     found = route(pool, student="y")
     assert (found.student, found.fallbacks, found.skipped) == ("y", (), {})
 
 
-def test_wished_student_that_is_ill_is_not_replaced() -> None:
+def test_named_student_that_is_ill_is_not_replaced() -> None:
     with pytest.raises(Unavailable, match="`y`: it is unhealthy: oops"):
         route([student("x"), student("y", health=Health.UNHEALTHY, error="oops")], student="y")
 
@@ -110,20 +110,20 @@ def single_path_manifest() -> Manifest:
     return msgspec.structs.replace(manifest, paths=manifest.paths[-1:])
 
 
-def test_wished_path_goes_to_a_student_that_has_it() -> None:
+def test_named_path_goes_to_a_student_that_has_it() -> None:
     pool = [student("bare", manifest=single_path_manifest()), student("rich")]
     found = route(pool, path="b")
     assert (found.student, found.path, found.fallbacks) == ("rich", "b", ())
     assert found.skipped == {"bare": "it has no path `b`"}
 
 
-def test_wished_path_that_another_student_has_is_unknown_on_the_wished_one() -> None:
+def test_named_path_that_another_student_has_is_unknown_on_the_named_one() -> None:
     pool = [student("bare", manifest=single_path_manifest()), student("rich")]
     with pytest.raises(UnknownModel, match=r"this server has `bare:full`$"):
         route(pool, student="bare", path="b")
 
 
-def test_wished_path_whose_student_is_ill_is_unavailable_not_unknown() -> None:
+def test_named_path_whose_student_is_ill_is_unavailable_not_unknown() -> None:
     pool = [student("bare", manifest=single_path_manifest()), student("rich", health=Health.UNHEALTHY)]
     with pytest.raises(Unavailable, match="`bare`: it has no path `b`; `rich`: it is unhealthy"):
         route(pool, path="b")

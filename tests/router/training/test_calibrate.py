@@ -101,7 +101,7 @@ def test_wanted_recall_is_not_overdone() -> None:
 
 def test_sources_count_by_the_root_of_their_size() -> None:
     """Of `other`, a source of 16 that can be told and one of 100 that cannot but by rejecting too many: together 4
-    against 10, so what can be found falls short of the wish whatever is done, and the bound holds."""
+    against 10, so what can be found falls short of the target whatever is done, and the bound holds."""
     rows = [row("math") for _ in range(50)] + [row("other", "told") for _ in range(16)]
     rows += [row("other", "like math") for _ in range(100)]
     logits = np.array([logits_for(4.0)] * 50 + [logits_for(0.0, 4.0)] * 16 + [logits_for(4.0)] * 100)
