@@ -1,6 +1,5 @@
 """Tries a compiled library in a child process first: a wrong binary interface would crash the server."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +14,9 @@ def find_fault(library: Path, cache_folder: Path) -> str | None:
     passed = cache_folder / f"{library.name}.passed-{onnxruntime.__version__}"
     if passed.exists():
         return None
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "engines.native.trial", str(library)]
-    environment = {**os.environ, "PYTHONPATH": paths}
     try:
-        trial = subprocess.run(
-            command, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment, check=False
-        )
+        trial = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         return f"the trial took more than {TRIAL_TIMEOUT_S:.0f} s"
     if trial.returncode != 0:
