@@ -1,4 +1,4 @@
-"""What a server must look like once nobody asks it anything any more."""
+"""What a server must look like once its last request is over: idle, with nothing held."""
 
 import time
 from typing import Any
@@ -8,11 +8,11 @@ import httpx
 from loadtest.served import ADMIN_KEY
 
 SETTLE_S = 30.0
-_DOOR = ("num_running", "running_tokens", "queued_tokens")
+_ADMISSION = ("num_running", "running_tokens", "queued_tokens")
 
 
 def aftermath(url: str) -> list[str]:
-    """What is still held, or does not add up. Waits up to `SETTLE_S` seconds for what is being aborted."""
+    """What is still held, or does not add up. Waits up to `SETTLE_S` seconds for requests that are being aborted."""
     end_s = time.monotonic() + SETTLE_S
     with httpx.Client(base_url=url, timeout=30.0) as client:
         problems = _held(client)
@@ -51,7 +51,7 @@ def _inside(client: httpx.Client) -> list[str]:
     held = {"open_requests": state["open_requests"], "cache.num_generations": state["cache"]["num_generations"]}
     for student in state["students"]:
         held |= {f"{student['name']}.{name}": student[name] for name in ("running", "waiting")}
-        held |= {f"{student['name']}.door.{name}": student["door"][name] for name in _DOOR}
+        held |= {f"{student['name']}.door.{name}": student["door"][name] for name in _ADMISSION}
     return problems + [f"{name} is {value} with nothing to do" for name, value in held.items() if value]
 
 

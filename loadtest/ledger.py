@@ -1,4 +1,4 @@
-"""What a soak saw: requests by kind and outcome, and everything that should not have been."""
+"""What a soak saw: requests by kind and outcome, and everything that went wrong."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ MAX_EXAMPLES = 20
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Outcome:
-    """How one request ended: `what` is its status, or what the client did; `problem` says what was wrong with it."""
+    """How one request ended. `what` is its status, or what the client did; `problem` says what went wrong."""
 
     what: str
     problem: str | None = None
@@ -27,9 +27,9 @@ class Ledger:
         if outcome.cache is not None:
             self.cache[outcome.cache] += 1
         if outcome.problem is not None:
-            self.blame(f"{kind}: {outcome.problem}")
+            self.add_problem(f"{kind}: {outcome.problem}")
 
-    def blame(self, problem: str) -> None:
+    def add_problem(self, problem: str) -> None:
         self.num_problems += 1
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(problem)

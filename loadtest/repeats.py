@@ -37,7 +37,7 @@ class Options:
 
 
 def bodies(options: Options, number: int) -> list[dict[str, Any]]:
-    """The requests of one round, the same for both ways but for the new prompts."""
+    """The requests of one measurement; `number` is the seed they are drawn with."""
     rng = random.Random(number)
     hot = [f"Tell me about the {WORDS[index % len(WORDS)]} number {index}." for index in range(NUM_HOT)]
     prompts = [
@@ -68,8 +68,8 @@ async def measure(url: str, options: Options) -> list[tuple[float, float]]:
     rounds = []
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
         for number in range(options.num_rounds + 1):
-            apart = [{**body, "fenhe": {"cache": False}} for body in bodies(options, 2 * number)]
-            without = await rate(client, options, apart)
+            uncached = [{**body, "fenhe": {"cache": False}} for body in bodies(options, 2 * number)]
+            without = await rate(client, options, uncached)
             rounds.append((without, await rate(client, options, bodies(options, 2 * number + 1))))
             print(f"round {number}: {without:.1f} without, {rounds[-1][1]:.1f} with", file=sys.stderr, flush=True)
     return rounds[1:]

@@ -1,4 +1,4 @@
-"""A server of our own to put load on: started, watched and stopped by its process id."""
+"""The server under load: `fenhe serve` as a process of its own, started, watched and stopped by its process id."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ def installed_command() -> str:
 
 
 class ServedProcess:
-    """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; `log` receives what it prints."""
+    """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; what it prints goes to `log`."""
 
     def __init__(self, settings: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
         environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": _digest(ADMIN_KEY)} | dict(settings)
@@ -69,11 +69,11 @@ class ServedProcess:
         return self._log.read_text(errors="replace")[-num_chars:]
 
     def resident_bytes(self) -> int:
-        """Anonymous memory in RAM: what a leak would grow. Mapped weights and pages of files are not counted."""
+        """Anonymous memory in RAM, which a leak makes grow. Mapped weights and pages of files are not counted."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
         if found is None:
-            raise RuntimeError(f"/proc/{self.pid}/status does not tell RssAnon")
+            raise RuntimeError(f"/proc/{self.pid}/status has no RssAnon")
         return int(found.group(1)) * 1024
 
     def num_open_files(self) -> int:

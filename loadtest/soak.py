@@ -34,7 +34,7 @@ SETTINGS = {
     "FENHE_LOG_LEVEL": "warning",
     **KEYED,
 }
-"""Caches small enough to be full before the warm-up ends: what grows after it is a leak."""
+"""The caches are small enough to be full before the warm-up ends, so memory that grows later is a leak."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -48,12 +48,13 @@ class Options:
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """Resident bytes over the run, one sample per share of the requests."""
+    """Resident bytes over the run, sampled at equal shares of the requests."""
 
     samples: list[int] = field(default_factory=list)
 
     def growth(self) -> float:
-        """What the last tenth has more than the first tenth after warm-up, as a share. Medians: allocators breathe."""
+        """By what share the last tenth is above the first tenth after the warm-up. Medians, because allocators take and
+        return memory in between."""
         tenth = max(len(self.samples) // 10, 1)
         begin = int(len(self.samples) * WARM_UP_SHARE)
         before, after = self.samples[begin : begin + tenth], self.samples[-tenth:]
@@ -96,7 +97,7 @@ class Soak:
 
 
 def run(options: Options) -> int:
-    """Returns 0 when all is clean."""
+    """Returns 0 when nothing went wrong."""
     log = Path(tempfile.mkdtemp(prefix="fenhe-soak-")) / "server.log"
     arguments = [] if options.student is None else ["--student", str(options.student)]
     server = ServedProcess(SETTINGS, log, arguments)
@@ -139,7 +140,7 @@ def _report(soak: Soak, seconds: float, problems: list[str]) -> dict[str, object
         "options": {name: str(value) for name, value in asdict(soak.options).items()},
         "requests": soak.ledger.num_requests,
         "seconds": round(seconds, 1),
-        "kinds": [{"kind": kind, "requests": count, "outcomes": told} for kind, count, told in soak.ledger.table()],
+        "kinds": [{"kind": kind, "requests": count, "outcomes": ends} for kind, count, ends in soak.ledger.table()],
         "cache": dict(soak.ledger.cache),
         "memory_mib": [sample >> 20 for sample in soak.memory.samples],
         "memory_growth": round(soak.memory.growth(), 4),

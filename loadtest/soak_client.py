@@ -12,7 +12,7 @@ from loadtest.ledger import Outcome
 from loadtest.soak_kinds import DEBUG, RESPONSES, Sent
 
 PATIENCE_S = 120.0
-"""Longer than any answer may take: who waits past it was forgotten."""
+"""Longer than any answer may take: a client that still waits has been forgotten."""
 
 
 async def send(client: httpx.AsyncClient, sent: Sent) -> Outcome:
@@ -81,7 +81,7 @@ def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
 def _reply_problem(reply: dict[str, Any], sent: Sent) -> str | None:
     if sent.path == DEBUG:
         found = [problem for student in reply["students"] for problem in student["integrity"]]
-        return f"the books do not agree: {found}" if found else None
+        return f"the engine's records do not agree: {found}" if found else None
     if sent.path == RESPONSES:
         return None if reply.get("status") in ("completed", "incomplete") else f"status {reply.get('status')}"
     ends = [choice.get("finish_reason") for choice in reply.get("choices", ())]
@@ -90,20 +90,20 @@ def _reply_problem(reply: dict[str, Any], sent: Sent) -> str | None:
 
 
 async def _judge_stream(response: httpx.Response, sent: Sent, cache: str | None) -> Outcome:
-    told = Told()
+    stream = StreamRecord()
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue
-        told.note(line.removeprefix("data:").strip())
-        if sent.leaves_after is not None and told.num_events >= sent.leaves_after:
+        stream.note(line.removeprefix("data:").strip())
+        if sent.leaves_after is not None and stream.num_events >= sent.leaves_after:
             return Outcome(what="left", cache=cache)
-    problem = told.problem(is_response=sent.path == RESPONSES, may_break=sent.may_break)
-    return Outcome(what="error in stream" if told.num_errors else "200", cache=cache, problem=problem)
+    problem = stream.problem(is_response=sent.path == RESPONSES, may_break=sent.may_break)
+    return Outcome(what="error in stream" if stream.num_errors else "200", cache=cache, problem=problem)
 
 
 @dataclass(slots=True, kw_only=True)
-class Told:
-    """What a stream said: it ends once, every choice with one reason and one [DONE], or with one error."""
+class StreamRecord:
+    """What a stream contained. A good one ends every choice once and then says [DONE] once, or ends with one error."""
 
     num_events: int = 0
     num_done: int = 0

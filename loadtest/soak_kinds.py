@@ -17,12 +17,12 @@ RESPONSES = "/v1/responses"
 DEBUG = "/debug/state"
 ANSWERED = frozenset({200})
 BUSY = frozenset({429})
-"""A server that is asked for too much may say so."""
+"""The server may refuse work while it has too much."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Sent:
-    """One request. `leaves_after` chunks its client hangs up (0: before anything came); None: it stays to the end.
+    """One request. Its client closes the connection after `leaves_after` chunks (0: before the first; None: never).
 
     `copies` of it are sent at once. `allowed` are the statuses that are right; `may_break` says whether its stream may
     end with an error. `key` None: one of the tenants'.
@@ -88,7 +88,7 @@ def dropped_stream(rng: random.Random) -> Sent:
 
 
 def dropped_at_once(rng: random.Random) -> Sent:
-    """Four clients of one answer, all of whom leave: its generation must end too."""
+    """Four clients share one answer and all leave: its generation must be aborted."""
     body = _chat(_words(rng, 8), temperature=0, stream=True, max_tokens=200, ignore_eos=True)
     return _post(body, leaves_after=rng.randint(1, 3), copies=4)
 
@@ -168,7 +168,7 @@ def bad_body(rng: random.Random) -> Sent:
 
 
 def broken_json(rng: random.Random) -> Sent:
-    """A good body with one byte changed: sometimes still good, never a fault of the server."""
+    """A good body with one byte changed. It may still be good; it must never be a server error."""
     body = bytearray(json.dumps(_chat(_words(rng, 3), max_tokens=1)).encode())
     body[rng.randrange(len(body))] = rng.randrange(256)
     return Sent(path=CHAT, body=bytes(body), allowed=frozenset({200, 400, 404, 429}))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.soak_client import Told
+from loadtest.soak_client import StreamRecord
 
 DONE = "[DONE]"
 ERROR = json.dumps({"error": {"message": "x"}})
@@ -20,10 +20,10 @@ def event(kind: str) -> str:
 
 
 def judged(*data: str, is_response: bool = False, may_break: bool = False) -> Any:
-    told = Told()
+    stream = StreamRecord()
     for one in data:
-        told.note(one)
-    return told.problem(is_response=is_response, may_break=may_break)
+        stream.note(one)
+    return stream.problem(is_response=is_response, may_break=may_break)
 
 
 @pytest.mark.parametrize(
