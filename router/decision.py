@@ -1,4 +1,4 @@
-"""What the policy is told and what it answers: scores, wishes, the state of the students, the decision."""
+"""What goes into the policy and what comes out: scores, preferences, the students' state, the decision."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +22,7 @@ class TaskScores:
 
 
 class Quality(StrEnum):
-    """How much quality a request is ready to give for speed."""
+    """How much quality a request is willing to give up for speed."""
 
     FAST = "fast"
     BALANCED = "balanced"
@@ -30,7 +30,7 @@ class Quality(StrEnum):
 
 
 class Priority(StrEnum):
-    """Who is let in first while there is a queue, and who is sent away last when it is full."""
+    """The order in which requests are admitted from the queue, and, reversed, refused when it is full."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -39,7 +39,7 @@ class Priority(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RoutePreferences:
-    """What the request said itself; None where it said nothing. They win over what the classifier finds."""
+    """What the request says about its routing; None where it says nothing. It wins over the classifier."""
 
     student: str | None = None
     path: str | None = None
@@ -78,7 +78,7 @@ class StudentState:
 
 
 class Reason(StrEnum):
-    """What decided the path: the last rule that had a say."""
+    """The rule that decided the path: the last one that changed it."""
 
     WISHED_PATH = "wished_path"
     WISHED_TASK = "wished_task"
@@ -96,7 +96,7 @@ class Reason(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Target:
-    """Where a request can go: a path of a student, and the last rule that had a say in it."""
+    """Where a request can go: a path of a student, and the rule that decided it."""
 
     student: str
     path: str
@@ -104,13 +104,13 @@ class Target:
 
 
 class Candidates(NamedTuple):
-    """The students that can take a request, best first, and a sentence for each that was passed over."""
+    """The students that can take a request, best first, and for each that was skipped a sentence why."""
 
     students: list[StudentState]
     skipped: dict[str, str]
 
     def without(self, unable: dict[str, str]) -> "Candidates":
-        """Pass over more of them; `unable` has a sentence for each."""
+        """Skip more of them; `unable` has a sentence for each."""
         left = [student for student in self.students if student.name not in unable]
         return Candidates(left, self.skipped | unable)
 
@@ -120,7 +120,7 @@ class RouteDecision:
     """Where a request goes, and why.
 
     `confidence` is the classifier's, None when it was not asked or could not answer. `fallbacks` are tried in order
-    when the student turns out to be unable. `skipped` has a sentence per student that was passed over.
+    when the student turns out to be unable. `skipped` has a sentence for each student that was skipped.
     """
 
     student: str

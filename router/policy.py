@@ -1,6 +1,21 @@
 """The decision where a request goes: which student of the pool, and which of its paths.
 
-Pure functions: the same scores, wishes, prompt length, pool and settings give the same decision.
+Pure functions: the same scores, preferences, prompt length, pool and settings give the same decision.
+
+A path is chosen in steps: the manifest names one for the task, a long prompt may need a deeper one, the least quality
+may need a deeper one still, and then `fast` requests, and requests to a busy student, step down to the shallowest path
+that keeps enough. What may surprise: stepping down undoes what the prompt's length asked for, though never what the
+request's quality asks for.
+
+An example: paths `a` and `b` keep 0.85 and 0.96 of the full path's score on math. The manifest names `b` for math, and
+its depth rules ask for the full path above 512 prompt tokens. With default settings math goes to
+
+    quality    tokens   idle                     busy
+    balanced      100   b     (task)             b     (task)
+    balanced     1000   full  (prompt_length)    b     (load): it keeps 0.95
+    fast          100   b     (task)             a     (load): it keeps 0.80
+    fast         1000   b     (wished_quality)   a     (load)
+    full         1000   full  (wished_quality)   full  (wished_quality)
 """
 
 from collections.abc import Sequence
@@ -82,7 +97,7 @@ class PolicyConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PathChoice:
-    """A path of one student, and the last rule that had a say in it."""
+    """A path of one student, and the rule that decided it."""
 
     path: str
     reason: Reason
@@ -106,8 +121,8 @@ def decide(
     config: PolicyConfig,
     unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE,
 ) -> RouteDecision:
-    """Where the request goes. `scores` None: the classifier was not asked, or could not answer, for which `unscored`
-    is the reason."""
+    """Where the request goes. `scores` None: the classifier was not asked, or it could not answer, and `unscored` says
+    why."""
     task, reason = find_task(scores, preferences, unscored)
     targets = []
     for student in candidates.students:
@@ -125,9 +140,9 @@ def decide(
 
 
 def decide_together(decisions: Sequence[RouteDecision], students: Sequence[StudentState]) -> tuple[int, RouteDecision]:
-    """One decision for prompts that go together: on every student the deepest path any of them takes there.
+    """One decision for all prompts of a request: on every student, the deepest path that any of them takes there.
 
-    The index is that of the prompt whose path it is on the first student.
+    The index is that of the prompt that decided the path on the first student.
     """
     deepest = [
         max(range(len(decisions)), key=lambda index: _depth(decisions[index].targets[place], student))
@@ -144,7 +159,7 @@ def _depth(target: Target, student: StudentState) -> int:
 def find_task(
     scores: TaskScores | None, preferences: RoutePreferences, unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE
 ) -> tuple[Task, Reason]:
-    """The task a request is served as, and why: a wish, the classifier's verdict, its doubt, or `unscored`."""
+    """The task a request is served as, and why: named by the request, found by the classifier, or `unscored`."""
     if preferences.task is not None:
         return preferences.task, Reason.WISHED_TASK
     if scores is None:
@@ -158,7 +173,7 @@ def find_task(
 def choose_student(
     scores: TaskScores | None, preferences: RoutePreferences, pool: Sequence[StudentState]
 ) -> Candidates:
-    """The students that can take the request, best first, and a sentence for each that was passed over.
+    """The students that can take the request, best first, and for each that was skipped a sentence why.
 
     Raises: UnknownModel (no such student or path), Unavailable (none is left).
     """
@@ -171,7 +186,7 @@ def choose_student(
     if not able:
         listed = "; ".join(f"`{name}`: {why}" for name, why in skipped.items()) or "the server has none"
         raise Unavailable(f"no student can take this request now: {listed}", retry_after_s=RETRY_AFTER_S)
-    # Sorting is stable: the order of the configuration decides between equals.
+    # Sorting is stable: among equals the order of the configuration decides.
     return Candidates(sorted(able, key=lambda student: _rank(student, task)), skipped)
 
 
@@ -199,9 +214,9 @@ def _has_path(manifest: Manifest, name: str) -> bool:
     return any(path.name == name for path in manifest.paths)
 
 
-def _why_skipped(student: StudentState, wished_path: str | None) -> str | None:
-    if wished_path is not None and not _has_path(student.manifest, wished_path):
-        return f"it has no path `{wished_path[:MAX_NAME_CHARS]}`"
+def _why_skipped(student: StudentState, named_path: str | None) -> str | None:
+    if named_path is not None and not _has_path(student.manifest, named_path):
+        return f"it has no path `{named_path[:MAX_NAME_CHARS]}`"
     if student.health is Health.DRAINING:
         return "it is draining and takes no new requests"
     if student.health is Health.UNHEALTHY:
@@ -210,13 +225,13 @@ def _why_skipped(student: StudentState, wished_path: str | None) -> str | None:
 
 
 def _rank(student: StudentState, task: Task) -> tuple[bool, bool, bool, float]:
-    """Less is better: loaded before loading, then those made for the task, then the less occupied."""
+    """Lower is better: loaded before loading, then those made for the task, then the less occupied."""
     is_excluded = bool(student.tasks) and task not in student.tasks
     return student.health is Health.LOADING, is_excluded, task not in student.tasks, occupancy(student)
 
 
 def occupancy(student: StudentState) -> float:
-    """Sequences it has over sequences it can run; above 1 some wait."""
+    """Running and waiting sequences over `max_running`; above 1 some wait."""
     return (student.num_running + student.num_waiting) / student.max_running
 
 
@@ -228,7 +243,8 @@ def choose_path(
     num_prompt_tokens: int,
     config: PolicyConfig,
 ) -> PathChoice:
-    """The path a request takes on a student that has the wished one; `reason` is why it has its task."""
+    """The path a request takes on a student, which has the path that the request names, if any. `reason` is that of its
+    task."""
     full = student.manifest.full_path.name
     if preferences.path is not None:
         return PathChoice(path=preferences.path, reason=Reason.WISHED_PATH)
@@ -247,7 +263,7 @@ def choose_path(
 
 
 class _Ladder:
-    """A student's paths by depth, with what each keeps of the full path's score on one task."""
+    """A student's paths by depth, and how much of the full path's score on one task each keeps."""
 
     def __init__(self, student: StudentState, task: Task, floor: float) -> None:
         self.manifest = student.manifest
@@ -262,31 +278,28 @@ class _Ladder:
         return len(self.names) - 1
 
     def is_deeper(self, depth: int, other: int) -> bool:
-        """Paths of as many layers, which differ by their exits, are not deeper than each other."""
+        """Paths with the same number of layers, which differ in their exits, are equally deep."""
         return depth > other and (depth == self.full_depth or self._layers[depth] > self._layers[other])
 
     def keeps(self, depth: int, level: float) -> bool:
-        """Whether a path keeps `level` and the task's floor; the full one always does."""
+        """Whether a path keeps at least `level` and the task's floor; the full path always does."""
         return depth == self.full_depth or self._score(depth) >= max(self._floor, level)
 
     def first_that_keeps(self, level: float, *, as_deep_as: int = 0) -> int:
-        """The shallowest path, though none shallower than `as_deep_as`, that keeps `level`.
-
-        Between equals the one that keeps most.
-        """
+        """The shallowest path that keeps `level` and is at least `as_deep_as`; among equally deep ones, the best."""
         depths = range(len(self.names))
         first = next(depth for depth in depths if not self.is_deeper(as_deep_as, depth) and self.keeps(depth, level))
         equals = takewhile(lambda depth: not self.is_deeper(depth, first), depths[first:])
         return max(equals, key=self._score)
 
     def _score(self, depth: int) -> float:
-        """What the path keeps for sure: the low end of its interval. One nobody measured keeps nothing."""
+        """The low end of the measured interval: what the path keeps for sure. A path without a figure keeps nothing."""
         measured = self.manifest.find_retention(self.names[depth], self.task, self._variant)
         return -1.0 if measured is None else measured.low
 
 
 def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
-    """What the task needs, or more when the prompt's length needs more."""
+    """The depth for the task, or the one for the prompt's length if that is deeper."""
     named = ladder.manifest.tasks.get(ladder.task)
     depth = ladder.full_depth if named is None else ladder.names.index(named)
     if named is None:
@@ -296,7 +309,7 @@ def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tu
 
 
 def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
-    """A prompt longer than every rule allows takes the full path; without rules, length has no say."""
+    """The full path for a prompt longer than every rule allows; the shallowest where there are no rules."""
     rules = ladder.manifest.depth_rules
     for rule in rules:
         if rule.max_prompt_tokens is None or num_prompt_tokens <= rule.max_prompt_tokens:
@@ -311,7 +324,7 @@ def _raise_to_quality(ladder: _Ladder, depth: int, reason: Reason, level: float)
 
 
 def _levels_to_step_down(quality: Quality, student: StudentState, config: PolicyConfig) -> list[tuple[float, Reason]]:
-    """What a request may go down to besides what its task and length ask for, and the reason if it does."""
+    """How much a path must keep for a request to step down to it, and the reason if it does."""
     levels = []
     if quality is Quality.FAST:
         levels.append((config.level(quality, under_load=False), Reason.WISHED_QUALITY))

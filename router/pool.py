@@ -1,6 +1,6 @@
-"""The students one server holds, each behind its own engine, and their state as the policy is told it.
+"""The students of one server, each with its own engine, and their state for the policy.
 
-Knows no HTTP and decides nothing: which student a request gets is `router.policy`.
+It knows no HTTP and decides nothing: `router.policy` picks the student of a request.
 """
 
 import threading
@@ -14,7 +14,7 @@ from router.decision import Health, StudentState
 from router.tasks import Task
 
 AUTO = "auto"
-"""The model id that means any student; so no student may be called that."""
+"""The model id that means any student, so no student may have this name."""
 
 
 class Student(Protocol):
@@ -58,7 +58,7 @@ class Member:
 
     @property
     def is_busy(self) -> bool:
-        """Whether its engine still owes somebody an answer."""
+        """Whether its engine has sequences that are not finished."""
         status = self.engine.status()
         return status.num_running + status.num_waiting > 0
 
@@ -67,7 +67,7 @@ M = TypeVar("M", bound=Member)
 
 
 class Pool(Generic[M]):
-    """Members in the order they were added. Readers on any thread see either all of a change or nothing of it."""
+    """Members in the order they were added. Readers on any thread see all of a change or none of it."""
 
     def __init__(self) -> None:
         self._members: tuple[M, ...] = ()
@@ -98,13 +98,13 @@ class Pool(Generic[M]):
             self._members = (*self._members, member)
 
     def drain(self, name: str) -> M:
-        """Give a student no new requests; what it has may finish. Raises: NotFound."""
+        """Stop giving a student new requests; its running ones may finish. Raises: NotFound."""
         member = self.find(name)
         member.is_draining = True
         return member
 
     def resume(self, name: str) -> M:
-        """Let a drained student have new requests again. Raises: NotFound."""
+        """Give a drained student new requests again. Raises: NotFound."""
         with self._lock:
             member = self.find(name)
             member.is_draining = False
@@ -125,7 +125,7 @@ class Pool(Generic[M]):
 
 
 def name_problem(name: str, taken: list[str]) -> str | None:
-    """Why a student cannot have this name beside the `taken` ones, as a sentence with the mend."""
+    """Why a student cannot have this name, given those that are `taken`: a sentence that says what to do instead."""
     if name == AUTO:
         return f"a student cannot be called {name!r}, which means any student; give it another `name`"
     if not is_plain_name(name):

@@ -1,4 +1,4 @@
-"""From a conversation to a decision: the classifier asked, its faults caught, the policy applied."""
+"""From a conversation to a decision: asks the classifier, catches its faults and applies the policy."""
 
 import logging
 import threading
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 class Classifier(Protocol):
-    """The seam to `router.classifier.classify.TaskClassifier`."""
+    """What the router needs of `router.classifier.classify.TaskClassifier`."""
 
     def classify(self, conversation: Conversation) -> TaskScores: ...
 
 
 class UnreadableClassifier:
-    """Stands for a classifier whose file could not be read: it fails on every request, so each is counted."""
+    """Stands in for a classifier whose file could not be read: it fails on every request, so that each is counted."""
 
     def __init__(self, error: ServingError) -> None:
         self._error = error
@@ -30,7 +30,7 @@ class UnreadableClassifier:
 
 
 class Router:
-    """Holds the classifier, or none when it is switched off; safe from any thread."""
+    """The classifier, or None where it is switched off, and the policy's settings. Safe from any thread."""
 
     def __init__(self, classifier: Classifier | None, config: PolicyConfig) -> None:
         self._classifier = classifier
@@ -44,7 +44,7 @@ class Router:
         self._config = config
 
     def classify(self, conversation: Conversation) -> TaskScores | None:
-        """Scores, or None when there is no classifier or it failed: never an error to the client."""
+        """Scores, or None without a classifier or when it fails: the client never sees an error."""
         if self._classifier is None:
             return None
         try:
@@ -66,7 +66,7 @@ class Router:
     def decide(
         self, scores: TaskScores | None, preferences: RoutePreferences, num_prompt_tokens: int, candidates: Candidates
     ) -> RouteDecision:
-        """The way of one prompt, on each of the candidates."""
+        """The decision for one prompt, over all candidates."""
         return decide(
             scores=scores,
             preferences=preferences,
@@ -77,7 +77,7 @@ class Router:
         )
 
     def decide_together(self, decisions: Sequence[RouteDecision], candidates: Candidates) -> tuple[int, RouteDecision]:
-        """One way for prompts of one request, and the index of the prompt that decided it."""
+        """One decision for all prompts of a request, and the index of the prompt that made it."""
         if len(decisions) == 1:
             return 0, decisions[0]
         return decide_together(decisions, candidates.students)

@@ -1,7 +1,7 @@
-"""Who may start, who waits and who is sent away: one student's door, counted in tokens.
+"""Admission to one student, counted in tokens: which requests start, wait or are refused.
 
-A request promises its prompt and the longest answer it allows. What runs and what queues is bounded by that; estimates
-of time go by what answers really took. Pure: no clock, thread or loop of its own, one owner.
+A request is charged its prompt and the longest answer it allows. That bounds what runs and what queues; estimates of
+time use what answers really took. Pure: no clock, thread or loop of its own, one owner.
 """
 
 import itertools
@@ -20,10 +20,10 @@ from router.admission.pace import Pace
 from router.decision import Priority
 
 RETRY_AFTER_S = 1.0
-"""Told while nothing was measured."""
+"""What `Retry-After` says while nothing has been measured."""
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 0.1, 60.0
 AHEAD_SHARE = 4
-"""One in this many of the running sequences may wait in the engine itself, so that no slot is empty for a step."""
+"""One sequence per this many running ones may wait in the engine itself, so that no slot stays empty for a step."""
 
 _CLASSES = tuple(Priority)
 
@@ -69,9 +69,9 @@ class TicketStatus(Enum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
-    """One request at the door, with all its sequences: the tokens of their prompts, and of the longest answers.
+    """One request that asks for admission, with all its sequences: the tokens of their prompts and longest answers.
 
-    `decide` is called at most once: with None when the request may start, else with why it never will.
+    `decide` is called at most once: with None when the request may start, with an error when it is refused.
     """
 
     tenant: str | None = None
@@ -86,7 +86,7 @@ class Ticket:
 
     @property
     def cost_tokens(self) -> int:
-        """What it promises to take at most."""
+        """The most it can use."""
         return self.num_prompt_tokens + self.num_answer_tokens
 
     @property
@@ -97,7 +97,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Load:
-    """Sequences and the tokens they promise."""
+    """Sequences, and the most tokens they can use."""
 
     num_sequences: int = 0
     num_tokens: int = 0
@@ -112,8 +112,10 @@ class Load:
 
 
 class Admission:
-    """`bounds` may be replaced at any time. `count_tokens` is how many tokens the engine has computed since it began;
-    `is_ready` False while it loads: then more goes in, for sequences whose modules are there let the others wait.
+    """`bounds` may be replaced at any time. `count_tokens` is how many tokens the engine has computed since it began.
+
+    While `is_ready` is False, the engine is loading and more may start: sequences whose modules are there run, and the
+    others wait in the engine.
     """
 
     def __init__(
@@ -155,10 +157,10 @@ class Admission:
         self._queues[ticket.priority].push(ticket)
         self.queued.add(ticket)
         ticket.status = TicketStatus.QUEUED
-        self._let_in(now_s)
+        self._admit_waiting(now_s)
 
     def release(self, ticket: Ticket, now_s: float, num_used_tokens: int = 0) -> None:
-        """The request is over, whether it ran or not; what it did not use is given back to its tenant."""
+        """The request is over, whether it ran or not; its tenant gets back what it did not use."""
         self._measure(now_s)
         if ticket.status is TicketStatus.RUNNING:
             self.running.take(ticket)
@@ -166,13 +168,13 @@ class Admission:
         elif ticket.status is TicketStatus.QUEUED:
             self._unqueue(ticket)
         ticket.status = TicketStatus.OVER
-        self._let_in(now_s)
-        if not self.running.num_sequences:  # then nobody is queued either
+        self._admit_waiting(now_s)
+        if not self.running.num_sequences:  # then nothing is queued either
             for queue in self._queues.values():
                 queue.forget()
 
-    def _let_in(self, now_s: float) -> None:
-        """Start whoever's turn it is, as long as there is room; end those that could only be late."""
+    def _admit_waiting(self, now_s: float) -> None:
+        """Start requests in turn, as long as there is room; refuse those that can no longer be in time."""
         while (queue := self._next_queue()) is not None:
             ticket = queue.peek()
             assert ticket is not None
@@ -197,7 +199,7 @@ class Admission:
         return next((queue for queue in self._queues.values() if len(queue)), None)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        """Whether it fits beside what runs; alone, everything does."""
+        """Whether it fits beside what runs. When nothing runs, everything fits."""
         if not self.running.num_sequences:
             return True
         bounds = self.bounds
@@ -214,12 +216,13 @@ class Admission:
         return fits_loading and not self._is_loaded
 
     def _is_next(self, ticket: Ticket) -> bool:
-        """Whether a newcomer may start at once: nobody of its class or above waits, and it fits."""
+        """Whether a new request may start at once: none of its priority or above waits, and it fits."""
         above = _CLASSES[: _CLASSES.index(ticket.priority) + 1]
         return not any(len(self._queues[priority]) for priority in above) and self._has_room(ticket)
 
     def _make_room(self, ticket: Ticket) -> None:
-        """Find a place in the queue. Raises: QueueFull when nobody there is less entitled."""
+        """Find a place in the queue, if need be by refusing requests in it. Raises: QueueFull when none of them is less
+        entitled."""
         excess = self._excess(ticket)
         victims: list[Ticket] = []
         candidates = self._less_entitled(ticket)
@@ -230,13 +233,13 @@ class Admission:
             victims.append(victim)
             excess.take(victim)
             if excess.num_sequences <= 0 and self.queued.num_sequences == sum(one.num_sequences for one in victims):
-                break  # alone in the queue, whatever it promises
+                break  # it would be alone in the queue: then its tokens do not count
         for victim in victims:
             self._unqueue(victim)
             self._refuse(victim, self._queue_full(victim))
 
     def _excess(self, ticket: Ticket) -> Load:
-        """By how much the queue would be over its bounds; the tokens of one that is alone in it do not count."""
+        """By how much the queue would exceed its bounds; the tokens of a request that is alone in it do not count."""
         excess = Load(
             self.queued.num_sequences - self.bounds.max_queued, self.queued.num_tokens - self.bounds.max_queued_tokens
         )
@@ -246,7 +249,7 @@ class Admission:
         return excess
 
     def _less_entitled(self, ticket: Ticket) -> Iterator[Ticket]:
-        """Who would have to go first: lower classes, then tenants that hold more of the queue; the newest first."""
+        """Requests to refuse first: of lower priorities, then of tenants that hold more of the queue; newest first."""
         rank = _CLASSES.index(ticket.priority)
         for priority in reversed(_CLASSES[rank + 1 :]):
             yield from _newest_first(self._queues[priority])
@@ -273,7 +276,7 @@ class Admission:
             )
 
     def _wait_s(self, ticket: Ticket) -> float:
-        """How long it would probably queue; 0 where nothing is known."""
+        """How long it will probably queue; 0 where nothing is known."""
         rate = self._pace.drain.tokens_per_s
         if rate is None or self._is_next(ticket):
             return 0.0
@@ -296,7 +299,7 @@ class Admission:
         )
 
     def _retry_after_s(self, ticket: Ticket) -> float:
-        """When the queue will have room, by the measured drain rate."""
+        """When the queue will probably have room, by the measured drain rate."""
         rate = self._pace.drain.tokens_per_s
         if rate is None:
             return RETRY_AFTER_S
@@ -320,7 +323,7 @@ class Admission:
         self.refusals[error.code] += 1
 
     def _measure(self, now_s: float) -> None:
-        """Count what was computed since the last event, if work was queueing all the while."""
+        """Report what was computed since the last event, if work was queueing the whole time."""
         if self._measured is not None:
             begun_s, num_before = self._measured
             num_tokens = self._count_tokens()

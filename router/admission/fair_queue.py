@@ -1,7 +1,7 @@
-"""A queue in which tenants take turns by the tokens they were given, and a tenant's own entries go by deadline.
+"""A queue in which tenants take turns by the tokens they have used, and a tenant's own entries by deadline.
 
-Source: start-time fair queueing (Goyal, Vin, Cheng 1996): an entry starts at its tenant's virtual time, which then
-moves on by what the entry costs; the tenant that is least far goes next.
+Source: start-time fair queueing (Goyal, Vin, Cheng 1996): an entry starts at its tenant's virtual time, which its cost
+then advances; the tenant with the earliest virtual time goes next.
 """
 
 from bisect import insort
@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Entry(Protocol):
-    """What the queue must know. `order` is unique and grows with every arrival."""
+    """What the queue must know of an entry. `order` is unique and grows with every arrival."""
 
     @property
     def tenant(self) -> str | None: ...
@@ -64,16 +64,16 @@ class FairQueue(Generic[E]):
     def push(self, entry: E) -> None:
         lane = self._lanes.setdefault(entry.tenant, Lane())
         if not lane.entries:
-            lane.start = max(lane.start, self._now)  # time away earns nothing
+            lane.start = max(lane.start, self._now)  # a tenant saves up no credit while it is away
         insort(lane.entries, entry, key=lambda other: (other.deadline_s, other.order))
 
     def peek(self) -> E | None:
-        """Whose turn it is."""
+        """The entry whose turn it is."""
         lane = self._next_lane()
         return None if lane is None else lane.entries[0]
 
     def pop(self) -> E:
-        """Take out whose turn it is; its tenant moves on by the whole cost."""
+        """Remove the entry whose turn it is, and charge its tenant the whole cost."""
         lane = self._next_lane()
         assert lane is not None
         entry = lane.entries.pop(0)
@@ -86,13 +86,13 @@ class FairQueue(Generic[E]):
         self._lanes[entry.tenant].entries.remove(entry)
 
     def refund(self, tenant: str | None, num_tokens: int) -> None:
-        """An entry that was popped turned out to cost this much less."""
+        """Give back what a popped entry did not use."""
         lane = self._lanes.get(tenant)
         if lane is not None:
             lane.start = max(lane.start - num_tokens, self._now)
 
     def forget(self) -> None:
-        """Nothing runs and nothing waits: what tenants had until now is settled."""
+        """Start afresh, once nothing runs and nothing waits."""
         self._lanes.clear()
         self._now = 0.0
 
@@ -101,7 +101,7 @@ class FairQueue(Generic[E]):
         return min(waiting, key=lambda lane: (lane.start, lane.entries[0].order), default=None)
 
     def _forget_idle(self) -> None:
-        """A tenant without entries that is not ahead of the others is as good as a new one."""
+        """Drop tenants that have no entries and are not ahead of the others: they are as good as new."""
         idle = [tenant for tenant, lane in self._lanes.items() if not lane.entries and lane.start <= self._now]
         for tenant in idle:
             del self._lanes[tenant]

@@ -1,6 +1,6 @@
 """How fast an engine has been lately: tokens a second while work was queueing, and how long single answers took.
 
-Pure: times come from the caller. Nothing known is None, and then nothing is concluded from it.
+Pure: times come from the caller. None stands for "not known yet", and nothing is refused on account of it.
 """
 
 import math
@@ -8,15 +8,15 @@ import math
 from engines.sequence import Finish, FinishReason
 
 HALF_LIFE_S = 10.0
-"""A second this long ago counts half in the drain rate."""
+"""In the drain rate, a second that is this long ago counts half."""
 MIN_MEASURED_S = 0.5
 FORGET_S = 60.0
-"""How long single answers' figures are believed: refusing by stale ones would keep new ones from coming."""
+"""How long the figures of single answers are used. Refusing on stale ones would prevent fresh ones."""
 DRIFT = 0.05
 
 
 class DrainRate:
-    """Tokens per second, over the time that is reported to it; newer seconds count more."""
+    """Tokens per second over the time that was reported; recent seconds count more."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -25,7 +25,7 @@ class DrainRate:
 
     def add(self, num_tokens: int, seconds: float) -> None:
         kept = 0.5 ** (seconds / HALF_LIFE_S)
-        # Both sums fade alike, and a long report fades within itself.
+        # Both sums decay alike, and a long interval decays within itself.
         weight = (1.0 - kept) * HALF_LIFE_S / math.log(2) / seconds if seconds > 0 else 1.0
         self._tokens = self._tokens * kept + num_tokens * weight
         self._seconds = self._seconds * kept + seconds * weight
@@ -39,7 +39,7 @@ class DrainRate:
 
 
 class Fastest:
-    """The smallest of recent values: it falls at once, and rises slowly when things stay slow."""
+    """The smallest of recent values: it falls at once and rises slowly."""
 
     def __init__(self) -> None:
         self._value: float | None = None
@@ -55,7 +55,8 @@ class Fastest:
 
 
 class Pace:
-    """One engine's. `drain` is fed by whoever knows when work is queueing, the rest by every sequence that ended."""
+    """The pace of one engine. `drain` is fed by the admission, which knows when work is queueing; the rest by every
+    sequence that ends."""
 
     def __init__(self) -> None:
         self.drain = DrainRate()
@@ -64,7 +65,7 @@ class Pace:
         self._answer_tokens: float | None = None
 
     def observe_gap(self, seconds: float) -> None:
-        """Gaps between events are nothing to it; the bridge tells all its observers the same."""
+        """Ignored: the event bridge reports gaps to all its observers, but they play no part here."""
 
     def observe_finish(self, request: object, finish: Finish) -> None:
         if finish.reason not in (FinishReason.STOP, FinishReason.LENGTH):
@@ -83,6 +84,6 @@ class Pace:
         return max_tokens if self._answer_tokens is None else min(max_tokens, self._answer_tokens)
 
     def run_s(self, max_tokens: float, now_s: float) -> float:
-        """The least time an answer will take once it runs; 0 where nothing is known."""
+        """The least time an answer takes once it runs; 0 where nothing is known."""
         first, each = self._first_token_s.value(now_s), self._s_per_token.value(now_s)
         return (first or 0.0) + (each or 0.0) * max(0.0, self.expected_answer(max_tokens) - 1)

@@ -1,6 +1,6 @@
-"""What is kept of an answer: neither JSON nor events of a stream, but what both are made of.
+"""What is kept of an answer: neither JSON nor stream events, but what either is made from.
 
-Ids, times and model names are not in it: every response has its own.
+Ids, times and model names are left out, because every response has its own.
 """
 
 import math
@@ -12,8 +12,8 @@ import msgspec
 from engines.sequence import Finish, FinishReason, SequenceEvent, Timings, TokenLogprob, Usage
 
 GOOD_ENDS = frozenset({FinishReason.STOP, FinishReason.LENGTH})
-"""Ends that are an answer. Anything else is a failure, and never kept."""
-MOST_AHEAD_S = 60.0
+"""Finish reasons of an answer. Anything else is a failure, and never kept."""
+MAX_CLOCK_SKEW_S = 60.0
 """By how much the clocks of processes that share a store may differ."""
 
 
@@ -48,12 +48,12 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def decode_entry(value: bytes, num_choices: int, path: str) -> Entry | None:
-    """None for what cannot be an answer of `path` to `num_choices` sequences: anybody may have written it."""
+    """None for anything but an answer of `path` with `num_choices` choices: other programs may write to the store."""
     try:
         entry = _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if len(entry.choices) != num_choices or not entry.stored_s <= time.time() + MOST_AHEAD_S:
+    if len(entry.choices) != num_choices or not entry.stored_s <= time.time() + MAX_CLOCK_SKEW_S:
         return None
     is_sound = math.isfinite(entry.stored_s) and all(_is_sound(choice, path) for choice in entry.choices)
     return entry if is_sound else None
@@ -66,7 +66,7 @@ def _is_sound(choice: Choice, path: str) -> bool:
 
 
 def entry_of(events: Iterable[tuple[int, SequenceEvent]], num_choices: int) -> Entry | None:
-    """The answer that these events of (choice, event) make; None while a choice has not ended well."""
+    """The answer that these (choice, event) pairs make up; None unless every choice has ended with an answer."""
     texts: list[list[str]] = [[] for _ in range(num_choices)]
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(num_choices)]
     finishes: dict[int, Finish] = {}
@@ -88,7 +88,7 @@ def _choice(text: str, logprobs: tuple[TokenLogprob, ...], finish: Finish) -> Ch
 
 
 def replay(entry: Entry) -> list[tuple[int, SequenceEvent]]:
-    """The events that an engine would have sent, all text of a choice in one."""
+    """The events that an engine would have sent, with all text of a choice in one."""
     now_s = time.monotonic()
     timings = Timings(queued_s=now_s, admitted_s=None, first_token_s=None, finished_s=now_s)
     return [

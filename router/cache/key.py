@@ -1,7 +1,7 @@
 """What makes two requests the same: everything about them that can change the answer, hashed.
 
-A new field of `GenerationRequest` or `SamplingParams` is part of the key by itself; one that cannot change the answer
-has to be named in `NOT_IN_KEY`.
+A new field of `GenerationRequest` or `SamplingParams` is part of the key automatically; one that cannot change the
+answer has to be named in `NOT_IN_KEY`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import msgspec
 from engines.sequence import GenerationRequest
 
 FORMAT = 1
-"""Raised when keys or values change their meaning: what older versions stored is then never found."""
+"""Increased whenever keys or values change their meaning, so that entries of older versions are never found."""
 
 NOT_IN_KEY = frozenset({"id", "queued_s"})
 """Fields of a generation request that cannot change its answer."""
@@ -34,7 +34,7 @@ class Origin:
 
 
 def cache_key(origin: Origin, requests: Sequence[GenerationRequest]) -> str:
-    """`student:path:` and a hash; nothing of the prompt or the tenant can be read from it."""
+    """`student:path:` and a hash; it reveals nothing of the prompt or the tenant."""
     hashed = hashlib.sha256(_encoder.encode([FORMAT, origin.digest, origin.tenant, len(requests)]))
     last_prompt: tuple[int, ...] | None = None
     for request in requests:
@@ -58,7 +58,7 @@ def path_of(key: str) -> str:
 def _described(value: Any, left_out: frozenset[str] = frozenset()) -> Any:
     """A value as plain lists in one order, with the name of every field.
 
-    Raises: TypeError for a kind nobody thought of, so that no field is left out in silence.
+    Raises: TypeError for a type that has no case here, so that no field is left out silently.
     """
     if value is None or isinstance(value, bool | int | float | bytes):
         return value

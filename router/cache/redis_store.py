@@ -1,7 +1,7 @@
 """Answers kept in Redis or Valkey, where every replica finds them.
 
-The values hold answers of the model: whoever may read that server may read them. Keys hold a student, a path and a
-hash. A call that fails or takes too long costs the request its hit and nothing else.
+Values hold the model's answers, readable by anyone who can read that server. Keys hold a student, a path and a hash.
+A call that fails or takes too long costs the request its hit and nothing else.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class RedisStore:
-    """Owned by the loop; connects when it is first asked for something."""
+    """Owned by the loop; connects at the first call."""
 
     def __init__(self, config: CacheConfig) -> None:
         """Raises: ConfigError for a URL that cannot be read, or when the client is not installed."""
@@ -37,7 +37,7 @@ class RedisStore:
         self._config = config
         self._client = _make_client(config, config.url)
         self._address = address_of(config.url)
-        self._is_failure_told = False
+        self._is_failure_logged = False
         self._breakers = {
             operation: Breaker(config.breaker_failures, config.breaker_pause_s) for operation in OPERATIONS
         }
@@ -87,27 +87,27 @@ class RedisStore:
         try:
             async with asyncio.timeout(1.0):
                 await self._client.aclose()
-        except Exception as error:  # a dead server must not hold up the end
+        except Exception as error:  # a dead server must not delay the shutdown
             logger.debug("cache connection not closed error=%s", type(error).__name__)
 
     async def _ask(self, operation: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        """The reply. Raises: Unavailable when it is better not to ask, or when nothing came of it."""
+        """The reply. Raises: Unavailable when the breaker is open, or when the call failed."""
         breaker = self._breakers[operation]
         if not breaker.allows():
             raise Unavailable("the cache's server is left alone for a while; see cache.breaker_pause_s")
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 reply = await call()
-        except Exception as error:  # whatever a broken server makes the client raise, no request may pay for it
+        except Exception as error:  # the client may raise anything, and no request may fail for it
             self._note_failure(operation, breaker, error)
             raise Unavailable(f"the cache's server failed ({type(error).__name__}); see that it answers") from error
         if breaker.succeed():
-            self._is_failure_told = False
+            self._is_failure_logged = False
             logger.info("cache server answers again address=%s operation=%s", self._address, operation)
         return reply
 
     def _note_failure(self, operation: str, breaker: Breaker, error: Exception) -> None:
-        """Logs the first failure and each time the server is left alone, not every failure: there may be many."""
+        """Logs the first failure and each opening of the breaker, not every failure: there may be many."""
         kind = type(error).__name__
         self._errors[operation, kind] += 1
         if breaker.fail():
@@ -118,14 +118,14 @@ class RedisStore:
                 self._config.breaker_pause_s,
                 kind,
             )
-        elif not self._is_failure_told:
+        elif not self._is_failure_logged:
             logger.warning(
                 "cache server failed address=%s operation=%s error=%s: requests go on without their hits",
                 self._address,
                 operation,
                 kind,
             )
-        self._is_failure_told = True
+        self._is_failure_logged = True
 
     def _name(self, key: str) -> str:
         return f"{self._config.namespace}:{key}"
@@ -153,7 +153,7 @@ def _make_client(config: CacheConfig, url: str) -> "Redis":
 
 
 def address_of(url: str) -> str:
-    """The host and port of a URL, or the path of its socket, without user, password and options."""
+    """The host and port of a URL, or the path of its socket, without user, password or options."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         return parts.path
@@ -162,5 +162,5 @@ def address_of(url: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text as a pattern of SCAN that matches nothing else."""
+    """A SCAN pattern that matches this text alone."""
     return "".join(f"\\{char}" if char in "*?[]^-\\" else char for char in text)

@@ -1,8 +1,8 @@
-"""The semantic cache: which kept answer was given to a question that says nearly the same.
+"""The semantic cache: finds the kept answer to a question that says nearly the same.
 
-How near two questions are is the cosine of their character and word n-grams: it sees spelling, not meaning. What a
-single word can turn round (numbers, names, negations, question words) must therefore be equal in both. `fenhe bench
-similar` tells how often it is wrong all the same.
+Similarity is the cosine of character and word n-grams: it sees spelling, not meaning. Words that can reverse a meaning
+(numbers, names, negations, question words) must therefore be equal in both. `fenhe bench similar` measures how often it
+is wrong all the same.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from router.classifier.features import HEAD_CHARS, TAIL_CHARS, read_features
 
 NUM_BITS = 10
 MAX_CHARS = HEAD_CHARS + TAIL_CHARS
-"""Of longer texts the features see the ends only: those are never taken for one another."""
+"""Of longer texts only the ends are read, so they are never compared."""
 
 _NUMBER = re.compile(r"\d+(?:[.,:/]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_TURNING_WORDS = """
+_REVERSING_WORDS = """
 no not never none nothing nobody without neither nor cannot un more less most least fewer before after above below over
 under up down in out on off from to into with against first last next previous since until all any every some only
 except who whom whose what when where why how which minimum maximum increase decrease true false left right north south
 east west
 """
-_TURNING = frozenset(_TURNING_WORDS.split())
-_CHINESE_TURNING = re.compile("[不没未无非勿莫别前后上下左右内外多少大小最先]|[一二三四五六七八九十百千万亿两]+")
+_REVERSING = frozenset(_REVERSING_WORDS.split())
+_CHINESE_REVERSING = re.compile("[不没未无非勿莫别前后上下左右内外多少大小最先]|[一二三四五六七八九十百千万亿两]+")
 
 Vector = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Question:
-    """The last thing a user said, and a hash of everything else about the request. `threshold` is its task's."""
+    """The last thing a user said, and a hash of the rest of the request. `threshold` is that of its task."""
 
     group: str
     reading: Reading
@@ -62,8 +62,8 @@ def read_question(
     threshold: float,
     max_context_tokens: int,
 ) -> Question | None:
-    """`prompt` is the whole text the model gets, `last` the user's words in it. None when those cannot be told from
-    the rest, or are too long to be compared, and when the answer holds scores of the prompt's own tokens."""
+    """`prompt` is the whole text that the model reads, `last` the user's words in it. None when those words cannot be
+    found in it or are too long to compare, and when the answer has scores of the prompt's own tokens."""
     before, found, after = prompt.rpartition(last)
     if not found or not last.strip() or len(last) > MAX_CHARS:
         return None
@@ -77,7 +77,7 @@ def read_question(
 
 
 def _without_prompt(request: GenerationRequest, max_context_tokens: int) -> GenerationRequest:
-    """An answer that may fill the context is as long as the prompt lets it be: that is no other wish."""
+    """An answer that may fill the context is limited by the prompt's length alone: that limit is taken out too."""
     num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
     fills = num_tokens >= max_context_tokens
     sampling = replace(request.sampling, max_tokens=num_tokens) if fills else request.sampling
@@ -92,20 +92,20 @@ def read_text(text: str) -> Reading:
 
 
 def similarity(one: Reading, other: Reading) -> float:
-    """From 0 to 1; 0 when something differs that a small change of spelling can turn round."""
+    """From 0 to 1; 0 when the words differ that can reverse a meaning."""
     return float(one.vector @ other.vector) if one.marks == other.marks else 0.0
 
 
 def _marks(text: str) -> tuple[str, ...]:
-    """What must be equal: numbers, names (capitals but for the first word), words that turn a meaning round."""
+    """What must be equal: numbers, names (capitalised words after the first) and words that reverse a meaning."""
     words = _WORD.findall(text)
     names = {word.lower() for word in words[1:] if word[0].isupper()}
-    turning = [word.lower() for word in words if word.lower() in _TURNING or word.lower().endswith(("n't", "n’t"))]
-    return (*_NUMBER.findall(text), *sorted(names), *sorted(turning), *sorted(_CHINESE_TURNING.findall(text)))
+    reversing = [word.lower() for word in words if word.lower() in _REVERSING or word.lower().endswith(("n't", "n’t"))]
+    return (*_NUMBER.findall(text), *sorted(names), *sorted(reversing), *sorted(_CHINESE_REVERSING.findall(text)))
 
 
 class SimilarIndex:
-    """Readings of the questions whose answers were kept, by group. The least recently found goes first."""
+    """Questions whose answers were kept, by group. The one found least recently is dropped first."""
 
     def __init__(self, max_questions: int) -> None:
         self._max_questions = max_questions
@@ -123,7 +123,7 @@ class SimilarIndex:
             self.forget(*next(iter(self._readings)))
 
     def nearest(self, question: Question) -> tuple[str, float] | None:
-        """The key of the nearest question's answer, and how near it is; None when none is near enough."""
+        """The key of the most similar question's answer, and the similarity; None when none reaches the threshold."""
         keys = self._keys.get(question.group, ())
         near = [(similarity(question.reading, self._readings[question.group, key]), key) for key in keys]
         score, key = max(near, default=(0.0, ""))
@@ -133,7 +133,7 @@ class SimilarIndex:
         return key, score
 
     def forget(self, group: str, key: str) -> None:
-        """Its answer is gone."""
+        """Drop a question whose answer is gone."""
         self._readings.pop((group, key), None)
         self._keys[group].discard(key)
         if not self._keys[group]:

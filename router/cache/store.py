@@ -1,4 +1,4 @@
-"""Where answers are kept: the contract, what a store tells of itself, and the store in this process."""
+"""Where answers are kept: the contract of a store, its status, and the store in this process."""
 
 import contextlib
 import time
@@ -10,12 +10,12 @@ from typing import Protocol
 from cachetools import TTLCache
 
 ENTRY_OVERHEAD_BYTES = 512
-"""What an entry takes beside its value: key, links and table slots, by `tracemalloc` about this much."""
+"""What an entry takes besides its value: key, links and table slots, about this much by `tracemalloc`."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class StoreStatus:
-    """Counters only grow. `errors` counts by (operation, kind); `open_breakers` tells of each operation's breaker.
+    """Counters only grow. `errors` counts by (operation, kind); `open_breakers` says which operation's breaker is open.
     Entries and bytes are None where another process holds them."""
 
     num_entries: int | None = None
@@ -26,18 +26,18 @@ class StoreStatus:
 
 
 class Store(Protocol):
-    """Values by key. Owned by the loop. It counts its own failures."""
+    """Values by key. Owned by the loop. A store counts its own failures."""
 
     async def get(self, key: str) -> bytes | None:
-        """None where it has nothing. Raises: Unavailable when it cannot tell."""
+        """None for a key it does not have. Raises: Unavailable when it cannot tell."""
         ...
 
     async def put(self, key: str, value: bytes) -> bool:
-        """Whether it is kept; it is not by a store that fails."""
+        """Whether the value was kept; a store that fails returns False."""
         ...
 
     async def flush(self, prefix: str) -> int:
-        """Forget every key that begins so; returns how many. Raises: Unavailable when that cannot be done now."""
+        """Forget every key with this prefix; returns how many. Raises: Unavailable when that cannot be done now."""
         ...
 
     def status(self) -> StoreStatus: ...
@@ -46,7 +46,7 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Least recently used and too old goes first; bounded in bytes."""
+    """Bounded in bytes and age; the least recently used entry goes first."""
 
     def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._values = _Values(max_bytes, ttl_s, clock)
@@ -66,7 +66,7 @@ class MemoryStore:
     async def flush(self, prefix: str) -> int:
         found = [key for key in self._values if key.startswith(prefix)]
         for key in found:
-            with contextlib.suppress(KeyError):  # too old since it was listed
+            with contextlib.suppress(KeyError):  # expired since it was listed
                 del self._values[key]
         return len(found)
 
@@ -85,7 +85,7 @@ def _size(value: bytes) -> int:
 
 
 class _Values(TTLCache[str, bytes]):
-    """Counts what it lets go of by itself."""
+    """Counts its evictions, by reason."""
 
     def __init__(self, max_bytes: int, ttl_s: float, clock: Callable[[], float]) -> None:
         super().__init__(max_bytes, ttl_s, timer=clock, getsizeof=_size)

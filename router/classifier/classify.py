@@ -24,22 +24,22 @@ FORMAT_VERSION = 1
 SHIPPED = Path(__file__).parents[1] / "data" / "classifier.safetensors"
 METADATA_KEY = "fenhe"
 MAX_CONTEXT_TURNS = 3
-"""Of what was said before, the last turns of the user and of the system."""
+"""How many earlier turns count, of the user and of the system each."""
 
 _COLUMNS = 8
-"""A feature's weights fill 8 bytes, so that they are fetched as one number."""
+"""A feature's weights are padded to 8 bytes, so that they are fetched as one number."""
 
 _ONES = np.ones(1 << 15, np.float32)
-"""More than the features of the longest text that is read."""
+"""More of them than the longest text that is read has features."""
 
 NOTHING = TaskScores(
     task=GENERAL, confidence=1.0, probabilities={task: 1.0 if task == GENERAL else 0.0 for task in TASKS}
 )
-"""The scores of a text that says nothing."""
+"""The scores of a text without a letter, digit or ideograph."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a classifier file says beside its weights.
+    """What a classifier file holds besides its weights.
 
     `labels` in the order of columns, `general` among them. `scale` turns sums of int8 weights into logits;
     `opening_weight` is what the features of the opening count against those of the whole text.
@@ -76,12 +76,12 @@ class TaskClassifier:
     def load(cls, file: Path | None = None) -> "TaskClassifier":
         """Read a file that `fenhe router train` wrote; None is the one that ships.
 
-        Raises: ConfigError that names the file and the mend.
+        Raises: ConfigError that names the file and says what to do.
         """
         return cls(*read_classifier(file or SHIPPED))
 
     def classify(self, conversation: Conversation) -> TaskScores:
-        """The last user turn in the light of what was said before, which counts the more, the less the turn says."""
+        """Classify the last user turn. What was said before counts more, the less the turn says by itself."""
         if says_nothing(conversation.last) and not (conversation.earlier or conversation.system):
             return NOTHING
         values = self.logits(conversation.last)
@@ -104,11 +104,11 @@ class TaskClassifier:
         return values
 
     def classify_text(self, text: str) -> TaskScores:
-        """A text that stands alone."""
+        """Classify a text without context."""
         return self.classify(Conversation(last=text))
 
     def classify_batch(self, texts: Iterable[str]) -> list[TaskScores]:
-        """Every text by itself, in order."""
+        """Classify every text by itself, in order."""
         return [self.classify_text(text) for text in texts]
 
     def logits(self, text: str) -> list[float]:
@@ -121,7 +121,7 @@ class TaskClassifier:
         return [value + bias for value, bias in zip(sums.tolist(), settings.bias, strict=True)]
 
     def _sum(self, ids: Ids, scale: float) -> npt.NDArray[np.float64]:
-        """Weights summed over features, over the root of their number. Shapes: [labels]."""
+        """The sum of the features' weights over the root of their number. Shapes: [labels]."""
         rows = self._table.take(ids.astype(np.intp)).view(np.int8).reshape(-1, _COLUMNS).astype(np.float32)
         # Whole numbers below 2**24: the sum is exact in whatever order it is taken.
         sums: npt.NDArray[np.float64] = (_ONES[: len(rows)] @ rows)[: self._num_labels].astype(np.float64)
@@ -154,24 +154,24 @@ def _softmax(values: list[float]) -> list[float]:
 
 def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
     """Raises: ConfigError."""
-    mend = "train one with `fenhe router train`"
+    remedy = "train one with `fenhe router train`"
     try:
         with safe_open(str(file), framework="numpy") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY)
             weights = stored.get_tensor("weights")
     except FileNotFoundError:
-        raise ConfigError(f"there is no classifier at {file}; {mend}") from None
+        raise ConfigError(f"there is no classifier at {file}; {remedy}") from None
     except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a type numpy lacks
-        raise ConfigError(f"{file} is not a classifier: {error}; {mend}") from error
+        raise ConfigError(f"{file} is not a classifier: {error}; {remedy}") from error
     if text is None:
-        raise ConfigError(f"{file} is not a classifier: it has no settings; {mend}")
+        raise ConfigError(f"{file} is not a classifier: it has no settings; {remedy}")
     try:
         settings = msgspec.json.decode(text, type=Settings)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: its settings cannot be read: {error}; {mend}") from error
+        raise ConfigError(f"{file}: its settings cannot be read: {error}; {remedy}") from error
     problems = find_problems(settings, weights)
     if problems:
-        raise ConfigError(f"{file}: {'; '.join(problems)}; {mend}")
+        raise ConfigError(f"{file}: {'; '.join(problems)}; {remedy}")
     return settings, weights
 
 

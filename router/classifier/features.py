@@ -1,6 +1,6 @@
-"""Hashed n-grams of a text, by numpy alone: what the task classifier reads.
+"""Hashed n-grams of a text in numpy: what the task classifier reads.
 
-Every span is known by a polynomial hash modulo 2**32. Character n-grams come from hashes that grow by one character
+Every span is identified by a polynomial hash modulo 2**32. Character n-grams come from hashes that grow by a character
 at a time; words and pairs of words from differences of prefix sums, so that a span of any length costs the same.
 Source: feature hashing, Weinberger et al. 2009 (arXiv 0902.2206); subword n-grams, Bojanowski et al. 2017.
 """
@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.uint32]
 
 HEAD_CHARS = 600
 TAIL_CHARS = 360
-"""Of a longer text only its beginning and its end are read: questions stand there, documents between them."""
+"""Only the beginning and the end of a longer text are read: questions are there, documents in between."""
 
 OPENING_CHARS = 48
 
@@ -24,12 +24,12 @@ _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 _NUM_CODES = 1 << 16
 _BASE = 0x9E3779B1
 _MAX_CHARS = 4096
-"""Compatibility forms can unfold (one character into 18 at most); no more than this is read of what comes out."""
+"""A compatibility form can expand to up to 18 characters; of the result no more than this is read."""
 _ORDERS = (1, 2, 3, 4)
 _SALTS = (0x2C1B3C6D, 0x2C1B3C6F, 0x2C1B3C71, 0x2C1B3C73)
 _WIDE_FORMS = "，？！：；（）．～＿／｜＝＋－％…²³①②③④⑤\u3000\xa0"
 _NARROW_FORMS = tuple((wide, unicodedata.normalize("NFKC", wide)) for wide in _WIDE_FORMS)
-"""What Chinese and copied text are full of: with these out of the way most texts are in their normal form already."""
+"""Frequent in Chinese and in copied text. Once these are replaced, most texts are in their normal form already."""
 
 _WORD_SALT = 0x7FEB352D
 _PAIR_SALT = 0x846CA68B
@@ -82,7 +82,7 @@ def normalise(text: str) -> str:
 
 
 def _normal_form(text: str) -> str:
-    """NFKC, where what is in it already is seen about ten times faster than it is made.
+    """NFKC. Recognising a text that is in it already takes about a tenth of the time of normalising one.
 
     Narrowing a form first changes nothing: its compatibility decomposition is the narrow one.
     """
@@ -92,10 +92,10 @@ def _normal_form(text: str) -> str:
 
 
 class Features(NamedTuple):
-    """What a text is judged by: everything in it, and how it opens, as features of their own.
+    """What a text is classified by: features of all of it, and separate features of its opening.
 
-    A request mostly says in its first words what is wanted ("Write", "Imagine you are", "Is it legal"), which a mean
-    over a long text would drown. Repeated as often as they occur. Shapes: [features] each, about five per character.
+    The first words of a request mostly say what is wanted ("Write", "Imagine you are", "Is it legal"); a mean over a
+    long text would drown that. Repeated as often as they occur. Shapes: [features] each, about five per character.
     """
 
     whole: Ids
@@ -117,14 +117,14 @@ def read_features(text: str, num_bits: int) -> Features:
 
 
 def _opening_end(is_word: npt.NDArray[np.bool_]) -> int:
-    """Behind the first `OPENING_CHARS` characters, but not within a word, unless that is longer than all of them."""
+    """The end of the first `OPENING_CHARS` characters, moved back to a word boundary where there is one."""
     end = min(OPENING_CHARS, len(is_word))
     breaks = np.flatnonzero(~is_word[:end])
     return int(breaks[-1]) + 1 if breaks[-1] > 0 else end
 
 
 def _char_spans(values: Ids) -> list[Ids]:
-    """N-grams by their order, where they begin."""
+    """N-grams, one array per order, by where they begin."""
     spans = []
     hashes = values
     for order, salt in zip(_ORDERS, _SALTS, strict=True):
@@ -151,6 +151,6 @@ def _word_spans(values: Ids, is_word: npt.NDArray[np.bool_], opening_end: int) -
 
 
 def _mix(hashes: Ids, salt: int) -> Ids:
-    """Bring low bits up: only the highest bits are used as an index."""
+    """Mix the low bits into the high ones, of which the index is made."""
     mixed: Ids = (hashes ^ (hashes >> np.uint32(15))) * np.uint32(salt)
     return mixed

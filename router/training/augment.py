@@ -1,6 +1,6 @@
-"""Changes to a text that leave its task as it is: other wrappings, cuts, options, typing, context.
+"""Changes to a text that keep its task: wrappings, cuts, options, typos, documents beside it.
 
-Wrappings and options are the same for every class, so that the classifier learns that form tells nothing.
+Wrappings and options are the same for every class, so that the classifier learns to ignore them.
 """
 
 import random
@@ -87,9 +87,9 @@ _WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
 class Variation:
-    """Draws variants of rows; written rows serve as documents to go with them.
+    """Draws variants of rows. Only written rows serve as documents in them.
 
-    Real rows do not: as a document under another label they would be unlearned where their source is left out.
+    A real row as a document under another label would teach a model the wrong label for a source it is judged on.
     """
 
     def __init__(self, rows: Iterable[Row], seed: int) -> None:
@@ -108,8 +108,8 @@ class Variation:
         return vary_form(text, row.lang, rng)
 
     def _with_document(self, row: Row, rng: random.Random) -> str:
-        """The request before or after a document. Whether one writes, edits or asks is said by the request alone, so
-        there the document may be about anything; where the subject is the task, it is about the same."""
+        """The request before or after a document. Where the task is what to do (write, edit, chat), the document may be
+        about anything; where the task is a subject, the document is about that subject."""
         labels = LABELS if row.label in {"creative", "other"} else (row.label,)
         texts = self._texts[row.lang, rng.choice(labels)]
         if not texts:

@@ -1,6 +1,6 @@
 """From raw logits to honest probabilities and thresholds, learned on rows of sources that training did not see.
 
-Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599); here with one bias more, for `general`.
+Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599); here with a bias for `general` added.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ WANTED_RECALL = 0.76
 _TEMPERATURES = np.geomspace(0.05, 20.0, 121)
 _BIASES = np.linspace(-3.0, 2.0, 51)
 _THRESHOLDS = np.linspace(0.35, 0.7, 36)
-"""A fifth would never refuse: the likeliest of five is above it."""
+"""Thresholds below a fifth would have no effect: the likeliest of five tasks is always above it."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -46,7 +46,7 @@ class Calibration:
         return self.refuses(self.probabilities(logits))
 
     def refuses(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
-        """The same for what `probabilities` made of the logits."""
+        """As `is_rejected`, for probabilities."""
         refused: npt.NDArray[np.bool_] = (probabilities.argmax(axis=1) == TASKS.index(GENERAL)) | (
             probabilities.max(axis=1) < self.threshold
         )
@@ -82,8 +82,8 @@ def _choose(trials: Sequence[tuple[Calibration, float, float]]) -> Calibration:
     wanted = [trial for trial in trials if trial[1] <= MAX_REJECTED and trial[2] >= WANTED_RECALL]
     if wanted:
         return min(wanted, key=lambda trial: (trial[1], -trial[2]))[0]
-    bearable = [trial for trial in trials if trial[1] <= MAX_REJECTED] or list(trials)
-    return max(bearable, key=lambda trial: trial[2])[0]
+    allowed = [trial for trial in trials if trial[1] <= MAX_REJECTED] or list(trials)
+    return max(allowed, key=lambda trial: trial[2])[0]
 
 
 def _source_weights(rows: Sequence[Row]) -> Floats:

@@ -1,6 +1,6 @@
-"""Whole data sets left out: folds of the real rows in which no data set is on both sides.
+"""Folds of the real rows that leave out whole data sets: no data set is on both sides.
 
-Sources of one family (`MMLU law`, `MMLU mathematics`) share a style, so they leave together.
+Sources of one family (`MMLU law`, `MMLU mathematics`) share a style, so they are left out together.
 """
 
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ def family(source: str) -> str:
 
 
 def assign_folds(rows: Iterable[Row], num_folds: int) -> dict[str, int]:
-    """A fold per family, such that families with the same label and language are spread over folds."""
+    """A fold per family; families with the same label and language are spread over the folds."""
     sizes: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for row in rows:
         sizes[family(row.source)][row.label, row.lang] += 1

@@ -97,7 +97,7 @@ def read_grammar(file: Path) -> Grammar:
 
 
 def find_problems(grammar: Grammar) -> list[str]:
-    """Slots nobody defined, and ranges that end before they begin."""
+    """Slots that are not defined, and ranges that end before they begin."""
     texts = [prompt for style in grammar.styles for prompt in style.prompts]
     texts += [value for values in grammar.slots.values() for value in values]
     places = sorted({inner for text in texts for inner in _PLACE.findall(text) if "|" not in inner})

@@ -464,3 +464,23 @@ def test_task_has_a_say_unless_student_and_path_are_settled(
     preferences: RoutePreferences, num_students: int, expected: bool
 ) -> None:
     assert needs_task(preferences, num_students) is expected
+
+
+@pytest.mark.parametrize(
+    ("quality", "num_tokens", "idle", "busy"),
+    [
+        ("balanced", 100, ("b", Reason.TASK), ("b", Reason.TASK)),
+        ("balanced", 1000, ("full", Reason.PROMPT_LENGTH), ("b", Reason.LOAD)),
+        ("fast", 100, ("b", Reason.TASK), ("a", Reason.LOAD)),
+        ("fast", 1000, ("b", Reason.WISHED_QUALITY), ("a", Reason.LOAD)),
+        ("full", 1000, ("full", Reason.WISHED_QUALITY), ("full", Reason.WISHED_QUALITY)),
+    ],
+)
+def test_path_is_that_of_the_example_in_the_documentation(
+    quality: str, num_tokens: int, idle: tuple[str, Reason], busy: tuple[str, Reason]
+) -> None:
+    manifest = student_manifest(keeps=(0.85, 0.96), tasks={"math": "b"}, rules=((512, "a"), (None, "full")))
+    for num_running, expected in ((IDLE, idle), (BUSY, busy)):
+        pool = [student(manifest=manifest, num_running=num_running)]
+        found = route(pool, num_prompt_tokens=num_tokens, quality=Quality(quality))
+        assert (found.path, found.reason) == expected

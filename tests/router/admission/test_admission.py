@@ -18,7 +18,7 @@ FAR_S = 1e6
 
 
 @dataclass(slots=True, kw_only=True)
-class Door:
+class Driver:
     """An admission with everything around it in the test's hands."""
 
     bounds: Bounds = BOUNDS
@@ -84,243 +84,243 @@ def is_running(ticket: Ticket) -> bool:
 
 
 def test_room_lets_in_at_once_and_the_rest_queues_until_somebody_ends() -> None:
-    door = Door()
-    tickets = [door.offer() for _ in range(4)]
+    driver = Driver()
+    tickets = [driver.offer() for _ in range(4)]
     assert [is_running(ticket) for ticket in tickets] == [True, True, False, False]
-    door.release(tickets[1])
+    driver.release(tickets[1])
     assert [ticket.status for ticket in tickets[1:3]] == [TicketStatus.OVER, TicketStatus.RUNNING]
-    assert [error for _, error in door.decided] == [None] * 3
+    assert [error for _, error in driver.decided] == [None] * 3
 
 
 def test_some_may_wait_in_the_engine_so_that_no_slot_is_empty() -> None:
-    door = Door(bounds=replace(BOUNDS, max_running=8, max_running_tokens=10_000, max_queued=100))
-    assert [is_running(door.offer()) for _ in range(12)] == [True] * 10 + [False] * 2
+    driver = Driver(bounds=replace(BOUNDS, max_running=8, max_running_tokens=10_000, max_queued=100))
+    assert [is_running(driver.offer()) for _ in range(12)] == [True] * 10 + [False] * 2
 
 
 def test_tokens_bound_what_runs_not_only_requests() -> None:
-    door = Door(bounds=replace(BOUNDS, max_running=100))
-    first, second = door.offer(answer=850), door.offer(answer=100)
+    driver = Driver(bounds=replace(BOUNDS, max_running=100))
+    first, second = driver.offer(answer=850), driver.offer(answer=100)
     assert is_running(first)
     assert not is_running(second)
-    door.release(first)
+    driver.release(first)
     assert is_running(second)
 
 
 def test_what_is_larger_than_the_bound_runs_alone() -> None:
-    door = Door()
-    small = door.offer()
-    large = door.offer(answer=5000)
+    driver = Driver()
+    small = driver.offer()
+    large = driver.offer(answer=5000)
     assert not is_running(large)
-    door.release(small)
+    driver.release(small)
     assert is_running(large)
-    assert not is_running(door.offer())
+    assert not is_running(driver.offer())
 
 
 def test_small_requests_do_not_pass_a_large_one_for_ever() -> None:
-    door = Door()
-    running = [door.offer(answer=450), door.offer(answer=450)]
-    large = door.offer(answer=850)
-    small = door.offer()
-    door.release(running[0])
+    driver = Driver()
+    running = [driver.offer(answer=450), driver.offer(answer=450)]
+    large = driver.offer(answer=850)
+    small = driver.offer()
+    driver.release(running[0])
     assert not is_running(large)
     assert not is_running(small)
 
 
 def test_queue_is_bounded_in_sequences() -> None:
-    door = Door()
+    driver = Driver()
     for _ in range(5):
-        door.offer()
+        driver.offer()
     with pytest.raises(QueueFull, match="3 sequences"):
-        door.offer()
-    assert door.admission.refusals == {"queue_full": 1}
+        driver.offer()
+    assert driver.admission.refusals == {"queue_full": 1}
 
 
 def test_queue_is_bounded_in_tokens() -> None:
-    door = Door()
+    driver = Driver()
     for _ in range(2):
-        door.offer()
-    door.offer(answer=600)
+        driver.offer()
+    driver.offer(answer=600)
     with pytest.raises(QueueFull):
-        door.offer(answer=600)
-    assert not is_running(door.offer(answer=100))
+        driver.offer(answer=600)
+    assert not is_running(driver.offer(answer=100))
 
 
 def test_choices_of_a_request_count_each() -> None:
-    door = Door()
-    door.offer(num_sequences=2)
-    door.offer(num_sequences=2)
+    driver = Driver()
+    driver.offer(num_sequences=2)
+    driver.offer(num_sequences=2)
     with pytest.raises(QueueFull):
-        door.offer(num_sequences=2)
+        driver.offer(num_sequences=2)
 
 
 def test_queue_of_no_length_lets_in_or_refuses() -> None:
-    door = Door(bounds=replace(BOUNDS, max_queued=0))
-    tickets = [door.offer(), door.offer()]
+    driver = Driver(bounds=replace(BOUNDS, max_queued=0))
+    tickets = [driver.offer(), driver.offer()]
     with pytest.raises(QueueFull):
-        door.offer()
-    door.release(tickets[0])
-    assert is_running(door.offer())
+        driver.offer()
+    driver.release(tickets[0])
+    assert is_running(driver.offer())
 
 
 def test_retry_after_is_the_measured_time_until_there_is_room() -> None:
-    door = Door()
+    driver = Driver()
     for _ in range(5):
-        door.offer()
+        driver.offer()
     with pytest.raises(QueueFull) as caught:
-        door.offer()
+        driver.offer()
     assert caught.value.retry_after_s == 1.0
-    door.drain(50, seconds=10.0)
+    driver.drain(50, seconds=10.0)
     with pytest.raises(QueueFull) as caught:
-        door.offer()  # a third of the 300 queued tokens must go, at 50 a second
+        driver.offer()  # a third of the 300 queued tokens must go, at 50 a second
     assert caught.value.retry_after_s == pytest.approx(2.0)
 
 
 def test_rate_is_measured_only_while_work_is_queued() -> None:
-    door = Door()
-    door.offer()
-    door.drain(1, seconds=1000.0)
-    door.offer()
-    assert door.pace.drain.tokens_per_s is None
-    queued = door.offer()
-    door.drain(700, seconds=2.0)
-    door.release(queued)
-    assert door.pace.drain.tokens_per_s == pytest.approx(700)
+    driver = Driver()
+    driver.offer()
+    driver.drain(1, seconds=1000.0)
+    driver.offer()
+    assert driver.pace.drain.tokens_per_s is None
+    queued = driver.offer()
+    driver.drain(700, seconds=2.0)
+    driver.release(queued)
+    assert driver.pace.drain.tokens_per_s == pytest.approx(700)
 
 
 def test_higher_classes_go_first() -> None:
-    door = Door()
-    first = door.offer()
-    door.offer()
-    low, normal, high = (door.offer(priority=Priority(word)) for word in ("low", "normal", "high"))
+    driver = Driver()
+    first = driver.offer()
+    driver.offer()
+    low, normal, high = (driver.offer(priority=Priority(word)) for word in ("low", "normal", "high"))
     for ticket in (first, high, normal):
-        door.release(ticket)
-    assert [ticket for ticket, _ in door.decided][2:] == [high, normal, low]
+        driver.release(ticket)
+    assert [ticket for ticket, _ in driver.decided][2:] == [high, normal, low]
 
 
 def test_low_ones_are_shed_first_and_the_newest_of_them() -> None:
-    door = Door()
-    door.offer()
-    door.offer()
-    older, newer = door.offer(priority=Priority.LOW), door.offer(priority=Priority.LOW)
-    door.offer()
-    door.offer()
-    assert isinstance(door.error_of(newer), QueueFull)
-    door.offer(priority=Priority.HIGH)
-    assert isinstance(door.error_of(older), QueueFull)
+    driver = Driver()
+    driver.offer()
+    driver.offer()
+    older, newer = driver.offer(priority=Priority.LOW), driver.offer(priority=Priority.LOW)
+    driver.offer()
+    driver.offer()
+    assert isinstance(driver.error_of(newer), QueueFull)
+    driver.offer(priority=Priority.HIGH)
+    assert isinstance(driver.error_of(older), QueueFull)
     with pytest.raises(QueueFull):
-        door.offer(priority=Priority.LOW)
+        driver.offer(priority=Priority.LOW)
 
 
 def test_nobody_is_shed_when_that_would_not_help() -> None:
-    door = Door(bounds=replace(BOUNDS, max_queued_tokens=300))
-    door.offer()
-    door.offer()
-    low = door.offer(priority=Priority.LOW)
-    door.offer(answer=150)
+    driver = Driver(bounds=replace(BOUNDS, max_queued_tokens=300))
+    driver.offer()
+    driver.offer()
+    low = driver.offer(priority=Priority.LOW)
+    driver.offer(answer=150)
     with pytest.raises(QueueFull):
-        door.offer(answer=200)
+        driver.offer(answer=200)
     assert low.status is TicketStatus.QUEUED
 
 
 def test_a_full_queue_is_shared_between_tenants() -> None:
-    door = Door(bounds=replace(BOUNDS, max_queued=4))
+    driver = Driver(bounds=replace(BOUNDS, max_queued=4))
     for _ in range(6):
-        door.offer("greedy")
-    modest = [door.offer("modest"), door.offer("modest")]
+        driver.offer("greedy")
+    modest = [driver.offer("modest"), driver.offer("modest")]
     with pytest.raises(QueueFull):
-        door.offer("modest")
+        driver.offer("modest")
     assert all(ticket.status is TicketStatus.QUEUED for ticket in modest)
     with pytest.raises(QueueFull):
-        door.offer("greedy")
+        driver.offer("greedy")
 
 
 def test_tenants_take_turns_at_the_door() -> None:
-    door = Door(bounds=replace(BOUNDS, max_queued=20, max_queued_tokens=10_000))
-    running = [door.offer("a"), door.offer("a")]
-    queued = [door.offer("a") for _ in range(4)] + [door.offer("b") for _ in range(2)]
+    driver = Driver(bounds=replace(BOUNDS, max_queued=20, max_queued_tokens=10_000))
+    running = [driver.offer("a"), driver.offer("a")]
+    queued = [driver.offer("a") for _ in range(4)] + [driver.offer("b") for _ in range(2)]
     for ticket in running:
-        door.release(ticket, 100)
+        driver.release(ticket, 100)
     assert {ticket.tenant for ticket in queued if is_running(ticket)} == {"a", "b"}
 
 
 def test_unused_tokens_are_no_reason_to_wait_for_the_others() -> None:
     """A tenant that promises much and uses little is not put behind one that promises what it uses."""
-    door = Door(bounds=Bounds(max_running=1, max_running_tokens=9000, max_queued=99, max_queued_tokens=99_999))
-    door.offer("b", answer=50)
+    driver = Driver(bounds=Bounds(max_running=1, max_running_tokens=9000, max_queued=99, max_queued_tokens=99_999))
+    driver.offer("b", answer=50)
     for _ in range(4):
-        door.offer("a", answer=2000)
-        door.offer("b", answer=50)
+        driver.offer("a", answer=2000)
+        driver.offer("b", answer=50)
     order = []
     for _ in range(8):
-        ticket = next(ticket for ticket, _ in reversed(door.decided) if is_running(ticket))
+        ticket = next(ticket for ticket, _ in reversed(driver.decided) if is_running(ticket))
         order.append(ticket.tenant)
-        door.release(ticket, 100)
+        driver.release(ticket, 100)
     assert order[1:7].count("a") == 3
 
 
 def test_deadline_nobody_could_keep_is_refused_at_once() -> None:
-    door = Door()
-    door.learn(first_s=1.0, each_s=0.1, num_tokens=101)
+    driver = Driver()
+    driver.learn(first_s=1.0, each_s=0.1, num_tokens=101)
     with pytest.raises(DeadlineExceeded, match=r"2 s.*5\.9 s"):
-        door.offer(answer=50, deadline_s=2.0)
-    assert is_running(door.offer(answer=5, deadline_s=2.0))
-    assert door.admission.refusals == {"deadline_exceeded": 1}
+        driver.offer(answer=50, deadline_s=2.0)
+    assert is_running(driver.offer(answer=5, deadline_s=2.0))
+    assert driver.admission.refusals == {"deadline_exceeded": 1}
 
 
 def test_deadline_that_the_queue_would_break_is_refused_with_when_to_try_again() -> None:
-    door = Door()
+    driver = Driver()
     for _ in range(4):
-        door.offer()
-    door.drain(20, seconds=10.0)
+        driver.offer()
+    driver.drain(20, seconds=10.0)
     with pytest.raises(DeadlineUnreachable) as caught:
-        door.offer(deadline_s=door.now_s + 5.0)  # 200 tokens ahead and 100 of its own, at 20 a second
+        driver.offer(deadline_s=driver.now_s + 5.0)  # 200 tokens ahead and 100 of its own, at 20 a second
     assert caught.value.retry_after_s == pytest.approx(5.0)
-    door.offer(deadline_s=door.now_s + 20.0)
+    driver.offer(deadline_s=driver.now_s + 20.0)
 
 
 def test_long_queue_of_another_tenant_does_not_make_one_late() -> None:
-    door = Door(bounds=replace(BOUNDS, max_queued=20, max_queued_tokens=10_000))
+    driver = Driver(bounds=replace(BOUNDS, max_queued=20, max_queued_tokens=10_000))
     for _ in range(12):
-        door.offer("greedy")
-    door.drain(100, seconds=10.0)
+        driver.offer("greedy")
+    driver.drain(100, seconds=10.0)
     with pytest.raises(DeadlineUnreachable):
-        door.offer("greedy", deadline_s=door.now_s + 5.0)
-    assert door.offer("modest", deadline_s=door.now_s + 5.0).status is TicketStatus.QUEUED
+        driver.offer("greedy", deadline_s=driver.now_s + 5.0)
+    assert driver.offer("modest", deadline_s=driver.now_s + 5.0).status is TicketStatus.QUEUED
 
 
 def test_deadline_that_passed_in_the_queue_ends_before_anything_is_computed() -> None:
-    door = Door()
-    running = [door.offer(), door.offer()]
-    late = door.offer(deadline_s=3.0)
-    next_one = door.offer()
-    door.now_s = 4.0
-    door.release(running[0])
-    assert isinstance(door.error_of(late), DeadlineExceeded)
+    driver = Driver()
+    running = [driver.offer(), driver.offer()]
+    late = driver.offer(deadline_s=3.0)
+    next_one = driver.offer()
+    driver.now_s = 4.0
+    driver.release(running[0])
+    assert isinstance(driver.error_of(late), DeadlineExceeded)
     assert is_running(next_one)
 
 
 def test_stale_measurements_refuse_nobody() -> None:
-    door = Door()
-    door.learn(first_s=1.0, each_s=1.0, num_tokens=100)
-    door.now_s = 1000.0
-    assert is_running(door.offer(deadline_s=1001.0))
+    driver = Driver()
+    driver.learn(first_s=1.0, each_s=1.0, num_tokens=100)
+    driver.now_s = 1000.0
+    assert is_running(driver.offer(deadline_s=1001.0))
 
 
 def test_while_loading_more_goes_in_so_that_paths_that_are_there_are_served() -> None:
-    door = Door(is_ready=False)
-    assert [is_running(door.offer()) for _ in range(5)] == [True] * 5
-    assert not is_running(door.offer())
-    door.is_ready = True
-    door.release(door.decided[0][0])
-    assert sum(is_running(ticket) for ticket, _ in door.decided) == 4
+    driver = Driver(is_ready=False)
+    assert [is_running(driver.offer()) for _ in range(5)] == [True] * 5
+    assert not is_running(driver.offer())
+    driver.is_ready = True
+    driver.release(driver.decided[0][0])
+    assert sum(is_running(ticket) for ticket, _ in driver.decided) == 4
 
 
 def test_new_bounds_count_from_the_next_event_on() -> None:
-    door = Door()
-    running = [door.offer() for _ in range(2)]
-    queued = [door.offer() for _ in range(3)]
-    door.admission.bounds = replace(BOUNDS, max_running=4)
-    door.release(running[0])
+    driver = Driver()
+    running = [driver.offer() for _ in range(2)]
+    queued = [driver.offer() for _ in range(3)]
+    driver.admission.bounds = replace(BOUNDS, max_running=4)
+    driver.release(running[0])
     assert all(is_running(ticket) for ticket in queued)
 
 
@@ -337,7 +337,7 @@ def test_config_problems_are_named(config: AdmissionConfig, part: str) -> None:
     assert [part in problem.said for problem in config.problems()] == [True]
 
 
-Act = Callable[[Door, list[Ticket]], None]
+Act = Callable[[Driver, list[Ticket]], None]
 
 
 @settings(deadline=None, max_examples=150)
@@ -356,47 +356,47 @@ Act = Callable[[Door, list[Ticket]], None]
 def test_every_ticket_is_decided_once_and_the_books_are_straight(
     acts: list[tuple[str, int, int, Priority, str | None]],
 ) -> None:
-    door = Door()
+    driver = Driver()
     tickets: list[Ticket] = []
     refused: list[Ticket] = []
     for act, number, answer, priority, tenant in acts:
         if act == "offer":
-            ticket = door.make(
+            ticket = driver.make(
                 tenant,
                 answer=answer,
                 num_sequences=1 + number % 2,
                 priority=priority,
-                deadline_s=door.now_s + 1 + number,
+                deadline_s=driver.now_s + 1 + number,
             )
             tickets.append(ticket)
             try:
-                door.admission.offer(ticket, door.now_s)
+                driver.admission.offer(ticket, driver.now_s)
             except ServingError:
                 refused.append(ticket)
         elif act == "wait":
-            door.drain(answer, seconds=number / 4)
+            driver.drain(answer, seconds=number / 4)
         elif tickets:
-            door.release(tickets[number % len(tickets)], answer)
-        check(door, tickets, refused)
+            driver.release(tickets[number % len(tickets)], answer)
+        check(driver, tickets, refused)
     for ticket in tickets:
-        door.release(ticket)
-    assert door.admission.running.num_tokens == door.admission.queued.num_tokens == 0
+        driver.release(ticket)
+    assert driver.admission.running.num_tokens == driver.admission.queued.num_tokens == 0
     assert all(ticket.status is TicketStatus.OVER for ticket in tickets)
 
 
-def check(door: Door, tickets: list[Ticket], refused: list[Ticket]) -> None:
-    told = [ticket for ticket, _ in door.decided]
+def check(driver: Driver, tickets: list[Ticket], refused: list[Ticket]) -> None:
+    told = [ticket for ticket, _ in driver.decided]
     assert len(set(map(id, [*told, *refused]))) == len(told) + len(refused)
     for status, load in (
-        (TicketStatus.RUNNING, door.admission.running),
-        (TicketStatus.QUEUED, door.admission.queued),
+        (TicketStatus.RUNNING, driver.admission.running),
+        (TicketStatus.QUEUED, driver.admission.queued),
     ):
         held = [ticket for ticket in tickets if ticket.status is status]
         assert load.num_sequences == sum(ticket.num_sequences for ticket in held)
         assert load.num_tokens == sum(ticket.cost_tokens for ticket in held)
     queued = [ticket for ticket in tickets if ticket.status is TicketStatus.QUEUED]
-    assert door.admission.num_waiting == len(queued)
-    assert door.admission.queued.num_sequences <= BOUNDS.max_queued
-    assert len(queued) <= 1 or door.admission.queued.num_tokens <= BOUNDS.max_queued_tokens
+    assert driver.admission.num_waiting == len(queued)
+    assert driver.admission.queued.num_sequences <= BOUNDS.max_queued
+    assert len(queued) <= 1 or driver.admission.queued.num_tokens <= BOUNDS.max_queued_tokens
     if queued:  # somebody waits only where there is somebody to wait for
-        assert door.admission.running.num_sequences
+        assert driver.admission.running.num_sequences
