@@ -1,1 +1,1 @@
-"""Speed and quality beside peers, as ratios: `fenhe bench`."""
+"""`fenhe bench`: speed and quality next to other programs, as ratios."""

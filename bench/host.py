@@ -1,6 +1,6 @@
-"""A subject's own process: `python -m bench.host MODULE:CLASS` answers tasks from stdin until it closes.
+"""The process of a subject: `python -m bench.host MODULE:CLASS` answers tasks from stdin until it closes.
 
-What native libraries print to stdout goes to stderr, so that it cannot break the protocol.
+What native libraries print to stdout is sent to stderr, so that it cannot break the protocol.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from bench.subject import Subject, SubjectAbsent
 
 
 def answer_task(subject: Subject, task: Task) -> Answer:
-    """Run one task; whatever goes wrong becomes an answer, for the bench goes on with the other subjects."""
+    """Run one task. Whatever goes wrong becomes an answer, because the bench goes on with the other subjects."""
     try:
         if isinstance(task, Setup):
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The bench's end of a subject process: one fresh process per subject and round, and a deadline for every task."""
+"""A subject's process, from the bench's side: a new one per subject and round, and a time limit for every task."""
 
 import contextlib
 import queue
@@ -59,7 +59,7 @@ class SubjectProcess:
         self._stderr.close()
 
     def ask(self, task: Task) -> Answer:
-        """Send a task and wait. A subject that dies or is too slow answers `Failed` to this and every later task."""
+        """Send a task and wait. A subject that dies or takes too long answers `Failed` to this and every later task."""
         if self._is_lost:
             return Failed(error="the subject is gone")
         assert self._process.stdin is not None

@@ -1,6 +1,6 @@
 """The messages between the bench and a subject: one JSON object a line, one answer for every task.
 
-Times are seconds on the subject's own clock. Rates and ratios are not here: `figures.py` owns the formulas.
+Times are seconds on the subject's own clock. Formulas of rates and ratios are in `bench/engines/figures.py`.
 """
 
 import msgspec
@@ -56,13 +56,13 @@ class Stall(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
 
 
 class StartUp(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="start_up"):
-    """Start a fresh server and ask for one token on its shallowest path."""
+    """Start a new server and ask for one token on its shallowest path."""
 
     prompt: tuple[int, ...]
 
 
 class Occupy(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="occupy"):
-    """Fill every slot of a fresh server to `num_tokens` (prompt and answer) and read its memory."""
+    """Fill every slot of a new server to `num_tokens` (prompt and answer) and read its memory."""
 
     prompts: tuple[tuple[int, ...], ...]
     num_tokens: int
@@ -77,13 +77,13 @@ class Opened(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 
 
 class Absent(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="absent"):
-    """The subject cannot run here at all; `reason` says how to mend that."""
+    """The subject cannot run here at all; `reason` says what is missing and how to get it."""
 
     reason: str
 
 
 class Generated(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="generated"):
-    """`first_s` and `total_s` count from the moment the job was handed over; both cover all its prompts."""
+    """`first_s` and `total_s` count from the submission of the job; both cover all its prompts."""
 
     num_prompt_tokens: int
     num_tokens: int
@@ -130,7 +130,7 @@ class Occupied(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
 
 class Unsupported(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unsupported"):
-    """The subject is fine but has no way to do this task."""
+    """The subject runs, but cannot do this task."""
 
     reason: str
 

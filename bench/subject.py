@@ -1,4 +1,4 @@
-"""What every subject of the bench is: something that opens and answers some of the tasks."""
+"""The contract of a subject: what is measured opens, and answers some of the tasks."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -9,11 +9,11 @@ Measure = Callable[..., Answer]
 
 
 class SubjectAbsent(Exception):
-    """The subject cannot run here; the text names the mend."""
+    """The subject cannot run here; the text says what is missing and how to get it."""
 
 
 class Subject(Protocol):
-    """Something to be measured. `measures` maps task types to what answers them; a missing one is unsupported."""
+    """`measures` maps each type of task to the method that answers it; a missing type is unsupported."""
 
     def open(self, setup: Setup) -> str:
         """Load, and return the version.

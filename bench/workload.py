@@ -1,6 +1,6 @@
 """What is generated and scored: token ids from a held-out text, the same for every subject.
 
-Prompts are windows of one long stream of tokens. Every window starts elsewhere, so no prefix cache can help anybody.
+Prompts are windows of one long stream of tokens. Every window starts elsewhere, so that no prefix cache helps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ STRIDE = 17
 
 
 class TextRow(msgspec.Struct, frozen=True):
-    """A line of a JSONL file: a `text`, or a `prompt` with its `answer`. Other fields are left alone."""
+    """A line of a JSONL file: a `text`, or a `prompt` with its `answer`. Other fields are ignored."""
 
     text: str | None = None
     prompt: str | None = None

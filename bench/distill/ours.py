@@ -1,4 +1,4 @@
-"""One epoch of fenhe's training: the teacher reads once, then all exits are trained over what it said."""
+"""One epoch of fenhe's training: the teacher reads the text once, then all exits are trained on its output."""
 
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from models.distill.teacher.cache import cached_teacher, plan_cache
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class OurTimes:
-    """`reading_s` is what comes once: the teacher's pass, its cache on disk, new exits and their fitted maps."""
+    """`reading_s` is for what is done once: the teacher's pass, its cache on disk, new exits and their fitted maps."""
 
     reading_s: float
     steps_s: float
@@ -44,6 +44,6 @@ def make_trainer(work: Work, folder: Path) -> Trainer:
 
 
 def settle(device: torch.device) -> None:
-    """Wait for what a GPU has been given to do."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,8 +1,8 @@
 """The peer: transformers' own models in a plain distillation loop, one student per exit.
 
 The teacher runs in full at every step, the student is the truncated model with one trained layer, and the loss is the
-KL divergence over the whole vocabulary. What may help it is granted: weights already in the type that is computed in,
-no gradients below the trained layer, batches of like length, no attention mask (padding is on the right).
+KL divergence over the whole vocabulary. It gets every advantage it can have: weights already in the type that is
+computed in, no gradients below the trained layer, batches of like length, no attention mask (padding is on the right).
 """
 
 import copy
@@ -47,7 +47,7 @@ TimeLoop = Callable[[LlamaForCausalLM, LlamaForCausalLM, Sequence[Batch], Settin
 
 
 class Peer:
-    """The teacher, loaded once, and the loop that is to be had here."""
+    """The teacher, loaded once, and the training loop that can run here."""
 
     def __init__(self, work: Work, time_loop: TimeLoop | None = None) -> None:
         """Raises: ConfigError for a model that is no plain Llama."""

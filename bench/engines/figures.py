@@ -1,7 +1,7 @@
 """Every formula of the bench, once: from records to named figures.
 
 A figure is computed per round (the median of the round's repeats); what is reported is the median of the rounds.
-A ratio is taken within each round, because both sides then met the same noise.
+A ratio is taken within each round, where both sides met the same noise.
 """
 
 import statistics

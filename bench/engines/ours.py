@@ -1,4 +1,4 @@
-"""fenhe in process: the engine through its contract, and its runner for what only single forward passes can show."""
+"""fenhe in process: the engine through its contract, and its runner where single forward passes are measured."""
 
 import gc
 import itertools
@@ -106,7 +106,7 @@ class Fenhe:
     def _score_group(
         self, runner: Runner, texts: Sequence[tuple[int, ...]], group: list[int], nats: list[float]
     ) -> None:
-        """Feed texts side by side, longest first, so that those still running are always a prefix of the rows."""
+        """Feed texts side by side, longest first, so that the unfinished ones are always the first rows."""
         path = self._student.manifest.full_path.name
         for position in range(len(texts[group[0]]) - 1):
             running = [i for i in group if position < len(texts[i]) - 1]

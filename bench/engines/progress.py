@@ -14,7 +14,7 @@ POLL_S = 0.01
 
 
 class Progress:
-    """When every sequence of a job got its tokens. Written by the engine thread, read when `wait` returned."""
+    """When every sequence of a job got its tokens. Written by the engine thread, read once `wait` has returned."""
 
     def __init__(self, sequence_ids: Sequence[str]) -> None:
         self.token_times_s: dict[str, list[float]] = {name: [] for name in sequence_ids}

@@ -1,4 +1,4 @@
-"""Runs cases in interleaved rounds: each starts every subject afresh, one after another, so that noise hits all."""
+"""Runs cases in interleaved rounds: each starts every subject anew, one after another, so that noise affects all."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from engines.machine import foreign_share, read_cpu_use
 TASK_TIMEOUT_S = 300.0
 MAX_FOREIGN_SHARE = 0.1
 WINDOWS_PER_CASE = 256
-"""Every case begins at windows of its own, the same for every subject and unlike those of the cases before it."""
+"""Every case has windows of its own: the same for every subject, different from those of the cases before it."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -46,7 +46,7 @@ class Record:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Outcome:
-    """Everything the rounds brought. `notes` say what is absent or failed; `faults` are those of our own."""
+    """What the rounds brought. `notes` say what is absent or failed; `faults` are the notes on our own subjects."""
 
     records: tuple[Record, ...]
     versions: Mapping[str, str]
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Rounds:
-    """Collects records over the rounds. A subject that is absent or died in one round is not asked again."""
+    """Collects records over the rounds. A subject that is absent or does not start is not asked again."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Rounds:
         }
 
     def _run_watched(self, subject: SubjectEntry, number: int, cases: Mapping[str, Case]) -> None:
-        """Run, and note when other processes took much of the machine meanwhile."""
+        """Run, and note when other processes took much of the machine at the time."""
         before = read_cpu_use()
         self._run_subject(subject, number, cases)
         after = read_cpu_use()

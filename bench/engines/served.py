@@ -1,4 +1,4 @@
-"""fenhe over HTTP: this process is the client, `fenhe serve` runs as its child on a free loopback port."""
+"""fenhe over HTTP: this process is the client, and `fenhe serve` runs as its child on a free loopback port."""
 
 import asyncio
 import http.client
@@ -32,7 +32,7 @@ KV_MARGIN = 1.1
 
 
 class FenheServe:
-    """One server at a time: kept between jobs, fresh for start-up and memory."""
+    """One server at a time: kept between jobs, a new one for start-up and for memory."""
 
     def open(self, setup: Setup) -> str:
         if setup.student is None:

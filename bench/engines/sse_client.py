@@ -1,4 +1,4 @@
-"""A light streaming client: raw sockets, bytes and arrival times kept as they come, everything parsed afterwards.
+"""A light streaming client: it keeps bytes and their arrival times, and parses them after the job.
 
 It shares the machine with the server it measures, so it does as little as possible while the job runs.
 """
@@ -22,7 +22,7 @@ class StreamedAnswer:
 
 
 class RawExchange(asyncio.Protocol):
-    """Sends one request and keeps the pieces of the answer with their arrival times until the server closes."""
+    """Sends one request and keeps the pieces of the answer with their arrival times, until the server closes."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request

@@ -1,4 +1,4 @@
-"""vLLM on CPU, where somebody installed it: the same weights, dequantised to a bf16 Hugging Face folder for the run."""
+"""vLLM on CPU, where it is installed: the same weights, dequantised to a bf16 Hugging Face folder for the run."""
 
 import os
 import shutil
@@ -93,7 +93,7 @@ def write_folder(source: ModelSource, folder: Path) -> None:
 
 
 def hugging_face_config(architecture: Architecture) -> dict[str, Any]:
-    """Raises: SubjectAbsent for what this peer has not been taught to write down."""
+    """Raises: SubjectAbsent for a model that this peer does not convert."""
     if not is_plain_llama(architecture):
         raise SubjectAbsent("the vLLM peer converts plain Llama models only")
     return {

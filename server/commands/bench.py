@@ -1,4 +1,4 @@
-"""`fenhe bench ...`: what can be measured, and where; the rest of the line belongs to that bench."""
+"""`fenhe bench ...`: which benches there are; each reads the rest of the line itself."""
 
 import importlib
 from dataclasses import dataclass

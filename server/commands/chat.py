@@ -70,9 +70,9 @@ class Reply:
 
 
 def converse(options: ChatOptions, prompt: str | None, lines: TextIO, out: TextIO) -> int:
-    """Ask `prompt`, or what `lines` says line by line.
+    """Ask `prompt`, or without one every line of `lines`.
 
-    Raises: ConfigError for a URL nobody can use; Unavailable when there is no server; BadRequest; Unauthorized.
+    Raises: ConfigError for a URL that cannot be used; Unavailable without a server; BadRequest; Unauthorized.
     """
     messages = [] if options.system is None else [{"role": "system", "content": options.system}]
     for question in [prompt] if prompt is not None else _questions(lines, out):

@@ -50,7 +50,7 @@ def post(url: str, path: str, body: object, api_key: str | None = None) -> bytes
 
 
 def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to a server and the prefix of its addresses. Raises: ConfigError for a URL nobody can use."""
+    """A connection to a server and the prefix of its addresses. Raises: ConfigError for a URL that cannot be used."""
     parts = urlsplit(url)
     kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
     if parts.scheme not in kinds or not parts.hostname:

@@ -51,8 +51,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def check(file: Path, environ: Mapping[str, str]) -> str:
-    """A line about a file that is sound, with this environment: the settings, the packages they need, the key file, the
-    students' folders and the classifier. Raises: ConfigError that lists what is not."""
+    """Check the settings in this environment, the packages they need, the key file, the students' folders and the
+    classifier; return a line that sums them up. Raises: ConfigError that lists every mistake."""
     config, problems = draft_config({}, environ, file)
     keys = look_over(config, problems)
     told = {known for problem in problems for known in (problem.setting, problem.said)}  # names may be told already
@@ -68,7 +68,7 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
 
 
 def _student_problems(students: Sequence[StudentConfig]) -> Iterator[Problem]:
-    """The default student is not looked at: it is fetched and built when a server starts."""
+    """The default student is not checked: it is fetched and built when a server starts."""
     names: list[str] = []
     for index, student in enumerate(students):
         if student.folder is None:

@@ -110,7 +110,7 @@ def _refuse_nothing_to_measure(config: "DistillConfig") -> None:
 
 
 def _refuse_other_figures(config: "DistillConfig") -> None:
-    """Raises: ConfigError when the figures in the work folder are not of the student in OUT."""
+    """Raises: ConfigError when the figures in the work folder are not those of the student in OUT."""
     file = config.work_folder.evaluated_exits
     measured = file.read_text(encoding="utf-8").strip() if file.exists() else "not known"
     built_from = read_manifest(Path(config.out)).exits_sha256
@@ -138,7 +138,7 @@ def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
 
 
 def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "DistillConfig":
-    """With what the command line says instead. The work folder stays where the config has it."""
+    """The config with what the command line says instead. The work folder stays where the config has it."""
     return replace(
         config,
         work=str(config.work_folder.path),
@@ -149,12 +149,12 @@ def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "Distill
 
 @contextmanager
 def _answerer(source: "ModelSource") -> Iterator["Answerer"]:
-    """The teacher as a full-depth student on the engine: many times faster than in torch. Built when first asked."""
-    yield _EngineWhenAsked(source)
+    """The teacher as a full-depth student on the engine: many times faster than torch. Built at the first question."""
+    yield _LazyAnswerer(source)
 
 
-class _EngineWhenAsked:
-    """Builds and starts the teacher's engine at the first question: a resumed run mostly has none."""
+class _LazyAnswerer:
+    """Builds and starts the teacher's engine when it is first asked: a resumed run mostly never asks."""
 
     def __init__(self, source: "ModelSource") -> None:
         self._source = source
@@ -233,7 +233,7 @@ def _pick(config: "DistillConfig", scenario: str) -> int:
 
 
 class _Progress:
-    """One bar a phase, on a terminal; a line now and then elsewhere."""
+    """A bar per phase on a terminal; a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self._what = ""

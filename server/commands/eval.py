@@ -22,7 +22,7 @@ TERMINAL_PROGRESS_S, LOG_PROGRESS_S = 0.1, 10.0
 
 
 def progress_s() -> float:
-    """How often to tell how far it is: often on a terminal, seldom in a file."""
+    """How often to report progress: often on a terminal, seldom in a file."""
     return TERMINAL_PROGRESS_S if sys.stderr.isatty() else LOG_PROGRESS_S
 
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from models.student.folder import Student
 
     _check(arguments)
-    # What is found later would cost the whole measurement.
+    # A mistake that is found later would cost the whole measurement.
     pictures = Pictures.read(steps=arguments.steps, layers=arguments.layers)
     student = Student.open(arguments.folder)
     rows = _rows(arguments)
@@ -130,14 +130,14 @@ def _rows(arguments: argparse.Namespace) -> Sequence["Row"]:
     rows = read_data(arguments.data, limit)
     if arguments.heldout is not None:
         rows += read_file(arguments.heldout, HELDOUT, limit)
-    wished = _names(arguments.tasks)
-    if wished is None:
+    named = _names(arguments.tasks)
+    if named is None:
         return rows
     known = list(dict.fromkeys(row.task for row in rows))
-    missing = [task for task in wished if task not in known]
+    missing = [task for task in named if task not in known]
     if missing:
         raise ConfigError(f"--task: no row is of {', '.join(missing)}, only of {', '.join(known)}")
-    return [row for row in rows if row.task in wished]
+    return [row for row in rows if row.task in named]
 
 
 def _names(texts: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""`fenhe route`: where a question would go and why, as a server or as this process sees it."""
+"""`fenhe route`: where a question would go and why, decided by a server or in this process."""
 
 import argparse
 import os
@@ -71,7 +71,7 @@ def decide_here(
     router = Router(load_classifier(config), config)
     preferences = RoutePreferences(task=task, quality=Quality(quality or Quality.BALANCED))
     num_tokens = len(_encode(student, text))
-    router.classify(Conversation(last=""))  # the first one is slower than all that follow
+    router.classify(Conversation(last=""))  # the first one is slower than all others
     begun_s = time.perf_counter()
     scores = router.classify(Conversation(last=text)) if needs_task(preferences, num_students=1) else None
     candidates = router.choose(scores, preferences, [idle_state(student.manifest)])
@@ -81,7 +81,7 @@ def decide_here(
 
 
 def idle_state(manifest: Manifest) -> StudentState:
-    """A student nobody serves yet. Its precision is the one that was measured, as far as one was."""
+    """A student that is not served yet. Its precision is the one that was measured, if any was."""
     measured = [figure.variant for figure in manifest.retention]
     variants = [*measured, *(variant.name for variant in manifest.variants), ""]
     return StudentState(name=manifest.name, manifest=manifest, variant=variants[0], health=Health.READY)

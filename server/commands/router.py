@@ -1,4 +1,4 @@
-"""`fenhe router ...`: the rest of the line belongs to the classifier's training."""
+"""`fenhe router ...`: the commands of the classifier's training, which reads the rest of the line itself."""
 
 from collections.abc import Sequence
 

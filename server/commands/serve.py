@@ -1,4 +1,4 @@
-"""`fenhe serve`: settings and students are read, engines start to load, and the server listens."""
+"""`fenhe serve`: reads settings and students, starts loading the engines, and runs the server."""
 
 import argparse
 import logging
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _survive_hangup(report: Callable[[str], None]) -> None:
-    """Until there is a loop that reads settings again by it, SIGHUP would end a server that is still loading."""
+    """Ignore SIGHUP, which would end a server that is still loading; later it makes it read its settings again."""
     if hasattr(signal, "SIGHUP"):  # Windows has none
         signal.signal(signal.SIGHUP, lambda *_: report("fenhe: SIGHUP ignored, the server is starting; send it again"))
 

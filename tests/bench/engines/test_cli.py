@@ -19,7 +19,9 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
         assert part in caught.value.message
 
 
-def test_missing_student_is_a_mistake_that_names_the_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_student_is_a_mistake_that_says_how_to_make_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["--student", str(tmp_path), "--peers", "none"]) == 2
     assert "fenhe build" in capsys.readouterr().err
 

