@@ -1,6 +1,6 @@
-"""`python -m loadtest.repeats`: requests per second when many ask the same, with the result cache and without it.
+"""`python -m loadtest.repeats`: requests per second when many requests are equal, with and without the result cache.
 
-One server, one set of requests: in turns they are sent as they are and with `"fenhe": {"cache": false}`.
+One server, one set of requests, sent alternately as they are and with `"fenhe": {"cache": false}`.
 """
 
 import argparse

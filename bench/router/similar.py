@@ -1,8 +1,8 @@
 """`fenhe bench similar`: how often the semantic cache would be right, and how often it would give a wrong answer.
 
 Recall: the share of paraphrases it takes for the same question. False hits: the share of near misses (one number, name,
-negation or word apart) it takes for the same. Both are of the pairs that ship in router/data/similar.toml, or of those
-in `--pairs`; real traffic has other shares of either.
+negation or word apart) it takes for the same. Both are measured on the pairs that ship in bench/router/similar.toml, or
+on those in `--pairs`; real traffic has other shares of either.
 """
 
 import argparse

@@ -32,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--url", help="ask a running server; without it, decide here")
     where.add_argument("--student", type=Path, metavar="DIR", help="decide for this student (default: the default one)")
     add_api_key(parser)
-    parser.add_argument("--task", choices=TASKS, help="as if the request had wished for this task")
-    parser.add_argument("--quality", choices=[quality.value for quality in Quality], help="as if it had wished for it")
+    parser.add_argument("--task", choices=TASKS, help="as if the request named this task")
+    parser.add_argument(
+        "--quality", choices=[quality.value for quality in Quality], help="as if the request asked for it"
+    )
     parser.add_argument("--json", action="store_true", help="the answer of POST /v1/route itself")
 
 
