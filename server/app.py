@@ -1,4 +1,4 @@
-"""The FastAPI application of one server: routes, middleware, and the engine's life around them."""
+"""The FastAPI application of one server: its routes, its middleware, and the start and stop of its engines."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ def _add_route(app: FastAPI, method: str, path: str, handler: Handler) -> None:
 
 
 async def _close(tracing: Tracing) -> None:
-    """Send what is left. A collector that takes it and says nothing must not hold the end of the process."""
+    """Send the traces that are left; a collector that does not answer must not hold up the end of the process."""
     try:
         await asyncio.wait_for(run_apart(tracing.close), TRACING_CLOSE_S)
     except TimeoutError:
@@ -80,7 +80,7 @@ async def _close(tracing: Tracing) -> None:
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:
-    """Outside of everything else, so that pages can read errors too. Keys come in a header, never in cookies."""
+    """Outermost, so that pages can read errors too. Keys come in a header, never in cookies."""
     if not origins:
         return []
     exposed = ["x-request-id", "retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS, *ROUTE_HEADERS, *CACHE_HEADERS]
@@ -105,7 +105,7 @@ def _openapi_handler(context: Context) -> Handler:
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
-    """Unknown routes, wrong methods and refused bodies get the same shape as any other error."""
+    """Unknown routes, wrong methods and refused bodies get the same body as any other error."""
     assert isinstance(error, HTTPException)
     status = error.status_code
     headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]

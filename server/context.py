@@ -18,7 +18,7 @@ from server.students.event_bridge import Bridge
 from server.students.grammars import Grammars
 from server.students.open_student import Opened, Opener, make_opener
 from server.students.student import ServedStudent, Student
-from server.telemetry.admission import DoorCollector, Doors
+from server.telemetry.admission import AdmissionCollector, Admissions
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import Tracing, make_tracing
 from server.version import fenhe_version
@@ -81,7 +81,7 @@ class Context:
         students = (*self.students, *self.leaving.values())
         return sum(student.bridge.num_streams + student.admission.turns.num_waiting for student in students)
 
-    def doors(self) -> Doors:
+    def admissions(self) -> Admissions:
         """Every student's admission and drain rate."""
         return [(one.name, one.admission.turns, one.admission.pace.drain.tokens_per_s) for one in self.students]
 
@@ -164,8 +164,8 @@ def make_context(
         tracing=make_tracing(config.tracing, fenhe_version()) if tracing is None else tracing,
     )
     metrics.register(
-        DoorCollector(
-            context.doors,
+        AdmissionCollector(
+            context.admissions,
             context.keyring.refusals,
             context.refused_connections,
             is_reload_good=lambda: context.live.is_reload_good,

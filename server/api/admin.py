@@ -37,7 +37,7 @@ def students_handler(context: Context, changes: StudentChanges) -> Handler:
 
 
 def add_handler(context: Context, changes: StudentChanges) -> Handler:
-    """202: the folder is a student's; the rest is done in the background, and the list tells how it goes."""
+    """202: the folder holds a student. It is opened in the background; the list shows how far it is."""
 
     async def add_student(request: Request) -> Response:
         check_key(context, request)
@@ -68,7 +68,7 @@ def resume_handler(context: Context, changes: StudentChanges) -> Handler:
 
 
 def remove_handler(context: Context, changes: StudentChanges) -> Handler:
-    """202: it gets nothing new from now on, and its engine stops when its sequences have ended or the grace is over."""
+    """202: it gets no new requests, and its engine stops once its sequences have ended or the grace period is over."""
 
     async def remove_student(request: Request) -> Response:
         check_key(context, request)
@@ -88,7 +88,7 @@ def flush_handler(context: Context) -> Handler:
 
 
 def reload_handler(context: Context) -> Handler:
-    """Settings and keys read again, all that may change at once; 400 when something is wrong, and the old ones stay."""
+    """Read settings and keys again and apply what may change; 400 when something is wrong, and the old ones stay."""
 
     async def reload_settings(request: Request) -> Response:
         check_key(context, request)
@@ -114,7 +114,7 @@ def check_key(context: Context, request: Request) -> None:
 
 
 def _flushed_prefix(request: Request) -> str:
-    """What the keys to forget begin with; everything without a word. Raises: BadRequest and its kinds."""
+    """The prefix of the keys to forget; empty for all. Raises: BadRequest and its kinds."""
     query = request.query_params
     for name in query:
         if name not in {"student", "prefix"}:
@@ -129,13 +129,13 @@ def _flushed_prefix(request: Request) -> str:
 
 
 def _folder_of(body: StudentRequest) -> Path:
-    """Raises: InvalidParameter for what no file system could name."""
+    """Raises: InvalidParameter for a name that no file can have."""
     if "\0" in body.folder:
         raise InvalidParameter("a folder's name cannot hold a NUL character", param="folder")
     try:
         return Path(body.folder).expanduser()
     except RuntimeError:
-        raise InvalidParameter(f"`~` in {body.folder[:200]!r} stands for nobody's home", param="folder") from None
+        raise InvalidParameter(f"`~` in {body.folder[:200]!r} names no user's home folder", param="folder") from None
 
 
 def _name_in(folder: Path) -> str:

@@ -39,7 +39,7 @@ class ChatBodyWriter:
         ]
 
     def opening(self) -> bytes:
-        # A generation that was shared and failed may be told a second time.
+        # A request may be answered a second time, after a shared generation failed.
         self._readers = {index: CallReader() for index in range(len(self._job.requests))}
         first = Delta(role="assistant", content=None if self._reads_calls else "", refusal=None)
         choices = [ChunkChoice(index=i, delta=first) for i in range(len(self._job.requests))]

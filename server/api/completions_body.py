@@ -35,7 +35,8 @@ class CompletionBodyWriter:
         self._text = [sse.text_chunk(self._completion([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
 
     def opening(self) -> bytes:
-        self._begun, self._offsets = set(), {}  # a generation that was shared and failed may be told a second time
+        # A request may be answered a second time, after a shared generation failed.
+        self._begun, self._offsets = set(), {}
         if self._is_scored:
             return b""
         echoes = [self._echo(index) for index in range(len(self._job.requests))]

@@ -1,5 +1,5 @@
-"""`GET /debug/state`, behind the admin key: what every engine, its door and the cache are doing now. Ids and numbers,
-never anything of a prompt or an answer."""
+"""`GET /debug/state`, behind the admin key: what every engine, its admission and the cache are doing now. Ids and
+numbers, never anything of a prompt or an answer."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from server.wire.debug import CacheState, DebugReply, DoorState, EngineState, Me
 from server.wire.replies import json_response
 
 ENGINE_WAIT_S = 2.0
-"""How long an engine's thread may take to look at its books: it does so between two steps."""
+"""How long to wait for an engine's thread, which answers between two steps."""
 
 
 def debug_handler(context: Context) -> Handler:
@@ -42,7 +42,7 @@ async def describe_state(context: Context) -> DebugReply:
 
 
 async def _describe(student: ServedStudent) -> StudentState:
-    """An engine that does not answer is told as one that does not."""
+    """For an engine that does not answer, `integrity` says so."""
     engine = student.engine
     sequences: list[SequenceState] = []
     integrity: list[str] = []
@@ -62,7 +62,7 @@ async def _describe(student: ServedStudent) -> StudentState:
         engine=_engine_state(status),
         running=[_sequence(one) for one in sequences if one.slot is not None],
         waiting=[_sequence(one) for one in sequences if one.slot is None],
-        door=_door(student),
+        door=_admission(student),
     )
 
 
@@ -98,7 +98,7 @@ def _sequence(state: SequenceState) -> SequenceReply:
     )
 
 
-def _door(student: ServedStudent) -> DoorState:
+def _admission(student: ServedStudent) -> DoorState:
     admission = student.admission.turns
     return DoorState(
         num_running=admission.running.num_sequences,

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: refused, with the reason. The figures behind it are in docs/api.md."""
+"""`POST /v1/embeddings`: refused with the reason; docs/api.md has the figures behind it."""
 
 from starlette.requests import Request
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: the ids a request may name, and honestly what they mean."""
+"""`GET /v1/models` and `GET /v1/models/{id}`: the ids a request may name, and what they mean."""
 
 from starlette.requests import Request
 from starlette.responses import Response

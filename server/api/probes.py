@@ -18,7 +18,7 @@ RETRY = {"retry-after": "1"}
 
 
 def health_handler(context: Context) -> Handler:
-    """200 from the first moment on; 503 only when every student's engine is one that a restart alone can mend."""
+    """200 from the first moment on; 503 only when every student has an engine that needs a restart."""
 
     async def health(request: Request) -> Response:
         error = _error_of_all([progress_of(context, student) for student in context.students])
@@ -108,7 +108,7 @@ def paths_of(student: ServedStudent) -> list[PathProgress]:
 
 
 def _word(context: Context, students: list[StudentProgress]) -> StudentStatus | Literal["empty"]:
-    """The best of the students' words: one that is ready suffices."""
+    """The best status of any student: one that is ready suffices."""
     if context.drain.is_draining:
         return "draining" if _error_of_all(students) is None else "unhealthy"
     words = {student.status for student in students}
@@ -117,7 +117,7 @@ def _word(context: Context, students: list[StudentProgress]) -> StudentStatus | 
 
 
 def _error_of_all(students: list[StudentProgress]) -> str | None:
-    """What ails the students, when none is well."""
+    """Why the students are unhealthy; None while one is not."""
     errors = {student.name: student.error for student in students if student.error is not None}
     if not students or len(errors) < len(students):
         return None

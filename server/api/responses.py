@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, the stateless part: a chat completion asked for, and told, in the newer API's words."""
+"""`POST /v1/responses`, the stateless part: a chat completion in the words of the newer API."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ NAMES = {
     "response_format.json_schema": "text.format",
     "response_format": "text.format",
 }
-"""What a field of a chat completion is called here; `messages` and all in them are `input`."""
+"""What fields of a chat completion are called here; `messages` and everything in them are `input`."""
 
 
 def response_handler(context: Context) -> Handler:
@@ -133,7 +133,7 @@ def _text(item: InputItem) -> str:
 
 @contextlib.contextmanager
 def _own_names() -> Iterator[None]:
-    """Name fields as this API does in what is refused."""
+    """In refusals, name fields as this API does."""
     try:
         yield
     except BadRequest as error:

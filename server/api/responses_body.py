@@ -46,7 +46,7 @@ class ResponseBodyWriter:
         self._path = self._job.path
 
     def opening(self) -> bytes:
-        self._begin()  # a generation that was shared and failed may be told a second time
+        self._begin()  # a request may be answered a second time, after a shared generation failed
         events = [
             self._event("response.created", response=self._reply([])),
             self._event("response.in_progress", response=self._reply([])),

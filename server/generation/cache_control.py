@@ -13,8 +13,8 @@ _BROKEN_MAX_AGE = re.compile(r"max-age\b")
 def cache_use(
     requests: Sequence[GenerationRequest], wanted: bool | None, headers: Iterable[str], *, is_enabled: bool
 ) -> CacheUse:
-    """`wish` is `fenhe.cache` of the body: true takes in what is drawn at random, false keeps the cache away.
-    `headers` are the texts of every cache-control; where both speak, the narrower one counts.
+    """`wanted` is `fenhe.cache` of the body: true also allows answers drawn at random, false keeps the cache away.
+    `headers` are the texts of every cache-control header; of both, the stricter one counts.
 
     Source: RFC 9111, section 5.2.1; directives that are not known are to be ignored.
     """
@@ -33,7 +33,7 @@ def is_repeatable(request: GenerationRequest) -> bool:
 
 
 def _max_age_s(directives: Iterable[str]) -> float | None:
-    """The strictest one. A bound that cannot be read is none that an answer could keep to.
+    """The strictest one. A bound that cannot be read counts as 0, which no kept answer meets.
 
     Source: RFC 9111, section 4.2.1.
     """

@@ -1,6 +1,6 @@
-"""Which JSON schemas answers can be held to: every keyword is known, supported, and where it may stand.
+"""Which JSON schemas an answer can follow: every keyword must be known, supported and of the right kind.
 
-What is not is refused with its place. Whether a schema can be met at all is found out when it is compiled.
+Anything else is refused with its place. Whether a schema can be satisfied at all shows when it is compiled.
 """
 
 from collections.abc import Callable, Iterator, Mapping

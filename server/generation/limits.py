@@ -1,4 +1,4 @@
-"""Bounds at the door: body size and kind before anything is parsed, tokens before anything is queued."""
+"""Bounds of a request: the size and kind of its body before it is parsed, its tokens before it is queued."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What is generated for one HTTP request, what came of it, and how that looks."""
+"""What is generated for one HTTP request, what has come of it so far, and how it is written."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -69,7 +69,7 @@ class BodyWriter(Protocol):
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes: ...
 
     def failed(self, error: ServingError) -> bytes:
-        """The end of a stream that fails."""
+        """The last event of a stream that fails."""
         ...
 
 
@@ -84,7 +84,7 @@ class Plan:
 
 
 def check_finish(finish: Finish) -> None:
-    """Raises: the error a sequence ended with; Stopping when the engine gave it up by itself."""
+    """Raises: the error a sequence ended with; Stopping when the engine aborted it."""
     if finish.reason is FinishReason.ERROR:
         raise finish.error or StepFailed("the engine failed on this sequence")
     if finish.reason is FinishReason.ABORT:
@@ -92,7 +92,7 @@ def check_finish(finish: Finish) -> None:
 
 
 def merge(batch: Batch) -> list[Part]:
-    """One part per choice: what several steps brought while the client was slow goes out together."""
+    """One part per choice: what several steps produced while the client was slow is sent together."""
     parts: dict[int, Part] = {}
     for index, event in batch:
         part = parts.get(index)

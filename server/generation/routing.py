@@ -1,4 +1,4 @@
-"""A request's way to a student and a path: classified, tokenised by the student it is meant for, decided."""
+"""How a request gets to a student and a path: it is classified, tokenised for the student, and decided on."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
 
 LONG_CONVERSATION_CHARS = 200_000
-"""Longer ones are classified in a thread; up to here it takes less than what a thread costs."""
+"""Longer ones are classified in a thread; shorter ones take less time than starting a thread does."""
 
 
 class Order(Protocol):

@@ -1,4 +1,4 @@
-"""What chat and completions share on the way to the engine and back: sequences, seeds, names."""
+"""What chat and text completions share: the sequences of a request, the model's name, words for ends and tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def answered_model(model: str, student: ServedStudent) -> str:
 
 
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
-    """The API's word for an end that is an answer; the other ends are errors."""
+    """The API's word for the end of an answer; all other ends are errors."""
     return "length" if reason is FinishReason.LENGTH else "stop"
 
 

@@ -1,4 +1,4 @@
-"""What form a chat answer must have: `response_format`, `tools` and `tool_choice` of a request as one grammar."""
+"""The form a chat answer must have: `response_format`, `tools` and `tool_choice` of a request as one grammar."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Structure:
     schemas: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def check(self) -> None:
-        """Find out, slowly, which schema cannot be followed. Raises: InvalidParameter with the place in it."""
+        """Find which schema cannot be followed; slow. Raises: InvalidParameter with the place in it."""
         for where, schema in self.schemas:
             problem = schema_problem(schema)
             if problem is not None:

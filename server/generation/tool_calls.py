@@ -37,7 +37,7 @@ Piece = str | CallPiece
 
 
 class CallReader:
-    """Reads the text of one choice. What may yet become a mark is held back, and so are blanks before a call."""
+    """Reads the text of one choice. It holds back text that may become a mark, and blanks before a call."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -50,7 +50,7 @@ class CallReader:
         return bool(self.calls) and self.calls[-1].is_whole and not self._is_in_call
 
     def push(self, text: str) -> list[Piece]:
-        """Raises: GrammarFailed for what begins like a call and is none: a grammar keeps engines from that."""
+        """Raises: GrammarFailed for text that begins like a call and is none, which the grammar should prevent."""
         self._held += text
         pieces: list[Piece] = []
         while self._read(pieces):

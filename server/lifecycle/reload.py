@@ -1,4 +1,4 @@
-"""Settings read again while the server runs: all that may change are put in force at once, or none."""
+"""Reading settings again while the server runs: all that may change are applied at once, or none."""
 
 import dataclasses
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 async def reload(context: Context) -> ReloadReply:
-    """Read settings and keys again and put them in force; says what changed, and what waits for a restart.
+    """Read settings and keys again and apply them; the reply says what changed, and what waits for a restart.
 
     Raises: BadRequest with every mistake; then nothing has changed.
     """
@@ -73,7 +73,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
 
 
 def differences(old: object, new: object, prefix: str = "") -> Iterator[str]:
-    """The dotted names of settings that are not the same; their values stay here, some are secrets."""
+    """The dotted names of settings that differ. Values are left out: some are secrets."""
     for part in _parts(old):
         before, after = getattr(old, part.name), getattr(new, part.name)
         if dataclasses.is_dataclass(before):

@@ -1,4 +1,4 @@
-"""Students that come and go while the server runs: opened and stopped in the background, and what became of them."""
+"""Students added and removed while the server runs: opened and stopped in the background."""
 
 import asyncio
 import ctypes
@@ -20,7 +20,7 @@ from server.threads import run_apart
 logger = logging.getLogger(__name__)
 
 LAST_OPENING_S = 2.0
-"""How long the end waits for an opening: leaving the interpreter while a session is being made may abort."""
+"""How long `close` waits for an opening: a process that exits while a session is being made may crash."""
 
 
 def give_memory_back() -> None:
@@ -45,7 +45,7 @@ class Arrival:
 
 
 class StudentChanges:
-    """Owned by the loop, and by one server."""
+    """Adds and removes students of one server. Owned by the loop; `arrivals` are being opened, or could not be."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -91,14 +91,14 @@ class StudentChanges:
         return self._context.pool.resume(name)
 
     async def close(self) -> None:
-        """Give up what is still under way; engines are the caller's to stop. One built from now on is never started."""
+        """Give up all that is under way; an engine built from now on is never started. The caller stops the others."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._opening is not None:
             await asyncio.wait([self._opening], timeout=LAST_OPENING_S)
             if not self._opening.cancel() and not self._opening.cancelled():
-                self._opening.exception()  # looked at, so that asyncio does not complain
+                self._opening.exception()  # retrieved, so that asyncio does not complain
 
     def _check_staying(self) -> None:
         if self._context.drain.is_draining:
@@ -119,7 +119,7 @@ class StudentChanges:
         except ServingError as error:
             logger.warning("student not opened name=%s error=%s", arrival.name, error)
             self.arrivals[arrival.name] = replace(arrival, error=error.message)
-        except Exception as error:  # what a strange file makes a library raise must not leave it "opening" for ever
+        except Exception as error:  # whatever a broken file makes a library raise: it must not stay "opening" for ever
             logger.exception("opening a student failed name=%s", arrival.name)
             self.arrivals[arrival.name] = replace(arrival, error=f"it could not be opened: {error}")
         else:
@@ -136,7 +136,7 @@ class StudentChanges:
             except Exception:
                 self._opening = None
                 raise
-            self._opening = None  # not when cancelled: `close` looks after it
+            self._opening = None  # not when cancelled: `close` waits for it
         self._check_staying()
         return opened
 
@@ -153,7 +153,7 @@ class StudentChanges:
             raise
 
     async def _end(self, student: ServedStudent, grace_s: float) -> None:
-        """Stop an engine, which tells whoever waits for it."""
+        """Stop an engine, which ends the answers it still owes."""
         try:
             await run_apart(partial(student.engine.stop, grace_s))
         except Exception:
@@ -161,7 +161,7 @@ class StudentChanges:
 
     async def _stop(self, student: ServedStudent) -> None:
         await self._end(student, self._context.config.grace_s)
-        # Not when cancelled: whoever ends the server stops the engines that are still leaving.
+        # Not when cancelled: the end of the server stops the engines that are still leaving.
         name = student.name
         del self._context.leaving[name], student
         self._context.metrics.forget_student(name)

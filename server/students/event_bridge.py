@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class ClientGone(Exception):
-    """The client left; nobody waits for the answer any more."""
+    """The client left, and nobody waits for the answer any more."""
 
 
 class Observer(Protocol):
-    """Told about what passes, once per event at most; must be quick."""
+    """Called at most once per event, on the loop; must be quick."""
 
     def observe_gap(self, seconds: float) -> None: ...
 
@@ -39,9 +39,11 @@ class Living:
 
 
 class Source(Protocol):
-    """Where a stream's events come from; told when nobody wants them any more."""
+    """Where a stream's events come from."""
 
-    def forget(self, stream: "EventStream") -> None: ...
+    def forget(self, stream: "EventStream") -> None:
+        """Nobody wants the stream's events any more."""
+        ...
 
 
 class EventStream:
@@ -76,12 +78,12 @@ class EventStream:
             push(index, event)
 
     def when_over(self, callback: Callable[[int], None]) -> None:
-        """Call back with the tokens used, prompts included, when the engine has ended all sequences: they outlive a
-        stream that was closed until their abort is through."""
+        """Call back with the tokens used, prompts included, once the engine has ended all sequences. Those of a closed
+        stream live on until their abort is done."""
         self._when_over = callback
 
     def count_end(self, finish: Finish) -> None:
-        """The engine has ended one of the sequences, whether somebody still waits for it or not."""
+        """Note that the engine has ended one of the sequences, whether or not anybody waits for it."""
         self._num_living -= 1
         self._num_used_tokens += finish.usage.num_prompt_tokens + finish.usage.num_completion_tokens
         if self._num_living == 0 and self._when_over is not None:
@@ -128,7 +130,7 @@ class Bridge:
         self._is_started = False
 
     def start_engine(self) -> None:
-        """Let the engine load. May come before there is a loop: nothing is published before something is submitted."""
+        """Let the engine load, perhaps before there is a loop: nothing is published until something is submitted."""
         if not self._is_started:
             self._is_started = True
             self._engine.start(self.publish)

@@ -1,5 +1,5 @@
-"""What was let in, queued and refused: at every student's door, for want of a key, and of connections; and how the
-last reload went. As Prometheus families.
+"""What was admitted, queued and refused by every student, for want of a key, and of connections; and how the last
+reload went. As Prometheus families.
 
 Definitions: tokens are what requests promise, prompt and longest answer; the drain rate is tokens computed per second
 while something was queued, newer seconds counting more.
@@ -14,14 +14,14 @@ from prometheus_client.registry import Collector
 from router.admission.admission import Admission
 from router.decision import Priority
 
-Doors = Sequence[tuple[str, Admission, float | None]]
-"""Each student's name, its door, and its drain rate where one was measured."""
+Admissions = Sequence[tuple[str, Admission, float | None]]
+"""Each student's name, its admission, and its drain rate where one was measured."""
 
 
-class DoorCollector(Collector):
+class AdmissionCollector(Collector):
     def __init__(
         self,
-        read: Callable[[], Doors],
+        read: Callable[[], Admissions],
         refused_keys: Mapping[str, int],
         refused_connections: Mapping[str, int],
         *,
@@ -33,10 +33,10 @@ class DoorCollector(Collector):
         self._is_reload_good = is_reload_good
 
     def collect(self) -> Iterable[Metric]:
-        doors = self._read()
-        yield from _tokens(doors)
-        yield _queued(doors)
-        yield _refused(doors)
+        admissions = self._read()
+        yield from _tokens(admissions)
+        yield _queued(admissions)
+        yield _refused(admissions)
         text = "Requests refused for want of a key, of a right or of what a key may use."
         yield _by_code("fenhe_key_refusals", text, self._refused_keys)
         text = "Connections refused or cut before or between requests, and those of slow readers."
@@ -55,11 +55,11 @@ def _by_code(name: str, text: str, counts: Mapping[str, int]) -> Metric:
     return family
 
 
-def _tokens(doors: Doors) -> Iterator[Metric]:
+def _tokens(admissions: Admissions) -> Iterator[Metric]:
     running = GaugeMetricFamily("fenhe_admitted_tokens", "Tokens promised to what runs.", labels=("student",))
     queued = GaugeMetricFamily("fenhe_queued_tokens", "Tokens promised to what is queued.", labels=("student",))
     rate = GaugeMetricFamily("fenhe_drain_tokens_per_second", "Tokens a second under load.", labels=("student",))
-    for name, admission, tokens_per_s in doors:
+    for name, admission, tokens_per_s in admissions:
         running.add_metric((name,), admission.running.num_tokens)
         queued.add_metric((name,), admission.queued.num_tokens)
         if tokens_per_s is not None:
@@ -67,18 +67,18 @@ def _tokens(doors: Doors) -> Iterator[Metric]:
     yield from (running, queued, rate)
 
 
-def _queued(doors: Doors) -> Metric:
+def _queued(admissions: Admissions) -> Metric:
     family = GaugeMetricFamily("fenhe_queued_requests", "Requests queued.", labels=("student", "priority"))
-    for name, admission, _ in doors:
+    for name, admission, _ in admissions:
         for priority in Priority:
             family.add_metric((name, priority.value), admission.num_waiting_in(priority))
     return family
 
 
-def _refused(doors: Doors) -> Metric:
+def _refused(admissions: Admissions) -> Metric:
     text = "Requests not let in, or sent out of the queue."
     family = CounterMetricFamily("fenhe_admission_refusals", text, labels=("student", "code"))
-    for name, admission, _ in doors:
+    for name, admission, _ in admissions:
         for code, count in sorted(admission.refusals.items()):
             family.add_metric((name, code), count)
     return family

@@ -1,4 +1,4 @@
-"""The way of a request to its path, as clients see it: wishes, headers, faults of the classifier."""
+"""How a request gets to its path, as clients see it: preferences, headers, faults of the classifier."""
 
 from typing import Any
 
