@@ -5,25 +5,37 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from server.http.held_reading import HeldReading
 from server.http.lingering_close import LingeringTransport
+from server.http.request_parser import RequestParser, Stage
 from server.settings.config import Limits
 from server.wire import errors
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"
+INVALID = "Invalid HTTP request received."
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """`limits` is asked at every use, so that new ones count at once. Refusals are written before there is a request:
-    nothing above this layer knows of them, so they are counted here, by code."""
+    nothing above this layer knows of them, so they are counted here, by code.
+
+    One request at a time: what comes behind it is held as bytes until it was answered, so that uvicorn's own pipeline
+    stays empty and `cycle` is always the request being answered."""
 
     limits: Callable[[], Limits]
     refusals: Counter[str]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._requests = RequestParser(self)
+        self.parser = self._requests  # type: ignore[assignment]
+        self._unparsed = bytearray()
+        self._reading: HeldReading
         self._num_head_bytes = 0
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -33,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._lingering = LingeringTransport(transport, self.loop, self._is_sending)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
+        self.flow = self._reading = HeldReading(self._lingering)  # type: ignore[arg-type]
         max_connections = self.limits().max_connections
         if len(self.connections) > max_connections:
             self._refuse(BUSY, f"{max_connections} connections are open (limits.max_connections); try again later")
@@ -43,12 +56,36 @@ class BoundedProtocol(HttpToolsProtocol):
         self._cancel_timers()
         self._lingering.forget()
         super().connection_lost(exc)
+        self._unparsed.clear()
+        self._requests.close()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        self._num_head_bytes += len(data) if self._is_in_head else 0
-        super().data_received(data)
+        self._unparsed += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what came until a request is whole and has no answer yet; hold the rest."""
+        while self._unparsed and not self._is_answering and not self.transport.is_closing():
+            self._parse_piece(self._requests.take_piece(self._unparsed))
+        if self.transport.is_closing():
+            self._unparsed.clear()
+        elif len(self._unparsed) > HIGH_WATER_LIMIT:
+            self._reading.hold()
+        else:  # a little is held without waiting: who does not read does not see the client leave
+            self._reading.release()
+
+    def _parse_piece(self, piece: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._num_head_bytes += len(piece) if self._requests.stage is not Stage.BODY else 0
+        try:
+            self._requests.feed_data(piece)
+        except httptools.HttpParserError:
+            self.logger.warning(INVALID)
+            self.send_400_response(INVALID)
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
         if self._is_in_head and self._num_head_bytes > self.limits().max_head_bytes:
             self._refuse_head()
         elif self._is_idle and self._head_timer is None:
@@ -104,6 +141,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._close()
+        else:
+            self._parse()
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()
@@ -114,17 +153,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self._close()
 
     @property
+    def _is_answering(self) -> bool:
+        """A whole request waits for its answer, or for the end of it."""
+        return self._requests.stage is not Stage.BODY and self.cycle is not None and not self.cycle.response_complete
+
+    @property
     def _is_idle(self) -> bool:
         """Between two requests; before the first there is the head's own timer."""
         return not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _is_sending(self) -> bool:
         """Whether the client may be in the middle of a request."""
-        return (self._is_in_head and self._num_head_bytes > 0) or (self.cycle is not None and self.cycle.more_body)
+        is_in_head = self._is_in_head and self._num_head_bytes > 0
+        return is_in_head or self._requests.stage is Stage.BODY or bool(self._unparsed)
 
     def _begin_head(self) -> None:
         self._is_in_head = True
-        self._num_head_bytes = 0
         self._cancel_head_timer()
         self._head_timer = self.loop.call_later(self.limits().head_timeout_s, self._give_up_head)
 

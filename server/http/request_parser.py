@@ -1,0 +1,110 @@
+"""Bytes to requests, one request at a time: httptools alone would parse all that a buffer holds.
+
+It knows no limits and answers nothing.
+"""
+
+import re
+from enum import Enum
+from typing import Protocol
+
+import httptools
+
+_END = re.compile(rb"\A[\r\n]+|\n\r\n[\r\n]*")
+"""Where a head or a chunked body may end, with the empty lines behind it. The first alternative is for an end whose
+first bytes came before."""
+
+
+class RequestEvents(Protocol):
+    """What is told of every request, in this order."""
+
+    def on_message_begin(self) -> None: ...
+    def on_url(self, url: bytes) -> None: ...
+    def on_header(self, name: bytes, value: bytes) -> None: ...
+    def on_headers_complete(self) -> None: ...
+    def on_body(self, body: bytes) -> None: ...
+    def on_message_complete(self) -> None: ...
+
+
+class Stage(Enum):
+    BETWEEN_REQUESTS = "between requests"
+    HEAD = "head"
+    BODY = "body"
+
+
+class RequestParser:
+    """Cuts what came into pieces and parses them; uvicorn uses it in place of httptools' own parser.
+
+    Must be closed: httptools' parser refers back to it, so that both would wait for a garbage collection.
+    """
+
+    def __init__(self, events: RequestEvents) -> None:
+        self.stage = Stage.BETWEEN_REQUESTS
+        self._events = events
+        self._num_bytes_left = 0
+        """What is still to come of a body whose length was announced."""
+        self._parser = httptools.HttpRequestParser(self)
+        # Bytes behind a request that ends its connection do not make that request a wrong one.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def close(self) -> None:
+        del self._parser, self._events
+
+    def take_piece(self, data: bytearray) -> bytes:
+        """Remove the first piece of what came: it holds the end of one request at most, and then nothing behind it."""
+        end = self._end_of_piece(data)
+        with memoryview(data) as view:
+            piece = bytes(view[:end])
+        del data[:end]  # cheap: a bytearray only moves its start
+        return piece
+
+    def feed_data(self, data: bytes) -> None:
+        """Raises: HttpParserError, HttpParserUpgrade."""
+        self._parser.feed_data(data)
+
+    def get_http_version(self) -> str:
+        return self._parser.get_http_version()
+
+    def get_method(self) -> bytes:
+        return self._parser.get_method()
+
+    def should_keep_alive(self) -> bool:
+        return self._parser.should_keep_alive()
+
+    def should_upgrade(self) -> bool:
+        return self._parser.should_upgrade()
+
+    def on_message_begin(self) -> None:
+        self.stage = Stage.HEAD
+        self._num_bytes_left = 0
+        self._events.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._events.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"content-length":
+            self._num_bytes_left = _number(value)
+        self._events.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._events.on_headers_complete()
+        self.stage = Stage.BODY
+
+    def on_body(self, body: bytes) -> None:
+        self._num_bytes_left -= len(body)
+        self._events.on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.stage = Stage.BETWEEN_REQUESTS
+        self._events.on_message_complete()
+
+    def _end_of_piece(self, data: bytearray) -> int:
+        if self.stage is Stage.BODY and self._num_bytes_left > 0:
+            return min(self._num_bytes_left, len(data))
+        end = _END.search(data)
+        return len(data) if end is None else end.end()
+
+
+def _number(digits: bytes) -> int:
+    """Of digits that httptools has checked; Python reads no number of 5000 of them."""
+    return int(digits.lstrip(b"0").strip() or b"0")
