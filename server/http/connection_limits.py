@@ -53,7 +53,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing may refer to this object any more: what it holds must not wait for a garbage collection."""
         self._cancel_timers()
+        self._unset_keepalive_if_required()
         self._lingering.forget()
         super().connection_lost(exc)
         self._unparsed.clear()
@@ -86,11 +88,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response(INVALID)
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
-        if self._is_in_head and self._num_head_bytes > self.limits().max_head_bytes:
-            self._refuse_head()
+        limits, requests = self.limits(), self._requests
+        if self._is_in_head and self._num_head_bytes > limits.max_head_bytes:
+            self._refuse_head("the head has")
+        elif requests.num_trailers > limits.max_headers or requests.num_trailer_bytes > limits.max_head_bytes:
+            self._refuse_head("the body's trailers or chunk extensions have")
         elif self._is_idle and self._head_timer is None:
             # The rest of a body that nobody reads, or empty lines: they stopped uvicorn's timer and began no request.
-            self._head_timer = self.loop.call_later(self.limits().head_timeout_s, self._give_up_rest)
+            self._head_timer = self.loop.call_later(limits.head_timeout_s, self._give_up_rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -105,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.url) > limits.max_url_bytes:
             self._refuse(URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)")
         elif len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
-            self._refuse_head()
+            self._refuse_head("the head has")
         else:
             self._is_in_head = False
             self._num_head_bytes = 0
@@ -198,11 +203,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _headers_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    def _refuse_head(self) -> None:
+    def _refuse_head(self, what_has: str) -> None:
         limits = self.limits()
         self._refuse(
             HEADERS_TOO_LARGE,
-            f"the head has more than {limits.max_headers} headers or {limits.max_head_bytes} bytes "
+            f"{what_has} more than {limits.max_headers} headers or {limits.max_head_bytes} bytes "
             "(limits.max_headers, limits.max_head_bytes)",
         )
 
@@ -221,12 +226,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close()
 
     def _may_answer(self) -> bool:
-        """Whether no answer is under way. A request whose body turns out to be broken gets its answer from here, and
-        the application, which may still wait for the body, is told that the client has gone."""
+        """Whether what was refused has no answer yet, not even a part of one. A request whose body turns out to be
+        broken gets its answer from here, and the application, which may still wait for the body, is told that the
+        client has gone."""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete:
+        if cycle is None:
             return True
-        if cycle.response_started or self.pipeline:
+        if cycle.response_complete:  # unless the next one has begun, what was wrong is the rest of the answered one
+            return self._requests.stage is Stage.HEAD
+        if cycle.response_started:
             return False
         cycle.disconnected = True
         cycle.message_event.set()

@@ -39,7 +39,8 @@ class LingeringTransport:
         self._transport.resume_reading()
 
     def forget(self) -> None:
-        """The connection is over."""
+        """The connection is over. `is_sending` leads back to the protocol, which leads here."""
+        self._is_sending = lambda: False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

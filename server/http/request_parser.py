@@ -14,6 +14,10 @@ _END = re.compile(rb"\A[\r\n]+|\n\r\n[\r\n]*")
 first bytes came before."""
 
 
+CHUNK_BYTES = 20
+"""What a chunk has around its data: up to 16 digits and two line ends."""
+
+
 class RequestEvents(Protocol):
     """What is told of every request, in this order."""
 
@@ -34,17 +38,33 @@ class Stage(Enum):
 class RequestParser:
     """Cuts what came into pieces and parses them; uvicorn uses it in place of httptools' own parser.
 
+    Trailers are counted and dropped. Source: RFC 9110 6.5.1, they must not be merged into the headers.
+
     Must be closed: httptools' parser refers back to it, so that both would wait for a garbage collection.
     """
 
     def __init__(self, events: RequestEvents) -> None:
         self.stage = Stage.BETWEEN_REQUESTS
+        self.num_trailers = 0
+        """Of the current request, and of the last one until the next begins."""
         self._events = events
         self._num_bytes_left = 0
         """What is still to come of a body whose length was announced."""
-        self._parser = httptools.HttpRequestParser(self)
+        self._num_trailer_bytes = 0
+        self._num_bytes_between_chunks = 0
+        self._parser = self._make_parser()
+
+    def _make_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
         # Bytes behind a request that ends its connection do not make that request a wrong one.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    @property
+    def num_trailer_bytes(self) -> int:
+        """With those of a trailer that has not ended, and of chunk extensions longer than the data of their chunks:
+        which of the two it is shows only at the end."""
+        return max(self._num_trailer_bytes, self._num_bytes_between_chunks)
 
     def close(self) -> None:
         del self._parser, self._events
@@ -59,6 +79,10 @@ class RequestParser:
 
     def feed_data(self, data: bytes) -> None:
         """Raises: HttpParserError, HttpParserUpgrade."""
+        if self.stage is Stage.BETWEEN_REQUESTS and self.num_trailers:
+            self._parser = self._make_parser()  # after `connection: close` as a trailer the old one reads no more
+        elif self.stage is Stage.BODY and self._num_bytes_left <= 0:
+            self._num_bytes_between_chunks += len(data)  # `on_body` takes off what was data
         self._parser.feed_data(data)
 
     def get_http_version(self) -> str:
@@ -76,12 +100,17 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self.stage = Stage.HEAD
         self._num_bytes_left = 0
+        self.num_trailers = self._num_trailer_bytes = self._num_bytes_between_chunks = 0
         self._events.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         self._events.on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.stage is Stage.BODY:
+            self.num_trailers += 1
+            self._num_trailer_bytes += len(name) + len(value)
+            return
         if name.lower() == b"content-length":
             self._num_bytes_left = _number(value)
         self._events.on_header(name, value)
@@ -92,6 +121,7 @@ class RequestParser:
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes_left -= len(body)
+        self._num_bytes_between_chunks = max(0, self._num_bytes_between_chunks - 2 * len(body) - CHUNK_BYTES)
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:

@@ -65,3 +65,14 @@ def test_pipelined_requests_take_no_memory(process: Process) -> None:
         send_until_stopped(connection, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" * 2000, 13_000_000)
         process.greet()
     assert process.grown_mb() < ALLOWED_MB
+
+
+@pytest.mark.parametrize("unended", [b"", b"x-long: "])
+def test_trailers_take_no_memory(process: Process, unended: bytes) -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + unended
+    trailers = b"a" * 65536 if unended else b"".join(b"x-%d: %s\r\n" % (index, b"a" * 48) for index in range(1000))
+    with process.connect() as connection:
+        connection.sendall(head)
+        send_until_stopped(connection, trailers, 60_000_000)
+        process.greet()
+    assert process.grown_mb() < ALLOWED_MB
