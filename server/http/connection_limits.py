@@ -17,7 +17,9 @@ from server.wire import errors
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"
+VERSIONS = ("1.0", "1.1")
 INVALID = "Invalid HTTP request received."
+NO_HTTP_2 = "this server speaks HTTP/1.1 only: use a client without HTTP/2, or a proxy that translates it"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -84,10 +86,9 @@ class BoundedProtocol(HttpToolsProtocol):
         try:
             self._requests.feed_data(piece)
         except httptools.HttpParserError:
-            self.logger.warning(INVALID)
-            self.send_400_response(INVALID)
-        except httptools.HttpParserUpgrade:
-            self._unsupported_upgrade_warning()
+            message = NO_HTTP_2 if self._requests.get_method() == b"PRI" else INVALID
+            self.logger.warning(message)
+            self.send_400_response(message)
         limits, requests = self.limits(), self._requests
         if self._is_in_head and self._num_head_bytes > limits.max_head_bytes:
             self._refuse_head("the head has")
@@ -109,6 +110,10 @@ class BoundedProtocol(HttpToolsProtocol):
         limits = self.limits()
         if len(self.url) > limits.max_url_bytes:
             self._refuse(URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)")
+        elif self._requests.get_http_version() not in VERSIONS:
+            self._refuse(BAD_REQUEST, NO_HTTP_2)
+        elif self._requests.get_method() == b"CONNECT":
+            self._refuse(BAD_REQUEST, "this server is no proxy: it does not answer CONNECT")
         elif len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
             self._refuse_head("the head has")
         else:
@@ -127,9 +132,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What the parser could not read."""
         self._refuse(BAD_REQUEST, msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Some clients offer HTTP/2 with every request. Nobody takes it, and the request is answered: no news."""
 
     def pause_writing(self) -> None:
         """The client does not read, and the buffer for it is full."""

@@ -14,6 +14,7 @@ _END = re.compile(rb"\A[\r\n]+|\n\r\n[\r\n]*")
 first bytes came before."""
 
 
+FRAMING = (b"content-length", b"transfer-encoding")
 CHUNK_BYTES = 20
 """What a chunk has around its data: up to 16 digits and two line ends."""
 
@@ -38,6 +39,8 @@ class Stage(Enum):
 class RequestParser:
     """Cuts what came into pieces and parses them; uvicorn uses it in place of httptools' own parser.
 
+    An offer to upgrade is ignored: such a request is parsed like any other, with its body. Source: RFC 9110 7.8.
+
     Trailers are counted and dropped. Source: RFC 9110 6.5.1, they must not be merged into the headers.
 
     Must be closed: httptools' parser refers back to it, so that both would wait for a garbage collection.
@@ -48,6 +51,9 @@ class RequestParser:
         self.num_trailers = 0
         """Of the current request, and of the last one until the next begins."""
         self._events = events
+        self._framing: list[bytes] = []
+        """The header lines that say where the body ends."""
+        self._is_muted = False
         self._num_bytes_left = 0
         """What is still to come of a body whose length was announced."""
         self._num_trailer_bytes = 0
@@ -78,12 +84,23 @@ class RequestParser:
         return piece
 
     def feed_data(self, data: bytes) -> None:
-        """Raises: HttpParserError, HttpParserUpgrade."""
+        """Raises: HttpParserError."""
         if self.stage is Stage.BETWEEN_REQUESTS and self.num_trailers:
             self._parser = self._make_parser()  # after `connection: close` as a trailer the old one reads no more
         elif self.stage is Stage.BODY and self._num_bytes_left <= 0:
             self._num_bytes_between_chunks += len(data)  # `on_body` takes off what was data
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade()
+            self._parser.feed_data(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self) -> None:
+        """httptools has ended the request at its head, and would take the body for the next request. Feed it another
+        head, with the same framing and without the offer, whose events go nowhere: the body follows it."""
+        self._is_muted = True
+        version = self.get_http_version().encode()
+        self._parser.feed_data(b"POST / HTTP/%s\r\n%s\r\n" % (version, b"".join(self._framing)))
 
     def get_http_version(self) -> str:
         return self._parser.get_http_version()
@@ -95,27 +112,39 @@ class RequestParser:
         return self._parser.should_keep_alive()
 
     def should_upgrade(self) -> bool:
-        return self._parser.should_upgrade()
+        """uvicorn asks whether it should treat the body as another protocol's."""
+        return False
 
     def on_message_begin(self) -> None:
+        if self._is_muted:
+            return
+        self._framing.clear()
         self.stage = Stage.HEAD
         self._num_bytes_left = 0
         self.num_trailers = self._num_trailer_bytes = self._num_bytes_between_chunks = 0
         self._events.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._events.on_url(url)
+        if not self._is_muted:
+            self._events.on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_muted:
+            return
         if self.stage is Stage.BODY:
             self.num_trailers += 1
             self._num_trailer_bytes += len(name) + len(value)
             return
+        if name.lower() in FRAMING:
+            self._framing.append(b"%s: %s\r\n" % (name, value))
         if name.lower() == b"content-length":
             self._num_bytes_left = _number(value)
         self._events.on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_muted:
+            self._is_muted = False
+            return
         self._events.on_headers_complete()
         self.stage = Stage.BODY
 
@@ -125,6 +154,8 @@ class RequestParser:
         self._events.on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():  # only for httptools
+            return
         self.stage = Stage.BETWEEN_REQUESTS
         self._events.on_message_complete()
 

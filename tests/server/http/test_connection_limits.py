@@ -110,7 +110,7 @@ def test_what_is_no_http_gets_the_api_s_error(start: Start) -> None:
         assert refusal(read_all(connection)) == (400, "invalid_request")
 
 
-def test_offer_of_http_2_is_passed_over_in_silence(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_offer_of_http_2_is_ignored_in_silence(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     with connect(start()) as connection:
         for _ in range(2):
             connection.sendall(
