@@ -91,9 +91,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response(message)
         limits, requests = self.limits(), self._requests
         if self._is_in_head and self._num_head_bytes > limits.max_head_bytes:
-            self._refuse_head("the head has")
+            self._refuse(HEADERS_TOO_LARGE, self._too_large("the head has"))
         elif requests.num_trailers > limits.max_headers or requests.num_trailer_bytes > limits.max_head_bytes:
-            self._refuse_head("the body's trailers or chunk extensions have")
+            self._refuse(HEADERS_TOO_LARGE, self._too_large("the body's trailers or chunk extensions have"))
         elif self._is_idle and self._head_timer is None:
             # The rest of a body that nobody reads, or empty lines: they stopped uvicorn's timer and began no request.
             self._head_timer = self.loop.call_later(limits.head_timeout_s, self._give_up_rest)
@@ -107,19 +107,29 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._cancel_head_timer()
-        limits = self.limits()
-        if len(self.url) > limits.max_url_bytes:
-            self._refuse(URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)")
-        elif self._requests.get_http_version() not in VERSIONS:
-            self._refuse(BAD_REQUEST, NO_HTTP_2)
-        elif self._requests.get_method() == b"CONNECT":
-            self._refuse(BAD_REQUEST, "this server is no proxy: it does not answer CONNECT")
-        elif len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
-            self._refuse_head("the head has")
+        refusal = self._wrong_head()
+        if refusal is not None:
+            self._refuse(*refusal)
         else:
             self._is_in_head = False
             self._num_head_bytes = 0
             super().on_headers_complete()
+
+    def _wrong_head(self) -> tuple[int, str] | None:
+        """Status and message of what a whole head is refused for."""
+        limits, version, method = self.limits(), self._requests.get_http_version(), self._requests.get_method()
+        num_hosts = sum(name == b"host" for name, _ in self.headers)
+        if len(self.url) > limits.max_url_bytes:
+            return URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)"
+        if len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
+            return HEADERS_TOO_LARGE, self._too_large("the head has")
+        if version not in VERSIONS:
+            return BAD_REQUEST, NO_HTTP_2
+        if method == b"CONNECT":
+            return BAD_REQUEST, "this server is no proxy: it does not answer CONNECT"
+        if num_hosts > 1 or (num_hosts == 0 and version == "1.1"):  # RFC 9112 3.2
+            return BAD_REQUEST, f"a request needs one Host header, this one has {num_hosts}"
+        return None
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():
@@ -205,12 +215,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _headers_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    def _refuse_head(self, what_has: str) -> None:
+    def _too_large(self, what_has: str) -> str:
         limits = self.limits()
-        self._refuse(
-            HEADERS_TOO_LARGE,
+        return (
             f"{what_has} more than {limits.max_headers} headers or {limits.max_head_bytes} bytes "
-            "(limits.max_headers, limits.max_head_bytes)",
+            "(limits.max_headers, limits.max_head_bytes)"
         )
 
     def _refuse(self, status: int, message: str) -> None:

@@ -172,6 +172,19 @@ WRONG_FRAMES = {
     "header without a name": b": x\r\ncontent-length: 0\r\n\r\n",
     "header with a space in its name": b"content length: 0\r\n\r\n",
     "header with NUL": b"x: a\0b\r\ncontent-length: 0\r\n\r\n",
+    "length twice over": b"content-length: 2\r\ncontent-length: 2\r\n\r\n{}",
+    "two lengths in one": b"content-length: 2, 2\r\n\r\n{}",
+    "chunks and length": b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+    "chunked in two headers": b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding that is like chunked": b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "coding that is none": b"transfer-encoding:\r\n\r\n0\r\n\r\n",
+    "length as a trailer": b"transfer-encoding: chunked\r\n\r\n0\r\ncontent-length: 5\r\n\r\n",
+    "space before a colon": b"content-length : 2\r\n\r\n{}",
+    "line that ends with LF": b"x: a\ncontent-length: 2\r\n\r\n{}",
+    "two hosts": b"host: x\r\ncontent-length: 2\r\n\r\n{}",
+    "two other hosts": b"Host: y\r\ncontent-length: 2\r\n\r\n{}",
+    "folded length": b"content-length:\r\n 2\r\n\r\n{}",
+    "folded first header": b" x: a\r\ncontent-length: 2\r\n\r\n{}",
     "folded header": b"x: a\r\n b\r\ncontent-length: 0\r\n\r\n",
 }
 
@@ -182,6 +195,33 @@ def test_wrong_frame_is_refused(served: Served, name: str) -> None:
     assert statuses, "refused with an answer"
     assert all(400 <= status < 500 for status in statuses)
     check_idle(served)
+
+
+WELL_FRAMED = {"length of many zeros", "chunks too large"}
+"""Refused for something else, so that the connection may go on."""
+
+
+@pytest.mark.parametrize("name", sorted(WRONG_FRAMES.keys() - WELL_FRAMED))
+def test_wrong_frame_is_the_last_of_its_connection(served: Served, name: str) -> None:
+    """Nobody can tell whether what follows is part of it or another request."""
+    assert len(check_refusals(speak(served, [HEAD + WRONG_FRAMES[name] + WHOLE]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nhost: a\r\nhost: a\r\n", 400),
+        (b"GET http://a/health HTTP/1.1\r\n", 400),
+        (b"GET /health HTTP/1.0\r\nhost: a\r\nhost: b\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nhost:\r\n", 200),
+        (b"GET http://a/health HTTP/1.1\r\nhost: b\r\n", 200),
+        (b"GET /health HTTP/1.0\r\n", 200),
+        (b"GET /health HTTP/1.0\r\nhost: a\r\n", 200),
+    ],
+)
+def test_host_is_there_once(served: Served, head: bytes, status: int) -> None:
+    assert check_refusals(speak(served, [head + b"connection: close\r\n\r\n"])) == [status]
 
 
 SCRAPS = [b"\r\n", b"\n", b"\0", b": ", b"HTTP/1.1", b"\xff"]
