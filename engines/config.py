@@ -26,22 +26,25 @@ class EngineConfig:
     """
 
     max_running: Annotated[Positive, Meta(description="sequences that run at once")] = 32
-    max_waiting: Annotated[CountOrZero, Meta(description="sequences that queue behind them; beyond: 429")] = 256
+    max_waiting: Annotated[
+        CountOrZero, Meta(description="sequences that wait behind them; more are refused with 429")
+    ] = 256
     max_context_tokens: Annotated[
         ContextTokens | None,
         Meta(description="tokens of prompt and answer together", extra={"unset": "the student's own"}),
     ] = None
     kv_bytes: Annotated[Positive, Meta(description="memory for the KV of running sequences")] = 2048 * MIB
     prefix_cache_bytes: Annotated[
-        CountOrZero, Meta(description="memory for the KV of prompts that begin alike; 0: none is kept")
+        CountOrZero, Meta(description="memory for the KV of shared prompt prefixes; 0 keeps none")
     ] = 512 * MIB
     weights_bytes: Annotated[Positive, Meta(description="memory for weights that precision auto may load")] = 4096 * MIB
     step_tokens: Annotated[StepTokens, Meta(description="prompt tokens of one step while nothing else runs")] = 512
     busy_step_tokens: Annotated[
-        StepTokens, Meta(description="the same beside running streams; less is smoother, more is faster")
+        StepTokens,
+        Meta(description="the same beside running streams: fewer for smoother streams, more for faster prompts"),
     ] = 128
     precision: Annotated[
-        str, Meta(description="a precision the student has; auto: the fastest here; adaptive: that for each row count")
+        str, Meta(description="a precision of the student; auto: the fastest here; adaptive: the fastest per row count")
     ] = "auto"
     num_threads: Annotated[
         Positive | None,

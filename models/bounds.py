@@ -1,6 +1,6 @@
 """Bounds of numbers, written once beside the field: `Annotated[int, Meta(ge=1)]`.
 
-msgspec holds what it reads to them; here they are found, put into words, and checked on what was made in code.
+msgspec checks them on what it reads. Here they are found, put into words, and checked on values made in code.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Bounds:
-    """`least` may be reached itself, `above` may not."""
+    """`least` and `most` are allowed themselves, `above` is not."""
 
     least: float | None = None
     above: float | None = None
     most: float | None = None
 
     def has(self, value: float) -> bool:
-        """Never true of NaN."""
+        """Whether a value is within them; NaN never is."""
         return (
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)

@@ -46,7 +46,7 @@ class ServingError(Exception):
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Problem:
     """One mistake. `setting` is the dotted name of the setting at fault, None where it is no setting; `others` are
-    those that it is about too, because they do not go together or may have been meant."""
+    those that it also concerns: they contradict it, or were probably meant."""
 
     said: str
     setting: str | None = None

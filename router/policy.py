@@ -58,8 +58,10 @@ class PolicyConfig:
         Meta(description="per task, share of the full path's score that a path must keep", extra={"unset": "none"}),
     ] = field(default_factory=dict)
     balanced: Annotated[Share, Meta(description="share of the full path's score that a path must keep")] = 0.95
-    fast: Annotated[Share, Meta(description="the same for requests of quality fast")] = 0.90
-    fast_under_load: Annotated[Share, Meta(description="the same for those while the student is busy")] = 0.80
+    fast: Annotated[Share, Meta(description="the same for requests with quality fast")] = 0.90
+    fast_under_load: Annotated[
+        Share, Meta(description="the same for requests with quality fast while the student is busy")
+    ] = 0.80
     busy_at: Annotated[
         float, Meta(gt=0.0, description="a student is busy when its sequences are this share of max_running")
     ] = 0.9

@@ -36,11 +36,11 @@ class AdmissionConfig:
         Positive,
         Meta(description="tokens of prompt and longest answer that may run"),
     ] = 262_144
-    max_queued_tokens: Annotated[Positive, Meta(description="tokens that may queue behind them")] = 2_097_152
+    max_queued_tokens: Annotated[Positive, Meta(description="tokens that may wait behind them")] = 2_097_152
     default_deadline_s: Annotated[
         Seconds | None,
         Meta(
-            description="seconds that a request has when it does not say",
+            description="seconds that a request without a deadline may take",
             extra={"unset": "that of --request-timeout-s"},
         ),
     ] = None

@@ -26,8 +26,8 @@ class CacheConfig:
     `max_bytes` bounds the process's own store alone; Redis has its `maxmemory`.
     """
 
-    enabled: Annotated[bool, Meta(description="whether answers that can be repeated are kept")] = True
-    max_bytes: Annotated[Positive, Meta(description="memory for them in this process")] = 64 * 1024 * 1024
+    enabled: Annotated[bool, Meta(description="whether answers are kept for the same request")] = True
+    max_bytes: Annotated[Positive, Meta(description="memory for kept answers in this process")] = 64 * 1024 * 1024
     max_entry_bytes: Annotated[Positive, Meta(description="size of one answer")] = 1024 * 1024
     ttl_s: Annotated[int, Meta(ge=1, le=10 * 365 * 86400, description="seconds that an answer is kept")] = 3600
     max_joined: Annotated[Positive, Meta(description="requests that share one generation")] = 1024
@@ -46,11 +46,13 @@ class CacheConfig:
             extra={"unset": "none"},
         ),
     ] = None
-    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$", description="what its keys begin with")] = "fenhe"
-    timeout_s: Annotated[Seconds, Meta(description="seconds for one call to it")] = 0.05
-    max_connections: Annotated[Positive, Meta(description="connections to it")] = 32
-    breaker_failures: Annotated[Positive, Meta(description="failed calls in a row after which it is left alone")] = 5
-    breaker_pause_s: Annotated[Seconds, Meta(description="seconds that it is left alone then")] = 10.0
+    namespace: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$", description="prefix of the keys in Redis")] = (
+        "fenhe"
+    )
+    timeout_s: Annotated[Seconds, Meta(description="seconds for one call to Redis")] = 0.05
+    max_connections: Annotated[Positive, Meta(description="connections to Redis")] = 32
+    breaker_failures: Annotated[Positive, Meta(description="failed calls in a row after which Redis is not asked")] = 5
+    breaker_pause_s: Annotated[Seconds, Meta(description="seconds until Redis is asked again")] = 10.0
 
     def problems(self) -> list[Problem]:
         """Everything wrong with the values. The URL is not repeated: it may hold a password."""

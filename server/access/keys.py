@@ -1,4 +1,4 @@
-"""API keys: who may ask, on whose account, within which limits. Only hashes are ever held."""
+"""API keys: who may use the server, as which tenant, within which limits. Only hashes are kept."""
 
 import hashlib
 import hmac
@@ -24,10 +24,10 @@ from server.settings.suggestions import wrong_value
 
 KEY_PREFIX = "fk-"
 OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})
-"""What orchestrators ask, who have no key."""
+"""Probes: orchestrators have no key."""
 METRICS_PATH = "/metrics"
 ADMIN_PREFIXES = ("/admin/", "/debug/")
-"""What has a key of its own."""
+"""Paths that need the admin key instead."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
 
 
@@ -43,7 +43,7 @@ class Key:
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[key]]` of a key file. `tenant` is the name, and limits are those of `[keys]`, unless they are given."""
+    """A `[[key]]` table of a key file. `tenant` defaults to the name, the limits to those of `[keys]`."""
 
     name: Name
     sha256: Sha256
@@ -118,7 +118,7 @@ def _make_key(entry: KeyEntry, config: KeysConfig) -> Key:
 
 
 class Keyring:
-    """The keys in force and what was used of each. Owned by the loop."""
+    """The keys in force and the use of each. Owned by the loop."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         self._keys: tuple[Key, ...] = ()
@@ -127,7 +127,7 @@ class Keyring:
         self.replace(keys)
 
     def count(self, error: ServingError) -> None:
-        """Note a refusal for want of a key, of a right or of what a key may use."""
+        """Count a refusal: no key, no permission, or a limit of the key."""
         if isinstance(error, Unauthorized | Forbidden | RateLimited):
             self.refusals[error.code] += 1
 
@@ -135,7 +135,7 @@ class Keyring:
         return len(self._keys)
 
     def replace(self, keys: Sequence[Key]) -> None:
-        """Put other keys in force at once. One that stays keeps what it has used."""
+        """Replace all keys at once. A key that stays keeps its use."""
         now_s = time.monotonic()
         meters: dict[str, Meter] = {}
         for key in keys:
@@ -148,7 +148,7 @@ class Keyring:
         self._keys, self._meters = tuple(keys), meters
 
     def find(self, authorization: str) -> Key | None:
-        """The key of an Authorization header, compared in a time that tells nothing about it."""
+        """The key of an Authorization header. Comparing takes the same time for every key."""
         digest = bearer_digest(authorization)
         found = None
         for key in self._keys:
@@ -172,33 +172,33 @@ class Keyring:
 
 
 def needs_key(path: str, config: ServerConfig) -> bool:
-    """Whether an API key is asked for here, once there are any; also where there is nothing."""
+    """Whether this path needs an API key, once there are any; unknown paths do too."""
     if path in OPEN_PATHS or path.startswith(ADMIN_PREFIXES):
         return False
     return path != METRICS_PATH or config.keys.metrics
 
 
 def bearer_digest(authorization: str) -> str:
-    """The SHA-256 of the key in an Authorization header; empty, which is no hash, when it holds no bearer key."""
+    """The SHA-256 of the key in an Authorization header; empty, which no hash is, when there is no bearer key."""
     scheme, _, given = authorization.partition(" ")
     key = given.strip() if scheme.lower() == "bearer" else ""
     return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() if key else ""
 
 
-def priority_of(key: Key | None, wished: Priority | None) -> Priority:
-    """The priority of a request; without a wish it is normal, or what its key may have.
+def priority_of(key: Key | None, wanted: Priority | None) -> Priority:
+    """The priority of a request: by default normal, or the key's own maximum where that is lower.
 
-    Raises: Forbidden for a wish above the key's; without keys everybody may wish for any.
+    Raises: Forbidden for a priority above the key's; on a server without keys every priority is allowed.
     """
     ranks = tuple(Priority)
     highest = Priority.HIGH if key is None else key.max_priority
-    if wished is None:
+    if wanted is None:
         return max(Priority.NORMAL, highest, key=ranks.index)
-    if ranks.index(wished) < ranks.index(highest):
+    if ranks.index(wanted) < ranks.index(highest):
         raise Forbidden(
-            f"this key may not ask for priority {wished.value!r}, at most for {highest.value!r}", param="fenhe.priority"
+            f"this key may not ask for priority {wanted.value!r}, at most for {highest.value!r}", param="fenhe.priority"
         )
-    return wished
+    return wanted
 
 
 def check_exposure(config: ServerConfig, keys: Sequence[Key]) -> None:
@@ -221,12 +221,12 @@ def is_loopback(host: str) -> bool:
 
 
 def make_secret() -> str:
-    """A new key: 256 bits nobody can guess, which is why a plain hash of it is safe to keep."""
+    """A new key: 256 random bits, so that a plain hash of it is safe to keep."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def describe_entry(name: str, key: str) -> str:
-    """The `[[key]]` table of a key, without the key itself. Raises: ConfigError for a name no key can have."""
+    """The `[[key]]` table of a key, without the key itself. Raises: ConfigError for an invalid name."""
     sha256 = hashlib.sha256(key.encode()).hexdigest()
     try:
         msgspec.convert({"name": name, "sha256": sha256}, KeyEntry)

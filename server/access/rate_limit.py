@@ -33,7 +33,7 @@ class Bucket:
         return self._level
 
     def wait_s(self, amount: int, now_s: float) -> float:
-        """How long until this much is there."""
+        """How long until this much is available."""
         return max(0.0, amount - self.remaining(now_s)) * MINUTE_S / self.per_minute
 
     def take(self, amount: int, now_s: float) -> None:
@@ -43,7 +43,7 @@ class Bucket:
         self._level = min(self.per_minute, self.remaining(now_s) + amount)
 
     def resize(self, per_minute: int, now_s: float) -> None:
-        """Another size from now on; what was used stays used."""
+        """Change the size; what was used stays used."""
         used = self.per_minute - self.remaining(now_s)
         self.per_minute = per_minute
         self._level = per_minute - used
@@ -64,7 +64,7 @@ class Meter:
         self._tokens.resize(limits.tokens_per_minute, now_s)
 
     def enter(self, now_s: float) -> None:
-        """A request begins. Raises: RateLimited."""
+        """Count a request that begins. Raises: RateLimited."""
         if self.num_open >= self._max_concurrent:
             raise RateLimited(
                 f"{self.num_open} requests of this key are open, which is its limit; try again when one has ended",
@@ -83,7 +83,7 @@ class Meter:
         self.num_open -= 1
 
     def charge(self, num_tokens: int, now_s: float) -> None:
-        """Take what a request promises to use at most. Raises: RateLimited, RequestTooLarge."""
+        """Charge the most tokens that a request may use. Raises: RateLimited, RequestTooLarge."""
         per_minute = self._tokens.per_minute
         if num_tokens > per_minute:
             raise RequestTooLarge(
@@ -101,11 +101,11 @@ class Meter:
         self._tokens.take(num_tokens, now_s)
 
     def refund(self, num_tokens: int, now_s: float) -> None:
-        """Give back what was charged and not used."""
+        """Return tokens that were charged and not used."""
         self._tokens.give_back(num_tokens, now_s)
 
     def headers(self, now_s: float) -> list[tuple[bytes, bytes]]:
-        """Source: OpenAI API reference, rate limit headers: limit, what is left, and how long until all of it is."""
+        """Source: OpenAI API reference, rate limit headers: the limit, what remains, and when it is full again."""
         told: list[str] = []
         for bucket in (self._requests, self._tokens):
             left = max(0, int(bucket.remaining(now_s)))

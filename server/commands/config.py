@@ -1,4 +1,4 @@
-"""`fenhe config`: whether a server would start with a settings file, without starting it; and the schema of one."""
+"""`fenhe config`: check a settings file without starting a server, and print the schema of such files."""
 
 import argparse
 import json
@@ -55,7 +55,9 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
     classifier; return a line that sums them up. Raises: ConfigError that lists every mistake."""
     config, problems = draft_config({}, environ, file)
     keys = look_over(config, problems)
-    told = {known for problem in problems for known in (problem.setting, problem.said)}  # names may be told already
+    told = {
+        known for problem in problems for known in (problem.setting, problem.said)
+    }  # a student's name may be among them
     for problem in _student_problems(config.student):
         if told.isdisjoint({problem.setting, problem.said}):
             problems.append(problem)

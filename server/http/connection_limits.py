@@ -1,4 +1,4 @@
-"""HTTP connections with bounds that uvicorn has not: the size of a head, how long it and a slow reader may take."""
+"""HTTP connections with limits that uvicorn lacks: the size and time of a head, and the time of a slow reader."""
 
 import asyncio
 from collections import Counter
@@ -23,8 +23,8 @@ NO_HTTP_2 = "this server speaks HTTP/1.1 only: use a client without HTTP/2, or a
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """`limits` is asked at every use, so that new ones count at once. Refusals are written before there is a request:
-    nothing above this layer knows of them, so they are counted here, by code.
+    """`limits` is called at every use, so that a reload takes effect at once. Refusals happen before there is a
+    request: nothing above this layer sees them, so they are counted here, by code.
 
     One request at a time: what comes behind it is held as bytes until it was answered, so that uvicorn's own pipeline
     stays empty and `cycle` is always the request being answered."""
@@ -95,7 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif requests.num_trailers > limits.max_headers or requests.num_trailer_bytes > limits.max_head_bytes:
             self._refuse(HEADERS_TOO_LARGE, self._too_large("the body's trailers or chunk extensions have"))
         elif self._is_idle and self._head_timer is None:
-            # The rest of a body that nobody reads, or empty lines: they stopped uvicorn's timer and began no request.
+            # The rest of an unread body, or empty lines: they stopped uvicorn's timer without starting a request.
             self._head_timer = self.loop.call_later(limits.head_timeout_s, self._give_up_rest)
 
     def on_message_begin(self) -> None:
@@ -176,7 +176,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Between two requests; before the first there is the head's own timer."""
+        """Between two requests; before the first one, the timer of the head runs."""
         return not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _is_sending(self) -> bool:
@@ -200,13 +200,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._close()
 
     def _close(self) -> None:
-        """Close once the client has read everything, or has taken too long to."""
+        """Close once the client has read everything, or is too slow."""
         self.transport.close()
         if self._write_timer is None and self in self.connections:
             self._write_timer = self.loop.call_later(self.limits().write_timeout_s, self._give_up_writing)
 
     def _give_up_writing(self) -> None:
-        """Cut the connection: closing it would wait for the client to read the rest."""
+        """Abort the connection: closing it would wait for the client to read the rest."""
         self._write_timer = None
         self.refusals[SLOW_READER] += 1
         self.logger.warning("client reads too slowly, connection cut client=%s", self.client)
@@ -223,7 +223,7 @@ class BoundedProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer and close, unless an answer is under way."""
+        """Answer and close, unless an answer has started."""
         if self.transport.is_closing():
             return
         self._cancel_timers()

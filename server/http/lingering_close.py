@@ -1,18 +1,18 @@
-"""Closing a connection whose client is still sending: without resetting it under the answer that tells why."""
+"""Closing a connection whose client is still sending, without a reset that would destroy the answer."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 LINGER_S = 2.0
-"""How long a client that is still sending may take to notice."""
+"""How long a client may go on sending."""
 
 
 class LingeringTransport:
     """A transport whose `close` ends our side first, and the connection once the client has ended its own.
 
     The kernel answers data that nobody will read with a reset, and a reset takes back what the client has not read yet.
-    So what still comes is thrown away for up to `LINGER_S`. `is_sending` tells whether anything can be on its way; if
+    So what still arrives is discarded for up to `LINGER_S`. `is_sending` tells whether anything can still arrive; if
     not, the connection is closed at once.
     """
 

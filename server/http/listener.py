@@ -1,4 +1,4 @@
-"""The address a server listens on, taken early: a wrong port must not be found out after a model was loaded."""
+"""The address a server listens on, bound early: a port in use should be reported before a model is loaded."""
 
 import socket
 
@@ -7,7 +7,7 @@ from server.settings.config import ServerConfig
 
 
 def open_socket(config: ServerConfig) -> socket.socket:
-    """Take the address before anything slow is done.
+    """Bind the address before anything slow is done.
 
     Raises: ConfigError.
     """

@@ -1,4 +1,4 @@
-"""Around every request: its id, its errors as OpenAI bodies, its log line and its count. Pure ASGI."""
+"""What every request has: an id, errors as OpenAI bodies, a log line and metrics. Pure ASGI."""
 
 import asyncio
 import hashlib
@@ -83,8 +83,8 @@ class Exchange:
             self._note()
 
     def _take_key(self) -> None:
-        """Name the request after the id it came with, apart from those of other tenants, who shall not learn that
-        theirs is in use, and from another open request of that id."""
+        """Name the request after its id, distinct from those of other tenants, who must not learn that an id is in use,
+        and from another open request of that id."""
         record, context = self._record, self._context
         if self._given_id is None:
             return
@@ -96,7 +96,7 @@ class Exchange:
             context.drain.open_keys.add(record.key)
 
     def _check(self) -> None:
-        """Raises: Unauthorized, RateLimited, Stopping; InvalidParameter for a deadline nobody can read."""
+        """Raises: Unauthorized, RateLimited, Stopping; InvalidParameter for a deadline that is no number."""
         context, record = self._context, self._record
         if len(context.keyring) and needs_key(self._scope["path"], context.config):
             record.identify(context.keyring, self._header(b"authorization"))
@@ -127,7 +127,7 @@ class Exchange:
         self._record.status = message["status"]
 
     async def _fail(self, error: ServingError, cause: BaseException | None = None) -> None:
-        """Say what went wrong: as a response, or inside the stream that has begun."""
+        """Send the error: as a response, or inside a stream that has started."""
         self._record.error = error.code
         body = errors.body_of(error)
         if self._record.status is None:
@@ -136,7 +136,7 @@ class Exchange:
             frame = self._record.frame_error
             body = sse.frame(body) if frame is None else frame(error)
             await self._raw_send({"type": "http.response.body", "body": body})
-        elif cause is not None:  # half a plain response is out: cutting the connection is all that is left
+        elif cause is not None:  # half a plain response was sent: all that is left is to abort the connection
             raise cause
 
     async def _respond(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> None:
@@ -155,14 +155,14 @@ class Exchange:
         log_request(fields_of(record, method, route, status), is_work=self._is_work)
 
     def _trace_headers(self) -> dict[str, str]:
-        """What the caller says of its trace; who has no key of a server with keys decides nothing about ours."""
+        """The caller's trace headers; on a server with keys, those of a caller without a key are ignored."""
         if len(self._context.keyring) and self._record.api_key is None:
             return {}
         return {name: self._header(name.encode()) for name in TRACE_HEADERS}
 
 
 def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises: ValueError. uvicorn looks only once it counts the response as begun, too late for another one."""
+    """Raises: ValueError. uvicorn checks only after it counts the response as started, too late to send another one."""
     for name, value in headers:
         if _CONTROL.search(name) or _CONTROL.search(value):
             raise ValueError(f"a header holds a control character: {name!r}: {value!r}")
@@ -179,7 +179,7 @@ def _mark(tenant: str) -> str:
 
 
 def _route_of(scope: Scope) -> str:
-    """The template of its path, also when it was refused before it got there; `unmatched` for what is none of ours."""
+    """The template of its path, also when it was refused before routing; `unmatched` for unknown paths."""
     route = scope.get("route")
     if route is None:
         routes = scope["app"].routes

@@ -1,4 +1,4 @@
-"""Settings looked over before they count, the same at the start, on reload and in `fenhe config check`."""
+"""Checks of whole settings before they are used: the same at start, on reload and in `fenhe config check`."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 def read_sound(
     draft: Draft, listening: Callable[[ServerConfig], ServerConfig] | None = None
 ) -> tuple[ServerConfig, tuple[Key, ...]]:
-    """Settings without a mistake, and their keys; `listening` makes those with the address where that is another one.
+    """Settings without a mistake, and their keys. `listening` gives those with the address in use, where it differs.
 
     Raises: ConfigError that lists every mistake.
     """
@@ -28,9 +28,9 @@ def read_sound(
 def look_over(
     config: ServerConfig, problems: list[Problem], *, listening: ServerConfig | None = None
 ) -> tuple[Key, ...]:
-    """The keys of these settings. Adds to `problems` what is wrong beyond single values: packages that are missing, the
-    key file, a server that would be open to all. `listening` has the address where that is another one."""
-    is_sure = not any(problem.is_about("keys") for problem in problems)  # else there may be keys once that is fixed
+    """The keys of these settings. Adds to `problems` what is wrong beyond single values: missing packages, the key
+    file, a server that would be open to everybody. `listening` has the address in use, where it differs."""
+    is_sure = not any(problem.is_about("keys") for problem in problems)  # else there may be keys once it is fixed
     problems += missing_packages(config)
     keys = collect(lambda: load_keys(config.keys), problems)
     if keys is not None and is_sure:
@@ -39,7 +39,7 @@ def look_over(
 
 
 def collect(work: Callable[[], T], problems: list[Problem]) -> T | None:
-    """What `work` gives; None when it finds mistakes, which are added to `problems`."""
+    """What `work` returns; None when it raises, and its problems are added to `problems`."""
     try:
         return work()
     except ConfigError as error:

@@ -22,7 +22,7 @@ from router.tasks import Task
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 StudentName = Annotated[str, Meta(min_length=1, max_length=128)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
-"""As browsers send it, without a path, or `*`."""
+"""As browsers send it: without a path; or `*`."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -41,18 +41,16 @@ class Limits:
     max_json_depth: Annotated[Positive, Meta(description="how deeply a body may be nested")] = 64
     max_head_bytes: Annotated[Positive, Meta(description="size of the request line and the headers")] = 64 * 1024
     max_headers: Annotated[Positive, Meta(description="headers of one request")] = 128
-    max_url_bytes: Annotated[Positive, Meta(description="size of an address")] = 8 * 1024
+    max_url_bytes: Annotated[Positive, Meta(description="size of a URL")] = 8 * 1024
     max_connections: Annotated[Positive, Meta(description="open connections")] = 4096
-    head_timeout_s: Annotated[Seconds, Meta(description="seconds for the whole head to come")] = 15.0
-    body_timeout_s: Annotated[Seconds, Meta(description="seconds for the body to come")] = 30.0
-    write_timeout_s: Annotated[
-        Seconds, Meta(description="seconds a client may take to make room for more of its answer")
-    ] = 60.0
+    head_timeout_s: Annotated[Seconds, Meta(description="seconds for the whole head to arrive")] = 15.0
+    body_timeout_s: Annotated[Seconds, Meta(description="seconds for the body to arrive")] = 30.0
+    write_timeout_s: Annotated[Seconds, Meta(description="seconds a client may take to read more of its answer")] = 60.0
     request_timeout_s: Annotated[Seconds, Meta(description="seconds for a whole request")] = 600.0
     max_schema_bytes: Annotated[
         Positive, Meta(description="size of the schemas of response_format and tools together")
     ] = 64 * 1024
-    grammar_timeout_s: Annotated[Seconds, Meta(description="seconds for making a grammar of them")] = 5.0
+    grammar_timeout_s: Annotated[Seconds, Meta(description="seconds to compile a grammar from them")] = 5.0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -69,7 +67,7 @@ class StudentConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RouterConfig(PolicyConfig):
-    """Where requests go. One that names a path or a task gets it, also while nothing is classified."""
+    """How requests are routed. Without classification, one that names neither path nor task takes the full path."""
 
     enabled: Annotated[
         bool,
@@ -83,7 +81,7 @@ class RouterConfig(PolicyConfig):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class AdminConfig:
-    """Who may ask the admin endpoints."""
+    """Who may use the admin endpoints."""
 
     key_sha256: Annotated[
         Sha256 | None,
@@ -93,7 +91,7 @@ class AdminConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class KeysConfig:
-    """The keys of `file`, and those whose SHA-256 is listed, count together. Without any, everybody may ask."""
+    """The keys of `file` and those whose SHA-256 is listed are all valid. Without any, everybody may use the server."""
 
     file: Annotated[
         Path | None,
@@ -135,7 +133,7 @@ class TracingConfig:
             description="base URL of the collector", extra={"unset": "what OTEL_EXPORTER_OTLP_* say, else this machine"}
         ),
     ] = None
-    service_name: Annotated[str, Meta(min_length=1, description="what the server calls itself")] = "fenhe"
+    service_name: Annotated[str, Meta(min_length=1, description="name of the service")] = "fenhe"
     sample_ratio: Annotated[
         Share, Meta(description="share of requests without a traceparent that are traced, from 0 to 1")
     ] = 1.0
@@ -178,24 +176,26 @@ class ServerConfig:
     ] = field(default_factory=EngineConfig)
     router: Annotated[
         RouterConfig,
-        Meta(description="which path a request takes; the table [router.min_retention] is for the file alone"),
+        Meta(description="which path a request takes; the table [router.min_retention] has no option"),
     ] = field(default_factory=RouterConfig)
     admin: Annotated[AdminConfig, Meta(description="the admin endpoints")] = field(default_factory=AdminConfig)
-    admission: Annotated[
-        AdmissionConfig, Meta(description="who may start, who waits and who is refused, per student")
-    ] = field(default_factory=AdmissionConfig)
-    cache: Annotated[
-        CacheConfig, Meta(description="answers that are kept; the table [cache.semantic] is for the file alone")
-    ] = field(default_factory=CacheConfig)
+    admission: Annotated[AdmissionConfig, Meta(description="how much may run and wait, per student")] = field(
+        default_factory=AdmissionConfig
+    )
+    cache: Annotated[CacheConfig, Meta(description="kept answers; the table [cache.semantic] has no option")] = field(
+        default_factory=CacheConfig
+    )
     keys: Annotated[
         KeysConfig,
         Meta(description="API keys, and the limits of those that name none of their own"),
     ] = field(default_factory=KeysConfig)
-    cors: Annotated[CorsConfig, Meta(description="pages of other origins")] = field(default_factory=CorsConfig)
+    cors: Annotated[CorsConfig, Meta(description="pages of other origins that may call this server")] = field(
+        default_factory=CorsConfig
+    )
     tracing: Annotated[TracingConfig, Meta(description="OpenTelemetry, needs fenhe[otel]")] = field(
         default_factory=TracingConfig
     )
 
 
 Draft = Callable[[], tuple[ServerConfig, list[Problem]]]
-"""Reads the settings; what is wrong is told, and has its default."""
+"""Reads the settings. Wrong ones have their defaults, and a problem each."""

@@ -13,8 +13,8 @@ from server.settings.config import ServerConfig
 
 ENV_PREFIX = "FENHE_"
 
-_SELF_EXPLAINING = ("limits", "engine")
-"""Sections whose settings are clear without their section's name."""
+_WITHOUT_SECTION = ("limits", "engine")
+"""Sections whose flags do not carry the section's name."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -79,7 +79,7 @@ def setting_names(kind: type[Any] = ServerConfig, prefix: str = "", *, with_tabl
 def flag_of(name: str) -> str:
     """`limits.max_body_bytes` is `--max-body-bytes`, `router.fast` is `--router-fast`."""
     section, _, last = name.rpartition(".")
-    return "--" + (last if section in _SELF_EXPLAINING else name.replace(".", "-")).replace("_", "-")
+    return "--" + (last if section in _WITHOUT_SECTION else name.replace(".", "-")).replace("_", "-")
 
 
 def variable_of(name: str) -> str:

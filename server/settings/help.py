@@ -31,7 +31,7 @@ def describe(setting: Field) -> str:
 
 
 def placeholder(setting: Field) -> str:
-    """What stands for its value: the choices where there are some, else the unit or the kind."""
+    """What stands for its value in the help: the choices where there are some, else the unit or the type."""
     if get_origin(setting.kind) is Literal:
         return "{" + ",".join(get_args(setting.kind)) + "}"
     if setting.name == "student":
@@ -43,7 +43,7 @@ def placeholder(setting: Field) -> str:
 
 
 def show_default(setting: Field) -> str:
-    """The default in words where its value says nothing, else the value, sizes also in units."""
+    """The default in words where its value would not explain itself, else the value; sizes also in units."""
     if setting.unset is not None:
         return setting.unset
     default: Any = setting.default

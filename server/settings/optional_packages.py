@@ -1,4 +1,4 @@
-"""Packages that some settings need and fenhe does not bring along: whether they are there, without importing them."""
+"""Packages that some settings need and fenhe does not install: whether they are there, without importing them."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec

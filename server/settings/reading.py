@@ -1,8 +1,8 @@
-"""Settings read from the file, the environment and the flags; nothing else reads the environment and TOML.
+"""Reads settings from the file, the environment and the flags. Nothing else reads `FENHE_*` variables.
 
 A setting is named by its place in the tree: `limits.max_body_bytes` is `[limits] max_body_bytes = ...` in a file,
 `FENHE_LIMITS__MAX_BODY_BYTES` in the environment and `--max-body-bytes` on the command line. Flags win over the
-environment, that over the file, that over defaults.
+environment, the environment over the file, the file over defaults.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from server.settings.fields import ENV_PREFIX, bare, flag_of, is_section, settin
 from server.settings.suggestions import find_setting, wrong_value
 
 NOT_SETTINGS = frozenset({"FENHE_API_KEY", "FENHE_CACHE", "FENHE_CONFIG"})
-"""Variables with our prefix that are read elsewhere: a client's key, where models are kept and where the file is."""
+"""Variables with our prefix that are no settings: a client's key, the folder of models, the settings file."""
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
 
 _SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
-"""Settings whose value an error never shows: somebody may have put the key itself where its hash belongs."""
+"""Settings whose value no error shows: somebody may have written the key itself where its hash belongs."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,7 +64,7 @@ def load_config(flags: Mapping[str, str | None], environ: Mapping[str, str], fil
 def draft_config(
     flags: Mapping[str, str | None], environ: Mapping[str, str], file: Path | None = None
 ) -> tuple[ServerConfig, list[Problem]]:
-    """The settings with every mistake in them; what is wrong has its default."""
+    """The settings, and every mistake in them. A wrong setting has its default."""
     problems: list[Problem] = []
     named = file if file is not None else environ.get("FENHE_CONFIG")
     settings = _read_file(Path(named), problems) if named else {}
@@ -83,7 +83,7 @@ def _unknown(settings: Settings, known: list[str]) -> list[Problem]:
 
 
 def _unknown_one(given: Given, near: str | None) -> Problem:
-    """With the name that was meant, written as this one is."""
+    """Suggests the name that was probably meant, in the form of the wrong one."""
     said = f"{given.origin}: no such setting"
     if near is None:
         return Problem(setting=given.name, said=said)
@@ -92,7 +92,7 @@ def _unknown_one(given: Given, near: str | None) -> Problem:
 
 
 def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
-    """Compiled operators are kept in the cache unless another place is set."""
+    """Compiled operators are kept in the cache unless another folder is set."""
     if config.engine.native_folder is not None:
         return config
     engine = dataclasses.replace(config.engine, native_folder=cache_folder(environ) / "native")
@@ -135,7 +135,7 @@ def _is_service_link(variable: str, value: str) -> bool:
 
 
 def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Problem]) -> object:
-    """Make one dataclass of the tree, taking its settings out of `settings`; what is wrong keeps its default."""
+    """Make one dataclass of the tree, taking its settings out of `settings`. A wrong one keeps its default."""
     values: dict[str, Any] = {}
     wrong: list[str] = []
     hints = get_type_hints(kind, include_extras=True)
@@ -157,14 +157,14 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
         del values[name]
     built: object = kind(**values)
     if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
-        # What is about a setting that has its default because something wrong was written would be about nothing.
+        # A wrong setting has its default here: to say that the default does not fit the others would help nobody.
         found = [problem for problem in built.problems() if not any(map(problem.is_about, wrong))]
         problems += [problem.within(prefix) for problem in found]
     return built
 
 
 def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[Problem]) -> dict[Any, Any]:
-    """The entries of a table whose keys are free within their type; those that are wrong are left out."""
+    """A table with the entries that are sound."""
     key_hint, value_hint = get_args(hint)
     table = {}
     for name in [name for name in settings if name.startswith(prefix)]:
@@ -216,7 +216,7 @@ def _convert(given: Given, hint: Any, problems: list[Problem]) -> Any:
 
 
 def _listed(given: Given, hint: Any) -> Any:
-    """A list is written with commas where only text can be."""
+    """In a flag or a variable a list is written with commas."""
     if not (given.is_text and get_origin(bare(hint)) is tuple):
         return given.value
     return [part.strip() for part in given.value.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""The JSON Schema of a settings file, for editors and for checks before a server is there; made from the fields."""
+"""The JSON Schema of a settings file, made from the fields: for editors, and for checks without fenhe."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ Schema = dict[str, Any]
 
 
 def settings_schema() -> Schema:
-    """What a schema cannot say is left out: settings that do not go together, files that are not there."""
+    """Some rules are not in it: settings that contradict each other, files that must exist."""
     sections = {name: _object([], about) for name, about in find_sections().items()}
     root = _object([one for one in find_fields() if not one.section], "The settings of `fenhe serve`.")
     for one in find_fields():

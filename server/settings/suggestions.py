@@ -1,4 +1,4 @@
-"""What is said about a name or a setting that is wrong, so that it can be mended without reading our code."""
+"""What to say about a wrong name or setting, so that it can be fixed without reading our code."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ _BOUND = re.compile(r"Expected `(?:int|float)` [<>]=? \S+?(?P<place> - at `.*`)?
 _CHOICE = re.compile(r"Invalid enum value .*?(?P<place> - at `.*`)?$", re.DOTALL)
 LEAST_LIKENESS = 0.7
 MAX_LIKENED_CHARS = 64
-"""Longer names are like none: nothing that we know is that long, and a client may have made them as long as a body."""
+"""Longer names are not compared: nothing that we know is that long, and a client may have sent a whole body of it."""
 
 
 def wrong_value(error: msgspec.ValidationError, hint: Any) -> str:

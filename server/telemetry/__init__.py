@@ -1,1 +1,1 @@
-"""What is told about requests: metrics, log, traces."""
+"""Metrics, logs and traces."""

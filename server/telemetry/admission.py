@@ -1,8 +1,8 @@
-"""What was admitted, queued and refused by every student, for want of a key, and of connections; and how the last
-reload went. As Prometheus families.
+"""Prometheus families of admission per student, of requests refused for their key, of refused connections, and of the
+last reload.
 
-Definitions: tokens are what requests promise, prompt and longest answer; the drain rate is tokens computed per second
-while something was queued, newer seconds counting more.
+Definitions: tokens are the most a request may use, prompt and longest answer; the drain rate is tokens computed per
+second while something was queued, with recent seconds weighing more.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class AdmissionCollector(Collector):
         yield from _tokens(admissions)
         yield _queued(admissions)
         yield _refused(admissions)
-        text = "Requests refused for want of a key, of a right or of what a key may use."
+        text = "Requests refused: no key, no permission, or a limit of the key."
         yield _by_code("fenhe_key_refusals", text, self._refused_keys)
         text = "Connections refused or cut before or between requests, and those of slow readers."
         yield _by_code("fenhe_connection_refusals", text, self._refused_connections)

@@ -1,9 +1,9 @@
 """What the result cache did, as Prometheus families.
 
-Definitions: a request is counted once, when the first piece of its answer is there, by where that came from: a kept
-answer (hit), a generation that another request began (join), its own (miss), or its own without asking (bypass).
-Refused requests are not counted, nor is the second try of one whose shared generation failed. Entries and bytes are
-those in this process; with Redis there are none. A breaker that is open asks the server no more for a while.
+Definitions: a request is counted once, with the first piece of its answer, by where that came from: a cached answer
+(hit), a generation that another request started (join), its own (miss), or its own without a look-up (bypass). Refused
+requests are not counted, nor is the second try of one whose shared generation failed. Entries and bytes are those in
+this process; with Redis there are none. While a breaker is open, the server is not asked.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ def _of_store(status: StoreStatus) -> Iterator[Metric]:
     if status.num_bytes is not None:
         yield _gauge("fenhe_cache_bytes", "Memory of the answers kept in this process.", status.num_bytes)
     evictions = CounterMetricFamily(
-        "fenhe_cache_evictions", "Answers let go of, and for want of what.", labels=("want",)
+        "fenhe_cache_evictions", "Answers removed from the store, and what was short.", labels=("want",)
     )
     for want, count in status.evictions.items():
         evictions.add_metric((want,), count)

@@ -1,4 +1,4 @@
-"""What the engines count themselves, per student, as Prometheus families."""
+"""The engines' own counts, per student, as Prometheus families."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -16,7 +16,7 @@ Statuses = Sequence[tuple[str, EngineStatus]]
 
 
 class EngineCollector(Collector):
-    """Reads the engines' own counts when somebody scrapes; a student that is gone is no longer told."""
+    """Reads the engines' own counts on every scrape; a student that is gone is no longer reported."""
 
     def __init__(self, read: Callable[[], Statuses]) -> None:
         self._read = read

@@ -12,7 +12,7 @@ TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `time` (UTC), `level`, `logger`, `message`, and a request's fields where it is about one."""
+    """One object a line: `time` (UTC), `level`, `logger`, `message`, and the fields of a request where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(config: ServerConfig) -> None:
-    """Log lines to stderr. Called by the command alone: a library must not touch logging."""
+    """Send log lines to stderr. Only the command calls it: a library must not set up logging."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=config.log_level.upper(), handlers=[handler], force=True)

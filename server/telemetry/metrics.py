@@ -1,6 +1,6 @@
-"""Prometheus metrics: the names vLLM's dashboards know where the meaning is the same, `fenhe_` for ours.
+"""Prometheus metrics: vLLM's names where the meaning is the same, so that its dashboards work; `fenhe_` for ours.
 
-Definitions, where queued is the arrival at the student's door: queue = admitted - queued; prefill = first token -
+Definitions, where queued is the arrival at the student's admission: queue = admitted - queued; prefill = first token -
 admitted; decode = finished - first token; inference = finished - admitted; e2e = finished - queued; TTFT = first
 token - queued; TPOT = decode / (tokens - 1); ITL = gap between two events with tokens of a sequence, seen by the loop.
 """
@@ -126,7 +126,7 @@ _DURATIONS = {
 class Metrics:
     """One server's registry. Owned by the event loop; reading it (`render`) is safe anywhere.
 
-    `statuses` and `num_classifier_faults` are asked when somebody scrapes.
+    `statuses` and `num_classifier_faults` are called on every scrape.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Metrics:
             registry.register(CacheCollector(cache))
 
     def register(self, collector: Collector) -> None:
-        """Ask this one too when somebody scrapes."""
+        """Add a collector."""
         self._registry.register(collector)
 
     def for_student(self, name: str) -> "StudentMetrics":
@@ -158,7 +158,7 @@ class Metrics:
         return StudentMetrics(name, self.families)
 
     def forget_student(self, name: str) -> None:
-        """Drop every series of a student that is gone; one of that name that comes later begins anew."""
+        """Drop every series of a student that is gone; a later one of that name starts from zero."""
         forget_series(self._cache_info, _CACHE, name)
         self.families.forget_student(name)
         self.routes.forget_student(name)
@@ -229,7 +229,7 @@ class StudentMetrics:
 
 
 def _figures(finish: Finish) -> Iterator[tuple[str, float]]:
-    """What is known of a sequence at its end; durations it never got to are left out."""
+    """The durations and counts of a finished sequence; stages it never reached are left out."""
     times, tokens = finish.timings, finish.usage.num_completion_tokens
     yield "e2e_request_latency_seconds", times.finished_s - times.queued_s
     yield "request_prompt_tokens", finish.usage.num_prompt_tokens

@@ -6,16 +6,16 @@ import time
 from server.telemetry.request_record import Record
 
 logger = logging.getLogger("server.request_log")
-"""Not the module's name: operators filter by this one (docs/operations.md)."""
+"""Not the module's name: operators filter by it (docs/operations.md)."""
 
 Fields = dict[str, object]
 
 
 def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
-    """What is known of a request at its end; what does not apply to it is left out.
+    """The fields of a finished request; those that do not apply to it are left out.
 
     Units: `total_ms` from its arrival to its last byte, `ttft_ms` from its arrival to the first token, `queue_ms` from
-    its arrival at the student's door to its admission in the engine. Tokens count all choices.
+    its arrival at the student's admission to its start in the engine. Tokens count all choices.
     """
     fields: Fields = {
         "id": record.id,
@@ -42,7 +42,7 @@ def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
 
 
 def log_request(fields: Fields, *, is_work: bool) -> None:
-    """Probes and pages only at DEBUG."""
+    """Probes and pages are logged at DEBUG only."""
     level = logging.INFO if is_work else logging.DEBUG
     if logger.isEnabledFor(level):
         text = " ".join(f"{name}={value}" for name, value in fields.items())

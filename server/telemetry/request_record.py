@@ -1,4 +1,4 @@
-"""What is noted about one HTTP request on its way, for the log line and the metrics at its end."""
+"""What is recorded about one HTTP request, for its log line and metrics."""
 
 import math
 import time
@@ -16,18 +16,18 @@ from server.wire.base import UsageReply
 
 KEY = "fenhe.record"
 SPARED = ("hit", "join")
-"""What the result cache did when nothing was generated for a request."""
+"""Outcomes of the result cache for which nothing was generated."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """`id` is the x-request-id; `key` too, with a mark of the tenant where there are keys, and a suffix while
-    another request under that id is open.
+    """`id` is the x-request-id. `key` is made of it, with a mark of the tenant where there are keys, and with a suffix
+    while another request of that id is open.
 
     `tenant` is the one its API key belongs to, None without keys; `meter` counts what that key uses. `time_limit_s` is
     how long its answer may take in all. `cache` is what the result cache did for it: with `hit` and `join` nothing was
-    generated for this request. `timings` are those of its first choice in the engine, `error` is the code of what it
-    failed with. `frame_error` makes an event of what ends its stream; None: that of most APIs.
+    generated for this request. `timings` are those of its first choice in the engine, `error` is the code of its
+    error. `frame_error` makes the event that ends a failed stream; None: the one of most APIs.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Record:
     frame_error: Callable[[ServingError], bytes] | None = None
 
     def identify(self, keyring: Keyring, authorization: str) -> None:
-        """Note whose request it is. Raises: Unauthorized."""
+        """Record whose request it is. Raises: Unauthorized."""
         self.api_key = keyring.require(authorization)
         self.tenant = self.api_key.tenant
         self.meter = keyring.meter(self.api_key)
@@ -65,7 +65,7 @@ class Record:
         return self.started_s + self.time_limit_s
 
     def begin(self, decision: RouteDecision, target: Target) -> None:
-        """Note where the request went, and why."""
+        """Record where the request went, and why."""
         self.student = target.student
         self.path = target.path
         self.task = decision.task
@@ -73,7 +73,7 @@ class Record:
         self.confidence = None if decision.confidence is None else round(decision.confidence, 3)
 
     def finish(self, finishes: Sequence[Finish], usage: UsageReply) -> None:
-        """Note the path that really ran, and what it took and brought."""
+        """Record the path that really ran, its times and its tokens."""
         self.path = finishes[0].path
         self.num_prompt_tokens = usage.prompt_tokens
         self.num_cached_tokens = usage.prompt_tokens_details.cached_tokens

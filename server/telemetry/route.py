@@ -1,9 +1,9 @@
 """How requests are routed, as Prometheus families.
 
 Definitions: a decision is counted once per generation request, when it is made: its student and path may still give
-way to a fallback. Confidence is the classifier's, whatever the verdict; requests it was not asked about have none.
+way to a fallback. Confidence is the classifier's, also when it abstains; requests that were not classified have none.
 Route seconds: classifying, reading the pool's state and applying the policy; tokenising is not in them. A fault is a
-classifier that raised; one that is switched off has none.
+classifier that raised.
 """
 
 from collections.abc import Callable, Iterable

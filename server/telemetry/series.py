@@ -1,4 +1,4 @@
-"""Series of a metric family that end with the student they are about."""
+"""Removing the series of a student that is gone."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry: a span per generation and the GenAI server metrics, sent by OTLP over HTTP. Off unless switched on.
+"""OpenTelemetry: a span per generation and the GenAI server metrics, sent by OTLP over HTTP. Off by default.
 
-Spans are made when a request has ended, from what its record noted, so that nothing is done for them on the way of a
-token. They carry numbers and names, never a prompt, an answer or a key.
+Spans are made from its record when a request has ended, so that they cost nothing per token. They carry numbers and
+names, never a prompt, an answer or a key.
 Source: OpenTelemetry semantic conventions for generative AI (2026, in development); W3C Trace Context.
 """
 
@@ -41,11 +41,11 @@ BUCKETS = {
     "gen_ai.server.time_to_first_token": _TTFT_S,
     "gen_ai.server.time_per_output_token": _TPOT_S,
 }
-"""The boundaries the conventions give; ours begin lower for tokens, which take a millisecond or two here."""
+"""The boundaries of the conventions; those for tokens start lower, because a token takes a millisecond or two here."""
 
 
 class Tracing:
-    """Owns its providers: nothing global is set. `observe` never raises."""
+    """Has its own providers: nothing global is set. `observe` never raises."""
 
     def __init__(self, config: TracingConfig, version: str, processor: "SpanProcessor", reader: "MetricReader") -> None:
         from opentelemetry.sdk.metrics import MeterProvider
@@ -110,7 +110,7 @@ class Tracing:
 
 
 class Clock:
-    """From the monotonic clock of records to nanoseconds since 1970."""
+    """Nanoseconds since 1970 of a time on the monotonic clock."""
 
     def __init__(self) -> None:
         self.now_ns = time.time_ns()
@@ -121,7 +121,7 @@ class Clock:
 
 
 def _shared_attributes(record: Record, operation: str, status: int) -> Attributes:
-    """Those of spans and of metrics: few values each."""
+    """Attributes of spans and of metrics: only such as have few values."""
     shared: Attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "fenhe"}
     if record.student is not None:
         shared["gen_ai.response.model"] = record.student

@@ -52,7 +52,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every request body: a field nobody knows is an error."""
+    """Base of every request body: an unknown field is an error."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +65,10 @@ class StreamOptions(RequestBody, frozen=True, kw_only=True):
 
 
 class FenheOptions(RequestBody, frozen=True, kw_only=True):
-    """What fenhe adds to the API: wishes for the router, which win over what it finds by itself.
+    """What fenhe adds to the API: preferences of the request, which win over the router's own choice.
 
-    `while_loading` says what to do until the path's modules are loaded, `priority` who goes first in a queue. `cache`
-    true lets the result cache answer although tokens are drawn at random, false keeps it away.
+    `while_loading` says what to do until the path's modules are loaded, `priority` orders the queue. `cache` true
+    allows a cached answer although sampling is random, false forbids it.
     """
 
     task: Task | None = None

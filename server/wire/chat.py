@@ -54,7 +54,7 @@ class JsonObjectFormat(RequestBody, frozen=True, kw_only=True, tag="json_object"
 
 
 class NamedSchema(RequestBody, frozen=True, kw_only=True):
-    """Kept to in any case, whatever `strict` says. `name` and `description` change nothing."""
+    """Always enforced, whatever `strict` says. `name` and `description` have no effect."""
 
     name: Name
     schema: JsonSchema | None = None
@@ -70,7 +70,7 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class FunctionDefinition(RequestBody, frozen=True, kw_only=True):
-    """A function that may be called. Its parameters' schema is kept to in any case, whatever `strict` says."""
+    """A function that may be called. The schema of its parameters is always enforced, whatever `strict` says."""
 
     name: Name
     description: str | None = None

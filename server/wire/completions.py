@@ -22,7 +22,7 @@ class CompletionRequest(SamplingBody, frozen=True, kw_only=True):
 
 
 class TextLogprobs(Reply, frozen=True, kw_only=True):
-    """One entry per token. With `echo` the prompt's come first; the very first has nothing before it and so null."""
+    """One entry per token. With `echo` the prompt's tokens come first; the very first is null: nothing precedes it."""
 
     tokens: list[str]
     token_logprobs: list[float | None]

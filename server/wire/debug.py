@@ -28,7 +28,7 @@ class MemoryState(Reply, frozen=True, kw_only=True):
 
 
 class EngineState(Reply, frozen=True, kw_only=True):
-    """Counts since the engine began; by stage: modules, exits and `head`."""
+    """Counts since the engine started; by stage: modules, exits and `head`."""
 
     num_accepted: int
     num_steps: int
@@ -45,7 +45,7 @@ class EngineState(Reply, frozen=True, kw_only=True):
 
 
 class DoorState(Reply, frozen=True, kw_only=True):
-    """Admission. Tokens are what requests promise: prompt and longest answer; queued requests are by priority."""
+    """Admission. Tokens are the most requests may use, prompt and longest answer; queued requests are by priority."""
 
     num_running: int
     running_tokens: int
@@ -56,7 +56,7 @@ class DoorState(Reply, frozen=True, kw_only=True):
 
 
 class StudentState(Reply, frozen=True, kw_only=True):
-    """`integrity` is what does not add up in the engine's books, or that it does not answer; none when all is well."""
+    """`integrity` lists inconsistencies in the engine's state, or that it does not answer; empty when all is well."""
 
     name: str
     status: str
@@ -82,7 +82,7 @@ class CacheState(Reply, frozen=True, kw_only=True):
 
 
 class DebugReply(Reply, frozen=True, kw_only=True):
-    """`open_requests` are the ids of work that is being answered, this server's whole debt."""
+    """`open_requests` are the ids of all requests that are still being answered."""
 
     version: str
     is_draining: bool

@@ -1,7 +1,7 @@
 """From the bytes of a body to a request struct: what is unknown or not supported is refused by name.
 
-The typed decoder is the fast way. Only a body it refuses is looked at a second time, to say what is wrong,
-or to drop fields whose value asks for nothing (`"tools": null`).
+Most bodies pass the typed decoder at once. One that it refuses is read a second time, to say what is wrong, or to drop
+fields whose value has no effect (`"tools": null`).
 """
 
 import re
@@ -64,7 +64,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "reasoning": ({}, {"effort": "none"}),
     "max_tool_calls": (),
 }
-"""Fields of the API and its other servers that would change the answer, and what beside null asks nothing."""
+"""Fields of the API and of other servers that would change the answer, with values that have no effect, beside null."""
 
 CHAT_ALONE: dict[str, tuple[object, ...]] = {
     "tools": (),
@@ -72,7 +72,7 @@ CHAT_ALONE: dict[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
 }
-"""Fields that chat supports and a request without messages does not, with what beside null asks nothing."""
+"""Fields that only requests with messages support, with the values beside null that have no effect."""
 
 UNSUPPORTED_IN_MESSAGE: dict[str, tuple[object, ...]] = {
     "function_call": (),
@@ -92,13 +92,13 @@ ALLOWED: Mapping[str, Sequence[str]] = {
     "tool_choice": ("none", "auto", "required"),
     "tool_choice.type": ("function",),
 }
-"""What the fields that are one of a few words may be, which the decoder does not say."""
+"""The choices of fields that have a few, which the decoder does not name."""
 
 MAX_COMPLAINT_CHARS = 600
 MAX_NAME_CHARS = 100
-"""Of what the decoder says, and of a name that a client made up: both may be as long as the body."""
+"""Of the decoder's message and of a client's field name: both may be as long as the body."""
 LEAST_LIKENESS = 0.6
-"""Of a field that was meant."""
+"""Of a suggested field."""
 
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
@@ -167,7 +167,7 @@ def _refuse_part(part: object, where: str) -> None:
 def _refuse(
     raw: dict[str, Any], known: tuple[str, ...], refused: Mapping[str, tuple[object, ...]], where: str
 ) -> dict[str, Any]:
-    """Drop fields of `refused` whose value asks for nothing; refuse the others."""
+    """Drop fields of `refused` whose value has no effect; refuse the others."""
     kept = {}
     for name, value in raw.items():
         if name in known or name not in refused:

@@ -40,12 +40,12 @@ ROUTE_CODES |= {413: "request_too_large", 414: "uri_too_long", 415: "unsupported
 ROUTE_CODES |= {400: "invalid_request", 431: "headers_too_large", 503: "unavailable"}
 
 NEVER_RETRY = (errors.DeadlineExceeded, errors.RequestTooLarge)
-"""Of the statuses clients retry by themselves, those where the same request would only fail again, or come too late."""
+"""Errors whose status clients would retry by themselves, although the request would fail again or be too late."""
 
 DEFAULT_RETRY_AFTER_S = 1.0
 MAX_MESSAGE_CHARS = 4000
 MAX_PARAM_CHARS = 200
-"""The last guard: whatever a client sent, what it is told of it is short. Reloads list every mistake of a file."""
+"""A last bound: whatever a client sent, the error is short. A reload lists every mistake of a file."""
 INTERNAL_MESSAGE = "the server failed on this request; its log has the details under the x-request-id of this answer"
 
 
@@ -73,7 +73,7 @@ def error_body(message: str, status: int, code: str, param: str | None = None) -
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """The beginning and the end of a text that is too long: what is wrong stands at one of them."""
+    """The beginning and the end of a text that is too long: one of them says what is wrong."""
     half = max_chars // 2
     return text if len(text) <= max_chars else f"{text[:half]}...{text[-half:]}"
 

@@ -1,4 +1,4 @@
-"""How deeply a JSON text is nested, found without decoding it: decoders recurse, and their stack is the process's."""
+"""How deeply a JSON text is nested, without decoding it: decoders recurse, and a deep text would overflow the stack."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from models.errors import BadRequest
 
-# Possessive, and the closing quote may be missing: every quote is passed once, whatever the text.
+# Possessive, and the closing quote may be missing: every quote is visited once, whatever the text.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKETS = b"[]{}"
 _REST = bytes(byte for byte in range(256) if byte not in _BRACKETS)
@@ -20,7 +20,7 @@ def check_depth(body: bytes, max_depth: int) -> None:
 
 
 def json_depth(body: bytes) -> int:
-    """Levels of arrays and objects; of what is no JSON, some number."""
+    """Levels of arrays and objects; any number for a text that is not JSON."""
     brackets = _STRING.sub(b"", body).translate(None, _REST)
     depths = np.cumsum(_STEPS[np.frombuffer(brackets, np.uint8)])
     return int(depths.max(initial=0))

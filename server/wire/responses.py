@@ -12,7 +12,7 @@ from server.wire.base import ChoiceFenhe, FenheOptions, Positive, PositiveProbab
 from server.wire.chat import ContentLogprob, JsonSchema, Name
 
 LOGPROBS = "message.output_text.logprobs"
-"""What `include` asks for log-probabilities with."""
+"""The value of `include` that asks for log-probabilities."""
 
 
 class InputText(RequestBody, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
@@ -32,7 +32,7 @@ class RefusalInput(RequestBody, frozen=True, kw_only=True, tag="refusal", tag_fi
 
 
 class InputItem(RequestBody, frozen=True, kw_only=True):
-    """A message of the conversation. `id`, `status` and `phase` come with earlier answers and tell nothing here."""
+    """A message of the conversation. `id`, `status` and `phase` come with earlier answers and have no effect here."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[InputText | OutputTextInput | RefusalInput]
@@ -62,7 +62,7 @@ class TextFields(RequestBody, frozen=True, kw_only=True):
 
 
 class ResponseRequest(RequestBody, frozen=True, kw_only=True):
-    """`store` true is refused, and left out means false here: nothing is stored, and the response says so."""
+    """`store` true is refused, and the default is false here: nothing is stored, and the response says so."""
 
     model: str
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
@@ -106,7 +106,7 @@ class IncompleteDetails(Reply, frozen=True, kw_only=True):
 
 
 class ResponseFault(Reply, frozen=True, kw_only=True):
-    """Why a stream that had begun failed. `code` is one of the few the specification has."""
+    """Why a stream failed after its start. `code` is one of the few that the specification has."""
 
     code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
     message: str
@@ -134,7 +134,7 @@ class TextReply(Reply, frozen=True, kw_only=True):
 
 
 class ResponseReply(Reply, frozen=True, kw_only=True):
-    """A response, finished or as far as it is. `usage` is null until its end."""
+    """A response, finished or still in progress. `usage` is null until its end."""
 
     id: str
     created_at: int

@@ -32,7 +32,7 @@ def typed_frame(kind: str, body: bytes) -> bytes:
 
 @dataclass(slots=True, frozen=True)
 class TextChunk:
-    """A chunk that differs from the next one in its text alone."""
+    """A chunk that differs from the next one only in its text."""
 
     before: bytes
     after: bytes

@@ -1,4 +1,4 @@
-"""The wire, what is told about the server rather than generated: models, routes, probes, students."""
+"""Bodies about the server itself: models, routes, probes, students."""
 
 from typing import Annotated, Literal
 
@@ -23,8 +23,8 @@ class QualityReply(Reply, frozen=True, kw_only=True):
 class ModelFenhe(Reply, frozen=True, kw_only=True):
     """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1.
 
-    With `is_routed` the router chooses the path, and for `auto` the student too: what is told here is then the deepest
-    path it may take, for `auto` the first student's.
+    With `is_routed` the router chooses the path, and for `auto` the student too: this is then the deepest path it may
+    take, for `auto` the first student's.
     """
 
     student: str
@@ -96,7 +96,7 @@ StudentStatus = Literal["ready", "loading", "draining", "unhealthy"]
 
 
 class StudentProgress(Reply, frozen=True, kw_only=True):
-    """`loaded_share` is stages loaded of stages there are, over the path that needs most of them."""
+    """`loaded_share` is the share of stages that are loaded, of the path that needs most of them."""
 
     name: str
     status: StudentStatus
@@ -105,7 +105,7 @@ class StudentProgress(Reply, frozen=True, kw_only=True):
 
 
 class ProgressReply(Reply, frozen=True, kw_only=True):
-    """Ready while any student is. `error` says what ails the students when none of them can answer."""
+    """Ready while any student is. `error` says why no student can answer."""
 
     status: StudentStatus | Literal["empty"]
     students: list[StudentProgress]
@@ -122,7 +122,7 @@ class VersionReply(Reply, frozen=True, kw_only=True):
 
 
 class StudentReply(Reply, frozen=True, kw_only=True):
-    """A student of the pool, or on its way in or out. Empty `tasks`: it takes every task.
+    """A student of the pool, or one that is being added or removed. Empty `tasks`: it takes every task.
 
     `opening`: its files are being read; `failed`: they could not be, see `error`; `stopping`: it was removed, and what
     it runs may finish within the grace period.
@@ -147,7 +147,7 @@ class ReloadReply(Reply, frozen=True, kw_only=True):
 
 
 class FlushReply(Reply, frozen=True, kw_only=True):
-    """How many kept answers were forgotten."""
+    """How many cached answers were removed."""
 
     flushed: int
 
@@ -157,7 +157,7 @@ class StudentList(Reply, frozen=True, kw_only=True):
 
 
 class RouteRequest(RequestBody, frozen=True, kw_only=True):
-    """Either `prompt` or `messages`, as the generating endpoints take them; `fenhe.while_loading` decides nothing."""
+    """Either `prompt` or `messages`, as the generating endpoints take them; `fenhe.while_loading` has no effect."""
 
     model: str = "auto"
     prompt: str | list[str | TokenId | TokenPrompt] | None = None
