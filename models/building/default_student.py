@@ -20,7 +20,7 @@ PACKAGED = Path(__file__).parents[1] / "data"
 
 
 def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> Path:
-    """The folder of the default student; `report` gets a line before whatever takes long.
+    """The folder of the default student; `report` gets a line before anything that takes long.
 
     One that is damaged, of another version or with other exits than this package has is built again, and replaced only
     when that is done: where it cannot be, one that still opens is served. Processes that start together build it once.
@@ -43,7 +43,7 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
         except (ConfigError, WeightsError) as error:
             if manifest is None:
                 raise
-            report(f"serving the {DEFAULT_MODEL} of before, since a new one cannot be built: {error}")
+            report(f"serving the earlier {DEFAULT_MODEL}, since a new one cannot be built: {error}")
     return folder
 
 

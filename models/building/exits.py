@@ -28,7 +28,7 @@ from models.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe"
-MEND = "export the exits again with `fenhe distill`"
+REMEDY = "export the exits again with `fenhe distill`"
 
 Array = npt.NDArray[np.float32]
 Count = Annotated[int, Meta(ge=0)]
@@ -127,11 +127,11 @@ def read_exits(file: Path) -> "Exits":
     stored = SafetensorsFile(file)
     text = _metadata(file).get(METADATA_KEY)
     if text is None:
-        raise ConfigError(f"{file} is no exits file: it has no plan under {METADATA_KEY!r}; {MEND}")
+        raise ConfigError(f"{file} is no exits file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
     try:
         plan = msgspec.json.decode(text, type=ExitPlan)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: its plan cannot be read: {error}; {MEND}") from error
+        raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
     _refuse(file, find_problems(plan))
     return Exits(file=file, plan=plan, stored=stored)
 
@@ -143,7 +143,7 @@ def _metadata(file: Path) -> dict[str, str]:
         with safe_open(file, framework="numpy") as opened:
             return opened.metadata() or {}
     except SafetensorError as error:
-        raise WeightsError(f"{file} is damaged: {error}; {MEND}") from error
+        raise WeightsError(f"{file} is damaged: {error}; {REMEDY}") from error
 
 
 def find_problems(plan: ExitPlan) -> list[str]:
@@ -164,7 +164,7 @@ def find_problems(plan: ExitPlan) -> list[str]:
 
 def _refuse(file: Path, problems: list[str]) -> None:
     if problems:
-        raise ConfigError(f"{file}: {'; '.join(problems)}; {MEND}")
+        raise ConfigError(f"{file}: {'; '.join(problems)}; {REMEDY}")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -180,7 +180,7 @@ class Exits:
         return sha256_of([self.file])
 
     def check(self, base: ModelSource) -> None:
-        """Hold the file against the model that a student is to be built from. Reads every tensor, one at a time.
+        """Check the file against the model that a student is to be built from. Reads every tensor, one at a time.
 
         Raises: ConfigError (trained for another model or another depth), WeightsError (missing, misshapen or unknown
         tensors, named together; one that is not finite).
@@ -194,14 +194,14 @@ class Exits:
         num_layers = base.architecture.num_layers
         if self.plan.num_layers != num_layers:
             raise ConfigError(
-                f"{self.file}: its modules have {self.plan.num_layers} layers, the model has {num_layers}; {MEND}"
+                f"{self.file}: its modules have {self.plan.num_layers} layers, the model has {num_layers}; {REMEDY}"
             )
         expected: dict[str, tuple[int, ...]] = {}
         for exit in self.plan.exits:
             expected |= {_stored(exit, name): shape for name, shape in _shapes(exit, base.architecture).items()}
         self._check_tensors(expected)
         if unknown := sorted(self.stored.tensors.keys() - expected.keys()):
-            raise WeightsError(f"{self.file} has tensors of no exit: {', '.join(unknown)}; {MEND}")
+            raise WeightsError(f"{self.file} has tensors of no exit: {', '.join(unknown)}; {REMEDY}")
         for name in expected:
             self.read(name)
 
@@ -226,7 +226,7 @@ class Exits:
         values = self.stored.read(name)
         if not np.isfinite(values).all():
             raise WeightsError(
-                f"{self.file}: tensor {name} is not finite: training diverged, or the file is damaged; {MEND}"
+                f"{self.file}: tensor {name} is not finite: training diverged, or the file is damaged; {REMEDY}"
             )
         return values
 
@@ -243,7 +243,7 @@ class Exits:
         if misshapen:
             problems.append(f"misshapen tensors: {', '.join(misshapen)}")
         if problems:
-            raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {MEND}")
+            raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
 
 
 class ExitSource:
@@ -288,9 +288,9 @@ class ExitSource:
         return self._base.tokenizer()
 
     def _shared(self, name: str) -> str:
-        """A name that may be asked of the base. Its layers may not: they would pass for blocks of the exit."""
+        """The name, if the base may be asked for it: its layers would be mistaken for blocks of the exit."""
         if name.startswith("model.layers."):
-            raise WeightsError(f"{self._exits.file}: exit {self._exit.name!r} has no tensor {name}; {MEND}")
+            raise WeightsError(f"{self._exits.file}: exit {self._exit.name!r} has no tensor {name}; {REMEDY}")
         return name
 
 

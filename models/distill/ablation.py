@@ -1,4 +1,4 @@
-"""What each choice is worth: the same short run again and again, each time with one thing changed."""
+"""What each choice is worth: the same short run many times, each time with one thing changed."""
 
 import time
 import tomllib

@@ -1,4 +1,4 @@
-"""What a distillation run is told: read from TOML, checked as a whole, with the defaults that won the ablation.
+"""The settings of a distillation run: read from TOML and checked as a whole. The defaults are what won the ablation.
 
 Three lines are enough: `teacher`, `data` and `out`. docs/distillation.md explains every setting.
 """
@@ -65,7 +65,7 @@ class ExitConfig:
         return self.name or f"{self.path_name}_exit"
 
     def can_learn_by(self, loss: str) -> bool:
-        """Whether the loss sees anything of this exit that is trained."""
+        """Whether the loss depends on anything that is trained in this exit."""
         if loss == "attention_transfer":
             return self.copied_from != ()
         return loss != "module_alignment" or self.has_map
@@ -73,11 +73,12 @@ class ExitConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class TrainingSettings:
-    """How long and in what steps.
+    """How long a run trains, and in what steps.
 
     `batch_tokens` bounds a pass, padding included; `accumulate` passes make one step. `head_tokens` random ids join a
     batch's likely ones in the subset of the vocabulary that the loss sees; None: the whole vocabulary. `prompt_weight`
-    is what a prompt's token counts beside an answer's. `teacher_top_k` likeliest tokens are cached per position.
+    is how much a prompt's token counts where an answer's counts 1. `teacher_top_k` likeliest tokens are cached per
+    position.
     """
 
     epochs: float = 4.0
@@ -227,7 +228,7 @@ class DistillConfig:
         return found + [problem for exit in self.exits for problem in self._gradient_problems(exit)]
 
     def _gradient_problems(self, exit: ExitConfig) -> list[str]:
-        """Raised by torch otherwise, in the middle of a run."""
+        """Losses that leave the exit without a gradient: torch would raise in the middle of the run."""
         found = []
         for where, weights in [("losses", exit.losses)] if exit.losses else _named_weights(self.stages):
             positive = {loss for loss, weight in weights.items() if weight > 0}
@@ -301,7 +302,7 @@ def config_from(values: dict[str, Any], where: str) -> DistillConfig:
 
 
 def _refuse_unknown(values: dict[str, Any], kind: type, where: str, prefix: str) -> None:
-    """msgspec passes over keys that a dataclass does not have; here they are errors."""
+    """msgspec ignores keys that a dataclass does not have; here they are errors."""
     assert is_dataclass(kind)
     known = {entry.name: entry for entry in fields(kind)}
     for key, value in values.items():

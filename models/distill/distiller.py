@@ -33,16 +33,16 @@ from models.sources.source import ModelSource
 from models.student.manifest import Manifest
 
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
-"""Settings that say where things lie on somebody's machine: no matter of the weights' record."""
+"""Settings that say where things are on one machine: the exits file does not record them."""
 
 RUN = "run"
-"""The key of an exits file's record that says which run it is of."""
+"""In the record of an exits file: the key of the run that trained it."""
 
 OpenAnswerer = Callable[[ModelSource], AbstractContextManager[Answerer]]
 
 
 class Report(Protocol):
-    """Hears what is being done, how much of it is done and of how much, and perhaps how it goes."""
+    """Called with what is being done, how much of it is done, how much there is, and perhaps some detail."""
 
     def __call__(self, what: str, done: float, total: float, detail: str = "", /) -> None: ...
 
@@ -153,7 +153,7 @@ class Distiller:
         return self.progress
 
     def reading(self) -> Teacher:
-        """The teacher's word on all examples, read from disk or computed now."""
+        """What the student's own teacher says about all examples, read from disk or computed now."""
         if self._reading is None:
             self._reading = self.teachers.own(self.prepared().examples, sorted(self.layout().state_layers))
         return self._reading
@@ -266,7 +266,9 @@ class Distiller:
     def _refuse_other_checkpoints(self, resume: bool) -> None:
         folder = self.work.checkpoints
         if not resume and folder.exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} holds checkpoints of an earlier run; go on with --resume, or remove it")
+            raise ConfigError(
+                f"{folder} holds checkpoints of an earlier run; continue it with --resume, or remove the folder"
+            )
 
     def _change(
         self, data: str | Path | Sequence[str | Path] | None, epochs: float | None, batch_tokens: int | None

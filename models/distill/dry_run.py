@@ -28,7 +28,7 @@ TaskTokens = Mapping[str, float]
 class RunPlan:
     """Units: tokens, seconds, bytes. `num_exit_tokens` counts a token once for every exit (and branch) it trains.
 
-    Rates are measured on a few batches of random tokens, so times are rough. `memory_bytes` None: nobody can say here.
+    Rates are measured on a few batches of random tokens, so times are rough. `memory_bytes` None: not measured here.
     """
 
     data: DataReport
@@ -101,7 +101,7 @@ def plan_run(distiller: Distiller) -> RunPlan:
 
 
 def _as_asked(row: Row, config: DistillConfig) -> Row:
-    """Without the answer that the teacher's is to take the place of."""
+    """The row without its answer, where the teacher's is to replace it."""
     return replace(row, answer=None) if is_wanted(row, config.labels) else row
 
 
@@ -119,7 +119,7 @@ def _described(exit: ExitConfig, layout: Layout) -> str:
 
 
 def _taken(examples: Sequence[Example], config: DistillConfig) -> TaskTokens:
-    """Tokens of every task, as the preparation will choose them; answers to come at their full length."""
+    """Tokens of every task, as the preparation will choose them; answers not written yet count at full length."""
     found: dict[str, int] = {}
     for example in examples:
         is_unanswered = example.num_tokens == example.num_prompt_tokens
@@ -151,7 +151,7 @@ def _exit_tokens(tokens: TaskTokens, exits: Sequence[ExitConfig], config: Distil
 
 
 def _reading_work(own: Architecture, further: Sequence[Architecture]) -> float:
-    """How much more than the own teacher's reading all of it is, by the weights that a token meets."""
+    """What all teachers' reading costs, in readings of the student's own teacher: by the weights a token passes."""
     return 1 + sum(_num_weights(one) for one in further) / _num_weights(own)
 
 
@@ -164,7 +164,7 @@ def _num_weights(architecture: Architecture) -> int:
 def _cache_bytes(
     own: Architecture, further: Sequence[Architecture], layout: Layout, config: DistillConfig
 ) -> list[int]:
-    """Bytes a token, of every teacher."""
+    """Bytes per token, for every teacher."""
     other = 6 * config.training.teacher_top_k + 4
     own_states = 2 * own.hidden_size * len(layout.state_layers | {own.num_layers})
     return [other + own_states, *(other + 2 * one.hidden_size for one in further)]

@@ -1,7 +1,7 @@
-"""Blind answers: what a path that did not hear the question would make of them.
+"""Blind answers: the same answer behind another row's question.
 
-A short answer is half form: any path that has learned to answer in three words finds three words likely. What it knows
-shows in how much likelier the answer is behind its own question than behind another row's.
+Much of a short answer's likelihood is its form: a path that has learned to answer in three words finds any three words
+likely. What it knows shows in how much likelier the answer is behind its own question than behind another row's.
 """
 
 from collections.abc import Sequence

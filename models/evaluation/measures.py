@@ -7,7 +7,7 @@ above chance over what the base has.
 Which count towards what is kept of a task, decided for every dataset by the base alone:
 
 1. a choice that most rows have, when the base is clearly above chance;
-2. a likelihood, when the answers are long: what they are made of is said by the answer so far;
+2. a likelihood, when the answers are long: that of short ones is mostly their form;
 3. for short answers information, when the base clearly has some and no choice counts.
 """
 

@@ -28,7 +28,7 @@ def resampled_ratios(numerators: Double, denominators: Double, dataset: str, see
 
 
 def divided(numerator: float, denominator: float) -> float:
-    """A finite ratio: of a base that has nothing, all is kept by what has as much, and nothing by what has less."""
+    """A finite ratio. Where the base has nothing it is 1 for a path that has as much, and 0 for one that has less."""
     if denominator > 0:
         return numerator / denominator
     return 1.0 if numerator >= denominator else 0.0

@@ -14,7 +14,7 @@ from models.evaluation.table import Measure, TaskRetention
 def retention_of(sampled: Sequence[Sampled]) -> dict[str, TaskRetention]:
     """What is kept of every task: the mean of its measures that count.
 
-    Each measure counts 0 to 1, so that luck at one pays for no loss at another. A task without such a measure is
+    Each measure counts 0 to 1, so that a gain at one does not hide a loss at another. A task without such a measure is
     left out: nothing is known of it.
     """
     by_task: dict[str, list[Sampled]] = {}

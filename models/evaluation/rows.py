@@ -15,7 +15,7 @@ from models.evaluation.distractors import wrong_numbers
 from models.tokenizer import Tokenizer
 
 NUMBER_MARK = "####"
-NUMBER_WISH = "\nAnswer with the number only."
+NUMBER_REQUEST = "\nAnswer with the number only."
 EVAL_PREFIX = "eval_"
 
 
@@ -139,7 +139,7 @@ def row_of(parsed: JsonRow, dataset: str) -> Row:
         return _worked(parsed, dataset)
     plain = plain_number(parsed.answer)
     if plain is not None:
-        asked = msgspec.structs.replace(parsed, prompt=parsed.prompt + NUMBER_WISH)
+        asked = msgspec.structs.replace(parsed, prompt=parsed.prompt + NUMBER_REQUEST)
         return _chosen(asked, dataset, plain, wrong_numbers(parsed.prompt, plain))
     return Row(dataset=dataset, task=parsed.task, prompt=parsed.prompt, answer=parsed.answer)
 

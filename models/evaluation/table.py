@@ -122,7 +122,7 @@ def write_evaluation(file: Path, evaluation: Evaluation) -> None:
 
 
 def read_evaluation(file: Path) -> Evaluation:
-    """Raises: ConfigError that names the file and the mend."""
+    """Raises: ConfigError that names the file and what to do."""
     try:
         evaluation = msgspec.json.decode(file.read_bytes(), type=Evaluation)
     except FileNotFoundError:

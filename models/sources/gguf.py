@@ -75,7 +75,7 @@ class GgufSource:
         return self._entry(name).shape
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """One tensor, dequantised. Shapes: matrices are [out, in]. Raises: WeightsError for a kind nobody can read."""
+        """One tensor, dequantised. Shapes: matrices are [out, in]. Raises: WeightsError for an unsupported kind."""
         entry = self._entry(name)
         stored = self._data[entry.offset : entry.offset + entry.num_bytes].reshape(*entry.shape[:-1], -1)
         try:

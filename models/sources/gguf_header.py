@@ -80,7 +80,7 @@ class GgufHeader:
 def read_header(file: Path) -> GgufHeader:
     """Read and check a header; the tensors it lists lie inside the file.
 
-    Raises: WeightsError that names the file and the byte, ConfigError for a version nobody here reads.
+    Raises: WeightsError that names the file and the byte, ConfigError for an unsupported version.
     """
     size = file.stat().st_size
     if size < len(MAGIC) + 20:

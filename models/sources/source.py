@@ -1,4 +1,4 @@
-"""A model somebody else made, whatever file format it came in: the seam between readers and builders.
+"""A model in whatever file format it came: the seam between readers and builders.
 
 Tensors are read one at a time, under the Hugging Face Llama names, as fp32.
 """
@@ -49,7 +49,7 @@ class ModelSource(Protocol):
         """A fresh copy of one tensor.
 
         Shapes: matrices are [out, in].
-        Raises: WeightsError for a name that is not there, or a kind of tensor nobody can read.
+        Raises: WeightsError for a name that is not there, or an unsupported kind of tensor.
         """
         ...
 
@@ -113,7 +113,7 @@ def _layer_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def check_complete(source: ModelSource) -> None:
-    """Hold the tensors against the architecture, before any is read.
+    """Check the tensors against the architecture, before any is read.
 
     Raises: WeightsError that names missing, misshapen and unknown tensors together.
     """

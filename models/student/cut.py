@@ -44,7 +44,7 @@ def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
 
 
 def plain_layout(modules: tuple[Module, ...]) -> Layout:
-    """Nothing trained: untrained exits answer noise, so every task and length goes to full depth."""
+    """Of a student without trained exits: untrained ones answer noise, so every task and length takes full depth."""
     return Layout(
         modules=modules,
         exits=exits_of(modules),

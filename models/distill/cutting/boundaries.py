@@ -1,4 +1,4 @@
-"""Where a teacher falls into modules: what its layers do to the states and where they look, and the cut that follows.
+"""Where to cut a teacher into modules, by what its layers do to the states and where their attention looks.
 
 Tensor names carry shapes: T tokens of one text, Q those of them whose attention counts, L layers, S = L + 1 states
 (the embedding, then every layer's output), H hidden, N heads.
@@ -19,10 +19,10 @@ from models.student.cut import DEFAULT_SHARES
 from models.student.manifest import Module, Record
 
 LOCAL_TOKENS = 8
-"""A token and the seven before it are near. Tokens that have nothing farther away to look at are not asked."""
+"""A token and the seven before it are near. Tokens that have nothing farther away to look at are left out."""
 
 _DIGITS = 9
-"""Costs that agree to so many digits are equal: what is left is the order in which they were added up."""
+"""Costs that agree to so many digits count as equal: the rest is rounding, from the order of the additions."""
 
 
 class LayerAnalysis(Record, frozen=True, kw_only=True):
@@ -156,7 +156,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _scaled(values: Sequence[float], unit: float) -> list[float]:
-    """What does not vary beyond rounding (`unit` of about zero) has no say."""
+    """In units of `unit`. Where that is about zero the values differ by rounding alone, and count as 0."""
     return [value / unit if unit > 10**-_DIGITS else 0.0 for value in values]
 
 

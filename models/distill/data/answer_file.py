@@ -1,4 +1,4 @@
-"""The file that the teacher's answers are kept in: appended to as they come, whole again after a kill."""
+"""The file of the teacher's answers: appended to as they arrive, and usable after a kill."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerFile:
-    """Answers by key, one JSON line each. A line that a kill tore apart at the end is cut off; one writer at a time."""
+    """Answers by key, one JSON line each. An incomplete last line, left by a kill, is cut off. One writer at a time."""
 
     def __init__(self, path: Path) -> None:
         """Raises: ConfigError that names the damaged line."""

@@ -43,7 +43,7 @@ def deduplicate(
 ) -> tuple[list[Row], Tally]:
     """The first of every group of like prompts, an answered one before an unanswered one.
 
-    `against` are prompts that no row may be like: those of evaluation sets. Their rows are counted as such.
+    `against` are prompts of evaluation sets: rows that resemble one are dropped and counted apart.
     """
     order = sorted(range(len(rows)), key=lambda index: rows[index].answer is None)
     texts = [*against, *(rows[index].prompt for index in order)]
@@ -103,7 +103,7 @@ def _unit_hash(prompt: str, seed: int) -> float:
 
 
 def _similar_to_earlier(texts: Sequence[str], similarity: float) -> Iterator[list[int]]:
-    """For each text in turn the earlier ones that are at least that similar, first first."""
+    """For each text in turn the earlier ones that are at least that similar, in order."""
     buckets: dict[bytes, list[int]] = defaultdict(list)
     shingles = [_shingles(normalised(text)) for text in texts]
     for index, keys in enumerate(_band_keys(shingles)):
@@ -114,7 +114,7 @@ def _similar_to_earlier(texts: Sequence[str], similarity: float) -> Iterator[lis
 
 
 def _jaccard(one: Hashes, other: Hashes, enough: float) -> float:
-    """Share of the shingles of both that are in both; 0.0 at once where their numbers alone keep it below `enough`."""
+    """Shared shingles over all shingles of both; 0.0 at once where their numbers alone keep it below `enough`."""
     if min(len(one), len(other)) < enough * max(len(one), len(other)):
         return 0.0
     num_shared = len(one) + len(other) - len(np.union1d(one, other))

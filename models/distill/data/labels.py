@@ -1,6 +1,6 @@
-"""Answers written by the teacher, kept in a file as they come: a run that was killed asks only for the rest.
+"""Answers written by the teacher, kept in a file as they arrive: a run that was killed asks only for the rest.
 
-No torch: whoever can continue prompts is an `Answerer`; `fenhe distill` hands in an engine.
+No torch: anything that can continue prompts is an `Answerer`; `fenhe distill` passes in an engine.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from models.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with how many answers are there and how many are wanted."""
+"""Called with how many answers have arrived and how many there will be."""
 
 
 class Answerer(Protocol):

@@ -79,7 +79,7 @@ class _Cleaned:
 
 
 def clean(settings: DataSettings, seed: int) -> _Cleaned:
-    """Read, filter, de-duplicate and split; asks nobody anything.
+    """Read, filter, de-duplicate and split; does not ask the teacher.
 
     Raises: ConfigError for files that cannot be read or hold nothing to train on, and for a task that no row has.
     """
@@ -118,7 +118,7 @@ def prepare(
     seed: int,
     progress: Progress | None = None,
 ) -> Prepared:
-    """All of it: what has no answer gets the teacher's. Answers and held-out rows are kept in `work`.
+    """The whole preparation: rows without an answer get the teacher's. Answers and held-out rows are kept in `work`.
 
     `tokenizer` is the student's, `teacher_tokenizer` that of whoever writes the answers.
     """

@@ -35,7 +35,7 @@ class Row:
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """What is read of a line; other keys are allowed and mean nothing here."""
+    """What is read of a line; other keys are ignored."""
 
     task: str
     prompt: str
@@ -119,7 +119,7 @@ def _row(line: bytes, file: Path, number: int) -> Row:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{file} line {number}: {error}; a row is one JSON object in UTF-8 such as "
-            '{"task": "math", "prompt": "...", "answer": "..."}; mend or delete the line'
+            '{"task": "math", "prompt": "...", "answer": "..."}; fix or delete the line'
         ) from error
     return Row(
         task=read.task,
@@ -133,7 +133,7 @@ def _row(line: bytes, file: Path, number: int) -> Row:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class FilterLimits:
-    """Units: characters. An answer that zlib shrinks below `min_compressed_share` says one thing again and again."""
+    """Units: characters. An answer that zlib shrinks below `min_compressed_share` repeats itself."""
 
     max_prompt_chars: int = 4000
     max_answer_chars: int = 8000

@@ -1,4 +1,4 @@
-"""What one pass trains on: padded trunk states and the teacher's word on the tokens that count."""
+"""What one pass trains on: padded trunk states, and which tokens count how much."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Branch and merge: an exit that learned all tasks goes on once per task, and the branches are merged by importance.
+"""Branch and merge: an exit that learned all tasks is trained further for each, and the results are merged.
 
 Source: TinyR1 (arXiv 2503.04872, section 3), with the merge of `models.distill.network.merge`.
 """

@@ -18,14 +18,14 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (tensors and plain data) and forget all but it and the one before.
+    """Write `state` (tensors and plain data); of the others only the one before it is kept.
 
-    Those of later steps go as well: the run came back behind them, since they could not be read.
+    Checkpoints of later steps are deleted too: the run went back behind them because they could not be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = checkpoint_file(folder, step)
     partial = file.with_suffix(".partial")
-    for torn in folder.glob("step-*.partial"):  # of runs that were killed while they saved
+    for torn in folder.glob("step-*.partial"):  # left by runs that were killed while they saved
         torn.unlink()
     with partial.open("wb") as handle:
         torch.save(state, handle)
@@ -55,7 +55,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
     """The newest checkpoint of this run; None when there is none.
 
-    A damaged one (a disk that lied about having written) gives way to the one before it.
+    A damaged one is skipped, and the one before it is taken.
     Raises: ConfigError when the folder's checkpoints belong to another `run`.
     """
     for file in reversed(checkpoints(folder)):

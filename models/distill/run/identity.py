@@ -1,7 +1,7 @@
-"""Which run a checkpoint or an exits file belongs to, and what may change when that run goes on.
+"""Which run a checkpoint or an exits file belongs to, and what may change when that run is resumed.
 
 A run is its data, its teachers, its exits, its seed and what it minimises. Where files lie is no part of it, and
-neither is how fast it learns or in what batches: that is what one changes when a run diverged or ran out of memory.
+neither are the learning rate and the size of batches: those are changed when a run diverged or ran out of memory.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def differences(key: str, other: str) -> str:
 
 
 def changeable(config: DistillConfig) -> dict[str, Any]:
-    """What may change when a run goes on and is worth a line in the log, by its name in the config."""
+    """What may change when a run is resumed and is worth a line in the log, by its name in the config."""
     values = plain(config)
     found = {f"training.{name}": values["training"][name] for name in CHANGEABLE_TRAINING}
     found |= {f"learning_rate.{name}": value for name, value in values["learning_rate"].items()}

@@ -1,4 +1,4 @@
-"""The log of a training run, a JSON line now and then: what the report draws its curves from."""
+"""The log of a training run: a JSON line every few steps, from which the report draws its curves."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ def append_line(file: Path, line: dict[str, Any]) -> None:
 
 
 def forget_after(file: Path, step: int, num_tokens: int) -> None:
-    """Leave only what was logged up to there: a run that was killed had gone on beyond its last checkpoint.
+    """Keep only what was logged up to this step: a run that was killed had gone beyond its last checkpoint.
 
-    A line that the kill tore apart goes too.
+    A last line that the kill left incomplete is removed too.
     """
     if not file.exists():
         return

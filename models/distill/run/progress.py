@@ -1,4 +1,4 @@
-"""How far a training run is, and who hears of it."""
+"""How far a training run is, and the function that is told about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Progress:
     """How far a run is, as its checkpoints keep it.
 
-    Step `first_step` began with pass `first_pass` of the order: both are 0 until a run goes on in other batches.
+    Step `first_step` began with pass `first_pass` of the order: both are 0 until a run is resumed with other batches.
     `smoothed` and `best` have two values of an exit: its loss, and that without the square of the temperature.
     """
 
@@ -28,4 +28,4 @@ class Progress:
 
 
 Reporter = Callable[[Progress, int], None]
-"""Hears of every step: the progress, and of how many steps."""
+"""Called after every step, with the progress and the number of steps there will be."""

@@ -30,7 +30,7 @@ class TeacherChoice:
         return list(self.every.values()) if self._switch is None else [self.every[self._switch.current]]
 
     def is_due(self, step: int) -> bool:
-        """Whether `observe` is to hear in this step how far the student is from every teacher."""
+        """Whether the distances to all teachers are to be measured in this step, for `observe`."""
         return self._switch is not None and step % self._switch_steps == 0
 
     def observe(self, distances: Mapping[str, float]) -> None:

@@ -136,7 +136,7 @@ class Trainer:
         self._log(sums, share)
 
     def _set_rates(self, share: float) -> None:
-        """An exit's weight is a factor of its learning rate: AdamW does not see how large a loss is."""
+        """An exit's weight scales its learning rate: to AdamW the size of a loss makes no difference."""
         self._rate = learning_rate_at(self._config.learning_rate, share)
         for group, exit in zip(self._optimiser.param_groups, self._exits, strict=True):
             group["lr"] = self._rate * self._adaptive.module_weight(exit.name)
@@ -172,7 +172,7 @@ class Trainer:
     def _failure(self, what: str) -> StepFailed:
         kept = "there is no checkpoint yet"
         if self._saved is not None:
-            kept = f"the last good checkpoint is {self._saved}, which --resume goes on from"
+            kept = f"the last good checkpoint is {self._saved}, from which --resume continues"
         elif not self._keep:
             kept = "this run keeps no checkpoints"
         return StepFailed(f"training stopped at step {self.progress.step}: {what}; {kept}")
@@ -227,7 +227,7 @@ class Trainer:
         logger.info("training resumed step=%d of=%d", self.progress.step, self.num_steps)
 
     def _take_changes(self, state: Mapping[str, Any]) -> None:
-        """Say what changed since the checkpoint; other batches go on at the same share of the run."""
+        """Log what changed since the checkpoint. Where the batches changed, continue at the same share of the run."""
         then, now = state["settings"], changeable(self._config)
         for name in sorted(name for name in now if now[name] != then.get(name)):
             logger.warning(

@@ -89,7 +89,7 @@ class AdaptiveWeights:
         self._seen_tokens = num_tokens
 
     def _observe_norms(self, guide: GradientGuided, norms: Mapping[str, float]) -> None:
-        """An exit without this step's task has no gradient: the guide hears of all exits once each has had one."""
+        """An exit that learned nothing in this step has no gradient: the guide is told when every exit has had one."""
         self._norms |= norms
         if self._norms.keys() == guide.weights.keys():
             guide.observe(self._norms)
@@ -122,7 +122,7 @@ class AdaptiveWeights:
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
         self._seen_tokens = state["seen_tokens"]
-        self._norms = dict(state.get("norms", {}))  # checkpoints of before had none
+        self._norms = dict(state.get("norms", {}))  # earlier checkpoints had none
 
     def _average(self, stage: Stage) -> DynamicWeightAverage:
         if stage.name not in self._averages:

@@ -49,7 +49,7 @@ def learning_rate_at(schedule: LearningRateSchedule, progress: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemperatureSchedule:
-    """From soft targets, which tell how the teacher ranks what it does not say, to sharp ones."""
+    """From soft targets, which show how the teacher ranks unlikely tokens, to sharp ones."""
 
     start: float = 2.0
     end: float = 0.5

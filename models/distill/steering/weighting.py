@@ -1,4 +1,4 @@
-"""Weights that a run gives its losses and modules by what it observes: loss by its pace, module by its gradients.
+"""Weights that follow what a run observes: of losses by how fast they fall, of modules by their gradients.
 
 Small deterministic state machines over plain numbers (`models.distill.steering.plain_state`): they touch no tensor.
 """

@@ -1,7 +1,7 @@
 """What the teacher says about every training token, computed once and kept on disk.
 
 States at module boundaries and behind the last layer, its likeliest next tokens with their log-probabilities, and its
-entropy. Training then never runs the trunk again. A build that was killed goes on where it was.
+entropy. Training then never runs the trunk again. A build that was killed continues where it stopped.
 """
 
 import hashlib
@@ -89,8 +89,9 @@ def cached_teacher(
     batch_tokens: int = 2048,
     report: Callable[[int], None] = lambda num_tokens: None,
 ) -> CachedTeacher:
-    """Open the cache of this plan below `parent`; build what is missing of it. `report` hears tokens as they are done.
+    """Open the cache of this plan below `parent`; build what is missing of it.
 
+    `report` is called with the number of tokens of every batch that is done.
     Raises: ConfigError when the disk has no room.
     """
     folder = parent / plan.key()
@@ -99,6 +100,7 @@ def cached_teacher(
 
 
 def open_cache(folder: Path, plan: CachePlan, examples: Sequence[Example]) -> CachedTeacher:
+    """Map the files of a finished cache."""
     files = _files(folder, plan, "c")  # torch wants writable memory; nothing is written back
     offsets = np.cumsum([0, *(example.num_tokens for example in examples)])
     return CachedTeacher(
@@ -133,7 +135,7 @@ class _Build:
                 self._flush(files, index + 1)
 
     def _prepare(self) -> None:
-        """Make the files, with all their room on the disk: a full one shows at once, not as a SIGBUS hours later."""
+        """Make the files and reserve their space: a full disk shows at once, not as a SIGBUS hours later."""
         if (self.folder / PLAN_NAME).exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The model a student is distilled from: a file, a folder, a name to pull, or what a student was built from."""
+"""Finds and opens a teacher: a file, a folder, a name to pull, or the model that a student was built from."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def open_teacher(name: str, environ: Mapping[str, str] | None = None) -> ModelSo
 def find_teacher(name: str, environ: Mapping[str, str]) -> Path:
     """A file or folder, a model that `fenhe pull` knows (it is pulled), or the model that a student was built from.
 
-    Raises: ConfigError, WeightsError for a model that cannot be pulled, and for a student whose model is not at hand.
+    Raises: ConfigError, WeightsError for a model that cannot be pulled, and for a student whose model is not found.
     """
     path = Path(name).expanduser()
     cache = cache_folder(environ)

@@ -1,4 +1,4 @@
-"""Several teachers: which of them teaches now, and all of them as one."""
+"""Several teachers: which one teaches now, and the mean of all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class _TeacherSwitchState:
 
 
 class TeacherSwitch:
-    """Of several teachers the one that is nearest to the student and not mastered yet: a small step at a time.
+    """Of several teachers the one that is nearest to the student and not mastered yet, so that every step is small.
 
     When all are mastered, the farthest. Begins with the first teacher; ties go to the earlier one.
     Source: the gap between teacher and student, Mirzadeh et al., arXiv 1902.03393, section 3.

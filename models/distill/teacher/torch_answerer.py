@@ -1,4 +1,4 @@
-"""The teacher's answers from plain torch, one prompt at a time: for small runs where no engine is at hand."""
+"""The teacher's answers from plain torch, one prompt at a time: for small runs without an engine."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from models.sources.source import ModelSource
 
 
 class TorchAnswerer:
-    """An `Answerer`. An answer depends on its prompt and the seed, not on what is asked beside it."""
+    """An `Answerer`. An answer depends on its prompt and the seed, not on the other prompts."""
 
     def __init__(self, source: ModelSource) -> None:
         """Raises: WeightsError for an incomplete model."""

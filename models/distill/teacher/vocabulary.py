@@ -1,4 +1,4 @@
-"""The guard of distillation by logits: teacher and student must mean the same by every token id. No torch."""
+"""Checks that teacher and student mean the same by every token id, as distillation by logits needs. No torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ def test_read_rows_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_read_rows_names_file_and_line_of_a_damaged_row(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "rows.jsonl").write_bytes(GOOD.encode() + line + b"\n")
-    with pytest.raises(ConfigError, match=r"rows\.jsonl line 2: .*mend or delete the line"):
+    with pytest.raises(ConfigError, match=r"rows\.jsonl line 2: .*fix or delete the line"):
         read_rows([tmp_path / "rows.jsonl"])
 
 
