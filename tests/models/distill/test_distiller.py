@@ -437,5 +437,5 @@ def test_distiller_judges_divergence_anew_in_every_stage(config: DistillConfig) 
     )
     training = replace(config.training, epochs=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "SETTLED_STEPS", 5)
+        patch.setattr(divergence, "SETTLED_STEPS", 5)
         assert trained(replace(config, stages=stages, training=training)).progress.phase.startswith("soft")
