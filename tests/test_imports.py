@@ -37,9 +37,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "students",
         "telemetry",
         "wire access",
-        "settings threads",
+        "settings threads version",
     ),
-    "bench": ("router engines distill", "peers process", "host", "subject losses", "protocol report workload command"),
+    "bench": (
+        "router engines distill",
+        "options peers process",
+        "host",
+        "machine subject losses",
+        "protocol report rounds workload command",
+    ),
     "router": ("training", "router pool", "policy cache", "classifier admission", "decision conversation", "tasks"),
     "engines": (
         "evaluation scripted answerer",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.commands.bench import BENCHES
-from server.commands.cli import main
+from server.commands.cli import COMMANDS, main
 
 
 class Parsed(Exception):
@@ -29,17 +29,29 @@ def parser_of(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse
 
 
 def describe_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any]]:
-    yield from _walk("fenhe", parser_of([], monkeypatch))
+    for name in COMMANDS:
+        yield from _walk(f"fenhe {name}", _parser_of_command(name, parser_of([name], monkeypatch)))
+    whole = parser_of([], monkeypatch)
+    yield from _walk("fenhe", whole, is_deep=False)
+    yield from _walk("fenhe bench", _parser_of_command("bench", whole))
     yield from _walk("fenhe router", parser_of(["router"], monkeypatch))
     for name in BENCHES:
         yield from _walk(f"fenhe bench {name}", parser_of(["bench", name], monkeypatch))
 
 
-def _walk(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
+def _parser_of_command(name: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Of the subcommands only the named one knows its arguments."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found = commands.choices[name]
+    assert isinstance(found, argparse.ArgumentParser)
+    return found
+
+
+def _walk(name: str, parser: argparse.ArgumentParser, *, is_deep: bool = True) -> Iterator[tuple[str, Any]]:
     options = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for choice, inner in action.choices.items():
+            for choice, inner in action.choices.items() if is_deep else ():
                 yield from _walk(f"{name} {choice}", inner)
         elif not isinstance(action, argparse._HelpAction):
             options[", ".join(action.option_strings) or action.dest] = _describe_option(action)

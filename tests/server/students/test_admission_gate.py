@@ -27,7 +27,7 @@ from tests.server.conftest import (
 )
 
 ONE_AT_A_TIME = EngineConfig(max_running=1, max_waiting=2)
-HELD = {"hold": Line(pieces=("x ",) * 400, delay_s=0.02), "brief": Line(pieces=("y ",) * 15, delay_s=0.02)}
+HELD = {"hold": Line(pieces=("x ",) * 400, delay_s=0.02), "brief": Line(pieces=("y ",) * 40, delay_s=0.02)}
 
 
 class Crowd:
