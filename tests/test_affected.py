@@ -67,8 +67,9 @@ def test_nothing_changed_touches_nothing() -> None:
 
 def test_time_limit_begins_no_test_when_it_is_over_and_says_of_which_file(request: pytest.FixtureRequest) -> None:
     reporter = Mock()
-    for seconds, is_begun in ((60, None), (0, True)):
-        limit = TimeLimit(seconds)
-        assert limit.pytest_runtest_protocol(request.node) is is_begun
+    patient, hasty = TimeLimit(60), TimeLimit(0)
+    assert [patient.pytest_runtest_protocol(request.node) for _ in range(2)] == [None, None]
+    assert [hasty.pytest_runtest_protocol(request.node) for _ in range(3)] == [None, True, True]
+    for limit in (patient, hasty):
         limit.pytest_terminal_summary(reporter)
-    reporter.line.assert_called_once_with("left out for want of time: 1 tests of tests/test_affected.py")
+    reporter.line.assert_called_once_with("left out for want of time: 2 tests of tests/test_affected.py")
