@@ -1,6 +1,7 @@
 """Our own subject on a tiny student: the figures come from real engine and runner work."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,10 @@ def test_score_is_the_same_side_by_side_and_alone_and_equals_the_reference(folde
 def test_mixed_step_times_every_step_its_formula_needs(fenhe: Fenhe) -> None:
     times = fenhe.mixed_step(MixedStep(prompt=(5, 6, 7), num_rows=4, repeats=2))
     assert (len(times.paths), times.rows_per_path) == (2, 2)
-    assert mixed_over_modules(times) > 0
+    assert times.uniform_s.keys() == uniform_steps(times.paths, 2, 3).keys()
+    assert min(times.mixed_s, *times.uniform_s.values()) > 0
+    # What a module costs is a difference of two times: on a busy machine, in two repeats, of either sign.
+    assert math.isfinite(mixed_over_modules(times))
 
 
 def test_uniform_steps_cover_the_formula_at_any_number_of_depths() -> None:
