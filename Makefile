@@ -6,8 +6,8 @@ PACKAGES := server bench router engines models loadtest tests
 
 # Checks with needs of their own, by the marker of their tests: `make test` leaves them out.
 SLOWER := clients vllm deploy browser
-# As many processes as cores, within what memory bears: each may hold a torch model.
-PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+# Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
 .PHONY: help serve test check lint format bench soak clean $(SLOWER:%=test-%)
 
@@ -42,7 +42,7 @@ serve: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve $(if $(PORT),--port $(PORT))
 
 test: lint
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 check: lint
 	$(BIN)/python -m tests.affected

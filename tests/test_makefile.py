@@ -29,6 +29,10 @@ def test_make_help_tells_of_the_port() -> None:
     assert "make serve PORT=8001" in recipe("help")
 
 
+def test_make_test_takes_a_number_of_processes() -> None:
+    assert "-m pytest -n 5 " in recipe("test", "PROCESSES=5")
+
+
 @pytest.mark.parametrize("name", ["clients", "vllm", "deploy", "browser"])
 def test_slower_checks_run_the_tests_of_their_marker(name: str, pytestconfig: pytest.Config) -> None:
     assert f"-m pytest -m {name} " in recipe(f"test-{name}")
