@@ -1,6 +1,6 @@
 """Bounds of numbers, written once beside the field: `Annotated[int, Meta(ge=1)]`.
 
-msgspec checks them on what it reads. Here they are found, put into words, and checked on values made in code.
+msgspec checks them on what it reads. This module finds them, puts them into words, and checks values made in code.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Bounds:
-    """`least` and `most` are allowed themselves, `above` is not."""
+    """The bounds of a number. `least` and `most` are allowed values themselves, `above` is not."""
 
     least: float | None = None
     above: float | None = None
     most: float | None = None
 
     def has(self, value: float) -> bool:
-        """Whether a value is within them; NaN never is."""
+        """Whether a value is within the bounds; NaN never is."""
         return (
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
@@ -34,7 +34,7 @@ class Bounds:
         )
 
     def __str__(self) -> str:
-        """What a value must be: `at least 4`."""
+        """What a value must be, such as `at least 4`."""
         if self.least is not None and self.most is not None:
             return f"from {self.least:g} to {self.most:.10g}"
         if self.above is not None:
@@ -43,7 +43,7 @@ class Bounds:
 
 
 def find_bounds(hint: Any) -> Bounds | None:
-    """Those of a number's type, of an optional one's, or of the values of a table."""
+    """The bounds in the type of a number, of an optional number, or of a table's values; None where there are none."""
     for note in getattr(hint, "__metadata__", ()):
         if isinstance(note, Meta) and (note.ge, note.gt, note.le) != (None, None, None):
             return Bounds(least=note.ge, above=note.gt, most=note.le)

@@ -1,6 +1,6 @@
 """Chat templates: Jinja text that came with a model, rendered in a sandbox the way transformers renders it.
 
-A template is somebody else's program: it sees the messages and nothing of ours.
+A template is somebody else's program: it sees only what `render` is given.
 """
 
 import json
@@ -47,7 +47,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the model's chat template is damaged: line {error.lineno}: {error.message}") from error
         self.writes_tools = "tools" in names and TOOL_MARK in source
-        """Whether it tells of tools by itself, and writes calls in the one form that fenhe reads back."""
+        """Whether it describes tools to the model by itself, and writes calls in the one form that fenhe reads back."""
 
     def render(
         self,
@@ -56,8 +56,7 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt text of a conversation; special tokens appear in it as text. `tools` are for templates that write
-        them.
+        """The prompt text of a conversation; special tokens appear in it as text. `tools`: where `writes_tools`.
 
         Raises: BadRequest with the template's own words when it refuses the messages.
         """
@@ -91,7 +90,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: Jinja's own filter escapes HTML characters and sorts keys, unlike the data of any model."""
+    """Plain JSON: Jinja's own filter escapes HTML characters and sorts keys, which no model was trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -6,7 +6,7 @@ ServingError
     UnsupportedField       a field that would change the output and is not supported
     ContextTooLong         prompt plus answer do not fit the student's context
     InvalidParameter       a value outside its range or of the wrong kind
-  Unauthorized             no key, or one that nobody knows
+  Unauthorized             no key, or an unknown one
   Forbidden                a known key that may not do this
   NotFound
     UnknownModel           no such student or path
@@ -14,11 +14,11 @@ ServingError
     QueueFull
     DeadlineUnreachable    what is queued would make the answer late
     RateLimited            a key's own limits
-      RequestTooLarge      it is more than the key may have in a minute
+      RequestTooLarge      one request asks for more than the key may have in a minute
   Unavailable              try again later: what the request needs is not there yet, or is broken
     PathLoading
     EngineUnhealthy
-    Stopping               this server, or the student, is being ended on purpose
+    Stopping               this server, or the student, is being stopped on purpose
   DeadlineExceeded
   EngineFault              our fault
     StepFailed             a forward pass raised; the sequences in it are lost
@@ -45,8 +45,8 @@ class ServingError(Exception):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Problem:
-    """One mistake. `setting` is the dotted name of the setting at fault, None where it is no setting; `others` are
-    those that it also concerns: they contradict it, or were probably meant."""
+    """One mistake. `setting` is the dotted name of the setting at fault, None where none is; `others` are further
+    settings that it concerns: they contradict the first, or were probably meant instead."""
 
     said: str
     setting: str | None = None
@@ -56,18 +56,18 @@ class Problem:
         return self.said
 
     def is_about(self, name: str) -> bool:
-        """Whether it is about this setting, or one of this section."""
+        """Whether it is about this setting, or a setting of this section."""
         return any(one == name or one.startswith(f"{name}.") for one in (self.setting or "", *self.others))
 
     def within(self, prefix: str) -> "Problem":
-        """The same of settings whose names begin so: `engine.`."""
+        """The same problem with `prefix` (such as `engine.`) before the names of its settings."""
         setting = None if self.setting is None else f"{prefix}{self.setting}"
         others = tuple(f"{prefix}{one}" for one in self.others)
         return Problem(said=f"{prefix}{self.said}", setting=setting, others=others)
 
 
 class ConfigError(ServingError):
-    """`problems` has each mistake by itself; the message has them all."""
+    """`problems` holds the mistakes one by one; the message names them all."""
 
     code = "config_error"
 

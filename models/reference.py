@@ -1,4 +1,5 @@
-"""The decoder in plain torch at fp32: the numbers every graph is held against. Only tests import it.
+"""The decoder in plain torch at fp32: the numbers that every graph is compared with, and a slow
+teacher for small distillation runs.
 
 Tensor names carry shapes: T positions of this call, S positions with the cache, H hidden, V vocabulary,
 N heads, K key heads, D head size.
@@ -73,7 +74,7 @@ class ReferenceDecoder:
         return self.logits(self.layers(self.embed(ids), 0, self.architecture.num_layers))
 
     def generate_greedy(self, prompt_ids: Sequence[int], num_tokens: int) -> list[int]:
-        """The next `num_tokens` most likely tokens, end tokens not respected."""
+        """The likeliest continuation, `num_tokens` long; it does not stop at end tokens."""
         cache, ids, generated = KvCache(), list(prompt_ids), list[int]()
         for _ in range(num_tokens):
             hidden_TH = self.layers(self.embed(ids), 0, self.architecture.num_layers, cache)

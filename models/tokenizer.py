@@ -1,7 +1,7 @@
 """Text to token ids and back, on the `tokenizers` package, with the exact bytes behind every token.
 
 Owns the student folder's tokenizer files. Safe to share between threads: nothing changes after construction
-but two caches whose entries never differ.
+except two caches, whose entries every thread would fill in alike.
 """
 
 import json
@@ -75,8 +75,8 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Ids of a text.
 
-        `add_special` puts around it what the model wants around a raw prompt; a rendered template has that
-        already. `parse_special` False reads "<|im_end|>" and the like as ordinary text.
+        `add_special` adds the tokens (such as BOS) that the model expects around a raw prompt; a rendered template
+        has them already. `parse_special` False reads "<|im_end|>" and the like as ordinary text.
         Raises: InvalidParameter for half a surrogate pair, which JSON can carry and UTF-8 cannot.
         """
         backend = self._backend if parse_special else self._literal()
@@ -87,14 +87,14 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Text of ids; bytes that are not UTF-8 become U+FFFD."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes a token stands for; b"" for special tokens and for ids that no token has.
 
-        Joined they are `decode` of the ids, but for the one leading space that sentencepiece drops there.
+        Joined they equal `decode` of the ids, except for the one leading space that sentencepiece drops there.
         """
         known = self._bytes.get(id)
         if known is None:

@@ -1,4 +1,4 @@
-"""`fenhe build`: from a model somebody else made to a student folder.
+"""`fenhe build`: from a GGUF file or Hugging Face folder to a student folder.
 
 Builds beside the target and renames at the end, so that a folder is either a whole student or not there.
 """

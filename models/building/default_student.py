@@ -22,8 +22,9 @@ PACKAGED = Path(__file__).parents[1] / "data"
 def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> Path:
     """The folder of the default student; `report` gets a line before anything that takes long.
 
-    One that is damaged, of another version or with other exits than this package has is built again, and replaced only
-    when that is done: where it cannot be, one that still opens is served. Processes that start together build it once.
+    A student that is damaged, of another version, or with other exits than those of this package is built again, and
+    replaced only when the new one is complete. If it cannot be built, an old one that still opens is served.
+    Processes that start together build it once.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
@@ -50,7 +51,7 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
 def _build(
     folder: Path, cache: Path, exits: Path | None, measured: Measured | None, report: Callable[[str], None]
 ) -> None:
-    """Build beside `folder`, then take its place."""
+    """Build beside `folder`, then replace it."""
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a build that was killed
     report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
@@ -64,9 +65,9 @@ def _build(
 
 
 def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, report: Callable[[str], None]) -> None:
-    """Figures that came with a newer package replace those that the student was built with, once.
+    """Replace the student's figures once by those that came with a newer package.
 
-    What `fenhe eval` stored here since then stays until the package has others.
+    What `fenhe eval` stores afterwards stays until a package has other figures.
     """
     mark = _figures_mark(folder)
     digest = _figures_sha256()
@@ -81,7 +82,7 @@ def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, 
 
 
 def _figures_mark(folder: Path) -> Path:
-    """Says which packaged figures the student has been given."""
+    """The file that records which packaged figures the student was given."""
     return folder.with_suffix(".figures")
 
 

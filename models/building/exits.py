@@ -1,4 +1,4 @@
-"""Trained exits in one file: what they were trained for, where they stand, and their weights.
+"""Trained exits in one file: what they were trained for, behind which modules, and their weights.
 
 A safetensors file in fp16. Its metadata key `fenhe` holds the `ExitPlan`; `{exit}.map.weight` and `{exit}.map.bias`
 are an exit's linear map, `{exit}.layers.{i}.*` its decoder layers under their Hugging Face names.
@@ -54,7 +54,7 @@ class PlannedExit(Record, frozen=True, kw_only=True):
 
 
 class ExitPlan(Record, frozen=True, kw_only=True):
-    """What an exits file says beside its weights.
+    """What an exits file holds besides its weights.
 
     `source_sha256` is of the model that the exits were trained for. The model's own end and the full path need not be
     named; a task without a path takes the full one. `training` is whatever the model card should say.
@@ -127,7 +127,7 @@ def read_exits(file: Path) -> "Exits":
     stored = SafetensorsFile(file)
     text = _metadata(file).get(METADATA_KEY)
     if text is None:
-        raise ConfigError(f"{file} is no exits file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
+        raise ConfigError(f"{file} is not an exits file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
     try:
         plan = msgspec.json.decode(text, type=ExitPlan)
     except msgspec.DecodeError as error:
@@ -288,7 +288,7 @@ class ExitSource:
         return self._base.tokenizer()
 
     def _shared(self, name: str) -> str:
-        """The name, if the base may be asked for it: its layers would be mistaken for blocks of the exit."""
+        """The name, unless it is of a layer: a layer of the base would be mistaken for a block of the exit."""
         if name.startswith("model.layers."):
             raise WeightsError(f"{self._exits.file}: exit {self._exit.name!r} has no tensor {name}; {REMEDY}")
         return name

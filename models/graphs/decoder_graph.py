@@ -43,19 +43,19 @@ class LayerWriter(Protocol):
         ...
 
     def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
-        """Layer `index` of the source, whose KV buffers are the stage's `slot`-th."""
+        """Write layer `index` of the source; its KV buffers are number `slot` of the stage."""
         ...
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
-        """The hidden state between modules, under the name `output`."""
+        """Write the hidden state between modules, under the name `output`."""
         ...
 
     def norm(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual, output: str) -> None:
-        """The head's input, under the name `output`."""
+        """Write the final norm, which gives the head's input, under the name `output`."""
         ...
 
     def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
-        """Logits, under the name `output`."""
+        """Write the head: from `value` to logits, under the name `output`."""
         ...
 
 
@@ -95,8 +95,8 @@ def write_head(
 
 
 def _mapped(graph: GraphWriter, source: ModelSource, value: str) -> str:
-    """A linear map of the residual stream. In fp32 at every precision: 8 bits a row would blur the raw stream, whose
-    large channels no norm has tamed yet.
+    """A linear map of the residual stream. In fp32 at every precision: the raw stream has a few very large channels,
+    which no norm has scaled down yet, and 8 bits per row would lose the others.
     """
     weight = graph.weight(MAP_WEIGHT, np.ascontiguousarray(source.read(MAP_WEIGHT).T))
     return graph.node("Add", [graph.node("MatMul", [value, weight]), graph.weight(MAP_BIAS, source.read(MAP_BIAS))])
@@ -210,7 +210,7 @@ class StockLayerWriter:
     def _query_key_value(
         self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str
     ) -> tuple[str, str, str]:
-        """Packed in the first value, unless query and key have norms of their own."""
+        """All three packed into the first value and the others empty, unless query and key have norms of their own."""
         architecture = source.architecture
         prepared = self.linear.prepare(graph, normed)
         packed = self._project(graph, source, prefix, ("q_proj", "k_proj", "v_proj"), prepared)
@@ -250,7 +250,7 @@ class StockLayerWriter:
     def _project(
         self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
     ) -> str:
-        """The named matrices side by side as one product, with their biases."""
+        """One product with the named matrices joined, and their biases added."""
         name = f"{prefix}.{'_'.join(parts)}"
         result = self.linear.multiply(graph, prepared, name, stacked(source, prefix, parts))
         bias = stacked_bias(source, prefix, parts)

@@ -103,7 +103,7 @@ class NativeLayerWriter:
     def _project(
         self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
     ) -> LinearInput:
-        """A product whose row scale is still to be applied, or was, where a bias had to be added."""
+        """A product whose row scale is still to be applied; where there is a bias, it has been applied already."""
         name = f"{prefix}.{'_'.join(parts)}"
         result = _product(graph, prepared.value, name, stacked(source, prefix, parts))
         bias = stacked_bias(source, prefix, parts)
@@ -114,7 +114,7 @@ class NativeLayerWriter:
 
 
 def _pending(residual: Residual) -> list[str]:
-    """What an operator that adds before it works is given beside the running sum."""
+    """The further inputs of an operator that first adds the pending value to the running sum."""
     if residual.pending is None:
         return []
     return [residual.pending] if residual.scale is None else [residual.pending, residual.scale]

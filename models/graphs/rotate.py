@@ -80,7 +80,7 @@ def hadamard(size: int) -> Array:
 class RotatedSource:
     """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied.
 
-    Its `down_proj` wants the product of gate and up, cut into `hadamard_size` equal parts, mixed by `hadamard`.
+    Its `down_proj` expects the product of gate and up cut into `hadamard_size` equal parts and mixed by `hadamard`.
     """
 
     def __init__(self, source: ModelSource) -> None:

@@ -142,14 +142,14 @@ def _check_digest(name: str, found: str, expected: str) -> None:
 
 
 class SilentBar(tqdm_asyncio):  # type: ignore[type-arg]  # not generic when it runs
-    """A progress bar that shows nothing, for a client that has no switch for that."""
+    """A progress bar that shows nothing, for a client that has no option to hide its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
 def pull_from_hub(name: str, cache: Path, *, show_progress: bool) -> Path:
-    """Fetch `ORG/NAME[@REVISION]` from the Hugging Face hub; a broken-off download goes on where it stopped.
+    """Fetch `ORG/NAME[@REVISION]` from the Hugging Face hub; an interrupted download resumes where it stopped.
 
     Raises: ConfigError that says why it could not be fetched.
     """

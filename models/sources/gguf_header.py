@@ -70,7 +70,7 @@ class GgufHeader:
         return value
 
     def require(self, key: str, kind: type[T]) -> T:
-        """A metadata value. Raises: WeightsError where there is none."""
+        """A metadata value. Raises: WeightsError where there is none, or one of another kind."""
         value = self.find(key, kind)
         if value is None:
             raise WeightsError(f"{self.file}: metadata {key} is missing")
@@ -90,7 +90,7 @@ def read_header(file: Path) -> GgufHeader:
 
 
 class _Cursor:
-    """A place in the header that never runs over the end."""
+    """A reading position in the header; it never passes the end of the file."""
 
     def __init__(self, file: Path, data: mmap.mmap) -> None:
         self.file = file

@@ -50,7 +50,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "tekken": (_TEKKEN_SPLIT,),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
-"""Patterns that cut text before merging, by `tokenizer.ggml.pre`. Source: llama.cpp, `llm_tokenizer_bpe`."""
+"""Patterns that split text before merging, by `tokenizer.ggml.pre`. Source: llama.cpp, `llm_tokenizer_bpe`."""
 
 _WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "tekken"})
 """Vocabularies whose words are taken whole where they are tokens, whatever the merges say."""
@@ -150,7 +150,7 @@ def _token_kinds(header: GgufHeader, tokens: list[str]) -> list[int]:
 
 
 def _add_marked_tokens(backend: Backend, header: GgufHeader, tokens: list[str]) -> None:
-    """Control tokens become special, user-defined ones are found whole in text but are text."""
+    """Control tokens become special; user-defined ones are matched whole in text, but stay ordinary text."""
     kinds = list(zip(tokens, _token_kinds(header, tokens), strict=True))
     special = [token for token, kind in kinds if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN)]
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
@@ -159,7 +159,7 @@ def _add_marked_tokens(backend: Backend, header: GgufHeader, tokens: list[str]) 
 
 
 def _add_surroundings(backend: Backend, header: GgufHeader, kind: str, tokens: list[str]) -> None:
-    """Teach the backend what stands around a raw prompt."""
+    """Make the backend add BOS and EOS around a raw prompt where the file says so."""
     pre = header.find("tokenizer.ggml.pre", str)
     adds_bos = header.find("tokenizer.ggml.add_bos_token", bool)
     if adds_bos is None:

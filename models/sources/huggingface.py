@@ -63,7 +63,7 @@ class HuggingFaceSource:
         return self._shard(name).tensors[name].shape
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """One tensor in fp32. Shapes: matrices are [out, in]."""
+        """One tensor in fp32. Shapes: matrices are [out, in]. Raises: WeightsError as `ModelSource.read` does."""
         return self._shard(name).read(name)
 
     def tokenizer(self) -> Tokenizer:

@@ -145,7 +145,7 @@ def _head_dim(config: HuggingFaceConfig) -> int:
 
 
 def _sliding_window(config: HuggingFaceConfig) -> int | None:
-    """Mistral's window where it can matter; that of other families was refused before."""
+    """Mistral's window, where it is shorter than the context; other families with a window were refused before."""
     if config.model_type != "mistral":
         return None
     window = MISTRAL_SLIDING_WINDOW if config.sliding_window is UNSET else config.sliding_window

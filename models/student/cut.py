@@ -44,7 +44,7 @@ def parse_modules(text: str, num_layers: int) -> tuple[Module, ...]:
 
 
 def plain_layout(modules: tuple[Module, ...]) -> Layout:
-    """Of a student without trained exits: untrained ones answer noise, so every task and length takes full depth."""
+    """The layout without trained exits: untrained ones produce noise, so every task and length takes the full path."""
     return Layout(
         modules=modules,
         exits=exits_of(modules),
@@ -55,7 +55,7 @@ def plain_layout(modules: tuple[Module, ...]) -> Layout:
 
 
 def own_end(modules: tuple[Module, ...]) -> Exit:
-    """The model's own end, which needs no training."""
+    """The model's own final norm and head as an exit; it needs no training."""
     return Exit(name=f"{modules[-1].name}_exit", after=modules[-1].name, is_trained=True)
 
 
@@ -80,7 +80,7 @@ def paths_of(modules: tuple[Module, ...]) -> tuple[StudentPath, ...]:
 
 
 def stacked(counts: Iterable[tuple[str, int]]) -> tuple[Module, ...]:
-    """Modules of these names and numbers of layers, one behind the other."""
+    """Modules of these names and numbers of layers, one after the other."""
     modules = []
     first_layer = 0
     for name, count in counts:

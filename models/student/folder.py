@@ -16,6 +16,8 @@ HEAD = "head"
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Student:
+    """An opened folder; `graph` and `embedding` name the files that an engine loads."""
+
     folder: Path
     manifest: Manifest
     tokenizer: Tokenizer
@@ -47,7 +49,7 @@ class Student:
                 raise WeightsError(f"{self.folder / entry.name} is damaged; build the student again")
 
     def graph(self, variant: str, stage: str) -> Path:
-        """The graph file of a module, an exit, or `head`."""
+        """The graph file of a module, an exit, or `head`. Raises: ConfigError for a precision that was not built."""
         try:
             graphs = self.manifest.variant(variant)
         except KeyError:

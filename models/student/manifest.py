@@ -20,17 +20,17 @@ _HEAD = "head"
 
 NAME_RULE = "letters, digits, `.`, `_`, `-`, `+` and inner spaces, beginning with a letter or digit"
 # Names go into HTTP headers, URLs, model ids (`student:path`) and file names. `+` and inner spaces are harmless there,
-# and a student is called like the folder it was built from unless it is told otherwise.
+# and a student is named after the folder it was built from unless it is given another name.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+ -]*[A-Za-z0-9._+-])?")
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a student, module, exit or path may be called that: see `NAME_RULE`."""
+    """Whether a student, module, exit or path may have this name: see `NAME_RULE`."""
     return _NAME.fullmatch(name) is not None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every manifest record: immutable, and a key nobody knows is an error."""
+    """Base of every manifest record: immutable, and an unknown key is an error."""
 
 
 class Module(Record, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Retention(Record, frozen=True, kw_only=True):
 
 
 class Layout(Record, frozen=True, kw_only=True):
-    """Where a student is cut, how it can be left, and what takes which path."""
+    """Where a student is cut, by which exits it can be left, and which task and prompt length takes which path."""
 
     modules: tuple[Module, ...]
     exits: tuple[Exit, ...]
@@ -133,7 +133,7 @@ T = TypeVar("T", StudentPath, Exit, Module, Variant)
 
 
 class Manifest(Record, frozen=True, kw_only=True, dict=True):
-    # `dict` gives the cached properties a place.
+    # `dict=True`: cached properties are stored in it.
     format_version: int
     name: str
     source: str
@@ -223,7 +223,7 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     def path_ranks(self) -> dict[str, int]:
         """Ranks of the paths by name, 0 the deepest: sorted by rank, the rows that run a module come first in a step.
 
-        Between paths of equal depth those of one exit are neighbours, so that it runs once for all of them.
+        Among paths of equal depth those with the same exit are neighbours, so that the exit runs once for all of them.
 
         Raises: ConfigError when no order does that for all modules.
         """

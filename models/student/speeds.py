@@ -1,4 +1,4 @@
-"""What was measured of a student's variants on one machine: a file beside the manifest."""
+"""Measured speeds of a student's variants on one machine: a file beside the manifest."""
 
 from pathlib import Path
 

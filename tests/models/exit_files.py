@@ -29,7 +29,7 @@ PLAN = ExitPlan(
     paths=(
         StudentPath(name="math", modules=("knowledge",), exit="math_exit"),
         StudentPath(name="fact", modules=("knowledge",), exit="fact_exit"),
-        # Of the first one's exit again, so that an order by modules alone would part them.
+        # The first path's exit again: an order by modules alone would separate the two.
         StudentPath(name="riddle", modules=("knowledge",), exit="math_exit"),
         StudentPath(name="legal", modules=("knowledge", "reasoning"), exit="legal_exit"),
     ),

@@ -1,4 +1,4 @@
-"""What transformers says with the default student's weights: the text that the reference and the engine must say."""
+"""What transformers writes with the default student's weights: the reference and the engine must write the same."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def chat_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def greedy_tokens(source: ModelSource) -> dict[str, list[int]]:
-    """The likeliest `NUM_TOKENS` tokens after every prompt, end tokens not respected; all prompts in one batch."""
+    """The likeliest `NUM_TOKENS` tokens after every prompt, not stopping at end tokens; all prompts in one batch."""
     import torch
 
     tokenizer = source.tokenizer()

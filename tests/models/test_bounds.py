@@ -1,4 +1,4 @@
-"""Bounds: found in a field's type, told in words, and held."""
+"""Bounds: found in a field's type, put into words, and enforced."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any

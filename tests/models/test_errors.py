@@ -1,4 +1,4 @@
-"""Mistakes in settings as data: which setting they are about, and how they are told together."""
+"""Mistakes in settings as data: which setting they are about, and what their common message says."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An exits file is what was written, or refused by name; a student built with it is otherwise the same."""
+"""An exits file reads back as it was written, or is refused by name; a student built with it is otherwise the same."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +126,7 @@ def rewritten(file: Path, metadata: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("metadata", "problem"),
     [
-        ({"other": "{}"}, "is no exits file"),
+        ({"other": "{}"}, "is not an exits file"),
         ({"fenhe": "{"}, "its plan cannot be read"),
         ({"fenhe": msgspec.json.encode(msgspec.to_builtins(PLAN) | {"colour": "red"}).decode()}, "colour"),
         ({"fenhe": msgspec.json.encode(msgspec.to_builtins(PLAN) | {"format_version": 9}).decode()}, "9 is not 1"),

@@ -73,7 +73,7 @@ def manifest() -> Manifest:
 
 
 def retention(**fields: Any) -> Retention:
-    """Of the knowledge path on math at fp32, unless told otherwise; the interval follows the score."""
+    """Of the knowledge path on math at fp32, unless given otherwise; the interval follows the score."""
     score = fields.get("score", 0.5)
     values = {"path": "knowledge", "task": "math", "variant": "fp32", "score": score, "low": score, "high": score}
     return Retention(**(values | fields))
