@@ -1,7 +1,7 @@
-"""Blind answers: the same answer behind another row's question.
+"""Blind answers: the same answer after another row's question.
 
 Much of a short answer's likelihood is its form: a path that has learned to answer in three words finds any three words
-likely. What it knows shows in how much likelier the answer is behind its own question than behind another row's.
+likely. What it knows shows in how much likelier the answer is after its own question than after another row's.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import replace
 from models.evaluation.rows import Passage
 
 SHORT_ANSWER_TOKENS = 16
-"""At most so many on average: fewer than in a sentence, so that the answer itself says little of how it goes on."""
+"""The most that short answers have on average: less than a sentence, whose beginning would tell much of its end."""
 
 
 def are_short(lengths: Sequence[int]) -> bool:
@@ -19,9 +19,9 @@ def are_short(lengths: Sequence[int]) -> bool:
 
 
 def with_other_questions(passages: Sequence[Passage], max_tokens: int) -> list[Passage]:
-    """The passages; those of datasets with short answers get another row's question of their dataset and task.
+    """The passages; where a dataset's answers are short, each with another row's question of that dataset and task.
 
-    The same ones every time. A row whose dataset has no other question and answer that fits gets none.
+    Deterministic. A row for which no other row has a different question and answer, and fits, gets none.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for index, passage in enumerate(passages):
@@ -36,7 +36,7 @@ def with_other_questions(passages: Sequence[Passage], max_tokens: int) -> list[P
 
 
 def _other_question(group: Sequence[Passage], place: int, max_tokens: int) -> tuple[int, ...]:
-    """From half a round away on: neighbours in a file may come from one text."""
+    """Searched for from half the group away on: neighbours in a file may come from one text."""
     own = group[place]
     for step in range(len(group)):
         other = group[(place + len(group) // 2 + step) % len(group)]

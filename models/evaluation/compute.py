@@ -5,18 +5,18 @@ from models.student.folder import HEAD, Student
 from models.student.manifest import Manifest, StudentPath
 
 ATTENTION_CONTEXT_TOKENS = 1024
-"""The context at which attention is counted where it is counted at all."""
+"""The context that is assumed where attention is counted as well."""
 
 
 def layer_multiply_adds(architecture: Architecture, context_tokens: int = 0) -> int:
-    """Of one layer for one token: its matrices, and attention over `context_tokens` keys and values."""
+    """Multiply-adds of one layer for one token: its matrices, and attention over `context_tokens` keys and values."""
     hidden, inner = architecture.hidden_size, architecture.intermediate_size
     matrices = hidden * (2 * architecture.q_size + 2 * architecture.kv_size + 3 * inner)
     return matrices + 2 * architecture.q_size * context_tokens
 
 
 def path_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> int:
-    """Of one token on a path, its exit's map and blocks and the head included. Norms and look-ups count nothing."""
+    """Multiply-adds of one token on a path, its exit and the head included; norms and look-ups count as nothing."""
     architecture = manifest.architecture
     head = architecture.hidden_size * architecture.vocab_size
     if manifest.exit(path.exit).has_map:

@@ -19,7 +19,7 @@ def tasks_of(evaluation: Evaluation) -> list[str]:
 
 
 def reference_words(evaluation: Evaluation) -> str:
-    """What is compared with what."""
+    """What each kind of figure is compared with, in words."""
     return (
         f"agreement, KL and perplexity ratio: against the path {evaluation.full_path} at "
         f"{evaluation.reference_precision}; retention: against it at the same precision"
@@ -77,12 +77,12 @@ def full_words(measure: Measure) -> str:
         return f"{measure.full_value:.4f} nats per token"
     between = f"[{measure.full_low:.3f}, {measure.full_high:.3f}]"
     if measure.kind == INFORMATION:
-        return f"{measure.full_value:.4f} nats per token are told by the question {between}"
+        return f"{measure.full_value:.4f} nats per token come from the question {between}"
     return f"{measure.full_value:.3f} right {between}, chance {measure.chance:.3f}"
 
 
 def measured_words(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
-    """Every task, and by which measures of the full path at the reference precision it is kept, or that by none."""
+    """Every task, and which measures of the full path at the reference precision count towards what is kept of it."""
     for point in evaluation.points:
         if point.path == evaluation.full_path and point.precision == evaluation.reference_precision:
             for task in point.tasks:

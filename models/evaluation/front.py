@@ -13,7 +13,7 @@ Cost = Callable[[Point], float]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Rule:
-    """Of the points that keep at least `least_kept` of every task, the one with the least `cost`."""
+    """Choose, among the points that keep at least `least_kept` of every task, the one with the least `cost`."""
 
     least_kept: float
     cost: Cost

@@ -24,7 +24,7 @@ from models.evaluation.table import CHOICE, INFORMATION, LIKELIHOOD, Measure
 CLEAR_SHARE = 2 / 3
 """Clearly above chance: the low end of the interval has at least this share of what the figure itself is above it."""
 MIN_ROWS = 20
-"""Of a choice or of information. Resampling fewer says nothing of their spread."""
+"""The fewest rows of a choice or of information: resampling fewer says nothing about their spread."""
 
 Pairs = Sequence[tuple[RowScore, RowScore]]
 
@@ -46,7 +46,7 @@ def measures_of(path: Sequence[RowScore], base: Sequence[RowScore], seed: int) -
 
 
 def is_clear(value: float, low: float, chance: float) -> bool:
-    """Whether a figure is so far above chance that shares of it can be told apart."""
+    """Whether a figure is far enough above chance for shares of it to be distinguished."""
     return value > chance and low - chance >= CLEAR_SHARE * (value - chance)
 
 
@@ -101,7 +101,7 @@ def _choice(pairs: Pairs, num_rows: int, seed: int) -> Sampled:
     low, high = interval(ratios, ratio)
     is_above = is_clear(base_value, full_low, chance)
     is_enough = len(pairs) >= MIN_ROWS and 2 * len(pairs) >= num_rows
-    too_few = f"only {len(pairs)} of {num_rows} rows have choices that fit; it takes half of them, and {MIN_ROWS}"
+    too_few = f"only {len(pairs)} of {num_rows} rows have choices that fit; half of them, and {MIN_ROWS}, are needed"
     verdict = f"the full path's accuracy {base_value:.3f} is {'' if is_above else 'not '}clearly above {chance:.3f}"
     measure = Measure(
         name=f"{first.dataset}_{CHOICE}",
@@ -124,7 +124,7 @@ def _choice(pairs: Pairs, num_rows: int, seed: int) -> Sampled:
 
 
 def _information(pairs: Pairs, seed: int, choice: Measure | None) -> Sampled:
-    """Source: domain-conditional pointwise mutual information, with another row's question as the premise that tells
+    """Source: domain-conditional pointwise mutual information, with another row's question as the premise that gives
     the domain (Holtzman and others 2021, Surface Form Competition)."""
     first = pairs[0][0]
     gains = np.array([[row.information, other.information] for row, other in pairs], np.float64)
@@ -162,5 +162,5 @@ def _why_informed(is_above: bool, num_rows: int, choice: Measure | None) -> str:
     if choice is not None and choice.is_counted:
         return "the choice counts"
     if not is_above:
-        return "the question tells the full path too little to measure"
+        return "the question gives the full path too little to measure"
     return "short answers without choices" if choice is None else choice.reason

@@ -1,4 +1,4 @@
-"""SVG by hand: the front and the loss curves. Colours are the page's CSS classes, so they follow light and dark."""
+"""The Pareto front and the loss curves as SVG. Colours are CSS classes of the page, so they follow light and dark."""
 
 import html
 import math
@@ -27,7 +27,7 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values in the axis's range, four to eight of them."""
+        """About four to eight round values within the axis."""
         step = 10 ** math.floor(math.log10((self.high - self.low) / 3))
         step *= next((factor for factor in (1, 2, 5) if (self.high - self.low) / (step * factor) <= 8), 10)
         first = math.ceil(self.low / step - 1e-9)
@@ -36,14 +36,14 @@ class Axis:
 
 
 def axis_over(values: Sequence[float], title: str, label: Callable[[float], str] = "{:g}".format) -> Axis:
-    """An axis with a margin around the values."""
+    """An axis that covers the values with a margin at both ends."""
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return Axis(low=low - margin, high=high + margin, title=title, label=label)
 
 
 def front_plot(points: Sequence[Point], cost: Cost, title: str, label: Callable[[float], str]) -> str:
-    """One spot per path and precision, the front as a line with names. Colours are precisions."""
+    """A spot per path and precision, coloured by precision, and the Pareto front as a line with its paths' names."""
     across = axis_over([cost(point) for point in points], title, label)
     up = axis_over([point.mean_kept for point in points], "kept of the reference, mean over tasks", "{:.0%}".format)
     colours = {name: index % NUM_COLOURS for index, name in enumerate(dict.fromkeys(p.precision for p in points))}
@@ -62,7 +62,7 @@ def front_plot(points: Sequence[Point], cost: Cost, title: str, label: Callable[
 
 
 def _name(text: str, x: float, y: float) -> str:
-    """Beside a spot: left of it and below where the frame ends, else right and below."""
+    """A label below a spot: to its left near the right end of the frame, else to its right."""
     anchor, side = ("end", -10) if x > WIDTH * 0.7 else ("start", 10)
     return f'<text class="name" x="{x + side:.1f}" y="{y + 15:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
 

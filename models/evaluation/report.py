@@ -1,4 +1,4 @@
-"""The page `fenhe eval --html` writes: one file without scripts or anything fetched, for light and dark."""
+"""The page that `fenhe eval --html` writes: one file that needs no script and no other file, in light and dark."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -31,11 +31,11 @@ svg .grid{stroke:var(--line);fill:none}svg .front{stroke:var(--soft);stroke-dash
 svg .curve{fill:none;stroke-width:1.8}.legend span{margin-right:1.1rem}
 .legend i{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}
 """
-NIGHT = ":root{--page:#141416;--card:#1d1d20;--ink:#ecebe8;--soft:#a19e98;--line:#323237;--good:#3ddc9722}"
+DARK_PALETTE = ":root{--page:#141416;--card:#1d1d20;--ink:#ecebe8;--soft:#a19e98;--line:#323237;--good:#3ddc9722}"
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of a training log. Keys beside these are not looked at. `loss` is of `exit`, or by exit."""
+    """A line of a training log; other keys are ignored. `loss` is the loss of `exit`, or the losses by exit."""
 
     step: int
     loss: float | dict[str, float]
@@ -44,7 +44,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Pictures:
-    """What training has to add to the page: loss curves by name, and a picture of the layers as SVG."""
+    """What training adds to the page: loss curves by name, and a picture of the layers as SVG."""
 
     curves: dict[str, list[Spot]] = field(default_factory=dict)
     layers: str | None = None
@@ -55,7 +55,7 @@ class Pictures:
         curves = {} if steps is None else read_steps(steps)
         picture = None if layers is None else _read(layers)
         if picture is not None and "<svg" not in picture:
-            raise ConfigError(f"{layers} is no SVG picture; name the one that distillation wrote")
+            raise ConfigError(f"{layers} is not an SVG picture; name the one that distillation wrote")
         return cls(curves=curves, layers=picture)
 
 
@@ -82,6 +82,7 @@ def _read(file: Path) -> str:
 
 
 def write_report(file: Path, evaluation: Evaluation, pictures: Pictures) -> None:
+    """Raises: OSError where the file cannot be written."""
     file.write_text(page_of(evaluation, pictures), encoding="utf-8")
 
 
@@ -112,8 +113,8 @@ def page_of(evaluation: Evaluation, pictures: Pictures) -> str:
 
 
 def _style() -> str:
-    night = NIGHT + _colours(DARK)
-    return f"{STYLE}{_colours(LIGHT)}@media (prefers-color-scheme:dark){{{night}}}"
+    dark = DARK_PALETTE + _colours(DARK)
+    return f"{STYLE}{_colours(LIGHT)}@media (prefers-color-scheme:dark){{{dark}}}"
 
 
 def _colours(colours: Sequence[str]) -> str:
@@ -210,7 +211,7 @@ def _full_value(measure: Measure) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
-    """Cells are HTML already; the rows marked are those of the full path."""
+    """`rows` are (whether it is the full path's, cells); cells are HTML already."""
     top = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
     body = "".join(
         f"<tr{' class=full' if is_full else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

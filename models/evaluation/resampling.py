@@ -17,7 +17,7 @@ def resampled_ratios(numerators: Double, denominators: Double, dataset: str, see
     """The ratio of sums in every resample of the rows.
 
     Calls for the same dataset and number of rows draw the same rows, so that their results are resampled together.
-    A ratio to nothing is infinite, unless both sums are equal.
+    Where the denominators add up to 0 or less, the ratio is infinite, or 1 when both sums are equal.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile interval), paired rows.
     """
     generator = np.random.default_rng([seed, zlib.crc32(dataset.encode()), len(numerators)])

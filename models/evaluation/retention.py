@@ -1,4 +1,4 @@
-"""What a path keeps of every task."""
+"""What a path keeps of every task: the mean of the measures that count."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is scored: rows of prompt and answer, and their tokens as `fenhe serve` would see them."""
+"""What is scored: rows of prompt and answer, and their tokens as `fenhe serve` would make them."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ EVAL_PREFIX = "eval_"
 
 
 class JsonRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of an evaluation file; keys beside these (source, licence) are not looked at."""
+    """A line of an evaluation file; other keys (source, licence) are ignored."""
 
     task: str
     prompt: str
@@ -32,8 +32,8 @@ class JsonRow(msgspec.Struct, frozen=True, kw_only=True):
 class Row:
     """One prompt with its reference answer.
 
-    With `wrong`, there is a choice as well: the answer begins with `given` and goes on with `right`, where it could
-    have gone on with each of `wrong`.
+    With `wrong` there is a choice as well: the answer begins with `given` and continues with `right`, where each of
+    `wrong` would be possible too.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class Passage:
     """A row in tokens. The answer begins at `boundary`.
 
     `branches` are the wrong continuations, which leave the text at `branch`; the right one in their place is the text
-    up to `branch_end`. `other_question` is another row's prompt, to ask this answer behind; empty: do not ask.
+    up to `branch_end`. `other_question` is another row's prompt, after which this answer is scored too (empty: not).
     """
 
     dataset: str
@@ -149,7 +149,7 @@ def _chosen(parsed: JsonRow, dataset: str, answer: str, wrong: tuple[str, ...]) 
 
 
 def _worked(parsed: JsonRow, dataset: str) -> Row:
-    """The choice is where the result is first worked out: behind the mark every path can copy it from above."""
+    """The choice is where the result is first worked out: after the mark every path could copy it from above."""
     answer = parsed.answer
     plain = plain_number(answer.rpartition(NUMBER_MARK)[2])
     found = None if plain is None else re.search(rf"=\s*\$?({re.escape(plain)})(?![\d.,]*\d)", answer)
@@ -168,7 +168,7 @@ def _worked(parsed: JsonRow, dataset: str) -> Row:
 
 
 def plain_number(text: str) -> str | None:
-    """`45.0` and ` 1,200` as `45` and `1200`; None for what is no number."""
+    """`45.0` and ` 1,200` as `45` and `1200`; None for anything else."""
     try:
         value = float(text.strip().replace(",", ""))
     except ValueError:
@@ -191,7 +191,7 @@ def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | Non
     right = tokenizer.encode(row.given + row.right, parse_special=False)
     wrong = [tokenizer.encode(row.given + text, parse_special=False) for text in row.wrong]
     plain = Passage(dataset=row.dataset, task=row.task, token_ids=(*prompt, *answer[:room]), boundary=len(prompt))
-    # A tokenizer may write the end of the right continuation otherwise when more text follows.
+    # A tokenizer may encode the end of the right continuation differently when more text follows.
     if not wrong or answer[: len(right)] != right or max(map(len, (right, *wrong))) > room:
         return plain
     shared = _shared(right, *wrong)
@@ -211,6 +211,6 @@ def prompt_text(prompt: str, tokenizer: Tokenizer) -> str:
 
 
 def _shared(*candidates: list[int]) -> int:
-    """Tokens that all candidates begin with, leaving at least one of each to tell it by."""
+    """How many tokens all candidates begin with, leaving at least one of each to distinguish it."""
     same = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*candidates, strict=False))
     return min(sum(1 for _ in same), min(map(len, candidates)) - 1)

@@ -1,4 +1,4 @@
-"""What a path made of one row, and the figures that are sums over rows."""
+"""A path's scores on one row, and the figures that are sums over rows."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RowScore:
-    """What a path made of one passage, summed over the tokens of its answer.
+    """A path's scores on one passage, summed over the tokens of its answer.
 
     `choice_nats` has the mean nats per token of every choice, the right one first; empty where there is no choice.
-    `blind_nats` are those of the same answer behind another row's question; None where that was not asked.
+    `blind_nats` are those of the same answer after another row's question; None where that was not scored.
     Units: nats, kl, blind_nats in nats.
     """
 
@@ -25,12 +25,12 @@ class RowScore:
 
     @property
     def is_right(self) -> bool:
-        """The right choice is likelier than every other one; a tie is no answer."""
+        """Whether the right choice is likelier than every other one; a tie is not right."""
         return self.choice_nats[0] < min(self.choice_nats[1:])
 
     @property
     def information(self) -> float | None:
-        """Nats that the row's own question takes off its answer. Below 0 it misleads."""
+        """Nats that the row's own question takes off its answer; below 0 the question misleads."""
         return None if self.blind_nats is None else self.blind_nats - self.nats
 
 

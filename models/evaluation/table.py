@@ -12,7 +12,7 @@ LIKELIHOOD: Final = "likelihood"
 CHOICE: Final = "choice"
 INFORMATION: Final = "information"
 FORMAT_VERSION = 2
-"""2: the ratio of a choice is that of what is above chance, and short answers count by information."""
+"""Since 2 the ratio of a choice compares what is above chance, and short answers count by information."""
 
 
 class Measure(Record, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Measure(Record, frozen=True, kw_only=True):
 class TaskRetention(Record, frozen=True, kw_only=True):
     """What a path keeps of a task, with its 95 % interval: the mean of `measures`, each counted as 0 to 1.
 
-    `reason` says why it is these that count.
+    `reason` says why these measures count.
     """
 
     task: str
@@ -131,7 +131,7 @@ def read_evaluation(file: Path) -> Evaluation:
         raise ConfigError(f"{file} cannot be read: {error}; write it again with `fenhe eval`") from error
     if evaluation.format_version != FORMAT_VERSION:
         raise ConfigError(
-            f"{file} has figures of format {evaluation.format_version}, which mean something else than those of "
+            f"{file} has figures of format {evaluation.format_version}, which mean something other than those of "
             f"format {FORMAT_VERSION}; write it again with `fenhe eval`"
         )
     return evaluation
@@ -140,7 +140,8 @@ def read_evaluation(file: Path) -> Evaluation:
 def with_evaluation(manifest: Manifest, evaluation: Evaluation) -> Manifest:
     """The manifest with these figures in place of older ones of the same path, precision and task or text.
 
-    Where a task was measured and nothing of it counts, the older figure goes as well: it came by other rows or rules.
+    Where a task was measured and no measure of it counts, the older figure is removed too: it came from other rows or
+    rules.
     """
     quality = {(one.path, one.variant, one.text): one for one in manifest.quality}
     retention = {(one.path, one.variant, one.task): one for one in manifest.retention}

@@ -19,7 +19,7 @@ from models.student.cut import DEFAULT_SHARES
 from models.student.manifest import Module, Record
 
 LOCAL_TOKENS = 8
-"""A token and the seven before it are near. Tokens that have nothing farther away to look at are left out."""
+"""A token and the seven before it are near. Tokens without any farther ones to look at are left out."""
 
 _DIGITS = 9
 """Costs that agree to so many digits count as equal: the rest is rounding, from the order of the additions."""
@@ -79,8 +79,8 @@ def choose_boundaries(
 ) -> tuple[Module, ...]:
     """Cut the layers into modules that are each as uniform as can be, and unlike their neighbours.
 
-    A module may have `tolerance` more or less of the layers than its wanted share. Equal cuts: nearest to the shares.
-    The optimum over all contiguous cuts, by dynamic programming.
+    A module may have `tolerance` more or less of the layers than its wanted share. Of equally good cuts, the
+    one nearest to the shares. The optimum over all contiguous cuts, by dynamic programming.
 
     Raises: ConfigError when no cut satisfies shares, tolerance and `min_layers`.
     """
@@ -184,7 +184,7 @@ class _Sums:
             previous_QT = mean_QT
             states.append(layer(states[-1]))
             if not states[-1].isfinite().all():
-                raise WeightsError(f"layer {index} puts out infinities or NaN; analyse the model at float32")
+                raise WeightsError(f"layer {index} outputs infinities or NaN; analyse the model at float32")
         cosines_TSS = _cosines(torch.cat(states))
         self.influence_L += (1.0 - cosines_TSS.diagonal(offset=1, dim1=1, dim2=2)).sum(dim=0)
         self.angles_SS += cosines_TSS.arccos().sum(dim=0) / math.pi
@@ -213,7 +213,7 @@ class _Sums:
 
 
 def _cosines(states_STH: Tensor) -> Tensor:
-    """Of every token's states with one another. Shapes: [S, T, H] to [T, S, S]."""
+    """Cosines between all states of every token. Shapes: [S, T, H] to [T, S, S]."""
     states_TSH = normalize(states_STH.double().transpose(0, 1), dim=-1)
     return (states_TSH @ states_TSH.transpose(1, 2)).clamp(-1.0, 1.0)
 

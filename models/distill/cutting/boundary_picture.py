@@ -1,7 +1,7 @@
 """One picture of a layer analysis and the cut chosen from it, as SVG text to put into a page or a file.
 
-All three charts share one axis: layer i fills the column i, and the state between two layers stands on the line between
-their columns. So a cut is one vertical line through everything.
+All three charts share one horizontal axis: layer i fills column i, and the state between two layers lies on the line
+between their columns. So a cut is one vertical line through all charts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ MAP_TOP, MAP_HEIGHT = 390.0, 300.0
 BOTTOM = 40.0
 MAX_TICKS = 16
 HEADROOM = 12.0
-"""Over the highest bar, for its figure."""
+"""Space above the highest bar, for its figure."""
 MIN_FIGURE_COLUMN = 16.0
-"""Columns narrower than that have no room for a figure over the bar; pointing at the bar still shows it."""
+"""Narrower columns have no room for a figure above the bar; pointing at the bar still shows it."""
 
 BAR_COLOUR, LINE_COLOUR, HEAT_COLOUR = "#3b82f6", "#d97706", "#8b5cf6"
-"""Each at least 3 : 1 against white and against near-black; text and rules have the colour of the text around."""
+"""Each has a contrast of 3 : 1 or more with white and with near-black; text and lines take the page's text colour."""
 
 _STYLE = (
-    # `:root` is this element only where the picture is a file of its own; in a page the page's colour holds.
+    # `:root` is this element only where the picture is a file of its own; within a page, the page's colours apply.
     "svg:root{color:#1f2937;background:#fff}"
     "@media (prefers-color-scheme:dark){svg:root{color:#e5e7eb;background:#111827}}"
 )
@@ -106,12 +106,12 @@ def _heat_map(analysis: LayerAnalysis) -> Iterator[str]:
     title = f"Angular distance between states (deepest colour: {top:.2f}; 0 is the embedding)"
     yield from _frame(title, MAP_TOP, MAP_HEIGHT, "0", bottom=str(analysis.num_layers))
     column, row_height = WIDTH / analysis.num_layers, MAP_HEIGHT / len(rows)
-    # One colour for the group and no texts: there are thousands of cells in a deep model.
+    # One colour for the whole group and no titles: a deep model has thousands of cells.
     yield f'<g class="angles" fill="{HEAT_COLOUR}" shape-rendering="crispEdges">'
     for state, row in enumerate(rows):
         y = MAP_TOP + row_height * state
         for other, value in enumerate(row):
-            # The outermost states stand on the edges of the axis: half of their cells would stick out.
+            # The first and last state lie on the edges of the chart, so half of each of their cells is cut off.
             left, right = max(0.0, other - 0.5), min(float(analysis.num_layers), other + 0.5)
             yield (
                 f'<rect x="{LEFT + column * left:.1f}" y="{y:.1f}" width="{column * (right - left):.1f}" '
@@ -132,7 +132,7 @@ def _ticks(num_layers: int) -> Iterator[str]:
 
 
 def _modules(analysis: LayerAnalysis, modules: Sequence[Module]) -> Iterator[str]:
-    """Names over their layers with what is typical of them, and a line at every cut."""
+    """Each module's name and mean figures above its layers, and a line at every cut."""
     column = WIDTH / analysis.num_layers
     for module in modules:
         layers = slice(module.first_layer, module.first_layer + module.num_layers)
@@ -167,10 +167,10 @@ def _frame(title: str, top: float, height: float, highest: str, bottom: str = "0
 
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", extra: str = "") -> str:
-    """`words` are escaped already."""
+    """A text element; `words` are escaped already."""
     return f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}"{extra}>{words}</text>'
 
 
 def _share(value: float, top: float) -> float:
-    """Of the largest; nothing of nothing."""
+    """`value` as a share of `top`, the largest; 0 where that is 0."""
     return value / top if top > 0.0 else 0.0

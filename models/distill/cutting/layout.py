@@ -30,8 +30,8 @@ class Layout:
 
     @property
     def state_layers(self) -> set[int]:
-        """How many layers the trunk has run where it has the states that training reads: an exit's input, and what
-        its first block was used to."""
+        """The numbers of layers after which training reads the trunk's states: before every exit, and before the layer
+        that the exit's first block was copied from."""
         depths = {self.depth(exit) for exit in self.exits}
         return depths | {exit.copied_from[0] for exit in self.exits if exit.copied_from}
 
@@ -81,7 +81,7 @@ def planned_exits(config: DistillConfig, modules: tuple[Module, ...]) -> tuple[E
 
 
 def plan_of(source: ModelSource, layout: Layout, training: dict[str, Any]) -> ExitPlan:
-    """What the exits file says about itself.
+    """The plan that the exits file holds.
 
     A task goes to the shallowest path that was trained on it; whether that keeps enough is measured, and the router's
     policy goes deeper where it does not.

@@ -23,7 +23,7 @@ MEASURED_TOKENS = 160
 
 
 def cut_modules(modules: str, analysis: LayerAnalysis, work: WorkFolder) -> tuple[Module, ...]:
-    """`modules` is a cut such as `knowledge:9,reasoning:21`, or `auto`. Draws the picture of either.
+    """Read a cut such as `knowledge:9,reasoning:21`, or choose one where `modules` is `auto`; draw its picture.
 
     Raises: ConfigError for a cut that cannot be read or does not fit the layers.
     """
@@ -38,7 +38,7 @@ def measure_layers(
 ) -> LayerAnalysis:
     """Block influence, angular distance and attention of every layer, on examples drawn by their content.
 
-    Kept in the work folder; the trunk is opened when it was not measured yet.
+    Kept in the work folder; the trunk is opened only where nothing was kept.
     """
     drawn = sorted(examples, key=lambda example: hashlib.sha256(repr(example).encode()).digest())
     chosen = [example.token_ids[:MEASURED_TOKENS] for example in drawn[:MEASURED_EXAMPLES]]

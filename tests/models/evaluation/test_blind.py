@@ -1,4 +1,4 @@
-"""Which other question every answer is asked behind."""
+"""After which other question every answer is scored."""
 
 from models.evaluation.blind import SHORT_ANSWER_TOKENS, are_short, with_other_questions
 from models.evaluation.rows import Passage

@@ -1,4 +1,4 @@
-"""The page: whole, self-contained, and with what it was given."""
+"""The page: whole, self-contained, and with everything it was given."""
 
 import json
 from html.parser import HTMLParser
@@ -17,7 +17,7 @@ VOID = {"meta", "circle", "path", "polyline"}
 
 
 class Balance(HTMLParser):
-    """Fails on a tag that is closed out of order; `open` is what never was."""
+    """Fails on a tag that is closed out of order; `open` holds the tags not closed yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_bad_pictures_are_named(tmp_path: Path) -> None:
     file.write_text('{"step": 1}\n')
     with pytest.raises(ConfigError, match=f"{file}:1"):
         read_steps(file)
-    with pytest.raises(ConfigError, match="no SVG"):
+    with pytest.raises(ConfigError, match="not an SVG"):
         Pictures.read(layers=file)
     with pytest.raises(ConfigError, match="cannot be read"):
         Pictures.read(steps=tmp_path / "missing")
@@ -122,7 +122,7 @@ def test_table_and_page_say_what_counts_and_why() -> None:
     changed = msgspec.structs.replace(before, points=(point, full))
     text = describe(changed)
     assert "0.300 right [0.277, 0.324], chance 0.250 (5 rows); does not count: " + why in text
-    assert "1.8000 nats per token are told by the question [1.600, 2.000] (5 rows); counts: " + why in text
+    assert "1.8000 nats per token come from the question [1.600, 2.000] (5 rows); counts: " + why in text
     assert f"math         by a_information: {why}" in text
     assert "legal        unknown: no measure of it counts" in text
     parser = Balance()

@@ -1,4 +1,4 @@
-"""Rows to passages: what is asked, where the answer begins, and where wrong answers leave it."""
+"""Rows to passages: the question, where the answer begins, and where wrong answers depart from it."""
 
 import json
 from collections.abc import Mapping
