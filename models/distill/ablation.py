@@ -16,7 +16,7 @@ from models.errors import ConfigError
 
 BASE = "base"
 HELD_OUT_ROWS = 40
-"""Of every task: enough to tell differences that matter from noise."""
+"""Per task: enough to distinguish differences that matter from noise."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -62,9 +62,9 @@ def ablate(
     report: Report,
     show: Callable[[AblationRow], None],
 ) -> list[AblationRow]:
-    """Run the base and every variation from the beginning, over the same cache where they share it.
+    """Run the base and every variation from the beginning; they share teacher caches that fit several.
 
-    Raises: ConfigError for a variation that is no config or holds no row out, before anything runs.
+    Raises: ConfigError before anything runs, for a variation with invalid settings or without held-out rows.
     """
     plain: dict[str, Any] = msgspec.to_builtins(asdict(config))
     configs = {BASE: config}

@@ -174,7 +174,7 @@ class DistillConfig:
 
     @property
     def data_settings(self) -> DataSettings:
-        """`text` with the files and the task that stand at the top."""
+        """`text` with the files of `data` and with `task`, which are top-level settings."""
         files = (self.data,) if isinstance(self.data, str) else tuple(self.data)
         return replace(self.text, files=files, task=self.task)
 
@@ -197,7 +197,7 @@ class DistillConfig:
             if name not in PRECISIONS
         ]
         found += [
-            f"exit {exit.exit_name!r}: {loss!r} is no loss; there are {', '.join(LOSS_NAMES)}"
+            f"exit {exit.exit_name!r}: {loss!r} is not a loss; there are {', '.join(LOSS_NAMES)}"
             for exit in self.exits
             for loss in exit.losses
             if loss not in LOSS_NAMES
@@ -212,18 +212,18 @@ class DistillConfig:
         return found + self._loss_problems() + self._teacher_problems()
 
     def _loss_problems(self) -> list[str]:
-        """Losses that a setting does not go with, or that would leave an exit without a gradient."""
+        """Losses that contradict a setting, or that would leave an exit without a gradient."""
         used = _named_weights(self.stages)
         used += [(f"exit {exit.exit_name!r}", exit.losses) for exit in self.exits if exit.losses]
         found = []
         for where, weights in used:
             positive = {loss for loss, weight in weights.items() if weight > 0}
             if self.training.soft_targets == "top_k" and (others := sorted(positive & _NOT_BY_TOP_K)):
-                found.append(f'{where}: training.soft_targets = "top_k" knows no {", ".join(others)}; take "exact"')
+                found.append(f'{where}: training.soft_targets = "top_k" cannot give {", ".join(others)}; use "exact"')
             if self.transfer == "sequence" and (others := sorted(positive - {"task_cross_entropy"})):
                 found.append(
                     f'{where}: transfer = "sequence" has no soft targets and so no {", ".join(others)}; '
-                    "weigh task_cross_entropy alone"
+                    "give weight to task_cross_entropy alone"
                 )
         return found + [problem for exit in self.exits for problem in self._gradient_problems(exit)]
 
@@ -249,7 +249,7 @@ class DistillConfig:
                 f"which names {len(self.teachers) or 'none'}"
             ]
         if self.training.soft_targets == "top_k" and self.teachers and self.transfer != "sequence":
-            return ['training.soft_targets = "top_k" is for one teacher; take "exact" with `teachers`']
+            return ['training.soft_targets = "top_k" is for one teacher; use "exact" with `teachers`']
         return []
 
     def _exit_problems(self) -> list[str]:

@@ -208,7 +208,7 @@ class Distiller:
         recorded = str(read_exits(file).plan.training.get(RUN))
         if different := differences(recorded, exits_key(self._run_key(), self.config.branches)):
             raise ConfigError(
-                f"{file} belongs to a run with other {different}; give that back, or remove {self.work.path} "
+                f"{file} belongs to a run with other {different}; restore that, or remove {self.work.path} "
                 "and train again"
             )
         return file

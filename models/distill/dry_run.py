@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would do, how long it would take here and how much memory, disk and answering it needs.
+"""`--dry-run`: what a run would do, how long it would take here, and the memory, disk and teacher answers it needs.
 
 The time and memory of training are those of the trainer itself, on a few batches of random tokens.
 """
@@ -56,9 +56,9 @@ class RunPlan:
             f"{self.cache_bytes / GIB:.1f} GiB of disk",
             f"training   {self.num_trained_tokens:,} tokens, {self.num_exit_tokens:,} through an exit, "
             f"about {_span(self.training_s)}",
-            f"memory     {memory} at the peak of a rehearsal; a long run takes more (pieces of freed memory),",
+            f"memory     {memory} at the peak of a rehearsal; a long run takes more (memory fragments),",
             f"           and up to {self.cache_bytes / GIB:.1f} GiB of disk cache that the system takes back at need",
-            "           times are for a machine as quiet as it was just now; writing answers is not among them",
+            "           times are for a machine as quiet as it was just now; they leave out the writing of answers",
         ]
         return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def plan_run(distiller: Distiller) -> RunPlan:
 
 
 def _as_asked(row: Row, config: DistillConfig) -> Row:
-    """The row without its answer, where the teacher's is to replace it."""
+    """The row without its answer, where the teacher's answer is to replace it."""
     return replace(row, answer=None) if is_wanted(row, config.labels) else row
 
 
@@ -141,7 +141,7 @@ def _epochs(config: DistillConfig) -> float:
 
 
 def _exit_tokens(tokens: TaskTokens, exits: Sequence[ExitConfig], config: DistillConfig) -> int:
-    """A branch learns one task of an exit that learns all: together they see what the exit saw in an epoch."""
+    """A branch learns one task of an exit that learns all: an exit's branches together see what it sees in an epoch."""
     total = sum(tokens.values())
     found = 0.0
     for exit in exits:
@@ -151,7 +151,7 @@ def _exit_tokens(tokens: TaskTokens, exits: Sequence[ExitConfig], config: Distil
 
 
 def _reading_work(own: Architecture, further: Sequence[Architecture]) -> float:
-    """What all teachers' reading costs, in readings of the student's own teacher: by the weights a token passes."""
+    """What reading costs with all teachers, as a multiple of the own teacher alone: by their numbers of weights."""
     return 1 + sum(_num_weights(one) for one in further) / _num_weights(own)
 
 

@@ -42,7 +42,7 @@ class WorkFolder:
 
     @property
     def branches(self) -> "WorkFolder":
-        """Of the training that continues every exit once per task: it has checkpoints and a log of its own."""
+        """The folder of the training that continues every exit once per task, with its own checkpoints and log."""
         return WorkFolder(path=self.path / "branches")
 
     @property

@@ -12,7 +12,7 @@ ANSWERS_PER_SYNC = 32
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the file. It can be read as training data too; `key` says for which question and settings."""
+    """One line of the file. It is valid training data too; `key` identifies prompt, teacher and settings."""
 
     key: str
     task: str

@@ -1,6 +1,6 @@
-"""Rows that say the same: found by MinHash over the prompts, dropped, or kept on one side of the held-out split.
+"""Similar rows: found by MinHash over the prompts, and dropped, or kept on one side of the held-out split.
 
-Everything is a function of the texts and their order, never of the process: the same rows give the same answer.
+Everything is a function of the texts and their order, never of the process: the same rows give the same result.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ def normalised(text: str) -> str:
 def deduplicate(
     rows: Sequence[Row], *, similarity: float = DUPLICATE_SIMILARITY, against: Sequence[str] = ()
 ) -> tuple[list[Row], Tally]:
-    """The first of every group of like prompts, an answered one before an unanswered one.
+    """One row of every group with similar prompts: the first answered one, else the first.
 
-    `against` are prompts of evaluation sets: rows that resemble one are dropped and counted apart.
+    `against` are prompts of evaluation sets: rows that resemble one are dropped and counted separately.
     """
     order = sorted(range(len(rows)), key=lambda index: rows[index].answer is None)
     texts = [*against, *(rows[index].prompt for index in order)]
@@ -80,9 +80,9 @@ class Split:
 def split_heldout(
     rows: Sequence[Row], share: float, seed: int = 0, *, similarity: float = SAME_SIDE_SIMILARITY
 ) -> Split:
-    """Hold out a share of the rows, decided for each by a hash of its prompt; like prompts follow the first of them.
+    """Hold out a share of the rows, decided by a hash of each prompt; similar prompts follow the first of them.
 
-    Rows that are added at the end change the side of none that were there before.
+    Rows that are added at the end do not change the side of earlier rows. Raises: ConfigError for a share of 1 or more.
     """
     if not 0.0 <= share < 1.0:
         raise ConfigError(f"a held-out share of {share} leaves nothing to train on; give one from 0 to below 1")
@@ -147,7 +147,7 @@ def _band_keys(shingles: Sequence[Hashes]) -> Iterator[list[bytes]]:
 
 
 def _signatures(shingles: Sequence[Hashes]) -> Hashes:
-    """MinHash: the smallest of each text's hashes under each of many scramblings. Shapes: [texts, bands * rows]."""
+    """MinHash: the smallest of each text's hashes under each of many hash functions. Shapes: [texts, bands * rows]."""
     joined = np.concatenate(shingles)
     starts = np.cumsum([0, *(len(hashes) for hashes in shingles[:-1])])
     salts = _scrambled(np.arange(1, NUM_BANDS * BAND_ROWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))

@@ -68,13 +68,16 @@ def _closed_turn(tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:
 def encode(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Example | None:
     """A row as an example of at most `max_tokens`; None when nothing of its answer would be left.
 
-    A row without an answer is its prompt alone.
+    A row without an answer is its prompt alone. Raises: ConfigError as `end_token` does.
     """
     return _encode(row, tokenizer, max_tokens, end_token(tokenizer))
 
 
 def encode_rows(rows: Iterable[Row], tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Example], Tally]:
-    """Every row's example, and how many rows were left out because no token of their answer fitted."""
+    """Every row's example, and how many rows were left out because no token of their answer fitted.
+
+    Raises: ConfigError as `end_token` does.
+    """
     examples, left_out = [], Tally()
     end = end_token(tokenizer)
     for row in rows:
@@ -104,8 +107,8 @@ def _example(row: Row, token_ids: tuple[int, ...], num_prompt_tokens: int) -> Ex
 def _encode_answer(prompt_text: str, answer: str, prompt: tuple[int, ...], tokenizer: Tokenizer) -> tuple[int, ...]:
     """Ids of the answer as they follow the prompt's ids.
 
-    Encoded together with the prompt, because sentencepiece would else begin it with a space; on its own where the two
-    would grow together, or where the answer quotes a special token, which is text there.
+    Encoded together with the prompt, because sentencepiece would otherwise begin it with a space; on its own where
+    tokens would span the two, or where the answer quotes a special token, which is text there.
     """
     text = _rendered(prompt_text, tokenizer) + answer
     together = tuple(tokenizer.encode(text, add_special=tokenizer.chat_template is None))
@@ -116,7 +119,7 @@ def _encode_answer(prompt_text: str, answer: str, prompt: tuple[int, ...], token
 
 
 def batches(lengths: Sequence[int], budget_tokens: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Indices in groups of like length that take at most `budget_tokens` when padded; another order every epoch.
+    """Indices in groups of similar length that take at most `budget_tokens` when padded; another order every epoch.
 
     A sequence longer than the budget is a batch of its own.
     """

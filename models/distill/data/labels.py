@@ -30,7 +30,7 @@ class Answerer(Protocol):
     ) -> Iterator[tuple[int, tuple[int, ...]]]:
         """(index of the prompt, ids of its answer), in any order, each prompt once.
 
-        An answer that came to its end has its end token as the last id; one without was cut at `max_tokens`.
+        A complete answer has its end token as the last id; one without was cut at `max_tokens`.
         """
         ...
 
@@ -87,10 +87,10 @@ def label(
     teacher: str,
     progress: Progress | None = None,
 ) -> Labelled:
-    """Let the teacher answer the rows without an answer, and the share of the others that the settings say.
+    """Let the teacher answer the rows without an answer, and the share of the others that the settings give.
 
     Answers are kept in `file` and found there again. `teacher` identifies its weights: what another teacher answered,
-    or this one under other settings, does not count.
+    or this one under other settings, is not used.
     Rows too long to be asked, or answered with nothing, keep the answer they had; those that had none are left out.
     Raises: ConfigError for a damaged file, StepFailed when the teacher stops early; what it wrote is kept.
     """

@@ -31,12 +31,14 @@ def mix(
 ) -> list[T]:
     """Items of which `task_share` are task items, the tasks in equal parts, and the rest `general`; shuffled.
 
-    A task with too little leaves its part to the other tasks. The share is kept and nothing is repeated, so what comes
-    out is below `budget` (in units of `size`; None: as much as there is) when one side runs short. With only one side
+    A task with too little leaves its part to the other tasks. The share is kept and nothing is repeated, so the result
+    is below `budget` (in units of `size`; None: as much as there is) when one side runs short. With only one side
     present there is nothing to mix: all of `budget` is of that side.
+
+    Raises: ConfigError for a share outside 0 to 1.
     """
     if not 0.0 <= task_share <= 1.0:
-        raise ConfigError(f"task_share = {task_share} is no share; give one from 0 to 1, such as 0.7")
+        raise ConfigError(f"task_share = {task_share} is not a share; give one from 0 to 1, such as 0.7")
     groups = _shuffled_groups(items, seed)
     supply = {task: sum(map(size, members)) for task, members in groups.items()}
     taken = quotas(supply, task_share, budget)
@@ -55,7 +57,7 @@ def _shuffled_groups(items: Sequence[T], seed: int) -> dict[str, list[T]]:
 
 
 def quotas(supply: Mapping[str, int], task_share: float, budget: float | None) -> dict[str, float]:
-    """How much `mix` takes of every task, when there is that much of each."""
+    """How much `mix` takes of every task, given how much there is of each."""
     tasks = {task: available for task, available in supply.items() if task != GENERAL}
     sides = (sum(tasks.values()), supply.get(GENERAL, 0))
     shares = (task_share, 1.0 - task_share) if all(sides) else (float(bool(sides[0])), float(bool(sides[1])))
@@ -76,6 +78,6 @@ def _up_to(items: Sequence[T], quota: float, size: Callable[[T], int]) -> Iterat
     total = 0
     for item in items:
         total += size(item)
-        if total > quota + 1e-6:  # quotas are sums of shares: 0.7 * 10 / 2 may come out a hair below its value
+        if total > quota + 1e-6:  # quotas are sums of shares: 0.7 * 10 / 2 may come out slightly below its value
             return
         yield item

@@ -24,8 +24,8 @@ class DataSettings:
 
     `task` keeps the rows of one task, beside the general ones. `task_share` 0.7 is 7 parts task to 3 general; None
     takes all there is. `max_train_tokens` bounds what is trained on (None: all), `task_tokens` what of some tasks.
-    `heldout_share` of the prompts is never trained on, nor is what resembles the `evaluation` files (or those in such
-    folders) and the `eval_*` files in the folders of `files`. `max_tokens` is where an example is cut.
+    `heldout_share` of the prompts is never trained on, nor is what resembles the `evaluation` files (or files in such
+    folders) or the `eval_*` files in the folders of `files`. `max_tokens` is where an example is cut.
     """
 
     files: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def clean(settings: DataSettings, seed: int) -> _Cleaned:
 
 
 def _check_tasks(settings: DataSettings, present: set[str]) -> None:
-    """A budget may name a task that is known and has no rows: a recipe serves more than one set of data."""
+    """A budget may name a known task without rows, so that one config serves more than one set of data."""
     known = ", ".join(sorted(present))
     if settings.task is not None and settings.task not in present:
         raise ConfigError(
@@ -120,7 +120,8 @@ def prepare(
 ) -> Prepared:
     """The whole preparation: rows without an answer get the teacher's. Answers and held-out rows are kept in `work`.
 
-    `tokenizer` is the student's, `teacher_tokenizer` that of whoever writes the answers.
+    `tokenizer` is the student's, `teacher_tokenizer` belongs to the model that writes the answers.
+    Raises: ConfigError as `clean` and `label` do, StepFailed when the teacher stops early.
     """
     cleaned = clean(settings, seed)
     # One call for both sides: the held-out rows' own answers stay, since those are what the task is measured by.

@@ -1,4 +1,4 @@
-"""What became of the training rows, task by task, for `--dry-run` and the report."""
+"""How many training rows were read, dropped, held out and used, by task; `--dry-run` prints it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from models.distill.data.rows import Row, Tally
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class TaskCounts:
-    """Units: rows, but `num_tokens` and `num_answer_tokens`. `dropped` is by reason."""
+    """Units: rows, except `num_tokens` and `num_answer_tokens`. `dropped` is by reason."""
 
     task: str
     num_read: int
@@ -42,7 +42,7 @@ _HEADINGS = ("task", "read", "dropped", "held out", "examples", "tokens", "answe
 def report_of(
     *, read: Iterable[Row], dropped: Iterable[Tally], held_out: Iterable[Row], examples: Iterable[Example]
 ) -> DataReport:
-    """Count. `dropped` are the tallies of filter, deduplication and encoding; `examples` what is trained on."""
+    """Count. `dropped` are the tallies of filter, deduplication and encoding; `examples` are what is trained on."""
     read, examples = list(read), list(examples)
     fates = sum(dropped, Tally())
     num_read = Counter(row.task for row in read)

@@ -17,14 +17,14 @@ from models.errors import ConfigError
 EVALUATION_PREFIX = "eval_"
 
 Tally = Counter[tuple[str, str]]
-"""How many rows of a task met which fate: (task, reason) -> rows."""
+"""How many rows were left out: (task, reason) -> rows."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Row:
-    """One prompt. `answer` None: nobody has answered yet. `is_complete` False: the answer was cut short."""
+    """One prompt. `answer` None: not answered yet. `is_complete` False: the answer was cut short."""
 
     task: str
     prompt: str
@@ -57,8 +57,8 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def evaluation_files(paths: Iterable[Path], named: Iterable[Path] = ()) -> list[Path]:
-    """What a student is measured on: the `eval_*` files in folders and beside files, and those that are `named`,
-    or lie in a folder that is; each once.
+    """What a student is measured on: the `eval_*` files in folders and beside files, the files that are `named`, and
+    those in folders that are; each once.
 
     Raises: ConfigError for a named place without such files.
     """
@@ -68,7 +68,7 @@ def evaluation_files(paths: Iterable[Path], named: Iterable[Path] = ()) -> list[
         files = _evaluation_files_in(place) if place.is_dir() else [place]
         if not files or not files[0].is_file():
             raise ConfigError(
-                f"text.evaluation: {place} is no file, and no folder with {EVALUATION_PREFIX}*.jsonl files"
+                f"text.evaluation: {place} is neither a file nor a folder with {EVALUATION_PREFIX}*.jsonl files"
             )
         found += files
     return list({file.resolve(): file for file in found}.values())
@@ -91,7 +91,7 @@ def _training_files(path: Path) -> list[Path]:
     if path.name.startswith(EVALUATION_PREFIX):
         raise ConfigError(
             f"training data: {path} is for evaluation (its name begins with {EVALUATION_PREFIX!r}); a student trained "
-            "on it could not be measured with it. Leave it out, or rename it if it is no evaluation set"
+            "on it could not be measured with it. Leave it out, or rename it if it is not an evaluation set"
         )
     return [path]
 
@@ -180,7 +180,7 @@ def _answer_fault(prompt: str, answer: str, limits: FilterLimits) -> str | None:
 
 
 def _is_damaged(text: str) -> bool:
-    """Control characters but tab and line ends, U+FFFD of a failed decoding, and halves of surrogate pairs."""
+    """Control characters other than tab and line ends, U+FFFD of a failed decoding, and halves of surrogate pairs."""
     return any(_is_control(ord(character)) for character in text)
 
 

@@ -18,9 +18,9 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (tensors and plain data); of the others only the one before it is kept.
+    """Write `state` (tensors and plain data), and keep only the checkpoint before it.
 
-    Checkpoints of later steps are deleted too: the run went back behind them because they could not be read.
+    Checkpoints of later steps are deleted too: the run restarted before them because they could not be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = checkpoint_file(folder, step)
@@ -55,18 +55,18 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(folder: Path, run: str) -> dict[str, Any] | None:
     """The newest checkpoint of this run; None when there is none.
 
-    A damaged one is skipped, and the one before it is taken.
+    A damaged one is skipped for the one before it.
     Raises: ConfigError when the folder's checkpoints belong to another `run`.
     """
     for file in reversed(checkpoints(folder)):
         try:
             state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         except Exception:  # whatever the damage is, the file cannot be used
-            logger.warning("checkpoint cannot be read, passing over it file=%s", file)
+            logger.warning("checkpoint cannot be read, skipped file=%s", file)
             continue
         if different := differences(state["run"], run):
             raise ConfigError(
-                f"{file} belongs to a run with other {different}; give that back, or remove {folder} to begin again"
+                f"{file} belongs to a run with other {different}; restore that, or remove {folder} to begin again"
             )
         return state
     if checkpoints(folder):

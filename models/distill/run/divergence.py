@@ -1,4 +1,4 @@
-"""When a run diverges: judged by smoothed losses, which are kept in its progress."""
+"""Whether a run diverges, judged by smoothed losses, which are kept in its progress."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Exits against full depth on rows that were not trained on, in torch and on the whole vocabulary."""
+"""Exits compared with full depth on held-out rows, in torch and over the whole vocabulary."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class HeldOutFigure:
 def score_held_out(
     trunk: Trunk, exits: Sequence[ExitModel], rows: Sequence[Row], tokenizer: Tokenizer, max_tokens: int, max_rows: int
 ) -> list[HeldOutFigure]:
-    """`max_rows` of every task, in their order."""
+    """Score every exit on the answers of the first `max_rows` rows of every task."""
     examples, _ = encode_rows(_first_of_each_task(rows, max_rows), tokenizer, max_tokens)
     sums: dict[tuple[str, str], Tensor] = {}
     for example in examples:

@@ -1,6 +1,6 @@
 """Which run a checkpoint or an exits file belongs to, and what may change when that run is resumed.
 
-A run is its data, its teachers, its exits, its seed and what it minimises. Where files lie is no part of it, and
+A run is its data, its teachers, its exits, its seed and what it minimises. Where its files are is no part of it, and
 neither are the learning rate and the size of batches: those are changed when a run diverged or ran out of memory.
 """
 
@@ -15,7 +15,7 @@ from models.distill.config import BranchSettings, DistillConfig, ExitConfig
 from models.distill.data.examples import Example
 from models.student.manifest import Module
 
-# `task`, `text` and `labels` show in the examples, `modules` and `exits` in the cut and the exits that came of them.
+# `task`, `text` and `labels` decide the examples, `modules` and `exits` the layout, which are digested themselves.
 KNOWN_OTHERWISE = ("task", "text", "labels", "modules", "exits", "teacher", "teachers", "data")
 ELSEWHERE = ("out", "work", "name", "precisions", "device", "branches", "learning_rate")
 CHANGEABLE_TRAINING = (
@@ -37,7 +37,7 @@ def run_key(
     exits: Sequence[ExitConfig],
     teachers: Sequence[str],
 ) -> str:
-    """A digest of every part of the run, as JSON. `teachers` are the SHA-256 of all, the student's own first."""
+    """A digest of every part of the run, as JSON. `teachers` are their SHA-256, the student's own first."""
     parts = plain(config)
     for name in (*KNOWN_OTHERWISE, *ELSEWHERE):
         parts.pop(name)

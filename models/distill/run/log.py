@@ -12,6 +12,7 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 def append_line(file: Path, line: dict[str, Any]) -> None:
+    """Write one JSON object; it must have the keys `step` and `num_tokens`, which `forget_after` reads."""
     with file.open("ab") as log:
         log.write(msgspec.json.encode(line) + b"\n")
 

@@ -1,4 +1,4 @@
-"""What every loss of an exit counts at some point of the run, and the temperature of its soft targets."""
+"""How much each loss of an exit counts at a point of the run, and the temperature of its soft targets."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from models.distill.steering.schedules import alignment_weights_at, stage_at, te
 
 
 class LossWeights:
-    """Of the stage, as `adaptive` moves them; an exit's own `losses` take their place where it has some."""
+    """The stage's weights as `adaptive` has changed them; an exit's own `losses` replace them where it has some."""
 
     def __init__(self, config: DistillConfig, exits: Sequence[ExitModel], adaptive: AdaptiveWeights) -> None:
         self._config = config

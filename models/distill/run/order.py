@@ -39,8 +39,8 @@ def _epoch(examples: Sequence[Example], config: DistillConfig, epoch: int) -> li
 
 
 def _mixed(order: list[list[int]], examples: Sequence[Example], mix: DataMix, seed: int) -> list[list[int]]:
-    """As many passes, drawn from general and from task text by the schedule's share; each side begins again when it
-    runs out."""
+    """The same number of passes, each drawn from general or task text by the schedule's share; a side that runs out
+    begins again."""
     general = [batch for batch in order if examples[batch[0]].task == GENERAL]
     task = [batch for batch in order if examples[batch[0]].task != GENERAL]
     if not general or not task:

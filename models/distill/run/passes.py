@@ -1,4 +1,4 @@
-"""Forward and backward: what the exits learn from one batch."""
+"""One pass of a training step: from a batch to the gradients of the exits that learn its task."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ Sums = dict[str, dict[str, float]]
 
 
 class Passes:
-    """Leaves gradients in the exits' parameters and figures in the step's sums; changes no weight."""
+    """Adds gradients to the exits' parameters and figures to the step's sums; changes no weight."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Passes:
     def run(self, indices: Sequence[int], number: int, *, step: int, share: float, sums: Sums) -> int:
         """Train all exits on these examples; returns how many tokens that were.
 
-        `number` is the pass's own in the run, which with the seed decides what is random in it.
+        `number` is the pass's number in the run, which together with the seed decides everything random in it.
         """
         batch = make_batch(indices, self._examples, self._cache, self._prefix, self._config.training.prompt_weight)
         exits = [] if batch is None else [exit for exit in self._exits if _learns(exit, batch)]
@@ -64,7 +64,7 @@ class Passes:
 
     @torch.no_grad()
     def _compare_teachers(self, batch: Batch, exits: Sequence[ExitModel], number: int) -> None:
-        """How far the student is from every teacher, by the exits' mean."""
+        """Measure how far the student is from every teacher, as the mean over its exits."""
         distances = {}
         for name, teacher in self._teachers.every.items():
             head = self._objective.head(batch, self._generator(number), [teacher])

@@ -1,4 +1,4 @@
-"""How far a training run is, and the function that is told about it."""
+"""How far a training run is, and the type of the function that reports it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

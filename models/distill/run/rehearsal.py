@@ -90,7 +90,7 @@ class Rehearsal:
         return (after - before) * len(exits) / (ended_s - begun_s)
 
     def _new_exit(self, own: Teacher, exit: ExitConfig) -> ExitModel:
-        """Its map is not fitted: that takes text, and changes no cost."""
+        """An exit whose map is not fitted: that takes real text, and does not change the cost."""
         assert exit.copied_from is not None
         return ExitModel(
             own.trunk,

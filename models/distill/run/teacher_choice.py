@@ -22,7 +22,7 @@ class TeacherChoice:
 
     @property
     def name(self) -> str:
-        """Who teaches now, for the log."""
+        """The current teacher, for the log."""
         return OWN if self._switch is None else self._switch.current
 
     def current(self) -> list[Teacher]:

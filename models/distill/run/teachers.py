@@ -38,13 +38,13 @@ class Teachers:
         return {f"teachers[{place}]": open_teacher(name) for place, name in enumerate(names)}
 
     def writer(self) -> ModelSource:
-        """Who answers what has no answer: in sequence-level distillation the first further teacher."""
+        """The teacher that writes missing answers: the own, or the first further one in sequence-level distillation."""
         if self._config.transfer == "sequence":
             return open_teacher(self._config.teachers[0])
         return self.source
 
     def own(self, examples: Sequence[Example], layers: Sequence[int]) -> Teacher:
-        """The student's own teacher, with its states behind so many `layers`; read from disk or computed now."""
+        """The student's own teacher, with its states after each number of `layers`; read from disk or computed now."""
         return Teacher(trunk=self.trunk, cache=self._cache(self.source, self.trunk, examples, layers))
 
     def further(self, examples: Sequence[Example]) -> dict[str, Teacher]:

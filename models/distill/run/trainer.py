@@ -150,7 +150,7 @@ class Trainer:
                     exit.quantise(quantised.precision)
 
     def _observe(self, sums: Sums, norms: Mapping[str, float], share: float) -> None:
-        """Stop a run that diverges, and let the weights follow what came of the step."""
+        """Stop a run that diverges, and adapt the weights to the step's losses and gradients."""
         stage, _ = stage_at(self._config.stages, share)
         begin_phase(self.progress, f"{stage.name} {self._exits[0].precision}")
         temperature = self._temperature(share)

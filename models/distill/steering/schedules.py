@@ -81,7 +81,7 @@ class Stage:
         """Everything wrong with the values, as sentences; empty when they are sound."""
         found = [] if 0 < self.share <= 1 else [f"share must be above 0 and at most 1, not {self.share}"]
         found += [
-            f"weights.{loss} is no loss: name one of {', '.join(LOSS_NAMES)}"
+            f"weights.{loss} is not a loss: name one of {', '.join(LOSS_NAMES)}"
             for loss in self.weights
             if loss not in LOSS_NAMES
         ]

@@ -129,7 +129,7 @@ def test_distiller_refuses_to_resume_a_run_with_other_settings(config: DistillCo
     short = replace(config, training=replace(config.training, epochs=0.2))
     trained(short)
     other = replace(short, seed=1, data=str(write_data(Path(config.out + ".more"), 50)))
-    with pytest.raises(ConfigError, match="belongs to a run with other data, seed; give that back"):
+    with pytest.raises(ConfigError, match="belongs to a run with other data, seed; restore that"):
         trained(other, resume=True)
 
 

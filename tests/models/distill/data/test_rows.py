@@ -92,7 +92,7 @@ def test_evaluation_files_may_lie_elsewhere_under_any_name(tmp_path: Path) -> No
 @pytest.mark.parametrize("place", ["gone.jsonl", "."])
 def test_an_evaluation_place_without_files_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "train.jsonl").write_text(GOOD)
-    with pytest.raises(ConfigError, match=rf"text\.evaluation: {tmp_path / place} is no file"):
+    with pytest.raises(ConfigError, match=rf"text\.evaluation: {tmp_path / place} is neither a file"):
         evaluation_files([tmp_path], [tmp_path / place])
 
 

@@ -77,7 +77,7 @@ def test_loss_names_are_functions() -> None:
     ("values", "problem"),
     [
         ({"share": 0.0}, "share must be above 0 and at most 1, not 0.0"),
-        ({"weights": {"kd": 1.0}}, f"weights.kd is no loss: name one of {', '.join(LOSS_NAMES)}"),
+        ({"weights": {"kd": 1.0}}, f"weights.kd is not a loss: name one of {', '.join(LOSS_NAMES)}"),
         ({"weights": {"hidden_mse": -1.0, "hidden_cosine": 1.0}}, "weights.hidden_mse must not be negative, not -1.0"),
         ({"weights": {"hidden_mse": 0.0}}, "weights must give some loss more than 0"),
         ({"temperature": 0.0}, "temperature must be above 0, not 0.0"),
