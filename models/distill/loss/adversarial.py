@@ -1,4 +1,4 @@
-"""Adversarial training: the input moved a little in the direction that hurts most, within a bound per token.
+"""Adversarial training: the input moved a little in the direction that raises the loss most, bounded per token.
 
 Exits start from cached hidden states, so it is the exit's input that moves, where the paper moves word embeddings.
 A radius is a share of each token's own length (0.01: one per cent), because hidden states of one sequence differ in
@@ -19,7 +19,7 @@ from models.errors import ConfigError
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class AdversarialSettings:
-    """A second pass over every batch with the exit's input moved against it by `radius` of its own length."""
+    """A second pass over every batch, its input moved by `radius` of each token's length; `weight` is its loss's."""
 
     radius: float = 0.01
     weight: float = 0.5
@@ -47,7 +47,7 @@ def perturb(hidden_BTH: Tensor, loss: Tensor, radius: float, is_real_BT: Tensor)
 
 
 def _steepest(gradient_BTH: Tensor, start_BTH: Tensor, is_real_BT: Tensor) -> Tensor:
-    """Each token's gradient brought to the token's own length; zero where there is none. Shapes: [B, T, H]."""
+    """Each token's gradient scaled to the token's own length; zero where the gradient is. Shapes: [B, T, H]."""
     lengths = _length(gradient_BTH)
     factor = torch.where(lengths > 0, _length(start_BTH) / lengths, 0.0) * is_real_BT[..., None]
     return gradient_BTH * factor

@@ -1,4 +1,4 @@
-"""What one pass trains on: padded trunk states, and which tokens count how much."""
+"""What one pass trains on: padded trunk states, and how much each token counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def shared_prefix(examples: Sequence[Example]) -> int:
 def make_batch(
     indices: Sequence[int], examples: Sequence[Example], teacher: CachedTeacher, prefix: int, prompt_weight: float
 ) -> Batch | None:
-    """None when no token of these examples counts. Prompt tokens behind `prefix` count `prompt_weight`."""
+    """A batch of one task's examples; None when no token counts. Prompt tokens after `prefix` count `prompt_weight`."""
     chosen = [examples[index] for index in indices]
     length = max(example.num_tokens for example in chosen)
     is_real_BT = torch.zeros(len(chosen), length, dtype=torch.bool)
@@ -77,7 +77,7 @@ def make_batch(
 
 
 def states(teacher: CachedTeacher, batch: Batch, layer: int, device: torch.device) -> Tensor:
-    """The trunk's states behind `layer` layers, zeros as padding. Shapes: returns [B, T, H], bf16."""
+    """The trunk's states after `layer` layers, padded with zeros. Shapes: returns [B, T, H], bf16."""
     cached = teacher.states[layer]
     num_rows, length = batch.is_real_BT.shape
     hidden_BTH = torch.zeros(num_rows, length, cached.shape[1], dtype=cached.dtype)

@@ -2,7 +2,7 @@
 
 Tensor names carry shapes: N token rows, V vocabulary, K cached tokens of the teacher, M vocabulary subset, H hidden,
 L loss terms, C rows of one chunk. Every loss is returned per row: which rows count, and how much, is the caller's.
-Logits must be finite. Nothing here knows schedules or weights of terms.
+Logits must be finite. Nothing here knows schedules.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -94,9 +94,9 @@ def subset_kl(student_normed_NH: Tensor, teacher_normed_NH: Tensor, head_MH: Ten
 def subset_vocabulary(
     top_ids_NK: Tensor, target_N: Tensor, num_random: int, vocab_size: int, generator: torch.Generator
 ) -> Tensor:
-    """The vocabulary that a batch is about: its likely tokens, its targets and `num_random` others drawn evenly.
+    """The part of the vocabulary that a batch needs: its likely tokens, its targets and `num_random` others.
 
-    Shapes: returns [M], rising, each id once; M is less when the vocabulary runs out.
+    Shapes: returns [M], ascending, each id once; M is smaller when the vocabulary runs out.
     """
     is_chosen_V = torch.zeros(vocab_size, dtype=torch.bool, device=target_N.device)
     is_chosen_V[top_ids_NK.flatten()] = True
@@ -108,7 +108,7 @@ def subset_vocabulary(
 
 
 def positions_in(subset_M: Tensor, ids: Tensor) -> Tensor:
-    """Where token ids stand in a `subset_vocabulary` that holds them all. Shapes: that of `ids`."""
+    """The positions of token ids in a `subset_vocabulary` that holds them all. Shapes: that of `ids`."""
     return torch.searchsorted(subset_M, ids)
 
 
@@ -127,9 +127,9 @@ def chunked(
     """Head and losses over `chunk_tokens` rows at a time, with the gradient of the whole.
 
     `losses` gets a chunk's logits and the same rows of each of `rows` (ids, log-probabilities, the teacher's normed
-    state); whatever it makes of width V lives as long as the chunk does, in the backward pass too. That pass only
-    scales row gradients that the forward pass has left behind, [N, H]: a row's loss depends on that row alone. It
-    costs two matmuls with the head where checkpointing costs three. The head is frozen.
+    state), so that tensors of width V exist for one chunk at a time. The forward pass computes each row's gradient
+    already, [N, H], and the backward pass only scales it: a row's loss depends on that row alone. This costs two
+    matmuls with the head where checkpointing costs three. The head is frozen.
 
     Shapes: returns the weighted sum [N] (with gradient) and the terms [N, L] (without).
     """

@@ -34,7 +34,7 @@ def hidden_cosine(student_NH: Tensor, teacher_NH: Tensor) -> Tensor:
 
 
 def attention_transfer(student_BATT: Tensor, teacher_BZTT: Tensor, is_real_BT: Tensor) -> Tensor:
-    """KL(teacher || student) between where either looks, averaged over heads; padded positions are left out.
+    """KL(teacher || student) between their attention probabilities, averaged over heads, without padded positions.
 
     Rows are causal and padding is at the end, so no real position looks at padding. Maps with different numbers of
     heads are averaged over their heads before they are compared.

@@ -1,4 +1,4 @@
-"""Hard examples: tokens on which the teacher itself hesitates, less those that are only noise.
+"""Hard examples: tokens of which the teacher itself is unsure, without those that are only noise.
 
 Tensor names carry shapes: N tokens, V vocabulary.
 """
@@ -32,9 +32,9 @@ def token_entropy(logits_NV: Tensor) -> Tensor:
 
 
 def entropy_weights(entropy_N: Tensor, strength: float, drop_share: float) -> Tensor:
-    """What every token counts: more where the teacher is less sure, nothing at the most uncertain `drop_share`.
+    """How much each token counts: more where the teacher is less sure, 0 for the most uncertain `drop_share`.
 
-    `strength` 0 weighs the kept tokens alike, 1 in proportion to their entropy, between them it is interpolated. The
+    `strength` 0 weighs the kept tokens equally, 1 in proportion to their entropy; values between interpolate. The
     mean over all tokens is 1, so the learning rate needs no change. Shapes: returns [N].
     """
     assert 0 <= strength <= 1, strength

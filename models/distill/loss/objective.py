@@ -31,7 +31,7 @@ from models.distill.teacher.switch import ensemble_logits
 
 CHUNK_TOKENS = 512
 SUBSET_TOKENS = 512
-"""From how many of a batch's positions the likely tokens are taken: text repeats itself."""
+"""How many of a batch's positions the likely tokens are taken from: more would add few, since text repeats itself."""
 
 LOWEST_LOGPROB = -30.0
 
@@ -59,7 +59,7 @@ class Head:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Teacher:
-    """A model and what it says about the training text."""
+    """A model and its cached predictions on the training text."""
 
     trunk: Trunk
     cache: CachedTeacher
@@ -106,7 +106,7 @@ class Objective:
         )
 
     def _top_targets(self, batch: Batch, top_ids_NK: Tensor, ids_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Likely ids that the subset lacks take part with no probability, and so fall into the tail."""
+        """Likely ids that the subset lacks get (almost) no probability, which leaves theirs to the tail."""
         places = positions_in(ids_M, top_ids_NK).clamp_max(len(ids_M) - 1)
         is_there = ids_M[places] == top_ids_NK
         logprobs_NK = self.own.cache.top_logprobs[batch.rows_N].float().masked_fill(~is_there, LOWEST_LOGPROB)
@@ -140,7 +140,7 @@ class Objective:
         weights: Mapping[str, float],
         temperature: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shapes: returns the weighted sum per counted position [N], and every term [N] without its gradient."""
+        """The losses of one exit. Shapes: returns their weighted sum [N], and each of them [N] without its gradient."""
         counts = batch.counts_BT.to(hidden_BTH.device)
         entered_BTH = exit.enter(hidden_BTH)
         normed_NH = exit.leave(entered_BTH)[counts]
@@ -185,7 +185,7 @@ class Objective:
         return found
 
     def _attention(self, exit: ExitModel, entered_BTH: Tensor, batch: Batch) -> Tensor:
-        """Between the first block's maps and those of the layer it was copied from, at that layer's own input."""
+        """`attention_transfer` from the layer that the first block was copied from, at that layer's own input."""
         with torch.no_grad():
             own = states(self.own.cache, batch, exit.target_layer, entered_BTH.device)
             wanted = self._trunk.layer(exit.target_layer)

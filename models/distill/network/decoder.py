@@ -1,6 +1,6 @@
 """Decoder layers in torch that can be trained: the frozen trunk and the blocks copied from it.
 
-Batched and in any float type, unlike `models.reference`, which is held to fp32 and one sequence. Tensor names carry
+Batched and in any float type, unlike `models.reference`, which computes one sequence in fp32. Tensor names carry
 shapes: B sequences, T positions, H hidden, V vocabulary, N heads, K key heads, D head size, L layers.
 """
 
@@ -40,7 +40,7 @@ class Rope:
 
 
 class DecoderLayer(nn.Module):
-    """One layer. Its parameters are called as in the Hugging Face files, with `_` for `.`."""
+    """One layer. Its parameters are named as in the Hugging Face files, with `__` for `.`."""
 
     def __init__(self, architecture: Architecture, rope: Rope, weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Trunk:
         return self._layers[index]
 
     def copy_of(self, index: int, dtype: torch.dtype = torch.float32) -> DecoderLayer:
-        """A layer of its own with the weights of layer `index`, to be trained."""
+        """A new, trainable layer with the weights of layer `index`."""
         prefix = f"model.layers.{index}."
         names = [name for name in self._source.tensor_names() if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): self._read(name, dtype) for name in sorted(names)}

@@ -1,8 +1,8 @@
 """An exit as it is trained: a linear map of the trunk's state, copied decoder layers, the frozen final norm.
 
-The map is fitted in closed form to the state that the copied layer is used to: an exit then starts where a run without
-it stands after hundreds of steps (docs/distillation.md has the figures). The norm stays the model's own, so that the
-shared head, which may have that norm folded into it, reads every exit alike.
+The map is fitted in closed form to the state that the copied layer read in the teacher: an exit then starts where a
+run without the fit is after hundreds of steps (docs/distillation.md has the figures). The norm stays the model's own,
+so that the shared head, which may have that norm folded into it, reads every exit alike.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ from models.distill.network.quantised import quantised
 from models.errors import ConfigError
 
 RIDGE = 1e-3
-"""Of each input channel's own energy: channels that say little are not given large weights."""
+"""The ridge, as a share of each input channel's own energy: weak channels do not get large weights."""
 FIT_CHUNK_TOKENS = 8192
 
 
 class ExitModel(nn.Module):
     """One exit behind `depth` layers of the trunk. `copied_from` are the layers its blocks begin as.
 
-    `tasks` it is trained on (none: all), by the weights in `losses` (none: the stage's). `map_error` is what `fit_map`
-    left over, `precision` what `quantise` set.
+    `tasks` it is trained on (none: all), by the weights in `losses` (none: the stage's). `map_error` is the
+    error that `fit_map` left, `precision` what `quantise` set.
     """
 
     map_HH: nn.Parameter | None
@@ -61,11 +61,11 @@ class ExitModel(nn.Module):
 
     @property
     def target_layer(self) -> int:
-        """How many layers the trunk has run when it has the state that the first block is used to."""
+        """How many layers come before the layer that the first block was copied from; all of them without a block."""
         return self.copied_from[0] if self.copied_from else self.trunk.architecture.num_layers
 
     def enter(self, hidden_BTH: Tensor) -> Tensor:
-        """What the first block is given. Shapes: [B, T, H] in and out."""
+        """The first block's input: the state after the map, where there is one. Shapes: [B, T, H] in and out."""
         if self.map_HH is None or self.map_bias_H is None:
             return hidden_BTH
         return linear(hidden_BTH, self.map_HH.to(hidden_BTH.dtype), self.map_bias_H.to(hidden_BTH.dtype))
@@ -123,7 +123,7 @@ class ExitModel(nn.Module):
         """Set the map to the ridge regression from the trunk's states to `target_layer`'s.
 
         Every token weighs by the inverse of its target's energy; otherwise the few tokens with huge states would decide
-        alone. Returns the relative squared error on these tokens.
+        the fit. Returns the relative squared error on these tokens.
 
         Shapes: [N, H] both, one row per token.
         Source: linear shortcuts between layers, arXiv 2303.09435, section 3.

@@ -1,9 +1,9 @@
 """Branch-merge: exits of one shape, each trained for one task from the same start, made into one exit.
 
-Works on named tensors and knows nothing of layers or files. Computes in fp64, answers in the base's type.
+Works on named tensors and knows nothing of layers or files. Computes in fp64, returns the base's type.
 
 Source: TinyR1-32B-Preview (arXiv 2503.04872), whose merge of two models keeps only changes that stand out (Arcee
-Fusion); several branches at once, and which of them wins where they disagree, are ours.
+Fusion); merging several branches at once, and the choice between them where they disagree, are ours.
 """
 
 from collections.abc import Mapping, Sequence

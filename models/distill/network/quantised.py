@@ -88,7 +88,7 @@ class BlockQuantisedLayer(DecoderLayer):
     def _project(self, values: Tensor, name: str) -> Tensor:
         weight = self._fake(self._parameter(f"{name}.weight")).to(values.dtype)
         bias = self._parameters.get(parameter_name(f"{name}.bias"))
-        # ONNX Runtime's kernel does this by itself, no node of the graph shows it; it costs as much as int8 weights do.
+        # ONNX Runtime's kernel does this by itself, without a node in the graph; it loses as much as int8 weights do.
         rounded = fake_int8_blocks(values).to(values.dtype)
         return linear(rounded, weight, None if bias is None else bias.to(values.dtype))
 
@@ -184,11 +184,11 @@ def quantised(layer: DecoderLayer, precision: str) -> DecoderLayer:
     """A view of the layer that computes as graphs of that precision do and trains the very same parameters.
 
     There is nothing to undo: the plain layer, with its unrounded weights, remains.
-    Raises: ConfigError for a precision that rounds nothing or that nobody knows.
+    Raises: ConfigError for a precision that rounds nothing, or an unknown one.
     """
     if precision not in _WRAPPERS:
         known = ", ".join(QUANTISED_PRECISIONS)
-        raise ConfigError(f"cannot train for precision {precision!r}; quantisation-aware training knows {known}")
+        raise ConfigError(f"cannot train for precision {precision!r}; quantisation-aware training supports {known}")
     return _WRAPPERS[precision](layer)
 
 
@@ -198,7 +198,7 @@ def _share_parameters(layer: DecoderLayer, view: DecoderLayer) -> None:
 
 
 def _symmetric_int8(values: Tensor) -> Tensor:
-    """One scale along the last dimension, which nothing exceeds: the gradient passes everywhere."""
+    """One scale along the last dimension, from its largest value: nothing is clipped, so all gradients pass."""
     with torch.no_grad():
         largest = values.abs().amax(dim=-1, keepdim=True)
         scale = _divided(largest.clamp(min=SMALLEST_SPREAD), INT8_LIMIT)

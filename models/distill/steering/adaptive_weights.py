@@ -1,4 +1,4 @@
-"""The weights of losses and exits in the step to come, by whichever way of changing them a run is configured with."""
+"""The weights of losses and exits in the next step, by the `weighting` that a run is configured with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -19,7 +19,7 @@ Weighting = Literal["fixed", "dynamic_average", "gradient_guided", "controller"]
 
 
 class WeightSettings(Protocol):
-    """What of a `DistillConfig` decides the weights."""
+    """The parts of a `DistillConfig` that decide the weights."""
 
     @property
     def weighting(self) -> Weighting: ...
@@ -38,7 +38,7 @@ class WeightSettings(Protocol):
 
 
 class AdaptiveWeights:
-    """`weights` and `module_weight` say how much everything counts now; `observe` takes in the outcome of a step."""
+    """`weights` and `module_weight` say how much everything counts now; `observe` takes in a step's results."""
 
     def __init__(self, config: WeightSettings, exits: Sequence[str]) -> None:
         self._config = config
@@ -49,7 +49,7 @@ class AdaptiveWeights:
         self._norms: dict[str, float] = {}
 
     def weights(self, stage: Stage) -> tuple[dict[str, float], float | None]:
-        """The stage's weights as they are now, and the temperature, where the controller has it."""
+        """The stage's weights as they are now, and the temperature where the controller sets it (else None)."""
         weights = dict(stage.weights)
         if self._controller is not None and weights.get(SOFT) and weights.get(HARD):
             total = weights[SOFT] + weights[HARD]
@@ -72,7 +72,7 @@ class AdaptiveWeights:
         num_tokens: int,
         temperature: float = 1.0,
     ) -> None:
-        """`sums` are a step's terms by exit at this `temperature`, with the number of passes they are from."""
+        """`sums` are a step's terms by exit at this `temperature`, each exit's with its number of `passes`."""
         found = [terms for terms in sums.values() if "loss" in terms]
         if not found:
             return
@@ -89,14 +89,14 @@ class AdaptiveWeights:
         self._seen_tokens = num_tokens
 
     def _observe_norms(self, guide: GradientGuided, norms: Mapping[str, float]) -> None:
-        """An exit that learned nothing in this step has no gradient: the guide is told when every exit has had one."""
+        """Exits that learned nothing in a step have no gradient: the guide observes norms once all exits have one."""
         self._norms |= norms
         if self._norms.keys() == guide.weights.keys():
             guide.observe(self._norms)
             self._norms = {}
 
     def _observe_terms(self, stage: Stage, found: Sequence[Mapping[str, float]]) -> None:
-        """Exits with losses of their own are not weighed by the stage's terms, and may not have them."""
+        """Use only exits that have all of the stage's terms: those with losses of their own may lack some."""
         names = _weighed(stage)
         whole = [terms for terms in found if all(name in terms for name in names)]
         if whole:

@@ -1,5 +1,5 @@
-"""State of what observes a training run, as plain data (JSON) in a checkpoint: after a resume it goes on as if it had
-never stopped."""
+"""State of the objects that steer a training run, as plain data (JSON) in a checkpoint, so that a resumed run goes on
+as if it had never stopped."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ S = TypeVar("S")
 
 
 def blend(before: float, now: float, smoothing: float) -> float:
+    """One step of an exponential moving average."""
     return smoothing * before + (1 - smoothing) * now
 
 
@@ -25,6 +26,7 @@ def to_plain(state: object) -> dict[str, Any]:
 
 
 def from_plain(state: Mapping[str, Any], kind: type[S]) -> S:
+    """The inverse of `to_plain`. Raises: ConfigError for data of another form."""
     try:
         return msgspec.convert(state, kind)
     except msgspec.ValidationError as error:
@@ -34,6 +36,7 @@ def from_plain(state: Mapping[str, Any], kind: type[S]) -> S:
 
 
 def require_same_names(what: str, loaded: Iterable[str], ours: Iterable[str]) -> None:
+    """Raises: ConfigError when a checkpoint's names are not those of the config."""
     if set(loaded) != set(ours):
         raise ConfigError(
             f"the checkpoint was made with the {what} {', '.join(sorted(loaded))}, the config has "

@@ -1,6 +1,6 @@
 """What changes over a training run, as pure functions of its progress: 0 at the start, 1 at the end.
 
-Configs are frozen and say themselves what is wrong with them. Nothing here looks at losses or weights of a model.
+Configs are frozen and list their own problems. Nothing here looks at losses or at a model's weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class LearningRateSchedule:
 def learning_rate_at(schedule: LearningRateSchedule, progress: float) -> float:
     """Source: SGDR, arXiv 1608.03983, section 3 (one period).
 
-    Progress 0 is a rate of 0: give the share of the run that will be done after the step.
+    Progress 0 gives a rate of 0, so pass the share of the run that will be done after the step.
     """
     if progress < schedule.warmup_share:
         return schedule.peak * progress / schedule.warmup_share
@@ -168,7 +168,7 @@ class AlignmentGrowth:
 def alignment_weights_at(growth: AlignmentGrowth, progress: float, link_errors: Sequence[float]) -> tuple[float, ...]:
     """The `module_alignment` weight of every link now: the weakest link, which has the largest error, grows first.
 
-    Measure the errors once, before training: a new order in mid-run would take a link's weight away again.
+    Measure the errors once, before training: a new order during the run would take a link's weight away again.
     """
     weakest_first = sorted(range(len(link_errors)), key=lambda link: -link_errors[link])
     turn = growth.grown_at / max(1, len(link_errors))
@@ -194,5 +194,5 @@ def _between(start: float, end: float, way: float) -> float:
 
 
 def _cosine(progress: float) -> float:
-    """The way from 0 to 1, slow at both ends."""
+    """From 0 to 1, slow at both ends."""
     return (1 - cos(pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""Adaptive distillation: watches what the student still takes from the teacher, and moves how it is taught.
+"""Adaptive distillation: watches how fast the student still learns from the teacher, and adapts the soft targets.
 
 A small deterministic state machine over plain numbers (`models.distill.steering.plain_state`): it touches no tensor.
 """
@@ -14,8 +14,8 @@ from models.distill.steering.plain_state import from_plain, to_plain
 class TransferConfig:
     """Where temperature and KD weight start and how far they may go, and when they move.
 
-    `stalled_below` and `rising_above` are shares of the loss per million tokens: falling by less than the one for
-    `patience` windows is a stall, rising by more than the other for as long is a rise; between them nothing moves.
+    `stalled_below` and `rising_above` are shares of the loss per million tokens: a fall by less than the former over
+    `patience` windows is a stall, a rise by more than the latter over as many is a rise; otherwise nothing moves.
     """
 
     temperature: float = 2.0
@@ -84,8 +84,8 @@ class TransferController:
         return self._state.kd_weight
 
     def observe(self, loss: float, num_tokens: int) -> None:
-        """One step's mean KL over its tokens, without weights and without the square of the temperature. It is compared
-        with others at the same temperature only: every move begins anew."""
+        """One step's mean KL over its tokens, without weights and without the square of the temperature. Only losses at
+        the same temperature are compared: after a move the comparison starts afresh."""
         state = self._state
         state.loss_sum += loss * num_tokens
         state.num_tokens += num_tokens
@@ -96,7 +96,7 @@ class TransferController:
         return to_plain(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises: ConfigError when it is no state of a controller."""
+        """Raises: ConfigError when it is not the state of a controller."""
         self._state = from_plain(state, _TransferState)
 
     def _end_window(self, loss: float) -> None:

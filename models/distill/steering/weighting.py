@@ -14,7 +14,7 @@ from models.distill.steering.plain_state import blend, from_plain, require_same_
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightAverageConfig:
     """`window_steps` take the place of the paper's epochs; `smoothing` is the share of the past in the averages;
-    `floor` the weight that every term keeps."""
+    `floor` is the weight that every term keeps at least."""
 
     window_steps: int = 50
     temperature: float = 2.0

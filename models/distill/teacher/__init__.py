@@ -1,1 +1,1 @@
-"""The model to learn from, and what it says, kept on disk."""
+"""The model to learn from, and its predictions, cached on disk."""

@@ -1,6 +1,6 @@
-"""What the teacher says about every training token, computed once and kept on disk.
+"""The teacher's states and predictions for every training token, computed once and kept on disk.
 
-States at module boundaries and behind the last layer, its likeliest next tokens with their log-probabilities, and its
+States at module boundaries and after the last layer, its likeliest next tokens with their log-probabilities, and its
 entropy. Training then never runs the trunk again. A build that was killed continues where it stopped.
 """
 
@@ -29,7 +29,7 @@ FLUSH_BATCHES = 32
 
 
 class CachePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a cache holds; one made for another plan is not used. `layers` are counts of layers run before a state."""
+    """What a cache holds; one of another plan is not used. `layers` are the numbers of layers run before each state."""
 
     format_version: int
     source_sha256: str
@@ -65,7 +65,7 @@ class CachedTeacher:
 def plan_cache(
     trunk: Trunk, source_sha256: str, examples: Sequence[Example], layers: Sequence[int], top_k: int
 ) -> CachePlan:
-    """The plan for these examples; states behind the last layer are always among them."""
+    """The plan for these examples; states after the last layer are always among them."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(np.asarray((len(example.token_ids), *example.token_ids), np.int64).tobytes())

@@ -1,4 +1,4 @@
-"""Several teachers: which one teaches now, and the mean of all."""
+"""Several teachers: the choice of the one that teaches now, and the mean of all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from models.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSwitchConfig:
-    """A teacher is mastered below a KL of `mastered_below` nats; another one takes over from a teacher that is not
-    mastered only when it is nearer by `margin` of that teacher's KL."""
+    """A teacher is mastered below a KL of `mastered_below` nats; before that, another one replaces it only when it is
+    nearer to the student by `margin` of the current teacher's KL."""
 
     mastered_below: float = 0.2
     margin: float = 0.1
@@ -68,13 +68,13 @@ class TeacherSwitch:
         return to_plain(self._state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises: ConfigError when the state speaks of other teachers."""
+        """Raises: ConfigError when the state is of other teachers."""
         loaded = from_plain(state, _TeacherSwitchState)
         strangers = {loaded.current, *loaded.distances} - set(self._teachers)
         if strangers:
             raise ConfigError(
-                f"the checkpoint knows teachers {', '.join(sorted(strangers))}, which the config does not name; "
-                "name them again or start without --resume"
+                f"the checkpoint names teachers {', '.join(sorted(strangers))}, which the config does not; "
+                "add them again or start without --resume"
             )
         self._state = loaded
 

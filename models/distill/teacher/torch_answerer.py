@@ -22,7 +22,7 @@ class TorchAnswerer:
     def answer(
         self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Raises: ConfigError for a prompt that with its answer goes beyond the teacher's context."""
+        """See `Answerer`. Raises: ConfigError for a prompt that with its answer exceeds the teacher's context."""
         limit = self._decoder.architecture.max_context_tokens - max_tokens
         if (longest := max(map(len, prompts), default=0)) > limit:
             raise ConfigError(

@@ -25,7 +25,7 @@ PROBES = (
 
 
 class HasVocabulary(Protocol):
-    """What of a `ModelSource` is compared."""
+    """The parts of a `ModelSource` that are compared."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +46,7 @@ class VocabularyMatch:
 
     @property
     def is_padded(self) -> bool:
-        """Whether one of the two has rows in its head that the other has not."""
+        """Whether one of the two heads has rows that the other does not have."""
         return not self.teacher_size == self.student_size == self.shared_size
 
 
@@ -72,7 +72,7 @@ def compare_vocabularies(teacher: HasVocabulary, student: HasVocabulary) -> Voca
 
 
 def _sizes_that_differ(teacher: Tokenizer, student: Tokenizer) -> tuple[int, ...]:
-    """Beyond the smaller tokenizer the other one's ids mean something to it alone."""
+    """Both tokenizers' sizes where they differ: ids beyond the smaller one mean something only to the other."""
     return (teacher.vocab_size, student.vocab_size) if teacher.vocab_size != student.vocab_size else ()
 
 

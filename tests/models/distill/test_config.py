@@ -1,4 +1,4 @@
-"""What a run is told: three lines do, and every mistake is named."""
+"""A run's settings: three lines are enough, and every mistake is named."""
 
 from pathlib import Path
 from typing import Any

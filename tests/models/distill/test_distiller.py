@@ -136,7 +136,7 @@ def test_distiller_refuses_to_resume_a_run_with_other_settings(config: DistillCo
 def test_distiller_goes_on_with_another_rate_and_moved_files(
     config: DistillConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the error of a run that diverged advises can be done."""
+    """The advice in the error of a run that diverged works."""
     config = replace(config, training=replace(config.training, epochs=1, checkpoint_s=1e-9, log_steps=1))
     kill_at(3, config, monkeypatch)
     for moved in (config.teacher, config.data):

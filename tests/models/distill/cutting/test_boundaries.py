@@ -44,7 +44,7 @@ def trunk(tiny_source: Callable[..., Path]) -> Trunk:
 
 
 class Stand:
-    """A trunk of made-up layers: `states[0]` is the embedding of every token, layer i answers `states[i + 1]`."""
+    """A trunk of made-up layers: `states[0]` is the embedding of every token, layer i returns `states[i + 1]`."""
 
     def __init__(self, states: list[list[float]], attention: list[Callable[[int], Tensor]]) -> None:
         self.states, self.attention = states, attention

@@ -1,4 +1,4 @@
-"""Like prompts: found, dropped, and kept on one side of the split."""
+"""Similar prompts: found, dropped, and kept on one side of the split."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Rows as token ids, and batches of like length."""
+"""Rows as token ids, and batches of similar length."""
 
 import pytest
 from tokenizers import Tokenizer as Backend

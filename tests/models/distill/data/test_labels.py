@@ -1,4 +1,4 @@
-"""The teacher's answers: who is asked, once only, and what comes of it."""
+"""The teacher's answers: which prompts it gets, each once only, and what becomes of its answers."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,16 +121,16 @@ def test_label_does_not_ask_what_is_too_long(tmp_path: Path, tokenizer: Tokenize
 
 
 def test_label_tells_its_progress(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     label(
         [row("one"), row("two")],
         Echo(tokenizer),
         tokenizer,
         tmp_path / "teacher_answers.jsonl",
         teacher="t",
-        progress=lambda done, wanted: told.append((done, wanted)),
+        progress=lambda done, wanted: reported.append((done, wanted)),
     )
-    assert told == [(1, 2), (2, 2)]
+    assert reported == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which positions of a batch count, for how much, and where the teacher's word on them is."""
+"""Which positions of a batch count, for how much, and where the teacher's predictions for them are."""
 
 from dataclasses import replace
 

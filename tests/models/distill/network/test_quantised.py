@@ -223,7 +223,7 @@ def test_training_a_view_trains_the_plain_layer(tiny_source: TinySource, precisi
 
 def test_unknown_precision_is_refused(tiny_source: TinySource) -> None:
     layer = Trunk(open_source(tiny_source("llama"))).copy_of(0)
-    with pytest.raises(ConfigError, match=r"fp32.*knows int8, int4, w8a8"):
+    with pytest.raises(ConfigError, match=r"fp32.*supports int8, int4, w8a8"):
         quantised(layer, "fp32")
 
 

@@ -45,5 +45,5 @@ def test_the_choice_goes_on_after_a_resume() -> None:
     choice.observe({OWN: 2.0, "large": 0.5})
     resumed.load_state_dict(choice.state_dict())
     assert resumed.current() == [LARGE]
-    with pytest.raises(ConfigError, match="knows teachers large"):
+    with pytest.raises(ConfigError, match="names teachers large"):
         TeacherChoice(config_of(), OURS, {"other": LARGE}).load_state_dict(choice.state_dict())

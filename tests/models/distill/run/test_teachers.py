@@ -1,4 +1,4 @@
-"""The teachers of a run: who is further, who writes, and what is read."""
+"""The teachers of a run: which are further ones, which one writes answers, and what is read."""
 
 from collections.abc import Callable
 from pathlib import Path

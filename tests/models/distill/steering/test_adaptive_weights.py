@@ -1,4 +1,4 @@
-"""What moves weights hears what it should, also when not every exit takes part in a step."""
+"""What adapts weights observes the right figures, also when not every exit takes part in a step."""
 
 import json
 from typing import Any

@@ -101,7 +101,7 @@ def test_another_plan_gets_another_folder(trunk: Trunk) -> None:
         plan_cache(trunk, SHA, EXAMPLES, PLAN_LAYERS, 9),
     ]
     assert len({plan.key() for plan in plans}) == len(plans)
-    # The last layer's states are always there, and the order and number of mentions are nothing.
+    # The last layer's states are always there, and the order and repetition of layers do not matter.
     assert plan_cache(trunk, SHA, EXAMPLES, (3, 2, 2, 4), 8) == plans[0]
 
 

@@ -1,4 +1,4 @@
-"""Which teacher teaches, and several teachers as one."""
+"""Which of several teachers teaches, and the mean of several."""
 
 import json
 from typing import Any
@@ -77,7 +77,7 @@ def test_resume_equals_uninterrupted() -> None:
 
 def test_load_refuses_teachers_that_the_config_does_not_name() -> None:
     state = TeacherSwitch(("huge",), AT_ONCE).state_dict()
-    with pytest.raises(ConfigError, match="knows teachers huge"):
+    with pytest.raises(ConfigError, match="names teachers huge"):
         _switch().load_state_dict(state)
 
 
