@@ -9,14 +9,14 @@ from engines.sequence import FinishReason, GenerationRequest, SamplingParams, Se
 from models.errors import StepFailed
 
 MAX_SUBMITTED = 256
-"""How many prompts wait in the engine at a time: enough to fill every batch."""
+"""How many prompts are in the engine at a time: enough to fill every batch."""
 
 
 class EngineAnswerer:
-    """`models.distill.data.labels.Answerer` on an engine that was not started yet; use it as a context.
+    """`models.distill.data.labels.Answerer` on an engine that has not been started; use it as a context manager.
 
-    A prompt's own seed is made of its tokens, so an answer does not depend on what else is asked: a run that is resumed
-    has fewer prompts left to ask, and gets the same answers.
+    Each prompt's seed is derived from its tokens, so its answer does not depend on the other prompts: a resumed run,
+    which has fewer of them left, gets the same answers.
     """
 
     def __init__(self, engine: Engine, path: str, end_token_ids: frozenset[int]) -> None:
@@ -35,7 +35,10 @@ class EngineAnswerer:
     def answer(
         self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Raises: StepFailed and whatever else a sequence ends with."""
+        """Yield (index of the prompt, token ids of its answer) in the order in which the answers end.
+
+        Raises: StepFailed when a sequence ends with an error; whatever `Engine.submit` raises.
+        """
         waiting = iter(enumerate(prompts))
         answers: dict[int, list[int]] = {}
         num_open = 0
@@ -65,7 +68,7 @@ class EngineAnswerer:
                 yield index, tuple(self._ended(answers.pop(index), event.finish.reason))
 
     def _ended(self, token_ids: list[int], reason: FinishReason) -> list[int]:
-        """The answer with its end token, which events leave out; nothing is added to one that was cut short."""
+        """The answer with its end token, which events leave out; an answer that was cut short has none."""
         has_end = bool(token_ids) and token_ids[-1] in self._end_token_ids
         if reason is FinishReason.STOP and not has_end:
             token_ids.append(min(self._end_token_ids))

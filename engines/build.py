@@ -31,10 +31,15 @@ def build_runner(student: Student, config: EngineConfig) -> OnnxRunner:
 
 
 def capacity_tokens(student: Student, config: EngineConfig) -> int:
-    """The longest sequence, prompt and answer together."""
+    """The longest sequence, prompt and answer together.
+
+    Raises: ConfigError when more is configured than the student supports.
+    """
     longest = student.manifest.architecture.max_context_tokens
     if config.max_context_tokens is not None and config.max_context_tokens > longest:
-        raise ConfigError(f"max_context_tokens is {config.max_context_tokens}, the student knows {longest} positions")
+        raise ConfigError(
+            f"max_context_tokens is {config.max_context_tokens}, but the student supports {longest} positions at most"
+        )
     return config.max_context_tokens or longest
 
 

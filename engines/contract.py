@@ -1,4 +1,4 @@
-"""The two seams of the engine folder.
+"""The two interfaces of this folder.
 
 An `Engine` serves sequences: it batches, streams and aborts. A `Runner` does one forward pass and owns the tensors.
 The server knows only `Engine`; the engine's loop knows only `Runner`.
@@ -38,9 +38,9 @@ class PathStatus:
 class EngineStatus:
     """A snapshot for probes, admission and metrics. Counters only grow while the engine lives.
 
-    `is_healthy` False comes with `error`, a sentence for anybody, and perhaps `error_detail`, for operators alone: it
-    may name files. Stage keys are module and exit names, and `head`; `stage_runs` counts the steps in which a stage
-    ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
+    An unhealthy engine has an `error`, a sentence that clients may read, and perhaps an `error_detail`, which is for
+    operators only because it may name files. Stage keys are module and exit names, and `head`; `stage_runs` counts the
+    steps in which a stage ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
     """
 
     student: str
@@ -96,15 +96,15 @@ class Engine(Protocol):
     def status(self) -> EngineStatus: ...
 
     def sequences(self, limit_s: float) -> list[SequenceState]:
-        """Every living sequence, those that run first. Blocks.
+        """The state of every sequence that has not ended, running ones first. Blocks.
 
         Raises: EngineUnhealthy when the engine's thread did not answer within `limit_s`.
         """
         ...
 
     def audit(self, limit_s: float) -> list[str]:
-        """What does not add up in the engine's books (slots, KV, cached prefixes), or that its thread did not answer
-        within `limit_s`; nothing when all is well. Blocks."""
+        """What is inconsistent in the engine's bookkeeping (slots, KV, cached prefixes), as sentences; empty when
+        nothing is. Blocks. An engine thread that does not answer within `limit_s` is reported the same way."""
         ...
 
     def stop(self, grace_s: float) -> None:
@@ -114,9 +114,10 @@ class Engine(Protocol):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PrefillChunk:
-    """Consecutive tokens of one sequence. `start` is the position of the first; the KV before it is written.
+    """Consecutive tokens of one sequence. `start` is the position of the first; KV before it exists already.
 
-    `wants_logits` is about the last token; with `keeps_states` any position can be asked for until the next step.
+    `wants_logits` asks for the last token's logits; with `keeps_states`, `Runner.position_logits` gives those of any of
+    its positions until the next step.
     """
 
     slot: int
@@ -129,10 +130,10 @@ class PrefillChunk:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class DecodeRow:
-    """One token of one sequence at `position`. Row i of a step sits in slot i.
+    """One token of one sequence at `position`. Row i of a step uses slot i.
 
-    A row without a path is padding: its slot is free or still prefilling, and `position` is the first position of it
-    that holds no KV yet, so that what the row writes there is overwritten before anybody reads it.
+    A row without a path is padding: its slot is free or still prefilling, and `position` is that
+    slot's first position without KV, so what the row writes there is overwritten before it is read.
     """
 
     path: str | None
@@ -149,7 +150,7 @@ class StepInput:
 
 
 class Runner(Protocol):
-    """Owns weights and KV of one student. Used by the engine thread alone, but for `load`.
+    """Owns weights and KV of one student. Only the engine thread uses it, except for `load`.
 
     A `forward` that raises leaves the KV of tokens before this step intact.
     """
@@ -166,7 +167,7 @@ class Runner(Protocol):
         ...
 
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
-        """Logits behind the tokens at positions `first` to `end` of a chunk of the last step that keeps its states.
+        """Logits after the tokens at positions `first` to `end` (exclusive) of a chunk whose states the last step kept.
 
         Shapes: returns [end - first, vocab].
         """
@@ -185,7 +186,7 @@ class Runner(Protocol):
         ...
 
     def release_slot(self, slot: int, num_tokens: int) -> None:
-        """Nobody reads the `num_tokens` of this slot any more: their memory may go back to the system."""
+        """The slot's first `num_tokens` tokens are no longer needed: their memory may be returned to the system."""
         ...
 
     def kv_bytes_per_token(self, stage: str) -> int:

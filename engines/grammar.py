@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Tokens = npt.NDArray[np.int64]
 
 WHITESPACE = r"( |\r?\n( {0,32}|\t{0,8}))"
-"""What may stand between the parts of a JSON text. Bounded: small models tend to write blanks for ever."""
+"""What may stand between the parts of a JSON text. Bounded: small models tend to write blanks forever."""
 
 _OPTIONS = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
 
@@ -103,7 +103,7 @@ class Wrapped:
 
 
 class _Start:
-    """Holds the compiled start of a grammar, which is no part of its value."""
+    """Holds a grammar's compiled start state outside the dataclass fields, so that equality ignores it."""
 
     __slots__ = ("_start",)
     _start: "LLMatcher"
@@ -121,7 +121,7 @@ class Grammar(_Start):
 
 
 class GrammarCompiler:
-    """Compiles grammars for one vocabulary. Slow to make (about 0.3 s), and to be used in one thread at a time."""
+    """Compiles grammars for one vocabulary. Slow to make (about 0.3 s). Use it in one thread at a time."""
 
     def __init__(self, vocabulary: Vocabulary, num_logits: int) -> None:
         """`num_logits` is the width of the model's logits; models pad their vocabularies.
@@ -141,12 +141,12 @@ class GrammarCompiler:
         )
 
     def compile(self, source: str) -> Grammar:
-        """Raises: InvalidParameter for a grammar that is wrong, too large, or that no text can begin."""
+        """Raises: InvalidParameter for a grammar that is wrong, too large, or matches no text."""
         from llguidance import LLMatcher
 
         start = LLMatcher(self._tokenizer, HEADER + source, log_level=0, limits=_limits())
         if not start.is_error():
-            # That no text can follow some grammars shows only when their first token is asked for.
+            # Some grammars match no text at all, which shows only when their first token is asked for.
             start.compute_bitmask()
         if start.is_error():
             raise InvalidParameter(start.get_error().splitlines()[0])

@@ -1,4 +1,4 @@
-"""The machine and the versions a run's figures belong to."""
+"""The machine and the package versions that a measurement was taken with."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ Description = dict[str, str | int | float | list[str]]
 
 
 def describe_machine() -> Description:
-    """CPU, memory and kernel, and the load of the minute before."""
+    """CPU, memory and kernel, and the load average of the last minute."""
     fields = _cpu_fields()
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return {
@@ -66,7 +66,7 @@ def _cpu_fields() -> dict[str, str]:
 
 @dataclass(slots=True, frozen=True)
 class CpuUse:
-    """Counters of one moment: seconds of all cores' work, of our finished children's, and of the clock."""
+    """Counters at one moment: CPU seconds of all processes, CPU seconds of our finished children, and the clock."""
 
     busy_s: float
     children_s: float
@@ -90,6 +90,6 @@ def read_cpu_use() -> CpuUse | None:
 
 
 def foreign_share(before: CpuUse, after: CpuUse) -> float:
-    """The share of the machine's cores that others took in between: what makes a measurement doubtful."""
+    """The share of the machine's cores that other processes used in between: if large, a measurement is doubtful."""
     foreign = (after.busy_s - before.busy_s) - (after.children_s - before.children_s)
     return max(0.0, foreign / ((after.wall_s - before.wall_s) * (os.cpu_count() or 1)))

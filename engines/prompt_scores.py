@@ -1,4 +1,4 @@
-"""What the model thought of a prompt's own tokens: log-probabilities, reduced a few positions at a time."""
+"""Log-probabilities of a prompt's own tokens, computed from the logits of a few positions at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""From logits to tokens, one row at a time where a row wants more than the largest logit.
+"""From logits to tokens. Rows that need more than the largest logit are handled one at a time.
 
 Every draw depends on the row's seed and position alone, so the same seed gives the same text whatever else runs.
 """
@@ -17,13 +17,13 @@ from engines.sequence import SamplingParams, Sequence, TokenLogprob
 Row = npt.NDArray[np.float32]
 
 SPAN = 4.0
-"""First guess, in nats below the largest, at which tokens can matter to top-p and top-k. Kept small: what is
-in has to be sorted, and a second look costs little."""
+"""First guess of how far below the largest logit, in nats, top-p and top-k reach. Kept small: the tokens within have
+to be sorted, and widening it costs little."""
 SLACK = 1e-6
-"""Nats by which tokens may miss min-p and still be looked at exactly."""
+"""Nats below min-p within which tokens are still compared exactly."""
 LARGEST_LOGIT = np.float32(1e30)
 BLOCK = 128
-"""Tokens per block of the two-level search in the cumulated distribution."""
+"""Tokens per block of the two-level search in the cumulative distribution."""
 REDRAW = 0x5851F42D4C957F2D
 """Turns a seed into another, for second draws: they must not depend on the first."""
 
@@ -45,7 +45,7 @@ class Sampler:
         """The next token of every sequence.
 
         Shapes: logits [len(sequences), vocab].
-        Raises: FloatingPointError for logits that are not finite: a broken model must not answer rubbish.
+        Raises: FloatingPointError for logits that are not finite: a broken model must not answer nonsense.
         """
         greedy = logits.argmax(axis=1)
         if not np.isfinite(logits[np.arange(len(greedy)), greedy]).all():
@@ -57,10 +57,11 @@ class Sampler:
         return [self._sampled(*one) for one in zip(logits, tokens, sequences, strict=True)]
 
     def _legal_tokens(self, tokens: list[int], sequences: list[Sequence]) -> dict[int, Tokens]:
-        """What grammars allow, by row; only for rows whose grammar refuses their token, since asking costs more.
+        """What grammars allow, by row; only for rows whose grammar refuses their token, because listing costs more.
 
-        Keeping the token drawn among all if it is legal, and otherwise drawing again among the legal ones, gives each
-        of those the share that it has among them. Filters look at all tokens first, and then at the legal ones.
+        A token drawn among all is kept if it is legal; otherwise another is drawn among the legal ones. Without filters
+        such as top-p this gives every legal token the probability that it has among the legal tokens. Filters apply to
+        all tokens in the first draw, and to the legal ones in the second.
         """
         bound = {
             index: sequence.matcher
@@ -103,7 +104,7 @@ def _choose(adjusted: Row, best: np.intp, sequence: Sequence) -> int:
 
 
 def _choose_legal(adjusted: Row, legal: Tokens, sequence: Sequence) -> int:
-    """A token among those that are legal; where there are none any token, which the grammar then refuses."""
+    """A token among the legal ones; if there are none, any token, which the grammar then refuses."""
     params = sequence.request.sampling
     if not len(legal):
         return int(adjusted.argmax())
@@ -165,7 +166,7 @@ def _mix(value: int) -> int:
 
 
 def draw(logits: Row, params: SamplingParams, point: float) -> int:
-    """The token at `point` of the cumulated distribution after temperature, min-p, top-k and top-p, in that order."""
+    """The token at `point` of the cumulative distribution after temperature, min-p, top-k and top-p, in that order."""
     # Float64 and a shift by the largest: a temperature near zero must not overflow.
     scaled = (logits.astype(np.float64) - logits.max()) / params.temperature
     if params.top_k is None and params.top_p >= 1.0 and params.min_p == 0.0:
@@ -177,7 +178,7 @@ def draw(logits: Row, params: SamplingParams, point: float) -> int:
 
 
 def _draw_from_all(weights: npt.NDArray[np.float64], point: float) -> int:
-    """Two levels: find the block, then the token in it; a full cumulated sum would cost five times as much."""
+    """Two levels: find the block, then the token in it; one cumulative sum over all would cost five times as much."""
     padded = np.pad(weights, (0, -len(weights) % BLOCK)).reshape(-1, BLOCK)
     blocks = np.cumsum(padded.sum(axis=1))
     target = point * blocks[-1]
@@ -213,7 +214,7 @@ def _filtered(
 
 
 def _candidates(scaled: npt.NDArray[np.float64], limit: int, mass: float | None) -> npt.NDArray[np.int64]:
-    """Tokens among which the `limit` largest, or those that make up `mass`, surely are; without sorting them all."""
+    """Tokens that surely include the `limit` largest, or those that make up `mass`; found without sorting all."""
     span = SPAN
     while True:  # ends: at an infinite span every token is in
         tokens = np.flatnonzero(scaled >= -span)

@@ -1,6 +1,6 @@
-"""An engine without a model: it says what a script tells it to, and fails as it is told to.
+"""An engine without a model: it answers from a script, and fails when the script says so.
 
-For tests of everything above the `Engine` seam, and for users who test their clients. It batches, streams,
+For tests of everything above the `Engine` contract, and for users who test their clients. It batches, streams,
 aborts, loads and refuses like a real one; `stop` and `max_tokens` cut its lines, sampling changes nothing.
 """
 

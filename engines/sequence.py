@@ -42,7 +42,7 @@ class SamplingParams:
 
     `logprobs` is the number of alternatives to report beside the chosen token (0: the chosen one alone, None: nothing).
     `prompt_logprobs` asks the same for the prompt's own tokens. `max_tokens` 0 computes the prompt and ends there.
-    With a `grammar` the text keeps to it, and ends where it ends; an engine that cannot do that refuses the sequence.
+    With a `grammar` the text follows it, and ends where it ends; an engine that cannot do that refuses the sequence.
     """
 
     max_tokens: int
@@ -71,7 +71,8 @@ class SamplingParams:
 class GenerationRequest:
     """One sequence to generate. `id` is unique among living sequences; `path` names a path of the student.
 
-    Prefixes are shared by requests of one `cache_salt` only: how long a prompt takes tells nobody else what was asked.
+    Only requests with the same `cache_salt` share cached prefixes: otherwise the time that a prompt takes would reveal
+    what others have asked.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
     """
 
@@ -128,7 +129,7 @@ class Finish:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class SequenceEvent:
-    """What one step brought for one sequence: text that may be shown, tokens behind it, and perhaps the end.
+    """What one step produced for one sequence: text that may be shown, its tokens, and perhaps the end.
 
     `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
     Where `prompt_logprobs` were asked for, those of the prompt's tokens from the second on come in `logprobs` before
@@ -163,8 +164,9 @@ class Sequence:
     """A request inside the engine. Owned by the engine thread alone.
 
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
-    `text` and `matcher` have taken the tokens of the answer, and survive when the KV is given back and computed again;
-    so do `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix it began with.
+    `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
+    computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
+    that the sequence began with.
     """
 
     request: GenerationRequest
@@ -202,7 +204,7 @@ class Sequence:
 
     @property
     def num_unscored_tokens(self) -> int:
-        """Prompt tokens whose log-probability is wanted and not known yet; the first has none."""
+        """Prompt tokens whose log-probability is wanted and not known yet; the first token has none."""
         if self.request.sampling.prompt_logprobs is None:
             return 0
         return self.num_prompt_tokens - 1 - len(self.prompt_logprobs)

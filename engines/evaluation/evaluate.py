@@ -58,8 +58,9 @@ class EvalConfig:
 def evaluate(
     student: Student, rows: Sequence[Row], config: EvalConfig, *, progress_s: float | None = None
 ) -> Evaluation:
-    """Measure; the full path is always among the points, and so is the reference. `progress_s` is how often
-    progress is reported on stderr; None: never.
+    """Measure every chosen path at every chosen precision; the full path and the reference are always among the points.
+
+    `progress_s` is the time between progress reports on stderr; None: no reports.
 
     Raises: ConfigError for paths and precisions that the student or this machine lacks, or when no row can be scored.
     """
@@ -83,11 +84,11 @@ class _Evaluation:
 
     def run(self, passages: Sequence[Passage], num_skipped: int) -> Evaluation:
         if not passages:
-            raise ConfigError("no row can be scored: every prompt is too long for this student; name other rows")
+            raise ConfigError("no row can be scored: every prompt is too long for this student; give other rows")
         reference_runner: OnnxRunner | None = None
         reference_scores: list[RowScore] = []
         points: list[Point] = []
-        # The reference first: what every other precision is compared with.
+        # The reference comes first: every other precision is compared with it.
         for precision in dict.fromkeys((self._reference, *self._precisions)):
             paths = self._paths if precision in self._precisions else (self._full,)
             runner = self._loaded(precision, paths)

@@ -67,7 +67,7 @@ class PathRuns:
         self._kvless = {exit.name for exit in manifest.exits if not exit.num_blocks}
 
     def normed(self, token_ids: Sequence[int], *, start: int = 0, first: int = 0) -> dict[str, Float]:
-        """Every path's normed states from token `first` of these on; positions before `start` were run already.
+        """Every path's normed states from token `first` of these on; positions before `start` have been run already.
 
         Shapes: [tokens - first, hidden_size].
         """
@@ -95,7 +95,7 @@ class PathRuns:
 
 @dataclass(slots=True)
 class _Tally:
-    """What one path has gathered of one passage."""
+    """The running sums of one path over one passage."""
 
     nats: list[float]
     kl: float = 0.0
@@ -157,18 +157,18 @@ class Scorer:
             base = by_path[self._full_path]
         else:
             base = self._reference.distributions([reference[begin:end]])[0]
-        parting = passage.branch - passage.boundary
+        branch_at = passage.branch - passage.boundary
         for path, tally in tallies.items():
             here = by_path[path]
             tally.nats += here.nats(range(end - begin), targets).tolist()
             tally.kl += float(kl_from(base, here).sum())
             tally.num_agreed += int((here.likeliest == base.likeliest).sum())
-            if passage.branches and begin <= parting < end:
+            if passage.branches and begin <= branch_at < end:
                 firsts = [branch[0] for branch in passage.branches]
-                tally.first_nats = tuple(here.nats([parting - begin] * len(firsts), firsts).tolist())
+                tally.first_nats = tuple(here.nats([branch_at - begin] * len(firsts), firsts).tolist())
 
     def _branch_nats(self, passage: Passage, tallies: dict[str, _Tally]) -> dict[str, list[float]]:
-        """Summed nats of every branch. The passage's KV up to the branch is used, what is behind it is overwritten."""
+        """Summed nats of every branch. The passage's KV up to the branch is reused; KV after it is overwritten."""
         totals = {path: list(tally.first_nats) for path, tally in tallies.items()}
         for index, branch in enumerate(passage.branches):
             if len(branch) > 1:
@@ -178,7 +178,7 @@ class Scorer:
         return totals
 
     def _blind_nats(self, passage: Passage) -> dict[str, float]:
-        """Summed nats of the answer behind another row's question, in place of the passage's KV; none without one."""
+        """Summed nats of the answer after another row's question, over the passage's KV; empty without one."""
         question = passage.other_question
         if not question:
             return {}
@@ -186,7 +186,7 @@ class Scorer:
         return self._nats_of(normed, passage.answer)
 
     def _nats_of(self, normed: dict[str, Float], targets: Sequence[int]) -> dict[str, float]:
-        """Summed nats of tokens that the states, one for each, predict."""
+        """Summed nats of the targets, each predicted by one state."""
         totals = dict.fromkeys(normed, 0.0)
         for begin in range(0, len(targets), self._step):
             part = targets[begin : begin + self._step]

@@ -1,4 +1,4 @@
-"""How fast every path decodes: single steps of the runner, all paths in turns."""
+"""How fast every path decodes: single steps of the runner, paths taking turns."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from engines.step_times import step_times
 
 ROW_COUNTS = (1, 32)
 POSITION = 128
-"""Where the decoded tokens stand: the tokens of context that attention reads."""
+"""Position of the decoded tokens, which is how many tokens of context attention reads."""
 NUM_ROUNDS = 40
 NUM_WARM_UPS = 2
 
@@ -16,7 +16,7 @@ NUM_WARM_UPS = 2
 def decode_speeds(
     runner: Runner, paths: Sequence[str], position: int = POSITION, num_rounds: int = NUM_ROUNDS
 ) -> dict[str, dict[int, float]]:
-    """Tokens per second of every path by rows in a step: rows over the median step, in turns that share the noise.
+    """Tokens per second of every path by rows in a step: rows over the median step. Paths take turns, to share noise.
 
     Whatever the slots hold is overwritten.
     """

@@ -1,4 +1,4 @@
-"""What an engine refuses at once, because it could never be finished."""
+"""Refuses at once the requests that an engine could never finish."""
 
 from engines.scheduling.scheduler import KvBudget
 from engines.sequence import GenerationRequest
@@ -7,7 +7,7 @@ from models.student.manifest import Manifest
 
 
 def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, capacity_tokens: int) -> None:
-    """`capacity_tokens` is the longest sequence a KV slot can hold.
+    """Check that the engine can finish a request. `capacity_tokens` is the longest sequence a KV slot can hold.
 
     Raises: UnknownModel, InvalidParameter, ContextTooLong.
     """

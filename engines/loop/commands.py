@@ -1,4 +1,4 @@
-"""What other threads ask of the engine's thread, which does it between two steps."""
+"""Commands from other threads, which the engine's thread carries out between two steps."""
 
 import logging
 import queue
@@ -24,7 +24,7 @@ class Accept:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Abort:
-    """End a sequence, if it still lives."""
+    """End a sequence, if it has not ended yet."""
 
     sequence_id: str
 
@@ -38,18 +38,18 @@ class FailToLoad:
 
 @dataclass(slots=True, frozen=True)
 class Wake:
-    """Look around, should the engine's thread be waiting."""
+    """Wake the engine's thread, in case it is waiting for work."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Question(Generic[T]):
-    """Something that only the engine's thread can tell, and whoever asks waits for."""
+    """A question that only the engine's thread can answer; the thread that asks waits for the reply."""
 
     subject: ClassVar[str]
     reply: Future[T] = field(default_factory=Future)
 
     def answer(self, find: Callable[[], T]) -> None:
-        """Find the answer, unless nobody waits for it any more."""
+        """Find the answer, unless the thread that asked has stopped waiting."""
         if not self.reply.set_running_or_notify_cancel():
             return
         try:
@@ -61,14 +61,14 @@ class Question(Generic[T]):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class ListSequences(Question[list[SequenceState]]):
-    """Where is every living sequence?"""
+    """What is the state of every sequence that has not ended?"""
 
     subject: ClassVar[str] = "list of sequences"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Audit(Question[list[str]]):
-    """What does not add up in the engine's books?"""
+    """What is inconsistent in the engine's bookkeeping?"""
 
     subject: ClassVar[str] = "audit"
 
@@ -77,7 +77,7 @@ Command = Accept | Abort | FailToLoad | Wake | Question[Any]
 
 
 class Commands:
-    """Filled by any thread, emptied by the engine's. `is_taken` says whether that thread runs."""
+    """A queue that any thread fills and the engine's thread empties. `is_taken` says whether that thread runs."""
 
     def __init__(self, is_taken: Callable[[], bool]) -> None:
         self._is_taken = is_taken
@@ -90,19 +90,19 @@ class Commands:
         self._queue.put(command)
 
     def ask(self, question: Question[T], limit_s: float) -> T:
-        """The answer, found on the engine's thread; what finding it raises does no harm there. Blocks.
+        """The answer, found on the engine's thread, which survives an error in finding it. Blocks.
 
         Raises: EngineUnhealthy when that thread does not run or does not answer within `limit_s`, or finding it failed.
         """
         if not self._is_taken():
-            raise EngineUnhealthy("the engine's thread does not run")
+            raise EngineUnhealthy("the engine's thread is not running")
         self.put(question)
         if not wait([question.reply], limit_s).done and question.reply.cancel():
             raise EngineUnhealthy(f"the engine's thread did not answer within {limit_s:g} s")
         return question.reply.result()
 
     def take(self, wait_s: float | None = None) -> Iterator[Command]:
-        """What was asked for, in order, until there is no more; waits for the first up to `wait_s`."""
+        """The commands in order, until none is left; waits up to `wait_s` for the first."""
         try:
             yield self._queue.get(block=wait_s is not None, timeout=wait_s)
             while True:

@@ -11,7 +11,7 @@ from models.student.manifest import Manifest
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Read for metrics; written by the engine thread alone."""
+    """Written by the engine thread only; any thread may read them."""
 
     stage_runs: Counter[str] = field(default_factory=Counter)
     stage_rows: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Counters:
                 stages[stage] += num_rows
         for chunk in plan.chunks:
             for stage in manifest.stages(manifest.path(chunk.sequence.path)):
-                # An exit without layers looks at a prompt's last token alone, as the head does, unless all are scored.
+                # An exit without layers runs on a prompt's last token only, like the head, unless it is scored.
                 has_kv = stage in kv_stages[chunk.sequence.path]
                 stages[stage] += chunk.num_tokens if has_kv or chunk.unscored else chunk.is_last
             stages[HEAD] += len(chunk.unscored) + chunk.is_last

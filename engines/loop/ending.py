@@ -22,14 +22,14 @@ class Outcome:
 
 
 def take_newest_token(sequence: Sequence, *, eos_token_ids: Container[int], capacity_tokens: int) -> Outcome:
-    """Give the sequence's last token to its text, and decide whether the answer ends. Its matcher has that token.
+    """Add the sequence's newest token to its text, and decide whether the answer ends. Its matcher has advanced.
 
     `capacity_tokens` is the longest sequence a KV slot can hold.
     """
     token_id, sampling = sequence.token_ids[-1], sequence.request.sampling
     if is_end_token(token_id, sampling, eos_token_ids):
         text = sequence.text.finish()
-        # Scores of a prompt include the token that ends the text (`SequenceEvent`).
+        # Where the prompt is scored, the token that ends the text is reported too: see `SequenceEvent`.
         return Outcome(text=text, reason=FinishReason.STOP, shows_token=sampling.prompt_logprobs is not None)
     text = sequence.text.push(token_id)
     reason = _reason_to_end(sequence, capacity_tokens)
@@ -47,7 +47,7 @@ def ends_with_prompt(sequence: Sequence) -> bool:
 
 
 def _reason_to_end(sequence: Sequence, capacity_tokens: int) -> FinishReason | None:
-    """Why the answer ends behind the token just pushed. A stop string wins over the length: it was there first."""
+    """Why the answer ends after the token just pushed. A stop string wins over the length: it comes first."""
     if sequence.text.matched is not None:
         return FinishReason.STOP
     if sequence.matcher is not None and sequence.matcher.is_finished:

@@ -1,4 +1,4 @@
-"""Whether an engine's books agree: sequences, slots, KV bytes, cached prefixes. Runs on the engine's own thread."""
+"""Checks an engine's bookkeeping: sequences, slots, KV bytes, cached prefixes. Runs on the engine's own thread."""
 
 from collections.abc import Iterator, Set
 
@@ -9,10 +9,10 @@ from engines.sequence import SequenceStatus
 RUNNING = (SequenceStatus.PREFILLING, SequenceStatus.DECODING)
 
 
-def book_problems(scheduler: Scheduler, kv: KvBudget, cache: PrefixCache, living: Set[str]) -> list[str]:
-    """What does not add up between two steps, as sentences; none when all is well.
+def find_inconsistencies(scheduler: Scheduler, kv: KvBudget, cache: PrefixCache, living: Set[str]) -> list[str]:
+    """What is inconsistent between two steps, as sentences; empty when nothing is.
 
-    `living` are the ids of the sequences that the engine owes an end.
+    `living` are the ids of the sequences that the engine has accepted and not ended.
     """
     return [
         *_sequence_problems(scheduler, living),
@@ -24,15 +24,15 @@ def book_problems(scheduler: Scheduler, kv: KvBudget, cache: PrefixCache, living
 def _sequence_problems(scheduler: Scheduler, living: Set[str]) -> Iterator[str]:
     known = {sequence.id for sequence in (*scheduler.running, *scheduler.waiting)}
     if known - living:
-        yield f"sequences run that nobody waits for: {sorted(known - living)}"
+        yield f"the scheduler has sequences that have ended: {sorted(known - living)}"
     for sequence in scheduler.running:
         if sequence.slot is None or scheduler.occupant(sequence.slot) is not sequence:
-            yield f"sequence {sequence.id} does not sit in its slot {sequence.slot}"
+            yield f"sequence {sequence.id} is not in its slot {sequence.slot}"
         if sequence.status not in RUNNING:
             yield f"sequence {sequence.id} runs and is {sequence.status.value}"
     for sequence in scheduler.waiting:
         if sequence.slot is not None or sequence.status is not SequenceStatus.WAITING:
-            yield f"sequence {sequence.id} waits, is {sequence.status.value} and sits in slot {sequence.slot}"
+            yield f"sequence {sequence.id} waits, is {sequence.status.value} and has slot {sequence.slot}"
     if scheduler.num_used_slots != len(scheduler.running):
         yield f"{scheduler.num_used_slots} slots are taken by {len(scheduler.running)} sequences"
 

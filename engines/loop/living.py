@@ -1,4 +1,4 @@
-"""The living sequences of an engine: those it accepted, from any thread, and still owes an end."""
+"""The living sequences of an engine: those it has accepted, from any thread, and not ended yet."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ RETRY_AFTER_S = 1.0
 
 
 class LivingSequences:
-    """At most `capacity` at a time. What is accepted goes to the engine's thread as a command.
+    """At most `capacity` at a time. An accepted sequence goes to the engine's thread as a command.
 
     `stop` and `fail` end accepting for good. All methods may be called from any thread.
     """
@@ -35,7 +35,7 @@ class LivingSequences:
             return set(self._ids)
 
     def accept(self, sequence: Sequence) -> None:
-        """Raises: EngineUnhealthy, QueueFull, InvalidParameter for an id that lives."""
+        """Raises: EngineUnhealthy, QueueFull, InvalidParameter for an id that a living sequence has."""
         with self._lock:
             if self.error is not None or self._is_stopping:
                 raise EngineUnhealthy(self.error.message if self.error else "the server is shutting down")
@@ -48,26 +48,26 @@ class LivingSequences:
                 raise InvalidParameter(f"a sequence {sequence.id!r} is running already")
             self._ids.add(sequence.id)
             self.num_accepted += 1
-            # Under the lock: once a refusal is in force, nothing more may come behind the last look at the commands.
+            # Under the lock: once new sequences are refused, none may be queued behind the engine's last look.
             self._commands.put(Accept(sequence=sequence))
 
     def abort(self, sequence_id: str) -> None:
         self._commands.put(Abort(sequence_id=sequence_id))
 
     def end(self, sequence_id: str) -> None:
-        """The sequence was told its end."""
+        """Forget a sequence that has ended."""
         with self._lock:
             self._ids.discard(sequence_id)
 
     def fail(self, error: ServingError, detail: str) -> set[str]:
-        """Refuse all from now on with `error`; returns who lives. `detail` is for operators alone."""
+        """Refuse new sequences with `error` from now on; returns the living ids. `detail` is for operators only."""
         with self._lock:
             self.error_detail = detail
             self.error = error
             return set(self._ids)
 
     def stop(self, grace_s: float) -> None:
-        """Refuse all from now on; those who live have `grace_s` seconds to end."""
+        """Refuse new sequences from now on; the living ones have `grace_s` seconds to end."""
         with self._lock:
             self._is_stopping = True
         self.abort_at_s = time.monotonic() + grace_s

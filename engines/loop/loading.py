@@ -1,4 +1,4 @@
-"""Which stages of a student are in memory, and the thread that loads them, so that paths become servable in turn."""
+"""Which stages of a student are in memory, and the thread that loads them, so that paths become servable one by one."""
 
 import logging
 import threading
@@ -16,9 +16,9 @@ JOIN_S = 5.0
 
 
 class Loading:
-    """`tell_loaded` is called after every stage, `tell_failed` with what ended the loading, both on its own thread.
+    """`on_loaded` is called after every stage, `on_failed` with the error that ended loading, both on its own thread.
 
-    `is_over` ends it between two stages.
+    Once `is_over` returns True, no further stage is loaded.
     """
 
     def __init__(
@@ -27,14 +27,14 @@ class Loading:
         runner: Runner,
         *,
         is_over: Callable[[], bool],
-        tell_loaded: Callable[[], None],
-        tell_failed: Callable[[Exception], None],
+        on_loaded: Callable[[], None],
+        on_failed: Callable[[Exception], None],
     ) -> None:
         self._manifest = manifest
         self._runner = runner
         self._is_over = is_over
-        self._tell_loaded = tell_loaded
-        self._tell_failed = tell_failed
+        self._on_loaded = on_loaded
+        self._on_failed = on_failed
         self._loaded: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self.run, name="fenhe-loader", daemon=True)
 
@@ -42,7 +42,7 @@ class Loading:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait a while for its end: exiting while a session is being made would abort the process."""
+        """Wait a while for the thread to end: exiting while a session is being made would abort the process."""
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
 
@@ -55,12 +55,12 @@ class Loading:
                     return
                 self._runner.load(stage)
                 self._loaded |= {stage}
-                self._tell_loaded()
+                self._on_loaded()
                 seconds = time.monotonic() - started_s
                 logger.info("stage loaded student=%s stage=%s seconds=%.2f", self._manifest.name, stage, seconds)
         except Exception as error:
             logger.exception("loading failed student=%s", self._manifest.name)
-            self._tell_failed(error)
+            self._on_failed(error)
 
     def status(self, path: str) -> PathStatus:
         needed = {HEAD, *self._manifest.stages(self._manifest.path(path))}
@@ -80,6 +80,6 @@ class Loading:
         ranks = self._manifest.path_ranks
         loaded = [name for name in ranks if self.status(name).is_servable]
         num_modules = len(self._manifest.path(path).modules)
-        # A path by another exit behind the same modules is not shallower: that exit was trained for something else.
+        # The same modules with another exit are not a shallower path: that exit was trained for something else.
         shallower = [name for name in loaded if len(self._manifest.path(name).modules) < num_modules]
         return min(shallower, key=ranks.__getitem__, default=None)

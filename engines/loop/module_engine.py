@@ -1,6 +1,6 @@
 """The module engine: one thread that admits, schedules, runs, samples and commits, step after step.
 
-Owns the order of things and what is published. The scheduler decides what runs, the runner how.
+Owns the order of a step and publishes its events. The scheduler decides what runs, the runner how.
 """
 
 import logging
@@ -16,7 +16,7 @@ from engines.loop.acceptance import check_request
 from engines.loop.commands import Abort, Accept, Audit, Command, Commands, FailToLoad, ListSequences, Wake
 from engines.loop.counters import Counters
 from engines.loop.ending import ends_with_prompt, take_newest_token
-from engines.loop.integrity import book_problems
+from engines.loop.integrity import find_inconsistencies
 from engines.loop.living import LivingSequences
 from engines.loop.loading import Loading
 from engines.loop.slot_moves import SlotMoves
@@ -70,8 +70,8 @@ class ModuleEngine:
             student.manifest,
             runner,
             is_over=self._living.is_over,
-            tell_loaded=lambda: self._commands.put(Wake()),
-            tell_failed=self._fail_to_load,
+            on_loaded=lambda: self._commands.put(Wake()),
+            on_failed=self._fail_to_load,
         )
         self._kv = KvBudget(config.kv_bytes, bytes_per_token)
         self._cache = PrefixCache(config.prefix_cache_bytes)
@@ -153,24 +153,24 @@ class ModuleEngine:
     # The engine thread.
 
     def _serve(self) -> None:
-        """Step until told to stop. Whatever happens, every sequence gets its end."""
+        """Step until asked to stop. Whatever happens, every sequence ends with an event."""
         try:
             while not self._living.is_over():
                 if not self.step():
-                    self._obey(wait_s=IDLE_WAIT_S)
+                    self._take_commands(wait_s=IDLE_WAIT_S)
         except BaseException as error:  # a panic of a Rust library is no Exception
             logger.exception("engine thread failed student=%s", self._manifest.name)
             self._give_up("the engine failed", error)
-        self._obey()
+        self._take_commands()
         self._end_all(FinishReason.ABORT, None)
         self._flush()
 
     def step(self) -> bool:
-        """One step for everyone who can run; False when there was nothing to do.
+        """One step for every sequence that can run; False when there was nothing to do.
 
         A transaction: until `_commit`, no sequence has moved on.
         """
-        self._obey()
+        self._take_commands()
         plan = self._scheduler.plan()
         if not plan.is_empty:
             try:
@@ -200,7 +200,7 @@ class ModuleEngine:
         return list(zip(sequences, self._sampler.sample(logits, sequences), strict=True))
 
     def _score(self, chunk: Chunk) -> list[TokenLogprob]:
-        """Log-probabilities of the prompt tokens that follow on the chunk's unscored positions."""
+        """Log-probabilities of the prompt tokens that follow the chunk's unscored positions."""
         sequence, slot, wanted = chunk.sequence, chunk.sequence.slot, chunk.sequence.request.sampling.prompt_logprobs
         assert slot is not None
         assert wanted is not None
@@ -220,7 +220,7 @@ class ModuleEngine:
         self._counters.count(plan, self._manifest, self._kv_stages)
         self._scheduler.commit(plan)
         for sequence, logprobs in scored:
-            self._tell_scores(sequence, logprobs)
+            self._add_scores(sequence, logprobs)
         prefilled = [chunk.sequence for chunk in plan.chunks if chunk.sequence.num_uncomputed_tokens == 0]
         for sequence, token in sampled:
             self._append(sequence, token)
@@ -233,8 +233,8 @@ class ModuleEngine:
         for sequence in prefilled:
             self._slot_moves.remember(sequence)
 
-    def _tell_scores(self, sequence: Sequence, logprobs: list[TokenLogprob]) -> None:
-        """Keep what was found of a prompt's tokens, and publish it once it is all there."""
+    def _add_scores(self, sequence: Sequence, logprobs: list[TokenLogprob]) -> None:
+        """Collect the log-probabilities of a prompt's tokens, and publish them once they are complete."""
         sequence.prompt_logprobs += logprobs
         if not sequence.num_unscored_tokens:
             self._events.append(SequenceEvent(sequence_id=sequence.id, logprobs=tuple(sequence.prompt_logprobs)))
@@ -277,10 +277,10 @@ class ModuleEngine:
         token: Sampled | None = None,
         error: ServingError | None = None,
     ) -> None:
-        """The one place where a sequence ends: frees all it holds and tells whoever waits for it."""
+        """The one place where a sequence ends: frees all it holds and adds its final event."""
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self._slot_moves.remember(sequence)
-        # A step that failed may have written more than was computed.
+        # Not `num_computed_tokens`: a step that failed may have written KV for more tokens.
         num_written = sequence.num_tokens
         slot = self._scheduler.remove(sequence)
         finish = Finish(
@@ -312,12 +312,12 @@ class ModuleEngine:
         self._commands.put(FailToLoad(cause=cause))
 
     def _give_up(self, what: str, cause: BaseException) -> None:
-        """Mark the engine unhealthy and tell everyone who waits; only operators are told the cause."""
+        """Mark the engine unhealthy and end every sequence with an error; only operators see the cause."""
         error = EngineUnhealthy(f"{what}; {SEE_LOG}")
         detail = f"{what}: {cause!r}"
         ended = sorted(self._living.fail(error, detail))
         logger.error("engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, detail, ended)
-        self._obey()
+        self._take_commands()
         self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
@@ -331,7 +331,7 @@ class ModuleEngine:
 
     # Commands from other threads.
 
-    def _obey(self, wait_s: float | None = None) -> None:
+    def _take_commands(self, wait_s: float | None = None) -> None:
         """Carry out what other threads asked for; wait for the first up to `wait_s`."""
         for command in self._commands.take(wait_s):
             self._carry_out(command)
@@ -347,7 +347,7 @@ class ModuleEngine:
             case ListSequences():
                 command.answer(self._sequence_states)
             case Audit():
-                command.answer(self._book_problems)
+                command.answer(self._find_inconsistencies)
             case Wake():
                 pass
 
@@ -364,8 +364,8 @@ class ModuleEngine:
     def _sequence_states(self) -> list[SequenceState]:
         return [sequence.state() for sequence in (*self._scheduler.running, *self._scheduler.waiting)]
 
-    def _book_problems(self) -> list[str]:
-        return book_problems(self._scheduler, self._kv, self._cache, self._living.ids())
+    def _find_inconsistencies(self) -> list[str]:
+        return find_inconsistencies(self._scheduler, self._kv, self._cache, self._living.ids())
 
 
 def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:

@@ -1,6 +1,6 @@
-"""KV in and out of slots around a forward pass: given up, moved, restored from the prefix cache and kept there.
+"""Moves KV around a forward pass: frees slots, copies between them, and from and to the prefix cache.
 
-Decides nothing: the scheduler says which slots, the cache which blocks.
+Decides nothing: the scheduler chooses the slots, the cache the blocks.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class SlotMoves:
             self._restore(sequence)
 
     def remember(self, sequence: Sequence) -> None:
-        """Put the KV of the sequence's computed tokens into the prefix cache; what it held there is let go."""
+        """Put the KV of the sequence's computed tokens into the prefix cache; release the blocks it held there."""
         slot = sequence.slot
         if slot is None or not self._cache.capacity_bytes:
             return
@@ -43,7 +43,7 @@ class SlotMoves:
         self._cache.release(sequence.match)
 
     def _restore(self, sequence: Sequence) -> None:
-        """Write a cached prefix into the sequence's slot; the match stays held until the prompt is cached itself."""
+        """Write a cached prefix into the sequence's slot; the match stays held until the whole prompt is cached."""
         assert sequence.slot is not None
         blocks = self._cache.blocks(sequence.match)
         stages = self._stages[sequence.path]

@@ -1,4 +1,4 @@
-"""How the precisions of a plan are chosen: as asked for, or by measuring, within a memory budget."""
+"""Chooses the precisions of a plan: the configured one, or by measuring, within a memory budget."""
 
 import logging
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def choose_plan(student: Student, config: EngineConfig, num_threads: int, librar
 
 
 def _describe_speed(measured: tuple[str, Speeds]) -> str:
-    """Such as ` w8a8="1 row 3.1 ms, 32 rows 9.8 ms, prompt token 0.21 ms"`: a line lists several."""
+    """Such as ` w8a8="1 row 3.1 ms, 32 rows 9.8 ms, prompt token 0.21 ms"`, space included: one line lists several."""
     name, speeds = measured
     times = {f"{rows} row{'s' * (rows > 1)}": seconds for rows, seconds in sorted(speeds.decode_step_s.items())}
     times["prompt token"] = speeds.prefill_token_s

@@ -38,8 +38,8 @@ class RunnerLimits:
 class OnnxRunner:
     """`Runner` on CPU sessions.
 
-    Hidden states of a step live in one buffer, and every module works in place on a prefix of it: rows that leave
-    earlier simply stay behind.
+    Hidden states of a step live in one buffer, and every module works in place on a prefix of it; the rows
+    of shallower paths stay behind that prefix.
     """
 
     def __init__(self, student: Student, plan: PrecisionPlan, limits: RunnerLimits) -> None:
@@ -117,7 +117,7 @@ class OnnxRunner:
     def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int) -> Float:
         """Every position of one sequence through one stage, for callers that need all; KV before `start` is written.
 
-        Shapes: hidden and what returns [1, tokens, hidden_size]; of an exit, normed.
+        Shapes: hidden and result [1, tokens, hidden_size]. The result of an exit is normed.
         """
         output = np.empty_like(hidden)
         last = start + hidden.shape[1] - 1
@@ -174,10 +174,10 @@ class OnnxRunner:
     def _row_ranges(self, rows: Sequence[DecodeRow]) -> list[tuple[str, int, int]]:
         """The rows (stage, first, end) of every stage that this step needs, in running order.
 
-        One range a stage, padding included, unless rows that must not pass it lie between those that must.
+        One range per stage, padding included, unless rows that must not run it lie between those that must.
         """
         ranges: dict[str, list[tuple[int, int]]] = {}
-        last_row = -1  # the last one before this that is no padding
+        last_row = -1  # the latest row that is not padding
         for index, row in enumerate(rows):
             if row.path is None:
                 continue
@@ -224,7 +224,7 @@ class OnnxRunner:
             self._kept[chunk.slot] = (chunk.start, states[0])
 
     def _run_heads(self, num_decode: int, num_rows: int) -> None:
-        """Once for all rows, unless prompts run in another variant, and so perhaps in another basis, than rows."""
+        """Once for all rows, unless prompts run in another variant, so perhaps in another basis, than decode rows."""
         decode, prefill = self._plan.decode(num_decode), self._plan.prefill
         split = num_rows if decode == prefill else num_decode
         for variant, first, end in ((decode, 0, split), (prefill, split, num_rows)):
@@ -258,7 +258,7 @@ def _warm_head(head: HeadSession, architecture: Architecture) -> HeadSession:
 
 
 def grouped(chunks: Iterable[PrefillChunk]) -> list[list[PrefillChunk]]:
-    """Chunks that can share a pass: whole beginnings of prompts on one path, in consecutive slots, of like length.
+    """Chunks that can share a pass: first chunks of prompts on one path, in consecutive slots, of similar length.
 
     Attention over a past takes one sequence at a time, so a chunk that continues a prompt stays alone.
     """

@@ -75,7 +75,7 @@ def _reserve(size_bytes: int) -> mmap.mmap:
         return mmap.mmap(-1, size_bytes, flags=_FLAGS)
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"the system gives no {size_bytes / 2**30:.0f} GiB of address space for KV slots ({error}); "
+            f"the system cannot reserve {size_bytes / 2**30:.0f} GiB of address space for KV slots ({error}); "
             "lower max_context_tokens or max_running, or allow overcommit"
         ) from error
 

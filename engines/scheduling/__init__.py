@@ -1,1 +1,1 @@
-"""Who runs in the next step, in which slot, and which cached prefix they begin with."""
+"""Which sequences run in the next step, in which slots, and which cached prefix each begins with."""

@@ -21,7 +21,7 @@ from engines.prefix_match import BlockKey, Digest, Match
 
 BLOCK_TOKENS = 32
 MIN_LEFT_TOKENS = 2
-"""How many tokens a match leaves to compute: the last gives the logits, and one token alone sums in another order."""
+"""How many tokens a match leaves to compute: the last gives the logits, and a pass of one token sums differently."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class StageCounters:
 
 
 def block_digests(token_ids: Sequence[int], num_blocks: int, salt: str = "") -> list[Digest]:
-    """A hash per block of everything from the first token to the block's end. Other salts, other hashes."""
+    """A hash per block of everything from the first token to the block's end. Different salts give different hashes."""
     tokens = np.asarray(token_ids[: num_blocks * BLOCK_TOKENS], np.int64)
     digests = []
     digest = salt.encode()
@@ -67,7 +67,7 @@ class PrefixCache:
         self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()
 
     def match(self, token_ids: Sequence[int], stages: Sequence[str], salt: str = "") -> Match:
-        """The longest prefix whose KV is there for all stages, two tokens or more short of the whole; held.
+        """Find and hold the longest prefix whose KV is cached for all stages, at least two tokens short of the whole.
 
         `stages` are those of the path that have KV, in order.
         """

@@ -1,4 +1,4 @@
-"""Who runs in the next step. Pure Python: it counts slots, KV bytes and tokens, and touches no tensor.
+"""Decides which sequences run in the next step. Counts slots, KV bytes and tokens; touches no tensor.
 
 Waiting sequences are admitted in order, as slots and KV allow. Prompts are computed in chunks beside running streams.
 When KV runs out, the youngest sequence gives its memory back and computes its tokens again later.
@@ -16,7 +16,7 @@ from engines.scheduling.slots import Move, SlotMap
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
 KV_BLOCK_TOKENS = 16
-"""KV is accounted in this many tokens; the mapped pages behind it are of about this size."""
+"""KV is accounted in blocks of this many tokens, which is about the size of a memory page."""
 
 
 class KvBudget:
@@ -69,7 +69,7 @@ class Chunk:
 
     @property
     def unscored(self) -> range:
-        """Its positions that say what the model thought of a prompt token whose log-probability is still wanted."""
+        """Its positions whose logits give the log-probability, still wanted, of the prompt token after them."""
         sequence = self.sequence
         start, known = sequence.num_computed_tokens, len(sequence.prompt_logprobs)
         end = min(start + self.num_tokens, known + sequence.num_unscored_tokens)
@@ -80,8 +80,8 @@ class Chunk:
 class StepPlan:
     """What one step does, in this order: copy KV between slots, restore cached prefixes, run `decode` and `chunks`.
 
-    `decode` has an entry per slot up to the last decoding one; None is padding. `vacated` are the slots, and how many
-    tokens they held, of sequences that gave way.
+    `decode` has an entry per slot up to the last decoding one; None is padding. `vacated` has the slots of
+    preempted sequences, and how many tokens each held.
     """
 
     vacated: list[tuple[int, int]] = field(default_factory=list)
@@ -110,7 +110,7 @@ class StepPlan:
 class Scheduler:
     """Owns every living sequence, waiting or running, and the slots of those that run.
 
-    `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV; `resolve_path` answers the
+    `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV; `resolve_path` returns the
     path a sequence may run now, or None while it has to wait for modules to load.
     """
 
@@ -192,7 +192,7 @@ class Scheduler:
         sequence.slot = None
 
     def _grow(self, plan: StepPlan) -> None:
-        """Take KV for the token that every decoding sequence adds; where there is not enough, the youngest give way."""
+        """Take KV for the token that every decoding sequence adds; where there is not enough, preempt the youngest."""
         for sequence in list(self.running):
             while sequence.slot is not None and not self._kv.can_hold(sequence, sequence.num_tokens):
                 self._preempt(self.running[-1], plan)
@@ -215,7 +215,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if not self._slots.has_room:
                 return
-            if sequence.admitted_s is None:  # one that gave way keeps the path it began on
+            if sequence.admitted_s is None:  # a preempted one keeps the path it began on
                 path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
                 if path is None:
                     continue
@@ -241,17 +241,17 @@ class Scheduler:
 
     def _hold_prefix(self, sequence: Sequence) -> None:
         match = self._find_prefix(sequence)
-        # A sequence that gave way in the middle of its prompt still holds the match from when it last began.
+        # A sequence preempted in the middle of its prompt still holds the match from when it last began.
         self._cache.release(sequence.match)
         sequence.match = match
 
     def _find_prefix(self, sequence: Sequence) -> Match:
-        if sequence.num_unscored_tokens:  # what is cached is KV: it does not say what the model thought of a token
+        if sequence.num_unscored_tokens:  # cached KV does not include the tokens' log-probabilities
             return Match()
         return self._cache.match(sequence.token_ids, self._stages[sequence.path], sequence.request.cache_salt)
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:
-        """Record moves in the sequences concerned: the map has already made them."""
+        """Record moves in the sequences concerned: the slot map has already made them."""
         for move in moves:
             sequence = next(sequence for sequence in self.running if sequence.slot == move.source)
             sequence.slot = move.target

@@ -1,4 +1,4 @@
-"""Which sequence has which slot: deepest paths first, so that every module's rows are one contiguous range.
+"""Assigns slots to sequences: deepest paths first, so that every module's rows are one contiguous range.
 
 Pure bookkeeping: it decides moves and leaves the copying of KV to the caller.
 """
@@ -20,7 +20,7 @@ class Move:
 
 
 class SlotMap(Generic[T]):
-    """Slots in depth order. `depth` is a rank: 0 is the deepest path, and occupants never rise with the slot number.
+    """Slots in depth order. `depth` is a rank, 0 for the deepest path; along the slots it never falls.
 
     `moves` returned by a call must be carried out in their order before the next step.
     """

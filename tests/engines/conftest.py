@@ -102,7 +102,7 @@ class FakeRunner:
                 rows[slot] = self._run(slot, row.path, row.position, (row.token_id,))
         for chunk in step.prefill:
             logits = self._run(chunk.slot, chunk.path, chunk.start, chunk.token_ids)
-            # A real pass over padded prompts leaves rubbish behind the shorter ones.
+            # A real pass over padded prompts leaves garbage after the shorter ones.
             self._spoil_tail(chunk.slot, chunk.start + len(chunk.token_ids), 3)
             if chunk.wants_logits:
                 rows.append(logits)
@@ -113,7 +113,7 @@ class FakeRunner:
         self.most_rows_scored = max(self.most_rows_scored, end - first)
         last = chunk.start + len(chunk.token_ids)
         assert chunk.start <= first < end <= last, "logits of a position that was not in the step"
-        # Written once more, what a chunk holds gives the same KV, and the logits of its end.
+        # Writing a chunk's tokens again gives the same KV, and the logits of its last token.
         rows = [
             self._run(slot, chunk.path, chunk.start, chunk.token_ids[: position + 1 - chunk.start])
             for position in range(first, end)

@@ -1,4 +1,4 @@
-"""The engine as a writer of training answers: every prompt once, ended as it ended, whatever is asked beside it."""
+"""Training answers from an engine: every prompt is answered once, with its end token, whatever runs beside it."""
 
 import random
 from collections.abc import Callable, Iterator

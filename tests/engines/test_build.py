@@ -1,4 +1,4 @@
-"""From a student folder to a serving engine: settings are held against the student, and its text is the model's."""
+"""From a student folder to a serving engine: settings are checked against the student, and its text is the model's."""
 
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def test_capacity_is_the_students_unless_less_is_asked_for(tiny_student: Any) ->
     student = tiny_student("llama").student
     assert capacity_tokens(student, EngineConfig()) == 128
     assert capacity_tokens(student, EngineConfig(max_context_tokens=100)) == 100
-    with pytest.raises(ConfigError, match="the student knows 128 positions"):
+    with pytest.raises(ConfigError, match="the student supports 128 positions at most"):
         build_engine(student, EngineConfig(precision="fp32", max_context_tokens=129))
 
 

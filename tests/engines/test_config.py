@@ -1,4 +1,4 @@
-"""Engine settings: defaults are sound and finite, and all mistakes are named together."""
+"""Engine settings: defaults are sound and finite, and all mistakes are reported together."""
 
 from dataclasses import FrozenInstanceError, fields
 from typing import Any

@@ -112,7 +112,7 @@ def test_scores_come_before_the_answer_and_change_nothing_of_it(fake: FakeEngine
 
 
 def test_scores_survive_that_the_sequence_gives_way(make_engine: MakeEngine) -> None:
-    """Little KV: the younger sequence is put back in the middle of its prompt, and told everything once."""
+    """Little KV: the younger sequence is preempted in the middle of its prompt; every score is published once."""
     fake = make_engine(step_tokens=8, busy_step_tokens=8, kv_bytes=3 * ENTRY_BYTES * 150, prefix_cache_bytes=0)
     fake.load_by_hand()
     fake.submit("old", PROMPT[:30], max_tokens=60, ignore_eos=True)

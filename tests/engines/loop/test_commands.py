@@ -1,4 +1,4 @@
-"""Commands come in their order, and a question is answered once or given up by whoever asked."""
+"""Commands come in order; a question is answered once, or abandoned by the thread that asked it."""
 
 import threading
 from typing import NoReturn
@@ -58,6 +58,6 @@ def test_question_nobody_waits_for_is_not_answered() -> None:
 
 def test_question_without_a_thread_is_refused_and_not_queued() -> None:
     commands = Commands(lambda: False)
-    with pytest.raises(EngineUnhealthy, match="does not run"):
+    with pytest.raises(EngineUnhealthy, match="is not running"):
         commands.ask(Audit(), 20)
     assert len(commands) == 0

@@ -14,7 +14,7 @@ TEXTS = {1: b"one ", 2: b"two ", 3: b"STOP", 4: b"ST", 5: b"OP", 6: "é".encode(
 
 
 class Matcher:
-    """A grammar that ends when told to."""
+    """A grammar that ends when the test says so."""
 
     is_finished = False
 

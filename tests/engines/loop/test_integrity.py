@@ -1,4 +1,4 @@
-"""The audit is silent over sound books, whatever runs, and names every kind of error in them."""
+"""The audit reports nothing while the bookkeeping is consistent, and names every kind of inconsistency."""
 
 import random
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_audit_finds_nothing_wrong_whatever_runs(make_engine: Any, seed: int) ->
             fake.engine.abort(f"s{rng.randrange(25)}")
         if rng.random() < 0.02:
             fake.runner.fail_next = 1
-        assert fake.engine._book_problems() == []
+        assert fake.engine._find_inconsistencies() == []
 
 
 def test_audit_of_a_running_engine_answers(make_engine: Any) -> None:
@@ -59,7 +59,7 @@ def test_audit_says_that_the_engine_does_not_answer(make_engine: Any) -> None:
 def test_audit_nobody_waits_for_any_more_is_not_done(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
     with hanging(make_engine()) as fake:
-        monkeypatch.setattr(fake.engine, "_book_problems", lambda: done.append(1))
+        monkeypatch.setattr(fake.engine, "_find_inconsistencies", lambda: done.append(1))
         assert "did not answer" in fake.engine.audit(0.01)[0]
     fake.finish("held")
     monkeypatch.undo()
@@ -73,8 +73,8 @@ def test_audit_of_an_engine_without_a_thread_is_refused_at_once(make_engine: Any
     if was_started:
         fake.start()
         fake.engine.stop(0)
-    assert fake.engine.audit(60.0) == ["the engine's thread does not run"]
-    with pytest.raises(EngineUnhealthy, match="does not run"):
+    assert fake.engine.audit(60.0) == ["the engine's thread is not running"]
+    with pytest.raises(EngineUnhealthy, match="is not running"):
         fake.engine.sequences(60.0)
     assert len(fake.engine._commands) == 0
 
@@ -86,7 +86,7 @@ def test_audit_that_fails_is_told_and_the_engine_serves_on(make_engine: Any, mon
     def fail(*_: object) -> None:
         raise IndexError("slot 99")
 
-    monkeypatch.setattr(module_engine, "book_problems", fail)
+    monkeypatch.setattr(module_engine, "find_inconsistencies", fail)
     monkeypatch.setattr(fake.engine, "_sequence_states", fail)
     assert fake.engine.audit(60.0) == ["the audit failed: IndexError('slot 99')"]
     with pytest.raises(EngineUnhealthy, match="slot 99"):
@@ -136,10 +136,10 @@ def _keep_hold(engine: ModuleEngine) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_forget, "nobody waits for: ['a']"),
-        (_take_slot, "does not sit in its slot"),
+        (_forget, "sequences that have ended: ['a']"),
+        (_take_slot, "is not in its slot"),
         (_pause, "runs and is waiting"),
-        (_seat_waiting, "sits in slot 1"),
+        (_seat_waiting, "has slot 1"),
         (_lose_sequence, "2 slots are taken by 1 sequences"),
         (_leak_kv, "bytes of KV are counted"),
         (_overfill_kv, "exceed 8"),
@@ -149,6 +149,6 @@ def _keep_hold(engine: ModuleEngine) -> None:
 )
 def test_audit_names_what_is_wrong(make_engine: Any, damage: Callable[[ModuleEngine], None], words: str) -> None:
     engine = busy_engine(make_engine).engine
-    assert engine._book_problems() == []
+    assert engine._find_inconsistencies() == []
     damage(engine)
-    assert words in "; ".join(engine._book_problems())
+    assert words in "; ".join(engine._find_inconsistencies())

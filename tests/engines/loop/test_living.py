@@ -1,4 +1,4 @@
-"""What an engine accepts from any thread, what it refuses, and when it owes nobody anything."""
+"""What an engine accepts from any thread, what it refuses, and when it may stop."""
 
 import threading
 
@@ -81,7 +81,7 @@ def test_living_stop_without_grace_is_over_at_once(living: LivingSequences) -> N
 
 
 def test_living_failure_leaves_no_command_behind_it(commands: Commands) -> None:
-    """Who takes the commands after `fail` has them all: whatever is accepted lies before them."""
+    """After `fail` the queue has every accepted sequence: none can be added later."""
     living = LivingSequences(100_000, commands)
     started = threading.Event()
 

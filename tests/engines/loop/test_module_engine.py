@@ -54,7 +54,7 @@ def random_settings(rng: random.Random) -> dict[str, Any]:
 
 
 def check_integrity(fake: Any) -> None:
-    """KV bytes add up, slots and sequences agree, nobody is in two places."""
+    """KV bytes add up, slots and sequences agree, no sequence is in two places."""
     engine, scheduler = fake.engine, fake.engine._scheduler
     running, waiting = list(scheduler.running), list(scheduler.waiting)
     needed = [engine._kv.needed_bytes(sequence.path, 1) for sequence in running]
@@ -81,7 +81,7 @@ def check_nothing_left(fake: Any) -> None:
 
 
 def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], abort_share: float) -> set[str]:
-    """Submit and abort between steps, checking after each; returns what was aborted while it lived."""
+    """Submit and abort between steps, checking after each; returns what was aborted before it ended."""
     fake.load_by_hand()
     pending, aborted = list(requests), set[str]()
     for _ in range(5000):
@@ -218,7 +218,7 @@ EXITS = (
 
 
 def with_exits(student: Student) -> Student:
-    """Two more exits behind the first module, and paths that leave by them, so ordered that one exit's are parted."""
+    """Two more exits behind the first module, and paths that leave by them, one exit's rows apart from each other."""
     ways = (("math", "math_exit"), ("fact", "fact_exit"), ("riddle", "math_exit"))
     paths = tuple(StudentPath(name=name, modules=("knowledge",), exit=exit) for name, exit in ways)
     manifest = student.manifest

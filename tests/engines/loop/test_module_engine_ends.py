@@ -214,7 +214,7 @@ INSIDES = "[ONNXRuntimeError] /srv/models/tiny/reasoning.onnx"
 
 
 def test_failures_are_told_without_the_engine_s_insides(make_engine: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Clients get fixed sentences; the log has the cause and the sequences, and the status has it for operators."""
+    """Clients get fixed sentences; the log has the cause and the sequences, and the status has the cause."""
     fake = running(make_engine, max_running=1)
 
     def fail() -> None:

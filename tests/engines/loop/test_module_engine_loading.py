@@ -1,4 +1,4 @@
-"""Progressive loading: paths become servable one after the other, and who waits for one hinders nobody."""
+"""Progressive loading: paths become servable one after the other, and waiting for one holds up no other sequence."""
 
 import threading
 from typing import Any

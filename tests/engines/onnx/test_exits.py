@@ -155,7 +155,7 @@ MIXES = {
 def test_exits_mixed_in_one_step_equal_each_alone(
     build: Callable[..., Built], library: Callable[[str], Path | None], precision: str, mix: str
 ) -> None:
-    """In the order of the engine, and in one that parts the rows of an exit."""
+    """In the order of the engine, and in one that separates the rows of an exit."""
     built = build("llama", precision)
     mixed = built.tape(library(precision))
     rows = []

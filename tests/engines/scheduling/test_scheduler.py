@@ -1,4 +1,4 @@
-"""The scheduler alone: what it plans stays within its budgets, and nobody is lost, stuck or starved."""
+"""The scheduler alone: what it plans stays within its budgets, and no sequence is lost, stuck or starved."""
 
 import random
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Rig:
             self.scheduler.add(sequence)
 
     def step(self) -> StepPlan:
-        """Plan, check, commit, and give everyone whose tokens are computed another one."""
+        """Plan, check, commit, and give every sequence whose tokens are computed another one."""
         was_busy = any(sequence.status is SequenceStatus.DECODING for sequence in self.scheduler.running)
         plan = self.scheduler.plan()
         self.check(plan, was_busy)
@@ -66,7 +66,7 @@ class Rig:
         self.check_kv(plan)
         self.check_rows(plan)
         chunk_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
-        # Who was busy may have given way in this very plan.
+        # A sequence that was decoding may be preempted by this very plan.
         bound = self.settings["busy_step_tokens"] if any(plan.decode) else self.settings["step_tokens"]
         assert chunk_tokens <= bound
         assert was_busy or not any(plan.decode)

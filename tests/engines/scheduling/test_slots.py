@@ -1,4 +1,4 @@
-"""Slots stay sorted by depth under any sequence of arrivals and departures, and moves tell the whole story."""
+"""Slots stay sorted by depth under any sequence of arrivals and departures, and the returned moves are complete."""
 
 import random
 
