@@ -1,4 +1,4 @@
-"""What of a request is classified: the last user turn, and what was said before it."""
+"""The part of a request that is classified: the last user turn, and what was said before it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -106,7 +106,7 @@ class PathChoice:
 
 
 def needs_task(preferences: RoutePreferences, num_students: int) -> bool:
-    """Whether the task has a say: not when the request names it, nor when student and path are settled without it."""
+    """Whether to classify: not when the request names its task, nor when student and path are settled without one."""
     if preferences.task is not None:
         return False
     is_student_settled = preferences.student is not None or num_students < 2

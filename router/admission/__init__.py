@@ -1,1 +1,1 @@
-"""Who may start, who waits and who is refused."""
+"""Which requests start, wait or are refused."""

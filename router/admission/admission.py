@@ -141,7 +141,7 @@ class Admission:
         return len(self._queues[priority])
 
     def offer(self, ticket: Ticket, now_s: float) -> None:
-        """Let a request start, or queue it; `decide` tells which, now or later.
+        """Start a request or queue it. Its `decide` is called when it starts or is refused, now or later.
 
         Raises: QueueFull, DeadlineUnreachable (try again later); DeadlineExceeded (too little time in any case).
         """
@@ -160,7 +160,7 @@ class Admission:
         self._admit_waiting(now_s)
 
     def release(self, ticket: Ticket, now_s: float, num_used_tokens: int = 0) -> None:
-        """The request is over, whether it ran or not; its tenant gets back what it did not use."""
+        """The request has ended, whether it ran or not; its tenant gets back the tokens it did not use."""
         self._measure(now_s)
         if ticket.status is TicketStatus.RUNNING:
             self.running.take(ticket)
@@ -174,7 +174,7 @@ class Admission:
                 queue.forget()
 
     def _admit_waiting(self, now_s: float) -> None:
-        """Start requests in turn, as long as there is room; refuse those that can no longer be in time."""
+        """Start requests in turn, as long as there is room; refuse those that can no longer meet their deadline."""
         while (queue := self._next_queue()) is not None:
             ticket = queue.peek()
             assert ticket is not None
@@ -221,8 +221,10 @@ class Admission:
         return not any(len(self._queues[priority]) for priority in above) and self._has_room(ticket)
 
     def _make_room(self, ticket: Ticket) -> None:
-        """Find a place in the queue, if need be by refusing requests in it. Raises: QueueFull when none of them is less
-        entitled."""
+        """Make room in the queue, if need be by refusing requests in it.
+
+        Raises: QueueFull when too few of them are less entitled.
+        """
         excess = self._excess(ticket)
         victims: list[Ticket] = []
         candidates = self._less_entitled(ticket)

@@ -1,6 +1,6 @@
 """How fast an engine has been lately: tokens a second while work was queueing, and how long single answers took.
 
-Pure: times come from the caller. None stands for "not known yet", and nothing is refused on account of it.
+Pure: times come from the caller. None stands for "not known yet", and no request is refused because of it.
 """
 
 import math

@@ -14,7 +14,7 @@ SCHEMES = ("redis://", "rediss://", "valkey://", "valkeys://", "unix://")
 
 NEVER_SIMILAR: dict[Task, str] = {
     "math": "two problems that differ by one number have two answers",
-    "general": "that is what could not be told, problems of mathematics among it",
+    "general": "it is what the classifier was unsure of, which may be mathematics",
 }
 LEAST_SIMILARITY = 0.9
 
@@ -34,7 +34,7 @@ class CacheConfig:
     semantic: Annotated[
         dict[Task, float],
         Meta(
-            description="per task, how like an answered question another must be to get its answer, from 0.9 to 1",
+            description="per task, how similar a question must be to an answered one to get its answer, from 0.9 to 1",
             extra={"unset": "none, and no semantic cache"},
         ),
     ] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class CacheConfig:
 
 def _why_not_similar(task: Task, threshold: float) -> str | None:
     if task in NEVER_SIMILAR:
-        return f"cannot be: {NEVER_SIMILAR[task]}"
+        return f"cannot be set: {NEVER_SIMILAR[task]}"
     if LEAST_SIMILARITY <= threshold <= 1.0:
         return None
     return f"must be from {LEAST_SIMILARITY} to 1, not {threshold:g}; `fenhe bench similar` shows what lower ones do"

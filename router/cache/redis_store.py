@@ -48,7 +48,9 @@ class RedisStore:
         if value is None or isinstance(value, bytes):
             return value
         self._errors["get", "kind"] += 1
-        raise Unavailable(f"the cache's server gave no bytes but {type(value).__name__}; see what cache.url leads to")
+        raise Unavailable(
+            f"the cache's server returned {type(value).__name__} instead of bytes; check what cache.url points to"
+        )
 
     async def put(self, key: str, value: bytes) -> bool:
         ttl_s = self._config.ttl_s
@@ -73,7 +75,7 @@ class RedisStore:
             self._errors["flush", type(error).__name__] += 1
             raise Unavailable(
                 f"the cache's server could not be flushed ({type(error).__name__}, after {num_flushed} entries); "
-                "see that it can be reached at cache.url, then flush again"
+                "check that it can be reached at cache.url, then flush again"
             ) from error
         return num_flushed
 
@@ -94,13 +96,15 @@ class RedisStore:
         """The reply. Raises: Unavailable when the breaker is open, or when the call failed."""
         breaker = self._breakers[operation]
         if not breaker.allows():
-            raise Unavailable("the cache's server is left alone for a while; see cache.breaker_pause_s")
+            raise Unavailable(
+                "the cache's server failed too often and is not asked for a while; see cache.breaker_pause_s"
+            )
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 reply = await call()
-        except Exception as error:  # the client may raise anything, and no request may fail for it
+        except Exception as error:  # the client may raise anything, and no request may fail because of it
             self._note_failure(operation, breaker, error)
-            raise Unavailable(f"the cache's server failed ({type(error).__name__}); see that it answers") from error
+            raise Unavailable(f"the cache's server failed ({type(error).__name__}); check that it answers") from error
         if breaker.succeed():
             self._is_failure_logged = False
             logger.info("cache server answers again address=%s operation=%s", self._address, operation)

@@ -62,7 +62,7 @@ class ResultCache:
         self.outcomes: Counter[Outcome] = Counter()
         self.num_stored = 0
         self.num_too_large = 0
-        self.num_rubbish = 0
+        self.num_unreadable = 0
         self.num_similar = 0
         self._similar = SimilarIndex(config.max_questions)
 
@@ -71,7 +71,7 @@ class ResultCache:
         return self._config.enabled
 
     def threshold_of(self, task: Task) -> float | None:
-        """How near a question of this task must be to an answered one; None when only the same one counts."""
+        """How similar a question of this task must be to an answered one; None when only the same one counts."""
         return self._config.semantic.get(task)
 
     def enter(
@@ -82,7 +82,7 @@ class ResultCache:
         priority: Priority = Priority.NORMAL,
         deadline_s: float = math.inf,
     ) -> Flight:
-        """A share in the flight of this key; in one of its own for a request that must not see another's answer."""
+        """Take a share in the flight of this key, or in a new one for a request that must not get another's answer."""
         if not use.reads:
             return self.flights.enter_alone(key, num_sequences)
         return self.flights.enter(key, num_sequences, priority, deadline_s)
@@ -113,12 +113,15 @@ class ResultCache:
             if lookup.same is None and question is not None and not lookup.is_similar_done:
                 lookup.similar = await self._read_similar(question, flight.num_sequences)
                 lookup.is_similar_done = True
-        except Unavailable:  # the store has counted it; nobody who shares the flight asks again
+        except Unavailable:  # the store has counted it; no other request of the flight asks again
             lookup.is_done = lookup.is_similar_done = True
 
     async def _read_similar(self, question: Question, num_sequences: int) -> Found | None:
-        """The nearest question's answer. If that is gone, the next nearest is not tried: no request asks the store more
-        than twice. Raises: Unavailable."""
+        """The most similar question's answer. If that is gone, the next is not tried: no request asks the store more
+        than twice.
+
+        Raises: Unavailable when the store cannot tell.
+        """
         nearest = self._similar.nearest(question)
         if nearest is None:
             return None
@@ -136,8 +139,8 @@ class ResultCache:
             return None
         entry = decode_entry(value, num_sequences, path_of(key))
         if entry is None:
-            self.num_rubbish += 1
-            logger.debug("cache value is rubbish key=%s bytes=%d", key, len(value))
+            self.num_unreadable += 1
+            logger.debug("cache value is not an answer key=%s bytes=%d", key, len(value))
         elif entry.age_s > self._config.ttl_s:
             return None
         return entry
@@ -178,7 +181,7 @@ class ResultCache:
 
         Raises: Unavailable when the store cannot be reached.
         """
-        self.flights.spoil(prefix)
+        self.flights.invalidate(prefix)
         return await self.store.flush(prefix)
 
     async def close(self) -> None:

@@ -17,8 +17,8 @@ from router.cache.similar import Question
 from router.decision import Priority, Target
 
 HASTE_S = 1.0
-"""A request whose deadline is this much earlier than that of the one which queues for all does not wait for it.
-Requests that come together differ by less."""
+"""A request whose deadline is earlier than its flight's by more than this does not wait for it, but begins a new one.
+The deadlines of requests that come together differ by less."""
 
 
 class Listener(Protocol):
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Lookup:
-    """What the store has for all who wait for one flight: it is asked once. `lock` is held while it is."""
+    """What the store has for all who wait for one flight: it is asked once. `lock` is held meanwhile."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_done: bool = False
@@ -48,8 +48,8 @@ class Flight:
     """One generation and the requests that share it. Owned by the loop.
 
     `turn_to_lead` is held by the request that queues to start it, which must be done by `deadline_s`. If that request
-    is refused or leaves, the next in line takes its turn, so that nobody waits for a request that is gone. `target` is
-    where the generation really runs, None until it does; `question` is that of the request which started it.
+    is refused or leaves, another takes its turn, so that none waits for a request that is gone. `target` is where the
+    generation runs, None until it does; `question` is that of the request which started it.
     """
 
     key: str
@@ -82,12 +82,12 @@ class Flight:
         return self._num_unfinished == 0
 
     def start(self, target: Target, end: Callable[[], None], when_finished: Callable[["Flight", bool], None]) -> None:
-        """`end` stops the generation or lets go of it. `when_finished` is called once with whether it ended well: when
-        all sequences have ended, or at the first one that failed."""
+        """`end` stops the generation, or releases it once it has finished. `when_finished` is called once, with whether
+        it ended well: when all sequences have ended, or at the first one that failed."""
         self.target, self._end, self._when_finished = target, end, when_finished
 
     def join(self, listener: Listener) -> None:
-        """Give the listener all events there were and all to come."""
+        """Give the listener all past and future events."""
         for index, event in self.events:
             listener.push(index, event)
         self._listeners[id(listener)] = listener
@@ -151,7 +151,7 @@ class Flights:
         return flight
 
     def enter_alone(self, key: str, num_sequences: int) -> Flight:
-        """A flight that nobody else can join."""
+        """A flight that no other request can join."""
         flight = self._make(key, num_sequences)
         flight.num_shares = 1
         return flight
@@ -179,11 +179,11 @@ class Flights:
             self.drop(flight)
 
     def drop(self, flight: Flight) -> None:
-        """Let nobody else share it; those who do keep their share."""
+        """Let no other request share it; those that do keep their share."""
         if self._by_key.get((flight.key, flight.priority)) is flight:
             del self._by_key[flight.key, flight.priority]
 
-    def spoil(self, prefix: str) -> None:
+    def invalidate(self, prefix: str) -> None:
         """Keep nothing of what is being generated under these keys, and let no later request join it."""
         for flight in [one for one in self._all if one.key.startswith(prefix)]:
             flight.is_storable = False

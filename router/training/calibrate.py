@@ -1,4 +1,4 @@
-"""From raw logits to honest probabilities and thresholds, learned on rows of sources that training did not see.
+"""From raw logits to calibrated probabilities and thresholds, learned on rows of sources that training did not see.
 
 Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599); here with a bias for `general` added.
 """
@@ -16,10 +16,10 @@ from router.training.fit import softmax
 from router.training.measure import Floats, task_of
 
 MAX_REJECTED = 0.035
-"""Of in-scope rows, the share that may end in `general` on calibration rows: 4 % is the bound in use."""
+"""Of in-scope rows, the share that may end in `general` on calibration rows; in use the bound is 4 %."""
 
 WANTED_RECALL = 0.76
-"""Of `other` rows, the share that is to end in `general` on calibration rows: 75 % is the bound in use."""
+"""Of `other` rows, the share that is to end in `general` on calibration rows; in use the bound is 75 %."""
 
 _TEMPERATURES = np.geomspace(0.05, 20.0, 121)
 _BIASES = np.linspace(-3.0, 2.0, 51)

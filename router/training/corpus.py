@@ -38,7 +38,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Group:
-    """Rows that stand or fall together: one label and language of one source."""
+    """Rows that are weighted together: one label and language of one source."""
 
     label: str
     lang: str

@@ -6,7 +6,7 @@ coverage90_accuracy  of the in-scope rows, the 90 % with the likeliest subject: 
 ece                  expected calibration error over all rows: 15 bins of equal width of the likeliest label's
                      probability, mean distance to the share of right ones, weighted by rows (Guo et al. 2017)
 other_recall         share of `other` rows that end in `general`
-in_scope_rejected    share of the other rows that do
+in_scope_rejected    share of in-scope rows (all but `other`) that end in `general`
 """
 
 import math
@@ -29,11 +29,11 @@ MEANINGS = {
     "coverage90_accuracy": "of the 90 % of in-scope rows with the likeliest subject, the share where it is right",
     "ece": "expected calibration error, 15 bins",
     "other_recall": "share of rows labelled other that end in general",
-    "in_scope_rejected": "share of the other rows that do",
+    "in_scope_rejected": "share of in-scope rows (all but other) that end in general",
     "p50_ms": "median time of a decision",
     "p99_ms": "99th percentile",
 }
-"""The same for people who read a table."""
+"""The same, for the table that is printed."""
 
 NUM_BINS = 15
 COVERAGE = 0.9
@@ -46,7 +46,7 @@ def task_of(label: str) -> Task:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Judged:
-    """Rows and what a classifier made of them. Shapes: probabilities [rows, tasks] in the order of `TASKS`."""
+    """Rows and a classifier's verdicts on them. Shapes: probabilities [rows, tasks] in the order of `TASKS`."""
 
     rows: Sequence[Row]
     verdicts: Sequence[Task]
@@ -62,7 +62,7 @@ class Judged:
 
 
 Figures = dict[str, float | None]
-"""None where the rows cannot tell: no row of that kind."""
+"""None where there is no row of that kind."""
 
 
 def figures(judged: Judged) -> Figures:

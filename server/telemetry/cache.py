@@ -36,7 +36,7 @@ def _of_requests(cache: ResultCache) -> Iterator[Metric]:
     yield _counter("fenhe_cache_stored", "Answers put into the store.", cache.num_stored)
     text = "Answers not kept: larger than cache.max_entry_bytes."
     yield _counter("fenhe_cache_too_large", text, cache.num_too_large)
-    yield _counter("fenhe_cache_rubbish", "Values of the store that were no answer.", cache.num_rubbish)
+    yield _counter("fenhe_cache_rubbish", "Values of the store that were no answer.", cache.num_unreadable)
     yield _counter("fenhe_cache_similar_hits", "Hits on a question that only says nearly the same.", cache.num_similar)
     yield _gauge("fenhe_cache_generations", "Generations that may be joined.", len(cache.flights))
 

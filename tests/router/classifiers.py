@@ -1,4 +1,4 @@
-"""Classifiers small enough to be reckoned by hand, and files of them."""
+"""Classifiers small enough to be calculated by hand, and files of them."""
 
 from pathlib import Path
 from typing import Any

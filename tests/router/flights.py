@@ -1,4 +1,4 @@
-"""Events and answers in a few words, and somebody who listens to them."""
+"""Short ways to make events and answers, and a listener to them."""
 
 from engines.sequence import (
     Finish,

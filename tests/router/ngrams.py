@@ -1,4 +1,4 @@
-"""The features of a text, slowly and one by one: what `router.classifier.features` says it computes, in its own words.
+"""The features of a text, one by one and slowly: an independent version of `router.classifier.features`.
 
 Constants are written out again, because a classifier file is only good for the features it was trained with.
 """

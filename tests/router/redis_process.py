@@ -1,4 +1,4 @@
-"""A real Redis or Valkey for a test, and things that only look like one."""
+"""A real Redis or Valkey for a test, and servers that only pretend to be one."""
 
 import asyncio
 import contextlib

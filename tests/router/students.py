@@ -1,4 +1,4 @@
-"""Students to route to, in a few words.
+"""Short ways to make students to route to.
 
 A student has four paths: a (2 layers), b (4), c (6) and full (8). Retention is written in that order, for the paths
 below full.

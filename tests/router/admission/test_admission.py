@@ -1,4 +1,4 @@
-"""Who is let in, queued, sent away and sent out of the queue, on a clock the test turns."""
+"""Which requests start, queue, are refused, or lose their place in the queue, on a clock that the test sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -72,7 +72,7 @@ class Driver:
         self.num_tokens += int(tokens_per_s * seconds)
 
     def learn(self, *, first_s: float, each_s: float, num_tokens: int) -> None:
-        """One answer took this long, and has just ended."""
+        """Report one answer that took this long and has just ended."""
         begun_s = self.now_s - first_s - each_s * (num_tokens - 1)
         times = Timings(queued_s=begun_s, admitted_s=begun_s, first_token_s=begun_s + first_s, finished_s=self.now_s)
         usage = Usage(num_prompt_tokens=1, num_cached_tokens=0, num_completion_tokens=num_tokens)
@@ -244,7 +244,7 @@ def test_tenants_take_turns_at_the_door() -> None:
 
 
 def test_unused_tokens_are_no_reason_to_wait_for_the_others() -> None:
-    """A tenant that promises much and uses little is not put behind one that promises what it uses."""
+    """A tenant whose requests use little of what they allow is not put behind one whose requests use all of it."""
     driver = Driver(bounds=Bounds(max_running=1, max_running_tokens=9000, max_queued=99, max_queued_tokens=99_999))
     driver.offer("b", answer=50)
     for _ in range(4):
@@ -398,5 +398,5 @@ def check(driver: Driver, tickets: list[Ticket], refused: list[Ticket]) -> None:
     assert driver.admission.num_waiting == len(queued)
     assert driver.admission.queued.num_sequences <= BOUNDS.max_queued
     assert len(queued) <= 1 or driver.admission.queued.num_tokens <= BOUNDS.max_queued_tokens
-    if queued:  # somebody waits only where there is somebody to wait for
+    if queued:  # a request waits only while another one runs
         assert driver.admission.running.num_sequences

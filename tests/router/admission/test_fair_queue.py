@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants by the tokens they got, a tenant's own entries by deadline."""
+"""Whose turn it is: tenants by the tokens they have used, a tenant's own entries by deadline."""
 
 from dataclasses import dataclass, field
 from itertools import count

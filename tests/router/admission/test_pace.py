@@ -1,4 +1,4 @@
-"""What is concluded from how fast things went."""
+"""Estimates from measured speeds."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The breaker: closed, open after failures in a row, one try per pause."""
+"""The breaker: closed, open after failures in a row, one trial call per pause."""
 
 from router.cache.breaker import Breaker
 from tests.router.clocks import Clock
@@ -22,7 +22,7 @@ def test_breaker_lets_one_try_through_per_pause() -> None:
     assert not breaker.allows()
     clock.now_s = 10.0
     assert [breaker.allows(), breaker.allows()] == [True, False]
-    clock.now_s = 20.0  # the outcome of that try was never told
+    clock.now_s = 20.0  # the outcome of that trial was never reported
     assert breaker.allows()
 
 

@@ -1,4 +1,4 @@
-"""The shared store, against a real server, and against one that is slow, full, gone or talks rubbish."""
+"""The shared store, against a real server, and against one that is slow, full, gone or answers nonsense."""
 
 import asyncio
 import builtins

@@ -125,7 +125,7 @@ async def test_cache_gives_nothing_older_than_was_asked_for() -> None:
 async def test_cache_counts_rubbish_and_replaces_it() -> None:
     cache = make_cache()
     await cache.store.put(KEY, b"rubbish")
-    assert (await found(cache), cache.num_rubbish) == (None, 1)
+    assert (await found(cache), cache.num_unreadable) == (None, 1)
     generate(cache, end(words="answer"))
     await settled(cache)
     assert await found(cache) == "answer"

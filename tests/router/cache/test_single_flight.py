@@ -123,14 +123,14 @@ def test_flights_that_nobody_else_may_join_are_spoiled_too() -> None:
     flights = Flights(1)
     shared = flights.enter(KEY, 1)
     surplus, alone = flights.enter(KEY, 1), flights.enter_alone(KEY, 1)
-    flights.spoil("tiny:")
+    flights.invalidate("tiny:")
     assert [flight.is_storable for flight in (shared, surplus, alone)] == [False] * 3
 
 
 def test_flights_that_are_spoiled_are_neither_kept_nor_joined() -> None:
     flights = Flights(9)
     flight, other = flights.enter(KEY, 1), flights.enter("other:full:1", 1)
-    flights.spoil("tiny:")
+    flights.invalidate("tiny:")
     assert (flight.is_storable, other.is_storable) == (False, True)
     newer = flights.enter(KEY, 1)
     assert newer is not flight

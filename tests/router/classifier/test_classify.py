@@ -1,4 +1,4 @@
-"""What a classifier says, reckoned by hand; what it never does; and which files it refuses."""
+"""What a classifier says, calculated by hand; what it never does; and which files it refuses."""
 
 import json
 import math

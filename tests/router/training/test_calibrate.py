@@ -1,4 +1,4 @@
-"""Temperatures found again, and thresholds within their bounds."""
+"""Known temperatures are recovered, and thresholds stay within their bounds."""
 
 import math
 

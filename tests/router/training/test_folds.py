@@ -1,4 +1,4 @@
-"""Data sets leave together, and those of one kind leave apart."""
+"""All sources of a data set share a fold, and data sets of one kind are spread over the folds."""
 
 import random
 

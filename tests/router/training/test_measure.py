@@ -1,4 +1,4 @@
-"""Every figure on a case small enough to count on fingers."""
+"""Every figure on a case small enough to count by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The whole way from rows to a classifier file, on a handful of rows."""
+"""From rows to a classifier file, on a handful of rows."""
 
 import os
 import random

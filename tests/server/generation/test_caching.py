@@ -552,7 +552,7 @@ def test_strange_value_in_the_store_is_as_good_as_none(start: Start) -> None:
         values[key] = kept.replace(b"\xa4full", b"\xa4a\r\nb")
     second = served.chat("hello", **GREEDY)
     assert (outcome(second), words(second)) == ("miss", words(first))
-    assert served.context.cache.num_rubbish == 1
+    assert served.context.cache.num_unreadable == 1
 
 
 @pytest.mark.parametrize("query", ["?student=tiny&prefix=x", "?prefix=a&prefix=b", "?path=full", "?student="])
