@@ -3,11 +3,11 @@
 from engines.machine import Description
 
 BUSY_LOAD = 0.5
-"""Waiting processes per core, from which on the figures are doubtful."""
+"""Load per core above which the figures are doubtful."""
 
 
 def note_busy(machine: Description, consequence: str) -> list[str]:
-    """A warning where others were at work at the start; `consequence` says what that does to the figures."""
+    """A warning if other processes were busy at the start; `consequence` says what that does to the figures."""
     load, cores = machine["load_1min"], machine["cores"]
     if not (isinstance(load, float) and isinstance(cores, int) and load > cores * BUSY_LOAD):
         return []

@@ -74,7 +74,7 @@ class SubjectProcess:
             return Failed(error=f"no answer within {self._timeout_s:g} s")
         if not line:
             self._is_lost = True
-            return Failed(error=f"the process ended: {self._last_words()}")
+            return Failed(error=f"the process ended: {self._describe_exit()}")
         return protocol.answer_decoder.decode(line)
 
     def _read_lines(self) -> None:
@@ -83,7 +83,7 @@ class SubjectProcess:
             self._lines.put(line)
         self._lines.put(b"")
 
-    def _last_words(self) -> str:
+    def _describe_exit(self) -> str:
         code = self._process.wait(CLOSE_TIMEOUT_S)
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").splitlines()

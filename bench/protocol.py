@@ -92,7 +92,7 @@ class Generated(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class Scored(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="scored"):
-    """Per text: the summed negative log-likelihood in nats and the tokens it covers (all but the first)."""
+    """Per text: the summed negative log-likelihood in nats, and how many tokens it covers (all but the first)."""
 
     nats: tuple[float, ...]
     num_tokens: tuple[int, ...]
@@ -116,7 +116,7 @@ class Stalled(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
 
 
 class Started(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="started"):
-    """Since the process was started."""
+    """Seconds since the process was started."""
 
     listening_s: float
     first_token_s: float

@@ -1,4 +1,4 @@
-"""What every bench does with rounds: counts them aloud, gathers their figures, takes medians."""
+"""What every bench does with rounds: reports each as it begins, gathers figures, takes medians."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median

@@ -1,4 +1,4 @@
-"""The contract of a subject: what is measured opens, and answers some of the tasks."""
+"""The contract of a subject, which is what a bench measures: it opens, and answers some of the tasks."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol

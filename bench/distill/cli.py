@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def run_rounds(work: "Work", peer: "Peer", num_rounds: int) -> "list[Round]":
-    """Each side once a round, in turn first."""
+    """Each side once a round; the sides take turns in going first."""
     from bench.distill.figures import Round
     from bench.distill.ours import time_ours
 
@@ -82,7 +82,7 @@ def make_notes(work: "Work", peer: "Peer", epochs: float, machine: Description) 
     longest = max(example.num_tokens for example in work.examples)
     return [
         f"peer: {peer.name}, one exit after another, KL over the whole vocabulary, teacher run at every step",
-        f"fenhe: all exits at once, KL over {loss}, with a map before the exit's layer, which the peer has not",
+        f"fenhe: all exits at once, KL over {loss}, with a map before the exit's layer, which the peer does not have",
         f"teacher: {work.config.teacher}, {work.source.architecture.num_layers} layers; exits: {exits}",
         f"text: {work.num_tokens} tokens of held-out text in windows of up to {longest}, {len(work.order)} batches, "
         "the same for both",
@@ -100,7 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=8192, metavar="N", help="text to train on (default 8192)")
     parser.add_argument("--batch-tokens", type=int, default=2048, metavar="N", help="of both sides (default 2048)")
     parser.add_argument("--epochs", type=float, default=4.0, metavar="E", help="that share the reading (default 4)")
-    parser.add_argument("--whole-vocabulary", action="store_true", help="no subset of the head in our loss, either")
+    parser.add_argument("--whole-vocabulary", action="store_true", help="our loss too is over the whole vocabulary")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     add_json(parser)
     add_debug(parser)

@@ -15,7 +15,7 @@ from models.distill.teacher.cache import cached_teacher, plan_cache
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class OurTimes:
-    """`reading_s` is for what is done once: the teacher's pass, its cache on disk, new exits and their fitted maps."""
+    """`reading_s` covers what is done once: the teacher's pass, its cache on disk, new exits and their fitted maps."""
 
     reading_s: float
     steps_s: float

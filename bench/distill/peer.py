@@ -1,8 +1,8 @@
 """The peer: transformers' own models in a plain distillation loop, one student per exit.
 
 The teacher runs in full at every step, the student is the truncated model with one trained layer, and the loss is the
-KL divergence over the whole vocabulary. It gets every advantage it can have: weights already in the type that is
-computed in, no gradients below the trained layer, batches of like length, no attention mask (padding is on the right).
+KL divergence over the whole vocabulary. It gets every advantage it can have: weights already in the type of the
+computation, no gradients below the trained layer, batches of like length, no attention mask (padding is on the right).
 """
 
 import copy
@@ -69,7 +69,7 @@ class Peer:
         return "transformers.Trainer" if self._time_loop is time_trainer else "plain loop over transformers' models"
 
     def time_exit(self, exit: ExitConfig) -> float:
-        """Seconds of one epoch for one student. Loading it is not among them."""
+        """Seconds of one epoch for one student. Loading it is not included."""
         student = truncated(self.teacher, self._work.layout.depth(exit))
         return self._time_loop(student, self.teacher, self.batches, self.settings)
 

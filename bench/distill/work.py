@@ -75,7 +75,7 @@ def prepare_work(
 
 
 def draw_examples(source: ModelSource, num_tokens: int) -> list[Example]:
-    """Windows of held-out text, at least so many tokens in all. Every token counts but the last, as in a text."""
+    """Windows of held-out text, at least `num_tokens` in all. Every token but the last is trained on, as in a text."""
     workload = read_workload(DEFAULT_TEXT, source.tokenizer())
     longest = min(LONGEST_TOKENS, source.architecture.max_context_tokens)
     draw = random.Random(0)

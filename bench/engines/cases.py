@@ -1,4 +1,4 @@
-"""What is measured, as data: who takes part in a case, its tasks, how often. Formulas are in `figures.py`."""
+"""What is measured, as data: which subjects take part in a case, its tasks, how often. Formulas are in `figures.py`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MIXED_PROMPT_TOKENS = 64
 
 
 class Role(Enum):
-    """Kinds of subject: an engine of others, ours in process, ours over HTTP."""
+    """Kinds of subject: another engine, ours in process, ours over HTTP."""
 
     PEER = "peer"
     FENHE = "fenhe"

@@ -1,8 +1,8 @@
 """`fenhe bench grammar`: rows that keep to a grammar beside rows that are free, in the same engine, in turns.
 
-Every row makes the same number of tokens: the grammars cannot end before. All rows share a step, so what is compared is
-the median time of a batch's steps, with that of the batches just before and after: what disturbs a few steps, or slows
-all three batches, does not count.
+Every row makes the same number of tokens: the grammars cannot end before. All rows share a step, so the
+median step time of a batch is compared with those of the batches just before and after: noise that affects a few steps,
+or all three batches alike, cancels out.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class GrammarBench:
         return figures
 
     def _bound_rows(self) -> dict[str, list[Grammar | None]]:
-        """Which row keeps to what, by figure."""
+        """The grammar of every row, by figure."""
         every = {f"ratio.{name}": self._rows(grammar) for name, grammar in self._grammars.items()}
         records = self._grammars["records"]
         return every | {"beside": [records if row % 2 else None for row in range(self._load.num_rows)]}

@@ -1,4 +1,4 @@
-"""How far a job on our own engine is: when each sequence got its tokens, and when the student is loaded."""
+"""The progress of a job on our own engine: when each sequence got its tokens, and when the student is loaded."""
 
 import threading
 import time

@@ -46,7 +46,7 @@ class Record:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Outcome:
-    """What the rounds brought. `notes` say what is absent or failed; `faults` are the notes on our own subjects."""
+    """The result of all rounds. `notes` say what is absent or failed; `faults` are the notes on our own subjects."""
 
     records: tuple[Record, ...]
     versions: Mapping[str, str]

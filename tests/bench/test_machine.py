@@ -1,4 +1,4 @@
-"""The machine of a bench: a busy one is told."""
+"""The machine of a bench: a busy one gets a warning."""
 
 from bench.machine import note_busy
 

@@ -1,4 +1,4 @@
-"""Rounds: counted aloud, gathered by figure, medians taken."""
+"""Rounds: reported as they begin, gathered by figure, medians taken."""
 
 from bench.rounds import count_rounds, gather, medians
 

@@ -1,4 +1,4 @@
-"""The command line of `fenhe bench engines`: every mistake told at once, and figures for what is there."""
+"""The command line of `fenhe bench engines`: every mistake reported at once, and figures for what is there."""
 
 import importlib.util
 from pathlib import Path

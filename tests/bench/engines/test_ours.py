@@ -41,7 +41,7 @@ def test_generate_counts_every_token_of_every_sequence(fenhe: Fenhe) -> None:
 
 
 def test_stall_reports_gaps_on_both_sides_of_the_arrival(fenhe: Fenhe) -> None:
-    """On a busy machine a stream may end before the intruder gets in: one meeting in ten will do."""
+    """On a busy machine a stream may end before the intruder gets in: one attempt in ten is enough."""
     task = Stall(prompt=(5, 6), intruder=tuple(range(4, 40)), num_quiet_tokens=4)
     answers = [fenhe.stall(task) for _ in range(10)]
     assert all(len(answer.quiet_gaps_s) >= 3 for answer in answers)

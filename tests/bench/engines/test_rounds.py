@@ -1,4 +1,4 @@
-"""Subjects in processes of their own: the protocol with fakes that answer, are absent, fail, die, hang and babble."""
+"""Subjects in processes of their own: the protocol with fakes that answer, are absent, fail, die, hang or babble."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
