@@ -12,7 +12,7 @@ _ADMISSION = ("num_running", "running_tokens", "queued_tokens")
 
 
 def aftermath(url: str) -> list[str]:
-    """What is still held, or does not add up. Waits up to `SETTLE_S` seconds for requests that are being aborted."""
+    """What is still held, or inconsistent. Waits up to `SETTLE_S` seconds for requests that are being aborted."""
     end_s = time.monotonic() + SETTLE_S
     with httpx.Client(base_url=url, timeout=30.0) as client:
         problems = _held(client)

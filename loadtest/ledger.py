@@ -1,4 +1,4 @@
-"""What a soak saw: requests by kind and outcome, and everything that went wrong."""
+"""The record of a soak: requests by kind and outcome, and everything that went wrong."""
 
 from collections import Counter
 from dataclasses import dataclass, field

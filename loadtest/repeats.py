@@ -1,6 +1,6 @@
 """`python -m loadtest.repeats`: requests per second when many requests are equal, with and without the result cache.
 
-One server, one set of requests, sent alternately as they are and with `"fenhe": {"cache": false}`.
+One server; in every round requests are sent with `"fenhe": {"cache": false}`, then others of the same kind without it.
 """
 
 import argparse
@@ -94,8 +94,12 @@ def run(options: Options) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.repeats", description=__doc__)
-    parser.add_argument("--share", type=float, default=0.75, help="of repeated requests (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=300, help="per round and way (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=0.75, help="of requests that repeat a prompt (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=300, help="per round, with and without the cache each (default: %(default)s)"
+    )
     parser.add_argument("--clients", type=int, default=32, help="at once (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="after a warm-up round (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of every answer (default: %(default)s)")

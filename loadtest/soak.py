@@ -1,7 +1,7 @@
-"""`python -m loadtest.soak`: tens of thousands of requests of every kind, good and bad, and what is left afterwards.
+"""`python -m loadtest.soak`: tens of thousands of requests of every kind, valid and invalid, then a server check.
 
-Clean is: resident memory flat after warm-up, nothing running or queued, no slot or KV held, every accepted sequence
-ended once, and no answer that should not have been.
+A clean run has no wrong answer and leaves resident memory flat after warm-up, nothing running or queued, no slot or KV
+held, and every accepted sequence ended exactly once.
 """
 
 import argparse
@@ -53,8 +53,8 @@ class Memory:
     samples: list[int] = field(default_factory=list)
 
     def growth(self) -> float:
-        """By what share the last tenth is above the first tenth after the warm-up. Medians, because allocators take and
-        return memory in between."""
+        """The relative growth from the first tenth after the warm-up to the last tenth, by medians, because allocators
+        take and return memory in between."""
         tenth = max(len(self.samples) // 10, 1)
         begin = int(len(self.samples) * WARM_UP_SHARE)
         before, after = self.samples[begin : begin + tenth], self.samples[-tenth:]

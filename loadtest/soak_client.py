@@ -12,7 +12,7 @@ from loadtest.ledger import Outcome
 from loadtest.soak_kinds import DEBUG, RESPONSES, Sent
 
 PATIENCE_S = 120.0
-"""Longer than any answer may take: a client that still waits has been forgotten."""
+"""Longer than any answer may take: a client that still waits then was forgotten by the server."""
 
 
 async def send(client: httpx.AsyncClient, sent: Sent) -> Outcome:
@@ -70,11 +70,11 @@ def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
     try:
         reply = json.loads(body)
     except ValueError:
-        return f"no JSON: {body[:100]!r}"
+        return f"not JSON: {body[:100]!r}"
     if status != 200:
         detail = reply.get("error") if isinstance(reply, dict) else None
         has_shape = isinstance(detail, dict) and {"message", "type", "param", "code"} <= detail.keys()
-        return None if has_shape else f"an error of another shape: {body[:200]!r}"
+        return None if has_shape else f"an error without the usual fields: {body[:200]!r}"
     return _reply_problem(reply, sent)
 
 
@@ -130,4 +130,8 @@ class StreamRecord:
             return None if self.num_response_ends == 1 else f"{self.num_response_ends} ends of a response"
         if self.num_done != 1:
             return f"{self.num_done} [DONE] in a stream"
-        return None if self.ends and set(self.ends.values()) == {1} else f"choices ended so often: {dict(self.ends)}"
+        return (
+            None
+            if self.ends and set(self.ends.values()) == {1}
+            else f"choices did not end exactly once each: {dict(self.ends)}"
+        )

@@ -1,4 +1,4 @@
-"""The measurement of the cache asks what it says: as many repeats as wanted, and the same both ways."""
+"""The cache measurement sends the share of repeats it was asked for, with and without the cache alike."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the soak's client lets pass, and what it does not."""
+"""What the soak's client accepts, and what it reports."""
 
 import json
 from typing import Any
