@@ -1,8 +1,8 @@
 """`fenhe bench grammar`: rows that keep to a grammar beside rows that are free, in the same engine, in turns.
 
-Every row makes the same number of tokens: the grammars cannot end before. All rows share a step, so the
-median step time of a batch is compared with those of the batches just before and after: noise that affects a few steps,
-or all three batches alike, cancels out.
+Every row makes the same number of tokens: the grammars cannot end earlier. All rows share a step, so the median step
+time of a batch is compared with those of the batches just before and after: noise that affects a few steps, or all
+three batches alike, cancels out.
 """
 
 import argparse
