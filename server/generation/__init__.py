@@ -1,1 +1,1 @@
-"""The way of one request from body to bytes."""
+"""What happens to one generation request, from its body to the bytes of its answer."""

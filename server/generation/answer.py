@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 async def answer(context: Context, order: Order) -> "Answer":
-    """Route an order and plan it. Raises: what `route` and the order's `plan` raise."""
+    """The response that generates what an order asks for. Raises: what `route` and the order's `plan` raise."""
     routed = await route(context, order)
     context.metrics.routes.observe(routed.decision, routed.seconds)
     return Answer(context, order, routed, order.plan(routed))
@@ -32,7 +32,8 @@ async def answer(context: Context, order: Order) -> "Answer":
 
 class Answer(Response):
     """Nothing is sent before the first event, so that an early failure still has its own status. The work ends when the
-    client leaves or its time is up. A request that joined another's generation tries once more if that one fails."""
+    client disconnects or the deadline passes. A request that joined another's generation tries once more if that one
+    fails."""
 
     def __init__(self, context: Context, order: Order, routed: Routed, plan: Plan) -> None:
         super().__init__()
@@ -43,12 +44,12 @@ class Answer(Response):
         self._started_s = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises: ServingError, ClientGone; the middleware makes bytes of them, also inside a stream."""
+        """Raises: ServingError, ClientGone; the middleware turns them into bytes, also inside a stream."""
         record = record_of(scope)
         supplier = self._supplier(scope, record)
         with cancelled_by(receive, supplier.terms) as cancellation:
             failure = await self._serve(supplier, record, cancellation, send)
-            if failure is not None and not cancellation.has_come and record.status is None:
+            if failure is not None and not cancellation.is_cancelled and record.status is None:
                 logger.info("shared generation failed, trying once more id=%s code=%s", record.id, failure.code)
                 failure = await self._serve(supplier, record, cancellation, send)
             if failure is not None:
@@ -77,7 +78,7 @@ class Answer(Response):
     async def _serve(
         self, supplier: Supplier, record: Record, cancellation: Cancellation, send: Send
     ) -> ServingError | None:
-        """Gives back what the generation that was joined failed with. Raises: whatever else ends the answer."""
+        """Return the error of a joined generation that failed, else None. Raises: whatever else ends the answer."""
         with contextlib.ExitStack() as held:
             try:
                 supply = await cancellation.run(supplier.supply(held))
@@ -93,7 +94,7 @@ class Answer(Response):
         return None
 
     async def _deliver(self, supply: Supply, record: Record, send: Send) -> None:
-        is_counted = record.cache is not None  # at the second try: a request counts once, by what it tried first
+        is_counted = record.cache is not None  # true at the second try: a request counts once, by its first
         record.cache = supply.outcome.value
         record.begin(self._routed.decision, supply.plan.target)
         first = await supply.stream.take()

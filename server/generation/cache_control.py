@@ -1,4 +1,4 @@
-"""What the result cache may do for a request: settings, what the sampling allows, and what the client says."""
+"""Whether a request may read and write the result cache: by the settings, its sampling, and what its client says."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ _BROKEN_MAX_AGE = re.compile(r"max-age\b")
 def cache_use(
     requests: Sequence[GenerationRequest], wanted: bool | None, headers: Iterable[str], *, is_enabled: bool
 ) -> CacheUse:
-    """`wanted` is `fenhe.cache` of the body: true also allows answers drawn at random, false keeps the cache away.
-    `headers` are the texts of every cache-control header; of both, the stricter one counts.
+    """`wanted` is `fenhe.cache` of the body: true also allows answers sampled at random, false rules the cache out.
+    `headers` are the values of all cache-control headers. Where body and headers differ, the stricter one counts.
 
-    Source: RFC 9111, section 5.2.1; directives that are not known are to be ignored.
+    Source: RFC 9111, section 5.2.1; unknown directives are ignored.
     """
     is_wanted = all(map(is_repeatable, requests)) if wanted is None else wanted
     directives = {part.strip().lower() for header in headers for part in header.split(",")}
@@ -33,7 +33,7 @@ def is_repeatable(request: GenerationRequest) -> bool:
 
 
 def _max_age_s(directives: Iterable[str]) -> float | None:
-    """The strictest one. A bound that cannot be read counts as 0, which no kept answer meets.
+    """The smallest max-age. One that cannot be parsed counts as 0, which no cached answer meets.
 
     Source: RFC 9111, section 4.2.1.
     """

@@ -1,4 +1,4 @@
-"""What ends an answer before its end: the client that leaves, and the deadline."""
+"""What cuts an answer short: its client disconnects, or its deadline passes."""
 
 import asyncio
 import contextlib
@@ -23,11 +23,11 @@ class Cancellation:
         self._stream: EventStream | None = None
 
     @property
-    def has_come(self) -> bool:
+    def is_cancelled(self) -> bool:
         return self._cause is not None
 
     def cancel(self, cause: Exception) -> None:
-        """Whoever waits gets `cause` raised, the first one if there are several."""
+        """Raise `cause` in whoever waits; of several causes, the first."""
         self._cause = self._cause or cause
         if self._work is not None:
             self._work.cancel()
@@ -41,7 +41,7 @@ class Cancellation:
             stream.fail(self._cause)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what may take a while. Raises: the cause, when the answer is cancelled meanwhile."""
+        """Await `work`. Raises: the cause, when the answer is cancelled meanwhile."""
         if self._cause is not None:
             work.close()
             raise self._cause
@@ -59,7 +59,7 @@ class Cancellation:
 
 @contextlib.contextmanager
 def cancelled_by(receive: Receive, terms: Terms) -> Iterator[Cancellation]:
-    """Cancelled when the client leaves or its time is up."""
+    """A cancellation that happens when the client disconnects or the deadline passes."""
     cancellation = Cancellation()
     loop = asyncio.get_running_loop()
     timer = loop.call_later(terms.deadline_s - time.monotonic(), cancellation.cancel, terms.too_late())

@@ -19,8 +19,8 @@ from server.wire import sse
 ROUTE_HEADERS = ("x-fenhe-task", "x-fenhe-path", "x-fenhe-confidence", "x-fenhe-reason", "x-fenhe-student")
 """Headers of a generated answer: how it was routed. Confidence is absent when nothing was classified."""
 CACHE_HEADERS = ("x-fenhe-cache", "age", "x-fenhe-similarity")
-"""What the result cache did; for a hit how old the answer is in seconds, and how near its question is to this one if
-that is not the same."""
+"""What the result cache did; for a hit also the answer's age in seconds and, if it belongs to a question that is only
+similar, how similar."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -96,7 +96,7 @@ def _add(parts: Sequence[Part], batch: Batch) -> None:
 
 def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish]) -> bytes:
     """The chunks of a batch; `finishes` gets the choices that end in it."""
-    if len(batch) == 1:  # the way of almost every token
+    if len(batch) == 1:  # the case of almost every token
         index, event = batch[0]
         if event.finish is None and not event.logprobs:
             return writer.text(index, event.text) if event.text else b""
@@ -111,14 +111,14 @@ def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish]) -> by
 
 def route_headers(decision: RouteDecision, target: Target, path: str) -> Headers:
     """How a request was routed; target and path are those that really ran."""
-    told = {"task": decision.task, "path": path, "reason": target.reason.value, "student": target.student}
+    fields = {"task": decision.task, "path": path, "reason": target.reason.value, "student": target.student}
     if decision.confidence is not None:
-        told["confidence"] = f"{decision.confidence:.3f}"
-    return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in told.items()]
+        fields["confidence"] = f"{decision.confidence:.3f}"
+    return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in fields.items()]
 
 
 def cache_headers(outcome: Outcome, found: Found | None) -> Headers:
-    """Source: RFC 9111, section 5.1: age in whole seconds, of what was kept."""
+    """Source: RFC 9111, section 5.1: the age of a cached answer in whole seconds."""
     headers = [(b"x-fenhe-cache", outcome.value.encode())]
     if found is not None and found.similarity is not None:
         headers.append((b"x-fenhe-similarity", f"{found.similarity:.3f}".encode()))

@@ -1,6 +1,6 @@
 """Which JSON schemas an answer can follow: every keyword must be known, supported and of the right kind.
 
-Anything else is refused with its place. Whether a schema can be satisfied at all shows when it is compiled.
+Anything else is refused, saying where it stands. Whether a schema can be satisfied is found out by compiling it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -59,14 +59,14 @@ ANNOTATIONS = frozenset(
 KNOWN = MAPS | LISTS | SINGLES | ASSERTIONS | ANNOTATIONS
 
 LEAST_LIKENESS = 0.8
-"""Of a keyword that was meant."""
+"""How similar a known keyword must be to be suggested, from 0 to 1."""
 OPTIONS_OF_THE_LIBRARY = "x-guidance"
 
 
 def check_schema(schema: Mapping[str, Any], where: str) -> None:
     """Refuse what is certainly wrong. `where` is the request's field that holds the schema.
 
-    Raises: UnsupportedField for keywords that could not be kept, InvalidParameter for values of the wrong kind.
+    Raises: UnsupportedField for keywords that cannot be enforced, InvalidParameter for values of the wrong kind.
     """
     waiting: list[tuple[str, Any]] = [("", schema)]
     while waiting:

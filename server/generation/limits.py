@@ -45,7 +45,7 @@ def _check_announced_length(request: Request, max_bytes: int) -> None:
     if not (announced.isascii() and announced.isdigit()):
         raise BadRequest("the content-length is not a number")
     digits = announced.lstrip("0")
-    if len(digits) > len(str(max_bytes)) or int(digits or "0") > max_bytes:  # Python reads no number of 5000 digits
+    if len(digits) > len(str(max_bytes)) or int(digits or "0") > max_bytes:  # int() refuses very long numbers
         raise _too_large(max_bytes)
 
 
@@ -70,7 +70,7 @@ def _too_large(max_bytes: int) -> HTTPException:
 
 
 def check_room(context: Context) -> None:
-    """Raises: QueueFull when `limits.max_requests` are being answered already, or wait for their turn."""
+    """Raises: QueueFull when `limits.max_requests` requests are being answered or wait for their turn."""
     num_streams = context.num_streams
     if num_streams >= context.config.limits.max_requests:
         raise QueueFull(

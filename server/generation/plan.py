@@ -1,4 +1,4 @@
-"""What is generated for one HTTP request, what has come of it so far, and how it is written."""
+"""What is generated for one HTTP request, what has been generated so far, and how it is written."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """What is known of one choice: since the last chunk, or of the whole answer."""
+    """What was generated of one choice: since the last chunk, or in the whole answer."""
 
     index: int
     texts: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Part:
         return self.texts[0] if len(self.texts) == 1 else "".join(self.texts)
 
     def add(self, event: SequenceEvent) -> None:
-        """Append an event. Raises: what ended the sequence, unless it ended well."""
+        """Append an event. Raises: the error that ended the sequence, if one did."""
         if event.text:
             self.texts.append(event.text)
         self.logprobs.extend(event.logprobs)
@@ -56,7 +56,11 @@ class Part:
 
 
 class BodyWriter(Protocol):
-    """Writes the bodies of one API. Every `bytes` but `whole` is framed for the stream."""
+    """Writes the bodies of one API: `whole` is a JSON body, all others are framed events of a stream.
+
+    `opening` begins a stream; it begins it anew when a request is answered a second time. `text` is for plain text of
+    the choice `index`, `part` for everything else, `usage` for the end.
+    """
 
     def opening(self) -> bytes: ...
 
@@ -88,7 +92,7 @@ def check_finish(finish: Finish) -> None:
     if finish.reason is FinishReason.ERROR:
         raise finish.error or StepFailed("the engine failed on this sequence")
     if finish.reason is FinishReason.ABORT:
-        raise Stopping("the answer was broken off because the student is being stopped", retry_after_s=5.0)
+        raise Stopping("the answer was cut off because the student is being stopped", retry_after_s=5.0)
 
 
 def merge(batch: Batch) -> list[Part]:

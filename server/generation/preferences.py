@@ -16,9 +16,9 @@ TASK_HEADER = "x-fenhe-task"
 def preferences_of(
     students: Sequence[ServedStudent], model: str, options: FenheOptions | None, headers: Sequence[str]
 ) -> RoutePreferences:
-    """`headers` are the texts of every x-fenhe-task.
+    """`headers` are the values of all x-fenhe-task headers.
 
-    Raises: UnknownModel; InvalidParameter for a task nobody knows, or for preferences that contradict each other.
+    Raises: UnknownModel; InvalidParameter for an unknown task, or for preferences that contradict each other.
     """
     options = options or FenheOptions()
     named = find_model(students, model)
@@ -38,7 +38,7 @@ def preferences_of(
 def preferences_for_prompts(
     students: Sequence[ServedStudent], preferences: RoutePreferences, prompts: Sequence[TextPrompt]
 ) -> RoutePreferences:
-    """Token ids mean nothing to another student: unless one is named, they are the first one's, as in /tokenize."""
+    """Unless a student is named, token ids are the first one's, as in /tokenize: to others they mean nothing."""
     has_ids = any(not isinstance(prompt, str) for prompt in prompts)
     if preferences.student is None and len(students) > 1 and has_ids:
         return replace(preferences, student=students[0].name)
@@ -48,7 +48,7 @@ def preferences_for_prompts(
 def _check_full(
     students: Sequence[ServedStudent], student: str | None, path: str | None, while_loading: str | None
 ) -> None:
-    """Refuse what `quality: full` cannot go with: a path that is not the full one, and degrading to one."""
+    """Refuse what contradicts `quality: full`: a path that is not the full one, or degrading to one."""
     manifests = [one.manifest for one in students if student in (None, one.name)]
     having = [one for one in manifests if any(path == other.name for other in one.paths)]
     if any(one.full_path.name != path for one in having):
@@ -63,9 +63,9 @@ def _check_full(
 
 
 def _header(headers: Sequence[str]) -> str | None:
-    """The one text of all x-fenhe-task headers, None without one."""
-    told = {header.strip().lower() for header in headers}
-    if len(told) > 1:
+    """The value that all x-fenhe-task headers agree on, None without any. Raises: InvalidParameter."""
+    distinct = {header.strip().lower() for header in headers}
+    if len(distinct) > 1:
         listed = ", ".join(repr(header[:200]) for header in headers[:4])
         raise InvalidParameter(f"the headers {TASK_HEADER} contradict each other: {listed}", param=TASK_HEADER)
     return headers[0] if headers else None
@@ -83,14 +83,14 @@ def _path(named: NamedModel, wanted: str | None) -> str | None:
 def _task(wanted: Task | None, header: str | None) -> Task | None:
     if header is None:
         return wanted
-    told = next((task for task in TASKS if task == header.strip().lower()), None)
-    if told is None:
+    named = next((task for task in TASKS if task == header.strip().lower()), None)
+    if named is None:
         raise InvalidParameter(
             f"the header {TASK_HEADER}: {header[:200]!r} is none of {', '.join(TASKS)}", param=TASK_HEADER
         )
-    if wanted not in (None, told):
+    if wanted not in (None, named):
         raise InvalidParameter(
-            f"`fenhe.task` {wanted!r} and the header {TASK_HEADER}: {told!r} contradict each other; send one",
+            f"`fenhe.task` {wanted!r} and the header {TASK_HEADER}: {named!r} contradict each other; send one",
             param="fenhe.task",
         )
-    return told
+    return named

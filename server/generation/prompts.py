@@ -17,7 +17,7 @@ TextPrompt = str | list[int]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Prompt:
-    """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must keep to."""
+    """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must follow."""
 
     token_ids: tuple[int, ...]
     text: str = ""
@@ -25,7 +25,7 @@ class Prompt:
 
 
 def conversation_in(messages: list[Message]) -> Conversation:
-    """What of the messages is classified. Raises: InvalidParameter."""
+    """The part of the messages that is classified. Raises: InvalidParameter."""
     return conversation_of((message.role, _text(message, f"messages[{i}]")) for i, message in enumerate(messages))
 
 
@@ -36,7 +36,7 @@ async def encode_messages(
     functions: Sequence[FunctionDefinition] = (),
     add_generation_prompt: bool = True,
 ) -> tuple[int, ...]:
-    """`functions` are those that the prompt tells of.
+    """The token ids of a conversation's prompt, which also describes `functions`.
 
     Raises: BadRequest for a student without a chat template, or when the template refuses the messages;
     InvalidParameter for calls and results that do not fit together.

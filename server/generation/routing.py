@@ -1,4 +1,4 @@
-"""How a request gets to a student and a path: it is classified, tokenised for the student, and decided on."""
+"""How a request gets to a student and a path: it is classified, tokenised for the student, and the router decides."""
 
 import time
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Order(Protocol):
         ...
 
     def plan(self, routed: "Routed") -> Plan:
-        """Raises: ContextTooLong, InvalidParameter."""
+        """What to generate, and how to write it. Raises: ContextTooLong, InvalidParameter."""
         ...
 
 
@@ -54,7 +54,7 @@ class Routed:
 
 
 async def route(context: Context, order: Order) -> Routed:
-    """Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
+    """Decide where a request goes. Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
     preferences = order.preferences
     scores: Sequence[TaskScores | None] = (None,)
     classify_s = 0.0
@@ -93,7 +93,7 @@ def _decide(
     prompts: Sequence[Prompt],
     candidates: Candidates,
 ) -> tuple[int, RouteDecision]:
-    """One decision for all prompts, and the index of the one that made it."""
+    """One decision for all prompts, and the index of the prompt it is made for."""
     per_prompt = scores if len(scores) == len(prompts) else [scores[0]] * len(prompts)
     decisions = [
         context.router.decide(score, preferences, len(prompt.token_ids), candidates)
@@ -128,7 +128,7 @@ async def _encode(
 
 def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | None:
     longest, max_context = max(len(prompt.token_ids) for prompt in prompts), student.max_context_tokens
-    return None if longest < max_context else f"the prompt has {longest} of its tokens, its context {max_context}"
+    return None if longest < max_context else f"the prompt has {longest} of its tokens, its context only {max_context}"
 
 
 async def _classify(context: Context, conversations: Sequence[Conversation]) -> tuple[list[TaskScores | None], float]:

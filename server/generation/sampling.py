@@ -30,7 +30,7 @@ def sampling_params(body: SamplingBody, *, max_tokens: int, logprobs: int | None
 
 
 def seed_of_choice(seed: int | None, index: int) -> int | None:
-    """Each choice its own seed: with one for all, every choice would be the same text."""
+    """Give each choice a seed of its own: with the same one, all choices would be the same text."""
     return None if seed is None else (seed + index) % _SEED_RANGE
 
 

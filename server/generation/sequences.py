@@ -1,4 +1,4 @@
-"""What chat and text completions share: the sequences of a request, the model's name, words for ends and tokens."""
+"""What chat and text completions share: a request's sequences, the model's name, how ends and tokens are written."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def choice_requests(
 
 
 def answered_model(model: str, student: ServedStudent) -> str:
-    """The model id an answer carries: the student's path that was asked for by name, else the student."""
+    """The model id an answer carries: the one asked for if it names a path of the student, else the student's name."""
     return model if model.startswith(f"{student.name}:") else student.name
 
 

@@ -24,7 +24,7 @@ class Share:
         self._question = question
         self._flight = cache.enter(key, num_sequences, use, terms.priority, terms.deadline_s)
         self._stream: EventStream | None = None
-        self._is_given_back = False
+        self._is_closed = False
 
     @property
     def target(self) -> Target | None:
@@ -33,7 +33,7 @@ class Share:
 
     @contextlib.asynccontextmanager
     async def turn_to_lead(self) -> AsyncIterator[None]:
-        """One of the requests that share the generation queues for all; should it fail or leave, the next one does."""
+        """One request queues for all that share the generation; if it fails or is cancelled, the next one does."""
         flight = self._flight
         async with flight.turn_to_lead:
             if not flight.is_open:
@@ -41,22 +41,22 @@ class Share:
             try:
                 yield
             except BaseException:
-                flight.lookup.is_done = False  # it may have queued for long, so the next one looks again
+                flight.lookup.is_done = False  # it may have queued for long, so the next one looks in the cache again
                 raise
 
     async def find(self) -> Found | None:
-        """An answer that was kept, while there is no generation to join."""
+        """A cached answer, unless there is a generation to join."""
         return None if self._flight.is_open else await self._cache.find(self._flight, self._use, self._question)
 
     def lead(self, running: EventStream, target: Target) -> EventStream:
-        """Share what has just started; the caller no longer closes it."""
+        """Share a generation that has just started; from now on the last share closes it, not the caller."""
         self._flight.question = self._question
         self._flight.start(target, running.close, self._cache.finish)
         running.divert(self._flight.push)
         return self.join()
 
     def join(self) -> EventStream:
-        """All events there were, and those to come."""
+        """A stream of all events of the generation, from the first one on."""
         stream = self._stream = EventStream(self, self._flight.num_sequences)
         self._flight.join(stream)
         return stream
@@ -65,24 +65,24 @@ class Share:
         self._flight.leave(stream)
 
     def close(self) -> None:
-        """Give the share back, once; the last one ends the generation."""
-        if self._is_given_back:
+        """Give up the share, once; giving up the last one ends the generation."""
+        if self._is_closed:
             return
-        self._is_given_back = True
+        self._is_closed = True
         if self._stream is not None:
             self.forget(self._stream)
         self._cache.flights.leave(self._flight)
 
 
 class Kept:
-    """Where the events of a kept answer come from: there is nothing to stop."""
+    """The source of a cached answer's events: there is nothing to stop."""
 
     def forget(self, stream: EventStream) -> None:
         pass
 
 
 def stream_of(entry: Entry) -> EventStream:
-    """A kept answer as an engine would have sent it, at once."""
+    """The events of a cached answer as an engine would have sent them, all at once."""
     stream = EventStream(Kept(), len(entry.choices))
     for index, event in replay(entry):
         stream.push(index, event)

@@ -26,7 +26,7 @@ class Structure:
     schemas: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def check(self) -> None:
-        """Find which schema cannot be followed; slow. Raises: InvalidParameter with the place in it."""
+        """Find the schema that cannot be followed; slow. Raises: InvalidParameter that names the place in it."""
         for where, schema in self.schemas:
             problem = schema_problem(schema)
             if problem is not None:

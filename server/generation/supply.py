@@ -1,4 +1,4 @@
-"""Where the events of an answer come from: a kept answer, a generation that other requests share, or one of its own."""
+"""Where the events of an answer come from: a cached answer, a generation shared with others, or one of its own."""
 
 import contextlib
 import logging
@@ -41,7 +41,7 @@ class Supply:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Supplier:
-    """Finds what one request is answered with. Owned by the loop; `id` is the request's in the log."""
+    """Finds what one request is answered with. Owned by the loop; `id` names the request in the log."""
 
     context: Context
     order: Order
@@ -52,9 +52,9 @@ class Supplier:
     id: str
 
     async def supply(self, held: contextlib.ExitStack) -> Supply:
-        """`held` lets go of what the supply holds.
+        """Find the answer's events; closing `held` releases them.
 
-        Raises: JoinedFailure; ServingError for a request that cannot be let in or planned.
+        Raises: JoinedFailure; ServingError for a request that cannot be admitted or planned.
         """
         if self.use.writes:
             return await self._share(held)
@@ -63,8 +63,8 @@ class Supplier:
         return supply
 
     async def _share(self, held: contextlib.ExitStack) -> Supply:
-        """A kept answer, or a share in a generation. One request at a time queues to start it; should that one fail or
-        leave before there is a generation, the next in line does. Nobody stands in that line for a kept answer."""
+        """A cached answer, or a share in a generation. One request at a time queues to start the generation; if
+        it fails or is cancelled first, the next one queues. The cache is asked first: a hit waits in no queue."""
         origin, requests = self._origin(), self.plan.job.requests
         question = await self._question(origin)
         share = Share(self.context.cache, cache_key(origin, requests), len(requests), self.use, self.terms, question)
@@ -75,7 +75,7 @@ class Supplier:
         async with share.turn_to_lead():
             if share.target is not None:
                 return await self._join(share, share.target)
-            found = await share.find()  # meanwhile another may have looked, or queued in vain
+            found = await share.find()  # again: the request before this one may have queued in vain, for long
             if found is not None:
                 return self._hit(share, found)
             return await self._lead(share)
@@ -85,7 +85,7 @@ class Supplier:
         return Supply(stream=stream_of(found.entry), plan=self.plan, outcome=Outcome.HIT, found=found)
 
     async def _join(self, share: Share, target: Target) -> Supply:
-        """Answer as the student and the path that the shared generation fell back to. Raises: JoinedFailure."""
+        """Join a generation; if it fell back to another target, plan the answer for that one. Raises: JoinedFailure."""
         own = self.plan.target
         is_elsewhere = (target.student, target.path) != (own.student, own.path)
         try:
@@ -99,7 +99,7 @@ class Supplier:
         return replace(supply, stream=share.lead(supply.stream, supply.plan.target))
 
     async def _generate(self, outcome: Outcome) -> Supply:
-        """Start to generate: the one place where an engine gets work, after everything that could spare it some."""
+        """Start to generate: the only place where an engine gets work, once nothing else can answer."""
         check_room(self.context)
         supply = await self._submit(outcome)
         job = supply.plan.job
@@ -107,7 +107,7 @@ class Supplier:
         return supply
 
     async def _submit(self, outcome: Outcome) -> Supply:
-        """Wait for a turn at the chosen student's admission and submit, or at that of the first fallback that takes it.
+        """Wait for the chosen student's admission and submit there; if it refuses, at the first fallback that accepts.
 
         Raises: what the chosen student's admission raised, when no fallback could take its place.
         """
@@ -140,7 +140,7 @@ class Supplier:
         return Origin(student=target.student, digest=student.digest, path=target.path, tenant=self.terms.tenant)
 
     async def _question(self, origin: Origin) -> Question | None:
-        """What the semantic cache compares; None where that is off or cannot be told."""
+        """What the semantic cache compares; None where that is off, or there is not exactly one."""
         threshold = self.context.cache.threshold_of(self.routed.decision.task)
         conversations = [] if threshold is None else await self.order.conversations()
         if threshold is None or len(conversations) != 1:

@@ -15,7 +15,7 @@ MAX_HEAD_CHARS = len(CALL_START) + 64 + len(ARGUMENTS_START)
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """A call and as much of its arguments as was read."""
+    """A call, and its arguments as far as they have been read."""
 
     id: str
     name: str
@@ -50,7 +50,7 @@ class CallReader:
         return bool(self.calls) and self.calls[-1].is_whole and not self._is_in_call
 
     def push(self, text: str) -> list[Piece]:
-        """Raises: GrammarFailed for text that begins like a call and is none, which the grammar should prevent."""
+        """Raises: GrammarFailed for text that begins like a call but is none, which the grammar should prevent."""
         self._held += text
         pieces: list[Piece] = []
         while self._read(pieces):
@@ -63,7 +63,7 @@ class CallReader:
         if not self._is_in_call:
             return [held] if held and not self.calls else []
         if self.calls and not self.calls[-1].is_whole and held and not is_json(self.calls[-1].arguments):
-            return [self._argue(held)]
+            return [self._add_arguments(held)]
         return []  # a head that was cut off, or the end of a call
 
     def _read(self, pieces: list[Piece]) -> bool:
@@ -89,7 +89,7 @@ class CallReader:
         match = _HEAD.match(self._held)
         if match is None:
             if len(self._held) > MAX_HEAD_CHARS:
-                raise GrammarFailed("the answer began a tool call and did not write one")
+                raise GrammarFailed("the answer began a tool call but did not write one")
             return False
         self._held = self._held[match.end() :]
         self.calls.append(Call(id=f"call_{secrets.token_hex(12)}", name=match[1]))
@@ -103,13 +103,13 @@ class CallReader:
             arguments = arguments[: len(arguments) - overlap(arguments, CALL_END)]
             after = self._held[len(arguments) :]
         if arguments:
-            pieces.append(self._argue(arguments))
+            pieces.append(self._add_arguments(arguments))
         self._held = after
         self.calls[-1].is_whole = bool(end)
         self._is_in_call = not end
         return bool(end)
 
-    def _argue(self, arguments: str) -> CallPiece:
+    def _add_arguments(self, arguments: str) -> CallPiece:
         self.calls[-1].arguments += arguments
         return CallPiece(index=len(self.calls) - 1, arguments=arguments)
 

@@ -1,4 +1,4 @@
-"""Tools of a chat request: what is checked, the grammar of their calls, and how a prompt tells of them.
+"""Tools of a chat request: what is checked, the grammar of their calls, and how a prompt describes them.
 
 A call is written `<tool_call>`, a line with `{"name": ..., "arguments": ...}`, `</tool_call>`: the form that the Qwen
 and Hermes families were trained on. Templates that write it themselves get tools and calls as they are; for all
@@ -26,7 +26,7 @@ ToolChoice = str | NamedToolChoice | None
 
 
 def functions_of(body: ChatRequest) -> tuple[FunctionDefinition, ...]:
-    """What may be called: nothing with `tool_choice: none`, which also leaves the tools out of the prompt.
+    """The functions that may be called: none with `tool_choice: none`, which also leaves them out of the prompt.
 
     Raises: InvalidParameter, UnsupportedField.
     """
@@ -71,7 +71,10 @@ def parameters_of(function: FunctionDefinition) -> dict[str, Any]:
 def calls_rules(
     functions: Sequence[FunctionDefinition], choice: ToolChoice, *, is_parallel: bool, other: str | None
 ) -> str:
-    """The grammar's text: calls alone, or `other` (None: any text, also before the first call) instead of them."""
+    """The grammar's text: calls alone, or `other` (None: any text, also before the first call) instead of them.
+
+    Raises: InvalidParameter for a choice that is not among the functions.
+    """
     if isinstance(choice, NamedToolChoice):
         functions, is_parallel = [_find_named(functions, choice)], False
     more = f" ({literal(chr(10) + OPEN_MARK)} call)*" if is_parallel else ""
@@ -95,7 +98,7 @@ def _call_rules(functions: Sequence[FunctionDefinition]) -> list[str]:
 
 
 def tools_for_template(functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
-    """Tools as chat templates know them."""
+    """Tools in the form that chat templates expect."""
     return [
         {
             "type": "function",
@@ -130,7 +133,7 @@ def _misplaced(param: str, why: str) -> InvalidParameter:
 
 
 def calls_for_template(message: Message, where: str) -> list[dict[str, Any]]:
-    """Calls as chat templates know them: arguments as values. Raises: InvalidParameter for what is no JSON object."""
+    """Calls in the form that chat templates expect. Raises: InvalidParameter for arguments that are no JSON object."""
     return [
         {
             "id": call.id,
@@ -155,7 +158,7 @@ def _arguments(text: str, param: str) -> dict[str, Any]:
 
 
 def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
-    """Messages for a template that knows no tools: they, the calls and their results become text."""
+    """Messages for a template without tools: functions, calls and results become text."""
     plain: list[dict[str, Any]] = []
     before = None
     for message in messages:
@@ -192,7 +195,7 @@ def _with_instructions(messages: list[dict[str, Any]], functions: Sequence[Funct
 
 
 def instructions(functions: Sequence[FunctionDefinition]) -> str:
-    """The system text that tells of functions and how to call them."""
+    """The system text that describes functions and how to call them."""
     lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools_for_template(functions)]
     form = f"{OPEN_MARK}{CALL_START}NAME{ARGUMENTS_START}{{...}}{CALL_END}"
     return "\n".join(

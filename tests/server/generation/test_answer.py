@@ -1,4 +1,4 @@
-"""The response to a generation request: one retry for who joined another's generation, and one count."""
+"""The response to a generation request: one retry after joining another's generation, and counted once."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ async def run(backend: Backend, exchange: Exchange, **fields: Any) -> None:
 
 
 def heal_after(backend: Backend, num_submitted: int) -> None:
-    """Let the engine answer well once it has taken so many sequences."""
+    """Let the engine stop failing once it has accepted this many sequences."""
     engine = backend.engines["tiny"]
     submit = engine.submit
 

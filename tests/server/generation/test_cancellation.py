@@ -1,4 +1,4 @@
-"""What ends an answer early: it reaches the work, the stream, or both, once."""
+"""What cuts an answer short reaches the work, the stream, or both, once."""
 
 import asyncio
 import math
@@ -37,7 +37,7 @@ async def test_work_that_ends_in_time_gives_its_result() -> None:
         return "done"
 
     assert await cancellation.run(work()) == "done"
-    assert not cancellation.has_come
+    assert not cancellation.is_cancelled
 
 
 async def test_cancelled_work_is_ended_and_raises_the_cause() -> None:
@@ -54,7 +54,7 @@ async def test_cancelled_work_is_ended_and_raises_the_cause() -> None:
     with pytest.raises(ClientGone):
         await cancellation.run(work())
     assert ended == [True]
-    assert cancellation.has_come
+    assert cancellation.is_cancelled
 
 
 async def test_work_is_not_begun_once_cancelled() -> None:
@@ -103,7 +103,7 @@ async def test_client_that_leaves_cancels() -> None:
     with cancelled_by(client.receive, ENDLESS) as cancellation:
         client.send("http.request")
         await asyncio.sleep(0.01)
-        assert not cancellation.has_come
+        assert not cancellation.is_cancelled
         client.send("http.disconnect")
         with pytest.raises(ClientGone):
             await cancellation.run(asyncio.Event().wait())
@@ -121,5 +121,5 @@ async def test_nothing_cancels_after_the_end() -> None:
         pass
     client.send("http.disconnect")
     await asyncio.sleep(0.03)
-    assert not cancellation.has_come
+    assert not cancellation.is_cancelled
     assert len(asyncio.all_tasks()) == 1

@@ -50,7 +50,7 @@ class Writer:
 
 
 class Line:
-    """A delivery to nobody, which notes what is sent."""
+    """A delivery without a client, which keeps what is sent."""
 
     def __init__(self, supply: Supply) -> None:
         self.sent: list[Message] = []

@@ -1,4 +1,4 @@
-"""Every keyword is known and supported, or refused with its place."""
+"""Every keyword is known and supported, or refused, saying where it stands."""
 
 import difflib
 from typing import Any

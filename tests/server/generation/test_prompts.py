@@ -1,4 +1,4 @@
-"""From messages and texts to prompt tokens, and what of them is classified."""
+"""From messages and texts to prompt tokens, and which part of them is classified."""
 
 from pathlib import Path
 from typing import Any

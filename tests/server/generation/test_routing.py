@@ -12,7 +12,7 @@ ROUTED = {"task": "math", "path": "shallow", "confidence": "0.900", "reason": "t
 
 
 def told(headers: Any) -> dict[str, str]:
-    """What the x-fenhe-... headers say of the route."""
+    """What the x-fenhe-... headers say about the route."""
     prefix = "x-fenhe-"
     said = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
     assert said.pop("cache") == "bypass"

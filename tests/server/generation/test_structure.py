@@ -1,4 +1,4 @@
-"""`response_format` as the official client sends it: what comes back parses, and what cannot be is refused by place."""
+"""`response_format` as the official client sends it: answers parse, and schemas that cannot be followed are refused."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where the events of an answer come from: kept, shared, its own, or a fallback's."""
+"""Where the events of an answer come from: the cache, a shared generation, its own, or a fallback's."""
 
 import asyncio
 import contextlib
