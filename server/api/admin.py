@@ -1,4 +1,4 @@
-"""The admin endpoints: students added, drained and removed while the server runs, behind a key of their own."""
+"""The admin endpoints, behind a key of their own: they change students, result cache and settings at run time."""
 
 import hmac
 from collections.abc import Iterator

@@ -64,7 +64,7 @@ class ChatBodyWriter:
         return sse.frame(encoder.encode(self._chunk(choice)))
 
     def _call_part(self, part: Part) -> bytes:
-        """Text and calls in chunks of their own; log-probabilities and the end in one behind them."""
+        """Text and calls in chunks of their own, then log-probabilities and the finish reason in one."""
         reader, finish = self._readers[part.index], part.finish
         pieces = reader.push(part.text) + ([] if finish is None else reader.finish())
         choices = [ChunkChoice(index=part.index, delta=delta_of(piece)) for piece in pieces]
@@ -120,7 +120,7 @@ class ChatBodyWriter:
 
 
 def _message(text: str, reader: CallReader) -> AssistantMessage:
-    """The text beside the calls, and the calls; no text beside them is null."""
+    """The answer's text and the calls taken out of it; `content` is null when there are calls alone."""
     texts = [piece for piece in reader.push(text) + reader.finish() if isinstance(piece, str)]
     if not reader.calls:
         return AssistantMessage(content="".join(texts))
@@ -128,7 +128,7 @@ def _message(text: str, reader: CallReader) -> AssistantMessage:
 
 
 def _end_of(finish: Finish, reader: CallReader) -> Literal["stop", "length", "tool_calls"]:
-    """`tool_calls` only when every call is whole: what was cut off must not be carried out."""
+    """`tool_calls` only when every call is whole: a call that was cut off must not be run."""
     reason = finish_reason(finish.reason)
     return "tool_calls" if reason == "stop" and reader.has_whole_calls else reason
 

@@ -35,7 +35,7 @@ def completion_handler(context: Context) -> Handler:
 
 
 class CompletionOrder:
-    """One text completion to be routed and planned: its first prompt decides the student, its neediest the path."""
+    """One text completion to be routed and planned: the first prompt decides the student, the hardest one the path."""
 
     def __init__(self, context: Context, body: CompletionRequest, preferences: RoutePreferences, key: str) -> None:
         """Raises: BadRequest and its kinds."""

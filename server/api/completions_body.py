@@ -18,8 +18,8 @@ from server.wire.errors import body_of
 class CompletionBodyWriter:
     """The bodies of one text completion.
 
-    `echoes` has a text to put in front per prompt, mostly empty. An echo with log-probabilities comes with those of
-    its tokens, in the choice's first chunk.
+    `echoes` has what to repeat before the answer, a text per prompt, empty without `echo`. With log-probabilities it
+    comes in the choice's first chunk, together with those of the prompt's tokens.
     """
 
     def __init__(self, job: Job, echoes: list[str], token_bytes: Callable[[int], bytes]) -> None:
@@ -64,7 +64,7 @@ class CompletionBodyWriter:
         return self._echoes[index // self._job.n]
 
     def _is_unscored(self, part: Part) -> bool:
-        """Whether the prompt's log-probabilities are still to be told before this part's own."""
+        """Whether the prompt's log-probabilities must still be sent, before this part's own."""
         return self._is_scored and part.index not in self._begun
 
     def _choice(self, part: Part, echo: str = "") -> TextChoice:

@@ -78,7 +78,7 @@ class Endpoint:
     status: int = 200
     is_routed: bool = False
     parameters: tuple[Schema, ...] = ()
-    needs_key: bool = False
+    needs_admin_key: bool = False
     example: Schema | None = None
     route: str | None = None
     end: str = f"`{DONE}`"
@@ -89,7 +89,7 @@ class Endpoint:
 
 
 def _with_context(make: Callable[[Context], Handler]) -> HandlerMaker:
-    """For handlers that add and remove no students."""
+    """For handlers that neither add nor remove students."""
     return lambda context, changes: make(context)
 
 
@@ -219,7 +219,7 @@ ENDPOINTS = (
         path="/health",
         make_handler=_with_context(health_handler),
         id="health",
-        summary="Is the process well?",
+        summary="Whether the process is healthy.",
         reply=HealthReply,
         unready=HealthReply,
     ),
@@ -228,7 +228,7 @@ ENDPOINTS = (
         path="/readyz",
         make_handler=_with_context(ready_handler),
         id="ready",
-        summary="May this server get requests? 503 with load progress until it may.",
+        summary="Whether this server may get requests; 503 with the load progress until then.",
         reply=ProgressReply,
         unready=ProgressReply,
     ),
@@ -266,17 +266,17 @@ ENDPOINTS = (
         summary="What engines, queues and caches are doing now; ids and numbers, nothing of prompts.",
         reply=DebugReply,
         refusals=_ADMIN,
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="get",
         path="/admin/students",
         make_handler=students_handler,
         id="list_students",
-        summary="The students of the pool, and those on their way in or out.",
+        summary="The students of the pool, and those being added or removed.",
         reply=StudentList,
         refusals=_ADMIN,
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="post",
@@ -288,7 +288,7 @@ ENDPOINTS = (
         reply=StudentReply,
         status=202,
         refusals=(*_ADMIN, 408, 413, 415, 503),
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="post",
@@ -299,7 +299,7 @@ ENDPOINTS = (
         reply=StudentReply,
         refusals=_ADMIN,
         parameters=(_STUDENT,),
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="post",
@@ -310,7 +310,7 @@ ENDPOINTS = (
         reply=StudentReply,
         refusals=_ADMIN,
         parameters=(_STUDENT,),
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="delete",
@@ -322,27 +322,27 @@ ENDPOINTS = (
         status=202,
         refusals=_ADMIN,
         parameters=(_STUDENT,),
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="delete",
         path="/admin/cache",
         make_handler=_with_context(flush_handler),
         id="flush_cache",
-        summary="Forget kept answers: of a student, of all keys that begin so, or all.",
+        summary="Remove cached answers: of a student, of all keys with a prefix, or all.",
         reply=FlushReply,
         refusals=(*_ADMIN, 503),
         parameters=(parameter("student", "query"), parameter("prefix", "query")),
-        needs_key=True,
+        needs_admin_key=True,
     ),
     Endpoint(
         method="post",
         path="/admin/reload",
         make_handler=_with_context(reload_handler),
         id="reload_settings",
-        summary="Read settings and keys again; all that may change do so at once, or none.",
+        summary="Read settings and keys again and apply all that may change at run time, or none.",
         reply=ReloadReply,
         refusals=_ADMIN,
-        needs_key=True,
+        needs_admin_key=True,
     ),
 )

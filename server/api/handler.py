@@ -31,7 +31,8 @@ async def read_order(
     decoder: msgspec.json.Decoder[Body],
     make_order: Callable[[Context, Body, RoutePreferences, str], OrderT],
 ) -> OrderT:
-    """`make_order` gets the context, the body, what the request prefers, and the key its sequences are named after.
+    """Read a request that is to be routed. `make_order` gets the context, the body, the request's preferences, and the
+    key its sequences are named after.
 
     Raises: HTTPException 408, 413 or 415; BadRequest and its kinds; UnknownModel; ClientGone.
     """

@@ -60,8 +60,8 @@ def _describe(endpoint: Endpoint, refs: Refs) -> Schema:
         described["requestBody"] = {"required": True, "content": _json(refs[endpoint.body])}
         if endpoint.example is not None:
             described["requestBody"]["content"]["application/json"]["example"] = endpoint.example
-    refusals = {400, *endpoint.refusals}  # 400: what is no HTTP
-    if endpoint.needs_key:
+    refusals = {400, *endpoint.refusals}  # 400: a request that is not valid HTTP
+    if endpoint.needs_admin_key:
         described["security"] = [{"adminKey": []}]
     elif endpoint.path not in OPEN_PATHS:
         described["security"] = [{}, {"apiKey": []}]
@@ -85,13 +85,13 @@ def _content(endpoint: Endpoint, refs: Refs) -> Schema:
 def _event(endpoint: Endpoint, refs: Refs) -> Schema:
     """One event of a stream. Source: OpenAPI 3.2, section 4.14, which readers of 3.1 know too."""
     assert endpoint.chunk is not None
-    told = {"anyOf": [refs[endpoint.chunk], refs[ErrorReply]]}
-    data = [{"type": "string", "contentMediaType": "application/json", "contentSchema": told}]
+    body = {"anyOf": [refs[endpoint.chunk], refs[ErrorReply]]}
+    data = [{"type": "string", "contentMediaType": "application/json", "contentSchema": body}]
     if endpoint.has_done:
         data.insert(0, {"const": DONE})
     return {
         "type": "object",
-        "description": f"The last event is {endpoint.end}, or tells an error.",
+        "description": f"The last event is {endpoint.end}, or an error.",
         "properties": {"event": {"type": "string"}, "data": {"anyOf": data}},
         "required": ["data"],
     }

@@ -1,4 +1,4 @@
-"""What orchestrators ask: is the process well, may it get requests, how far is loading, which version."""
+"""What orchestrators ask: is the process healthy, may it get requests, how far is loading, which version."""
 
 from typing import Literal
 

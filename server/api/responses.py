@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, the stateless part: a chat completion in the words of the newer API."""
+"""`POST /v1/responses`, the stateless part: a chat completion under the names of the newer API."""
 
 import contextlib
 import time
@@ -82,7 +82,7 @@ def _refuse(body: ResponseRequest) -> None:
 
 
 def chat_request(body: ResponseRequest) -> ChatRequest:
-    """The chat completion that a response is."""
+    """The chat completion that makes the response."""
     has_logprobs = LOGPROBS in (body.include or ())
     return ChatRequest(
         model=body.model,

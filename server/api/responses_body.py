@@ -125,7 +125,7 @@ class ResponseBodyWriter:
 
     def _reply(self, output: list[OutputMessage], **fields: Any) -> ResponseReply:
         body = self._body
-        told: dict[str, Any] = {
+        common: dict[str, Any] = {
             "status": "in_progress",
             "id": self._job.id,
             "created_at": self._job.created,
@@ -136,12 +136,12 @@ class ResponseBodyWriter:
             "metadata": body.metadata or {},
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "top_p": 1.0 if body.top_p is None else body.top_p,
-            "text": TextReply(format=_format_told(body)),
+            "text": TextReply(format=_format_of(body)),
             "tool_choice": body.tool_choice or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "user": body.user,
         }
-        return ResponseReply(**(told | fields))
+        return ResponseReply(**(common | fields))
 
     def _part_event(self, kind: EventType, **fields: Any) -> bytes:
         return self._event(kind, item_id=self._item_id, output_index=0, content_index=0, **fields)
@@ -152,12 +152,12 @@ class ResponseBodyWriter:
         return sse.typed_frame(kind, encoder.encode(event))
 
 
-def _format_told(body: ResponseRequest) -> dict[str, Any]:
+def _format_of(body: ResponseRequest) -> dict[str, Any]:
     wanted = None if body.text is None else body.text.format
     if wanted is None:
         return {"type": "text"}
-    told: dict[str, Any] = msgspec.structs.asdict(wanted)
-    return {name: value for name, value in told.items() if value is not None}
+    fields: dict[str, Any] = msgspec.structs.asdict(wanted)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _fault_code(status: int) -> Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]:

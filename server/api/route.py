@@ -27,7 +27,7 @@ def route_handler(context: Context) -> Handler:
 
 
 def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences, key: str) -> Order:
-    """The chat or text completion whose way is asked for. Raises: BadRequest and its kinds."""
+    """The chat or text completion whose route is asked for. Raises: BadRequest and its kinds."""
     if body.messages is not None and body.prompt is None:
         chat = ChatRequest(model=body.model, messages=body.messages, fenhe=body.fenhe)
         return ChatOrder(context, chat, preferences, key)

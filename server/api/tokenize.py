@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `/detokenize`: the student's own tokenizer, in the shapes vLLM uses."""
+"""`POST /tokenize` and `/detokenize`: the student's own tokenizer, with the bodies that vLLM uses."""
 
 from starlette.requests import Request
 from starlette.responses import Response

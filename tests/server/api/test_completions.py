@@ -153,7 +153,7 @@ def test_completion_scores_every_prompt_apart(served: Served) -> None:
 
 
 def test_completion_scores_read_in_the_official_client(served: Served) -> None:
-    """Its model of them has no null; OpenAI sends one, and who reads scores counts on it."""
+    """The client's model of them allows no null, but OpenAI sends one, and readers of scores expect it."""
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
     with client:
         answer = client.completions.create(model="auto", prompt="hey", echo=True, logprobs=1, max_tokens=1)

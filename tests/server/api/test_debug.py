@@ -105,7 +105,7 @@ def test_state_is_told_of_an_engine_that_does_not_answer(served: Served) -> None
 
 
 def test_state_tells_operators_what_ails_an_engine(served: Served) -> None:
-    """Everybody else reads a sentence that names no file."""
+    """Other endpoints show a sentence that names no file."""
     detail = "the student cannot be loaded: OSError('/srv/models/big/head.bin')"
     for name in ("big", "small"):
         served.engines[name].sicken("the student cannot be loaded; the server's log has the details", detail)

@@ -1,4 +1,4 @@
-"""Any text a student may say comes out of every API as it was said, whole or in events, read by two readers."""
+"""Any text a student may generate comes out of every API unchanged, whole or as events, for two readers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ NO_STORE = {"cache-control": "no-store"}
 
 
 class Teller(ScriptedEngine):
-    """Says `line` to everybody."""
+    """Answers every request with `line`."""
 
     line = Line()
 
@@ -195,7 +195,7 @@ def long_served(long_teller: Teller) -> Iterator[Served]:
 
 
 class ByteRunner(RandomRunner):
-    """Wants to say the bytes of `said`, a token each, after a prompt of `num_prompt_tokens`."""
+    """Generates the bytes of `said`, a token each, after a prompt of `num_prompt_tokens`."""
 
     said = b""
     num_prompt_tokens = 0

@@ -77,7 +77,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             schema["properties"]["model"] = models
         for parameter in document["paths"][endpoint.path][endpoint.method]["parameters"]:
             if parameter["in"] == "path":
-                parameter["schema"] = {"enum": [SPARE, "nobody"]} if endpoint.needs_key else models
+                parameter["schema"] = {"enum": [SPARE, "nobody"]} if endpoint.needs_admin_key else models
     document["components"]["schemas"]["DetokenizeRequest"]["properties"]["tokens"]["items"]["maximum"] = 257
     return document
 
@@ -112,7 +112,7 @@ BY_ID = {endpoint.id: endpoint for endpoint in ENDPOINTS}
 
 
 def hurried(case: Any) -> bool:
-    """Whether it has a right deadline that would be missed: that is answered with 504, as it should be."""
+    """Whether it has a valid deadline that it would miss: 504 is then the right answer."""
     given = str((case.headers or {}).get(DEADLINE_HEADER, ""))
     return given.isascii() and given.isdigit() and 0 < int(given) < 60_000
 
@@ -157,14 +157,14 @@ def test_server_with_keys_keeps_to_its_document(tmp_path: Path) -> None:
         for endpoint in ENDPOINTS:
             is_open = endpoint.path in OPEN_PATHS
             assert call(served, endpoint) == (200 if is_open else 401), endpoint.id
-            with_key = 403 if endpoint.needs_key else endpoint.status
+            with_key = 403 if endpoint.needs_admin_key else endpoint.status
             assert call(served, endpoint, authorization=f"Bearer {API}") == with_key, endpoint.id
 
 
 def test_server_without_admin_endpoints_keeps_to_its_document(tmp_path: Path) -> None:
     with run_server(opened(tmp_path, STUDENT), ServerConfig()) as served:
         for endpoint in ENDPOINTS:
-            assert call(served, endpoint) == (404 if endpoint.needs_key else endpoint.status), endpoint.id
+            assert call(served, endpoint) == (404 if endpoint.needs_admin_key else endpoint.status), endpoint.id
 
 
 def test_server_that_is_loading_keeps_to_its_document(start: Start) -> None:
