@@ -23,7 +23,7 @@ from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import StudentChanges
 from server.telemetry.request_record import record_of
 from server.telemetry.tracing import Tracing
-from server.threads import run_apart
+from server.threads import run_in_daemon_thread
 from server.wire import errors
 from server.wire.replies import raw_json_response
 
@@ -72,7 +72,7 @@ def _add_route(app: FastAPI, method: str, path: str, handler: Handler) -> None:
 async def _close(tracing: Tracing) -> None:
     """Send the traces that are left; a collector that does not answer must not hold up the end of the process."""
     try:
-        await asyncio.wait_for(run_apart(tracing.close), TRACING_CLOSE_S)
+        await asyncio.wait_for(run_in_daemon_thread(tracing.close), TRACING_CLOSE_S)
     except TimeoutError:
         logger.warning("tracing not closed seconds=%g: the collector does not answer", TRACING_CLOSE_S)
     except Exception:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Drain:
-    """Whether the server is leaving, and the requests it still owes an answer. Owned by the loop."""
+    """Whether the server is stopping, and the keys of requests it still has to answer. Owned by the loop."""
 
     is_draining: bool = False
     open_keys: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ class Drain:
 @dataclass(slots=True)
 class Live:
     """The settings in force. A reload replaces them as a whole: a reader sees the old ones or the new ones. Reloads
-    take turns, so that the last one asked for is the last one that counts."""
+    take turns, so that the last one asked for is the one that stays in force."""
 
     config: ServerConfig
     reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -50,8 +50,8 @@ class Live:
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Context:
     """`leaving` are students that were removed and whose engines are not stopped yet. `draft_config` reads the settings
-    again as they were read at the start; None where they came from nowhere. `refused_connections` counts by code what
-    ended before there was a request. Owned by the loop."""
+    again from where they came; None where there is nothing to read. `refused_connections` counts, by code, connections
+    that were refused before there was a request. Owned by the loop."""
 
     live: Live
     pool: Pool[ServedStudent]
@@ -116,12 +116,12 @@ class Context:
             student.bridge.start_engine()
 
     def attach(self) -> None:
-        """Bring every engine's events to the running loop, and start those that nobody has."""
+        """Bring every engine's events to the running loop, and start the engines that have not been started."""
         for student in self.students:
             student.bridge.attach()
 
     async def stop_engines(self) -> None:
-        """End every engine, which ends what is left in it."""
+        """Stop every engine, which ends the sequences that are left in it."""
         students = (*self.students, *self.leaving.values())
         await asyncio.gather(*(asyncio.to_thread(student.engine.stop, 0.0) for student in students))
 
@@ -136,7 +136,7 @@ def make_context(
     draft_config: Draft | None = None,
     tracing: Tracing | None = None,
 ) -> Context:
-    """`classifier` None: requests are not classified. `opener` is for students that come later. `keys` None: those of
+    """`classifier` None: requests are not classified. `opener` is for students added later. `keys` None: those of
     the settings. `tracing` None: what the settings say.
 
     Raises: ConfigError for names that collide, keys that cannot be read, or packages that are missing.
@@ -181,6 +181,6 @@ def grammars_of(student: Student) -> Grammars:
     return Grammars(lambda: GrammarCompiler(student.tokenizer, num_logits))
 
 
-async def run_beside(num_chars: int, work: Callable[[], T], *, limit_chars: int = LONG_TEXT_CHARS) -> T:
-    """Run `work` in a thread when it has long text to go through, so that the loop goes on streaming."""
+async def run_in_thread_if_long(num_chars: int, work: Callable[[], T], *, limit_chars: int = LONG_TEXT_CHARS) -> T:
+    """Run `work`: in a thread when it has long text to go through, so that the loop goes on streaming."""
     return await asyncio.to_thread(work) if num_chars > limit_chars else work()

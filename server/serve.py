@@ -1,7 +1,7 @@
-"""Running a server: listening, signals, and an orderly end.
+"""Running a server: listening, signals, and an orderly stop.
 
-First SIGTERM or SIGINT: not ready at once, new work is refused, what runs may finish within the grace period,
-exit 0. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
+First SIGTERM or SIGINT: the server is no longer ready, refuses new work, lets running requests finish within the grace
+period, and exits with 0. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ LAST_BYTES_S = 5
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our way to end."""
+    """uvicorn, stopped and reloaded by signals as described above."""
 
     def __init__(self, context: Context, announce: Callable[[str], None]) -> None:
         super().__init__(uvicorn_config(context))
@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Runs between two bytecodes of the main thread: it only notes; `on_tick` acts."""
+        """Runs between two bytecodes of the main thread: it only sets a flag; `on_tick` acts on it."""
         if self._context.drain.is_draining:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         self._reload = asyncio.get_running_loop().create_task(self._reload_settings())
 
     async def _reload_settings(self) -> None:
-        with contextlib.suppress(BadRequest):  # it is logged, and nobody else asked
+        with contextlib.suppress(BadRequest):  # logged already, and a signal has no caller to answer
             await reload(self._context)
 
     async def on_tick(self, counter: int) -> bool:
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def _finish(self) -> None:
-        """Wait for open requests, at most the grace period; then end the engine, which ends what is left."""
+        """Wait for open requests, at most the grace period; then stop the engines, which ends what is left."""
         drain, grace_s = self._context.drain, self._context.config.grace_s
         logger.info("draining open_requests=%d grace_s=%g", len(drain.open_keys), grace_s)
         await self._wait_idle(grace_s)

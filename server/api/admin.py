@@ -20,7 +20,7 @@ from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, StudentChanges
 from server.settings.config import StudentConfig
 from server.students.student import ServedStudent
-from server.threads import run_apart
+from server.threads import run_in_daemon_thread
 from server.wire.decode import decode_body
 from server.wire.replies import json_response
 from server.wire.status import FlushReply, StudentList, StudentReply, StudentRequest, student_decoder
@@ -43,7 +43,7 @@ def add_handler(context: Context, changes: StudentChanges) -> Handler:
         check_key(context, request)
         body = decode_body(await read_json_body(request, context), student_decoder)
         folder = _folder_of(body)
-        own_name = await run_apart(partial(_name_in, folder))
+        own_name = await run_in_daemon_thread(partial(_name_in, folder))
         name = own_name if body.name is None else body.name
         config = StudentConfig(folder=folder, name=name, tasks=tuple(body.tasks or ()))
         return json_response(_describe_arrival(changes.add(name, config)), ACCEPTED)

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from models.errors import InvalidParameter
 from server.api.handler import Handler
-from server.context import Context, run_beside
+from server.context import Context, run_in_thread_if_long
 from server.generation.limits import read_json_body
 from server.generation.prompts import check_token_ids, encode_messages, encode_text
 from server.students.student import ServedStudent, find_student
@@ -55,7 +55,7 @@ def detokenize_handler(context: Context) -> Handler:
         student = find_student(context.students, body.model)
         ids = check_token_ids(student, body.tokens, "tokens")
         tokenizer = student.tokenizer
-        text = await run_beside(len(ids), lambda: tokenizer.decode(ids, skip_special=False))
+        text = await run_in_thread_if_long(len(ids), lambda: tokenizer.decode(ids, skip_special=False))
         return json_response(DetokenizeResponse(prompt=text))
 
     return detokenize

@@ -7,7 +7,7 @@ from typing import Any
 from engines.grammar import Grammar
 from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
-from server.context import run_beside
+from server.context import run_in_thread_if_long
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
 from server.students.student import ServedStudent, Template
 from server.wire.chat import FunctionDefinition, Message
@@ -52,7 +52,9 @@ async def encode_messages(
     if not template.writes_tools:
         plain = as_text(plain, functions)
     num_chars = sum(len(message["content"]) for message in plain)
-    return await run_beside(num_chars, lambda: _render(student, template, plain, tools, add_generation_prompt))
+    return await run_in_thread_if_long(
+        num_chars, lambda: _render(student, template, plain, tools, add_generation_prompt)
+    )
 
 
 def _render(
@@ -100,7 +102,7 @@ def _text(message: Message, where: str) -> str:
 
 async def encode_text(student: ServedStudent, text: str, *, add_special: bool = True) -> tuple[int, ...]:
     tokenizer = student.tokenizer
-    return await run_beside(len(text), lambda: tuple(tokenizer.encode(text, add_special=add_special)))
+    return await run_in_thread_if_long(len(text), lambda: tuple(tokenizer.encode(text, add_special=add_special)))
 
 
 def check_token_ids(student: ServedStudent, ids: list[int], param: str) -> tuple[int, ...]:
@@ -147,4 +149,4 @@ async def prompt_text(student: ServedStudent, prompt: TextPrompt) -> str:
         return prompt
     vocab_size, tokenizer = student.tokenizer.vocab_size, student.tokenizer
     known = [id for id in prompt if id < vocab_size]
-    return await run_beside(len(known), lambda: tokenizer.decode(known))
+    return await run_in_thread_if_long(len(known), lambda: tokenizer.decode(known))

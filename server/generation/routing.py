@@ -9,7 +9,7 @@ from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Candidates, RouteDecision, RoutePreferences, Target, TaskScores
 from router.policy import needs_task
-from server.context import Context, run_beside
+from server.context import Context, run_in_thread_if_long
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
@@ -134,7 +134,7 @@ def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | No
 async def _classify(context: Context, conversations: Sequence[Conversation]) -> tuple[list[TaskScores | None], float]:
     num_chars = sum(len(text) for one in conversations for text in (one.last, *one.earlier, *one.system))
     begun_s = time.perf_counter()
-    scores = await run_beside(
+    scores = await run_in_thread_if_long(
         num_chars,
         lambda: [context.router.classify(conversation) for conversation in conversations],
         limit_chars=LONG_CONVERSATION_CHARS,

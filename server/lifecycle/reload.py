@@ -11,7 +11,7 @@ from server.context import Context
 from server.lifecycle.settings_check import read_sound
 from server.settings.config import ServerConfig
 from server.students.admission_gate import bounds_of
-from server.threads import run_apart
+from server.threads import run_in_daemon_thread
 from server.wire.status import ReloadReply
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def reload(context: Context) -> ReloadReply:
 
 async def _reload(context: Context) -> ReloadReply:
     try:
-        config, keys = await run_apart(lambda: _load(context))
+        config, keys = await run_in_daemon_thread(lambda: _load(context))
         new = merge(context.config, config)
     except ServingError as error:
         logger.error("settings not reloaded, the old ones stay error=%s", error.message)

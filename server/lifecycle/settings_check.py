@@ -14,7 +14,7 @@ T = TypeVar("T")
 def read_sound(
     draft: Draft, listening: Callable[[ServerConfig], ServerConfig] | None = None
 ) -> tuple[ServerConfig, tuple[Key, ...]]:
-    """Settings without a mistake, and their keys. `listening` gives those with the address in use, where it differs.
+    """Settings without a mistake, and their keys. `listening` returns them with the address in use, if that differs.
 
     Raises: ConfigError that lists every mistake.
     """

@@ -15,7 +15,7 @@ from server.context import Context
 from server.settings.config import StudentConfig
 from server.students.open_student import Opened
 from server.students.student import ServedStudent
-from server.threads import run_apart
+from server.threads import run_in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ LAST_OPENING_S = 2.0
 
 def give_memory_back() -> None:
     """Return what a removed student held to the system: an engine is full of cycles, which wait for the collector,
-    and glibc keeps freed weights until it is told to trim. Other C libraries have no such call."""
+    and glibc keeps freed weights until it is asked to trim. Other C libraries have no such call."""
     gc.collect()
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -57,7 +57,7 @@ class StudentChanges:
     def add(self, name: str, config: StudentConfig) -> Arrival:
         """Open a student under this name in the background.
 
-        Raises: InvalidParameter for a name that is taken; Stopping when the server is leaving.
+        Raises: InvalidParameter for a name that is taken; Stopping when the server is stopping.
         """
         self._check_staying()
         coming = [arrival.name for arrival in self.arrivals.values() if arrival.error is None]
@@ -91,7 +91,7 @@ class StudentChanges:
         return self._context.pool.resume(name)
 
     async def close(self) -> None:
-        """Give up all that is under way; an engine built from now on is never started. The caller stops the others."""
+        """Cancel what is under way; an engine built from now on is never started. The caller stops the others."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -127,10 +127,10 @@ class StudentChanges:
             logger.info("student added name=%s", arrival.name)
 
     async def _build(self, config: StudentConfig) -> Opened:
-        """One at a time: an opening measures, and takes memory. Raises: what the opener raises; Stopping."""
+        """One at a time: opening a student measures and takes memory. Raises: what the opener raises; Stopping."""
         async with self._turn:
             self._check_staying()
-            self._opening = run_apart(partial(self._context.opener, config))
+            self._opening = run_in_daemon_thread(partial(self._context.opener, config))
             try:
                 opened = await asyncio.shield(self._opening)
             except Exception:
@@ -141,7 +141,7 @@ class StudentChanges:
         return opened
 
     async def _start(self, opened: Opened) -> None:
-        """Raises: what the engine's start raises; then the student is out of the pool and its engine is stopped."""
+        """Raises: what the engine's start raises; by then the student is out of the pool and its engine stopped."""
         student = self._context.serve(opened)
         try:
             student.bridge.attach()
@@ -153,9 +153,9 @@ class StudentChanges:
             raise
 
     async def _end(self, student: ServedStudent, grace_s: float) -> None:
-        """Stop an engine, which ends the answers it still owes."""
+        """Stop an engine, which ends the sequences it still runs."""
         try:
-            await run_apart(partial(student.engine.stop, grace_s))
+            await run_in_daemon_thread(partial(student.engine.stop, grace_s))
         except Exception:
             logger.exception("stopping a student failed name=%s", student.name)
 
@@ -165,5 +165,5 @@ class StudentChanges:
         name = student.name
         del self._context.leaving[name], student
         self._context.metrics.forget_student(name)
-        await run_apart(give_memory_back)
+        await run_in_daemon_thread(give_memory_back)
         logger.info("student removed name=%s", name)

@@ -1,11 +1,11 @@
-"""Work in threads of its own: what comes of it reaches the loop, whatever it is."""
+"""Work in new threads: its result or error reaches the loop, whatever it is."""
 
 import asyncio
 import threading
 
 import pytest
 
-from server.threads import run_apart
+from server.threads import run_in_daemon_thread
 
 
 class Panic(BaseException):
@@ -18,7 +18,7 @@ def fail_with(error: BaseException) -> None:
 
 def test_work_runs_in_a_daemon_thread_and_brings_its_result() -> None:
     async def ask() -> bool:
-        return await run_apart(lambda: threading.current_thread().daemon)
+        return await run_in_daemon_thread(lambda: threading.current_thread().daemon)
 
     assert asyncio.run(ask())
 
@@ -26,7 +26,7 @@ def test_work_runs_in_a_daemon_thread_and_brings_its_result() -> None:
 @pytest.mark.parametrize(("error", "kind"), [(ValueError("no"), ValueError), (Panic("no"), RuntimeError)])
 def test_work_that_fails_tells_its_waiter(error: BaseException, kind: type[Exception]) -> None:
     async def ask() -> None:
-        await run_apart(lambda: fail_with(error))
+        await run_in_daemon_thread(lambda: fail_with(error))
 
     with pytest.raises(kind, match="no"):
         asyncio.run(ask())
@@ -40,9 +40,9 @@ def test_result_nobody_waits_for_is_dropped() -> None:
         ended.set()
 
     async def leave() -> None:
-        run_apart(work).cancel()
+        run_in_daemon_thread(work).cancel()
         gate.set()
-        await run_apart(lambda: ended.wait(10))
+        await run_in_daemon_thread(lambda: ended.wait(10))
 
     asyncio.run(leave())
     assert ended.is_set()

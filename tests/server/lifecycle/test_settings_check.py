@@ -1,4 +1,4 @@
-"""Settings looked over before they count: whether a server would be open to all."""
+"""Settings checked before they are used: whether a server would be open to everybody."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from tests.server.conftest import make_engine, make_student, open_scripted
 
 
 class Opener:
-    """Opens scripted students once it may; fails as it is told to."""
+    """Opens scripted students once it may, or fails with the error it was given."""
 
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
