@@ -1,6 +1,6 @@
-"""One student's admission on the event loop: a request waits here for its turn and goes into the engine.
+"""One student's admission on the event loop: a request waits here for its turn, then goes into the engine.
 
-`router/admission/admission.py` decides whose turn it is; here are the waiting, the clock, and the end of it.
+`router/admission/admission.py` decides whose turn it is; this module waits, reads the clock, and reports the end.
 """
 
 import asyncio
@@ -54,8 +54,8 @@ def _is_deadline(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 12 and int(text) > 0
 
 
-def no_refund(num_tokens: int) -> None:
-    """For requests without an API key, whose tokens nobody is charged for."""
+def count_nothing(num_tokens: int) -> None:
+    """For requests without an API key, whose tokens are not counted."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -70,8 +70,8 @@ class Terms:
     time_limit_s: float
     tenant: str | None = None
     priority: Priority = Priority.NORMAL
-    charge: Callable[[int], None] = no_refund
-    refund: Callable[[int], None] = no_refund
+    charge: Callable[[int], None] = count_nothing
+    refund: Callable[[int], None] = count_nothing
 
     def too_late(self) -> DeadlineExceeded:
         """What ends the request at its deadline."""
@@ -100,7 +100,7 @@ def terms_of(record: Record, priority: Priority | None) -> Terms:
 
 
 class StudentAdmission:
-    """Owned by the loop. `turns` decides who is let in, `pace` is how fast the engine works."""
+    """Owned by the loop. `turns` decides which request is admitted, `pace` is how fast the engine works."""
 
     def __init__(self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace) -> None:
         self._bridge = bridge
@@ -113,8 +113,8 @@ class StudentAdmission:
         self.pace = pace
 
     async def open(self, requests: Sequence[GenerationRequest], terms: Terms) -> EventStream:
-        """Wait for a turn and submit. What was let in counts as running until its last sequence ended in the engine;
-        the time here counts as queued there.
+        """Wait for a turn and submit. An admitted request counts as running until its last sequence has ended in the
+        engine. The time spent here is part of the engine's queue time.
 
         Raises: QueueFull, DeadlineUnreachable, DeadlineExceeded; what `terms.charge` and `Engine.submit` raise.
         """

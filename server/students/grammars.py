@@ -29,7 +29,7 @@ class Grammars:
         self._thread: ThreadPoolExecutor | None = None
 
     async def compile(self, source: str, check: Callable[[], None], timeout_s: float) -> Grammar:
-        """A grammar by its text. `check` looks for what is wrong with it first, in the same thread.
+        """Compile a grammar from its text. `check` runs first, in the same thread, and raises if something is wrong.
 
         Raises: what `check` raises; InvalidParameter when it cannot be compiled, or not in time.
         """
@@ -42,7 +42,7 @@ class Grammars:
             task = self._running[source] = asyncio.get_running_loop().create_task(self._run(source, check))
             task.add_done_callback(lambda done: self._finish(source, done))
         try:
-            # Shielded: others may wait for the same grammar, and what was begun is kept for the next try.
+            # Shielded: others may wait for the same grammar, and the result is kept for the next try.
             return await asyncio.wait_for(asyncio.shield(task), timeout_s)
         except TimeoutError:
             raise InvalidParameter(

@@ -54,7 +54,7 @@ def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = 
 
 def load_classifier(config: RouterConfig) -> Classifier | None:
     """The task classifier, or None when it is switched off. When the one that ships cannot be read, one that fails on
-    every request: each takes the full path, and is counted.
+    every request, so that each takes the full path and is counted.
 
     Raises: ConfigError for a file that was named.
     """

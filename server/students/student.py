@@ -22,7 +22,7 @@ RETRY_AFTER_S = 5.0
 
 
 class Template(Protocol):
-    """The seam to `models.chat_template.ChatTemplate`."""
+    """What the server uses of `models.chat_template.ChatTemplate`."""
 
     @property
     def writes_tools(self) -> bool: ...
@@ -37,7 +37,7 @@ class Template(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The seam to `models.tokenizer.Tokenizer`."""
+    """What the server uses of `models.tokenizer.Tokenizer`."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -58,7 +58,7 @@ class Tokenizer(Protocol):
 
 
 class Student(Protocol):
-    """The seam to `models.student.folder.Student`."""
+    """What the server uses of `models.student.folder.Student`."""
 
     @property
     def folder(self) -> Path: ...
@@ -95,7 +95,7 @@ class ServedStudent(Member):
 
     @property
     def fixed(self) -> EngineStatus:
-        """A status for what never changes in an engine, its variant and its KV bound, asked for once."""
+        """The engine's first status, kept for what never changes: its variant and its KV bound."""
         if self._status is None:
             self._status = self.engine.status()
         return self._status

@@ -1,4 +1,4 @@
-"""The way in over HTTP: turns, deadlines, priorities, and what is told to those who are sent away."""
+"""Admission over HTTP: turns, deadlines, priorities, and what refused clients are told."""
 
 import time
 from collections.abc import Callable, Iterator

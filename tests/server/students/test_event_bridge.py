@@ -13,7 +13,7 @@ from tests.router.flights import end, text
 
 
 class FakeEngine:
-    """Takes what it is given and says nothing by itself; refuses from the `num_taken`th sequence on."""
+    """Accepts sequences and publishes nothing by itself; refuses from the `num_taken`th sequence on."""
 
     def __init__(self, num_taken: int = 9) -> None:
         self.num_taken = num_taken
@@ -75,7 +75,7 @@ def make_bridge(engine: FakeEngine, *observers: Watcher) -> Bridge:
 
 
 async def publish(bridge: Bridge, *events: SequenceEvent) -> None:
-    """As the engine's thread does, and wait until the loop has them."""
+    """Publish from another thread, as an engine does, and wait until the loop has the events."""
     await asyncio.to_thread(bridge.publish, events)
     await asyncio.sleep(0)
 
