@@ -93,7 +93,7 @@ def _read_file(file: Path) -> list[KeyEntry]:
             entries.append(msgspec.convert(one, KeyEntry))
         except msgspec.ValidationError as error:
             why = wrong_value(error, Priority)
-            problems.append(f"key file {file}: key[{index}]: {why}; `fenhe keys make NAME` prints a sound one")
+            problems.append(f"key file {file}: key[{index}]: {why}; `fenhe keys make NAME` prints a valid one")
     if problems:
         raise _wrong_file(*problems)
     return entries
@@ -179,7 +179,7 @@ def needs_key(path: str, config: ServerConfig) -> bool:
 
 
 def bearer_digest(authorization: str) -> str:
-    """The SHA-256 of the key in an Authorization header; empty, which no hash is, when there is no bearer key."""
+    """The SHA-256 of the key in an Authorization header; empty, which equals no hash, without a bearer key."""
     scheme, _, given = authorization.partition(" ")
     key = given.strip() if scheme.lower() == "bearer" else ""
     return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() if key else ""

@@ -20,7 +20,7 @@ class KeyLimits:
 
 
 class Bucket:
-    """Holds a minute's worth, refilled steadily."""
+    """A token bucket: it holds a minute's worth and refills steadily."""
 
     def __init__(self, per_minute: int, now_s: float) -> None:
         self.per_minute = per_minute
@@ -106,11 +106,11 @@ class Meter:
 
     def headers(self, now_s: float) -> list[tuple[bytes, bytes]]:
         """Source: OpenAI API reference, rate limit headers: the limit, what remains, and when it is full again."""
-        told: list[str] = []
+        values: list[str] = []
         for bucket in (self._requests, self._tokens):
             left = max(0, int(bucket.remaining(now_s)))
-            told += [str(bucket.per_minute), str(left), duration_text(bucket.wait_s(bucket.per_minute, now_s))]
-        return [(name.encode(), text.encode()) for name, text in zip(RATE_LIMIT_HEADERS, told, strict=True)]
+            values += [str(bucket.per_minute), str(left), duration_text(bucket.wait_s(bucket.per_minute, now_s))]
+        return [(name.encode(), text.encode()) for name, text in zip(RATE_LIMIT_HEADERS, values, strict=True)]
 
 
 def duration_text(seconds: float) -> str:

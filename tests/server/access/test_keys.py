@@ -1,4 +1,4 @@
-"""API keys: where they come from, who is let in, and what each may use."""
+"""API keys: where they come from, who may use the server, and how much."""
 
 import dataclasses
 import hashlib

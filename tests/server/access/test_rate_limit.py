@@ -1,4 +1,4 @@
-"""What one key may use, on a clock the test turns."""
+"""What one key may use, on a clock that the test sets."""
 
 import pytest
 
