@@ -26,7 +26,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """`limits` is called at every use, so that a reload takes effect at once. Refusals happen before there is a
     request: nothing above this layer sees them, so they are counted here, by code.
 
-    One request at a time: what comes behind it is held as bytes until it was answered, so that uvicorn's own pipeline
+    One request at a time: bytes that come behind it are held until it has been answered, so that uvicorn's own pipeline
     stays empty and `cycle` is always the request being answered."""
 
     limits: Callable[[], Limits]
@@ -70,14 +70,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what came until a request is whole and has no answer yet; hold the rest."""
+        """Parse what came until there is a whole request without an answer; hold the rest."""
         while self._unparsed and not self._is_answering and not self.transport.is_closing():
             self._parse_piece(self._requests.take_piece(self._unparsed))
         if self.transport.is_closing():
             self._unparsed.clear()
         elif len(self._unparsed) > HIGH_WATER_LIMIT:
             self._reading.hold()
-        else:  # a little is held without waiting: who does not read does not see the client leave
+        else:  # hold a little and go on reading: otherwise a client that disconnects is not noticed
             self._reading.release()
 
     def _parse_piece(self, piece: bytes) -> None:
@@ -116,7 +116,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _wrong_head(self) -> tuple[int, str] | None:
-        """Status and message of what a whole head is refused for."""
+        """Status and message if a whole head must be refused."""
         limits, version, method = self.limits(), self._requests.get_http_version(), self._requests.get_method()
         num_hosts = sum(name == b"host" for name, _ in self.headers)
         if len(self.url) > limits.max_url_bytes:
@@ -140,7 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser could not read."""
+        """Refuse what the parser could not read."""
         self._refuse(BAD_REQUEST, msg)
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading from a client: it waits while the application is behind with a body, and while later requests are held."""
+"""Reading from a client pauses while the application is behind with a body, and while later requests are held."""
 
 import asyncio
 
@@ -6,9 +6,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class HeldReading(FlowControl):
-    """uvicorn's flow control, whose reading does not go on while it is held, whoever asks.
+    """uvicorn's flow control, but reading stays paused while it is held, whoever asks to resume it.
 
-    uvicorn lets it go on whenever the application waits for something of the current request, its end included.
+    uvicorn resumes it whenever the application waits for something of the current request, even its end.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

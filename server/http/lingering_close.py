@@ -11,8 +11,8 @@ LINGER_S = 2.0
 class LingeringTransport:
     """A transport whose `close` ends our side first, and the connection once the client has ended its own.
 
-    The kernel answers data that nobody will read with a reset, and a reset takes back what the client has not read yet.
-    So what still arrives is discarded for up to `LINGER_S`. `is_sending` tells whether anything can still arrive; if
+    The kernel answers data that nobody will read with a reset, and a reset discards what the client has not read yet.
+    So what still arrives is discarded for up to `LINGER_S`. `is_sending` says whether anything can still arrive; if
     not, the connection is closed at once.
     """
 
@@ -39,7 +39,7 @@ class LingeringTransport:
         self._transport.resume_reading()
 
     def forget(self) -> None:
-        """The connection is over. `is_sending` leads back to the protocol, which leads here."""
+        """The connection is over: drop `is_sending`, which refers to the protocol, which refers to this object."""
         self._is_sending = lambda: False
         if self._timer is not None:
             self._timer.cancel()

@@ -83,8 +83,8 @@ class Exchange:
             self._note()
 
     def _take_key(self) -> None:
-        """Name the request after its id, distinct from those of other tenants, who must not learn that an id is in use,
-        and from another open request of that id."""
+        """Name the request after its id. The name differs from those of other tenants, who must not learn that an id is
+        in use, and from that of another open request with this id."""
         record, context = self._record, self._context
         if self._given_id is None:
             return
@@ -169,7 +169,7 @@ def _check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def _given_id(scope: Scope) -> str | None:
-    """The id a request came with, if it can stand in logs and headers."""
+    """The id a request came with, if it is safe in logs and headers."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
     return None if given is None or _REQUEST_ID.fullmatch(given) is None else given.decode()
 
@@ -179,7 +179,7 @@ def _mark(tenant: str) -> str:
 
 
 def _route_of(scope: Scope) -> str:
-    """The template of its path, also when it was refused before routing; `unmatched` for unknown paths."""
+    """The template of a request's path, even if it was refused before routing; `unmatched` for unknown paths."""
     route = scope.get("route")
     if route is None:
         routes = scope["app"].routes

@@ -20,7 +20,7 @@ CHUNK_BYTES = 20
 
 
 class RequestEvents(Protocol):
-    """What is told of every request, in this order."""
+    """The parser's callbacks for every request, in this order."""
 
     def on_message_begin(self) -> None: ...
     def on_url(self, url: bytes) -> None: ...
@@ -37,7 +37,7 @@ class Stage(Enum):
 
 
 class RequestParser:
-    """Cuts what came into pieces and parses them; uvicorn uses it in place of httptools' own parser.
+    """Cuts the bytes that came into pieces and parses them; uvicorn uses it in place of httptools' own parser.
 
     An offer to upgrade is ignored: such a request is parsed like any other, with its body. Source: RFC 9110 7.8.
 
@@ -68,15 +68,15 @@ class RequestParser:
 
     @property
     def num_trailer_bytes(self) -> int:
-        """With those of a trailer that has not ended, and of chunk extensions longer than the data of their chunks:
-        which of the two it is shows only at the end."""
+        """Includes a trailer that has not ended, and chunk extensions longer than the data of their chunks: which of
+        the two such bytes are shows only at the end."""
         return max(self._num_trailer_bytes, self._num_bytes_between_chunks)
 
     def close(self) -> None:
         del self._parser, self._events
 
     def take_piece(self, data: bytearray) -> bytes:
-        """Remove the first piece of what came: it holds the end of one request at most, and then nothing behind it."""
+        """Remove and return the first piece: it holds the end of one request at most, and then nothing behind it."""
         end = self._end_of_piece(data)
         with memoryview(data) as view:
             piece = bytes(view[:end])
@@ -167,5 +167,5 @@ class RequestParser:
 
 
 def _number(digits: bytes) -> int:
-    """Of digits that httptools has checked; Python reads no number of 5000 of them."""
+    """A length that httptools has checked. Leading zeros are dropped: int() refuses very long texts."""
     return int(digits.lstrip(b"0").strip() or b"0")

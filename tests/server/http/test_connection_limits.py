@@ -152,7 +152,7 @@ def first_of(connection: socket.socket, request: bytes) -> str:
 
 @pytest.mark.parametrize("is_body", [True, False])
 def test_connection_is_not_kept_open_by_what_is_no_request(start: Start, is_body: bool) -> None:
-    """The rest of a body that was refused unread, and empty lines, a byte at a time: neither is a sign of life."""
+    """The rest of a body that was refused unread, and empty lines, a byte at a time: neither keeps it open."""
     served = start(limits=Limits(head_timeout_s=0.3))
     length = 10**9 if is_body else 0
     with connect(served) as connection, contextlib.suppress(ConnectionError):

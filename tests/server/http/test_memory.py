@@ -33,7 +33,7 @@ class Process:
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
     def grown_mb(self) -> int:
-        """From the start to the highest."""
+        """From the start to the peak."""
         return self._megabytes() - self._start_mb
 
     def _megabytes(self) -> int:

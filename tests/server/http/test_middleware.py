@@ -17,7 +17,7 @@ from server.telemetry.request_record import KEY, Record
 
 
 class Inner:
-    """The application inside: answers 200, and then fails if it is told to."""
+    """The application inside: answers 200, and then fails if it has an error to raise."""
 
     def __init__(self, failure: BaseException | None = None, *, starts: bool = True, is_stream: bool = False) -> None:
         self.failure, self.starts, self.is_stream = failure, starts, is_stream

@@ -16,7 +16,7 @@ ALL = b"\r\n" + GET + POST + b"\r\n\r\n" + CHUNKS + GET
 
 
 class Heard:
-    """Keeps what it was told, a body in one piece."""
+    """Keeps every event, a body in one piece."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[bytes, list[tuple[bytes, bytes]], bytes]] = []
@@ -45,7 +45,7 @@ class Heard:
 
 
 def feed(segments: list[bytes]) -> Iterator[Heard]:
-    """After every piece."""
+    """The events so far, after every piece."""
     heard = Heard()
     parser = RequestParser(heard)
     data = bytearray()

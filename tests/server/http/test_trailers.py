@@ -66,7 +66,7 @@ def test_chunk_extensions_add_up(start: Start) -> None:
 
 
 def test_small_chunks_and_signed_ones_are_no_excess(start: Start) -> None:
-    """Of a byte each, with zeros and a short extension; and of 1 kB with a signature each."""
+    """Chunks of a byte, with leading zeros and a short extension; and of 1 kB with a signature each."""
     small = b"".join(b"0001;x=y\r\n%c\r\n" % byte for byte in b" " * 3000 + BODY) + b"0\r\n\r\n"
     signed = (b"400;chunk-signature=" + b"f" * 64 + b"\r\n" + b" " * 1024 + b"\r\n") * 100 + WHOLE + b"\r\n"
     served = start(limits=Limits(max_head_bytes=2000))

@@ -1,4 +1,4 @@
-"""Offers to speak another protocol: nobody takes them, and the request is answered as if they were not there."""
+"""Offers to speak another protocol: they are ignored, and the request is answered as if it made none."""
 
 import json
 import time
