@@ -1,7 +1,7 @@
 """All settings of the server in one frozen tree; every field says beside it what it means and what it may be.
 
 The description of a field is what `fenhe serve --help`, the table of all settings and the JSON Schema say of it, and
-`unset` what its default is where the value itself does not tell.
+`unset` what its default is where the value itself does not show it.
 """
 
 from collections.abc import Callable

@@ -25,5 +25,5 @@ def _missing(config: ServerConfig) -> Iterator[Problem]:
 def _are_there(modules: tuple[str, ...]) -> bool:
     try:
         return all(find_spec(module) is not None for module in modules)
-    except ModuleNotFoundError:  # a package above it is not there
+    except ModuleNotFoundError:  # a parent package is missing
         return False

@@ -157,14 +157,14 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
         del values[name]
     built: object = kind(**values)
     if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
-        # A wrong setting has its default here: to say that the default does not fit the others would help nobody.
+        # A wrong setting has its default here: a complaint that the default does not fit the others would help nobody.
         found = [problem for problem in built.problems() if not any(map(problem.is_about, wrong))]
         problems += [problem.within(prefix) for problem in found]
     return built
 
 
 def _build_table(hint: Any, settings: Settings, prefix: str, problems: list[Problem]) -> dict[Any, Any]:
-    """A table with the entries that are sound."""
+    """A table with the entries that are valid."""
     key_hint, value_hint = get_args(hint)
     table = {}
     for name in [name for name in settings if name.startswith(prefix)]:

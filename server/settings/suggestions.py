@@ -23,7 +23,7 @@ _BOUND = re.compile(r"Expected `(?:int|float)` [<>]=? \S+?(?P<place> - at `.*`)?
 _CHOICE = re.compile(r"Invalid enum value .*?(?P<place> - at `.*`)?$", re.DOTALL)
 LEAST_LIKENESS = 0.7
 MAX_LIKENED_CHARS = 64
-"""Longer names are not compared: nothing that we know is that long, and a client may have sent a whole body of it."""
+"""Longer names are not compared: no known name is that long, and a client's may be as long as its body."""
 
 
 def wrong_value(error: msgspec.ValidationError, hint: Any) -> str:

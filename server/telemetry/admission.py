@@ -76,7 +76,7 @@ def _queued(admissions: Admissions) -> Metric:
 
 
 def _refused(admissions: Admissions) -> Metric:
-    text = "Requests not let in, or sent out of the queue."
+    text = "Requests not admitted, or dropped from the queue."
     family = CounterMetricFamily("fenhe_admission_refusals", text, labels=("student", "code"))
     for name, admission, _ in admissions:
         for code, count in sorted(admission.refusals.items()):

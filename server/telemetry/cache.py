@@ -3,7 +3,7 @@
 Definitions: a request is counted once, with the first piece of its answer, by where that came from: a cached answer
 (hit), a generation that another request started (join), its own (miss), or its own without a look-up (bypass). Refused
 requests are not counted, nor is the second try of one whose shared generation failed. Entries and bytes are those in
-this process; with Redis there are none. While a breaker is open, the server is not asked.
+this process; with Redis there are none. While a breaker is open, the store is not asked.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ def _of_store(status: StoreStatus) -> Iterator[Metric]:
     for labels, count in status.errors.items():
         errors.add_metric(labels, count)
     yield errors
-    breakers = GaugeMetricFamily("fenhe_cache_breaker_open", "1 while the store is left alone.", labels=("operation",))
+    breakers = GaugeMetricFamily("fenhe_cache_breaker_open", "1 while the store is not asked.", labels=("operation",))
     for operation, is_open in status.open_breakers.items():
         breakers.add_metric((operation,), float(is_open))
     yield breakers

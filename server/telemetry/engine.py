@@ -47,7 +47,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[EngineStatus], float]], ...] = (
 _COUNTERS: tuple[tuple[str, str, Callable[[EngineStatus], int]], ...] = (
     ("vllm:prompt_tokens", "Prompt tokens processed.", lambda status: status.num_prompt_tokens),
     ("vllm:generation_tokens", "Tokens generated.", lambda status: status.num_generation_tokens),
-    ("fenhe_sequences_accepted", "Sequences the engine took on; each ends once.", lambda status: status.num_accepted),
+    ("fenhe_sequences_accepted", "Sequences the engine accepted; each ends once.", lambda status: status.num_accepted),
     ("vllm:num_preemptions", "Sequences put back to wait for memory.", lambda status: status.num_preemptions),
     ("fenhe_steps", "Engine steps.", lambda status: status.num_steps),
     ("fenhe_failed_steps", "Engine steps that failed.", lambda status: status.num_failed_steps),

@@ -1,9 +1,9 @@
 """How requests are routed, as Prometheus families.
 
-Definitions: a decision is counted once per generation request, when it is made: its student and path may still give
-way to a fallback. Confidence is the classifier's, also when it abstains; requests that were not classified have none.
-Route seconds: classifying, reading the pool's state and applying the policy; tokenising is not in them. A fault is a
-classifier that raised.
+Definitions: a decision is counted once per generation request, when it is made: a fallback may still take the place of
+its student and path. Confidence is the classifier's, also when it abstains; requests that were not classified have
+none. Route seconds: classifying, reading the pool's state and applying the policy; tokenising is not in them. A fault
+is a request on which the classifier raised.
 """
 
 from collections.abc import Callable, Iterable

@@ -67,7 +67,7 @@ class Tracing:
         }
 
     def observe(self, record: Record, headers: Mapping[str, str], method: str, route: str, status: int) -> None:
-        """A request has ended. `headers` may hold the W3C `traceparent` and `tracestate`, by lower-case name."""
+        """Record a finished request. `headers` may hold the W3C `traceparent` and `tracestate`, by lower-case name."""
         operation = OPERATIONS.get(route)
         if operation is None:
             return
@@ -121,7 +121,7 @@ class Clock:
 
 
 def _shared_attributes(record: Record, operation: str, status: int) -> Attributes:
-    """Attributes of spans and of metrics: only such as have few values."""
+    """Attributes of spans and of metrics: only those with few different values."""
     shared: Attributes = {"gen_ai.operation.name": operation, "gen_ai.provider.name": "fenhe"}
     if record.student is not None:
         shared["gen_ai.response.model"] = record.student
@@ -131,7 +131,7 @@ def _shared_attributes(record: Record, operation: str, status: int) -> Attribute
 
 
 def _span_attributes(record: Record, method: str, route: str, status: int) -> Attributes:
-    told: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "http.request.method": method,
         "http.route": route,
         "http.response.status_code": status,
@@ -149,7 +149,7 @@ def _span_attributes(record: Record, method: str, route: str, status: int) -> At
         "fenhe.cache": record.cache,
         "fenhe.tenant": record.tenant,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _durations(record: Record) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""What `fenhe serve --help` tells of every setting."""
+"""What `fenhe serve --help` says about every setting."""
 
 import argparse
 

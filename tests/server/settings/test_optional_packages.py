@@ -1,4 +1,4 @@
-"""Settings that need packages: told before anything slow is done."""
+"""Settings that need packages: reported before anything slow is done."""
 
 import subprocess
 import sys

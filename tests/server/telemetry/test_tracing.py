@@ -28,7 +28,7 @@ KAPUT = Line(pieces=(), error=StepFailed("broken"))
 
 
 class Watched:
-    """A traced server and what it told."""
+    """A traced server, and the spans and metrics it sent."""
 
     def __init__(self, student: TinyStudent, *, server: ServerConfig | None = None, **settings: Any) -> None:
         self.spans, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
