@@ -1,4 +1,4 @@
-"""The wire of `/debug/state`."""
+"""The body of `/debug/state`."""
 
 from server.wire.base import Reply
 from server.wire.status import PathProgress
@@ -7,7 +7,7 @@ from server.wire.status import PathProgress
 class SequenceReply(Reply, frozen=True, kw_only=True):
     """A sequence in an engine. `slot` is null while it waits; computed tokens are those whose KV is written.
 
-    `id` is the request's x-request-id, with keys a mark of its tenant, and the index of the choice.
+    `id` is made of the request's x-request-id, a mark of its tenant where there are keys, and the choice's index.
     """
 
     id: str

@@ -66,7 +66,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 """Fields of the API and of other servers that would change the answer, with values that have no effect, beside null."""
 
-CHAT_ALONE: dict[str, tuple[object, ...]] = {
+CHAT_ONLY: dict[str, tuple[object, ...]] = {
     "tools": (),
     "tool_choice": ("none",),
     "parallel_tool_calls": (True, False),
@@ -98,7 +98,7 @@ MAX_COMPLAINT_CHARS = 600
 MAX_NAME_CHARS = 100
 """Of the decoder's message and of a client's field name: both may be as long as the body."""
 LEAST_LIKENESS = 0.6
-"""Of a suggested field."""
+"""How similar a known field must be to be suggested, from 0 to 1."""
 
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
@@ -135,7 +135,7 @@ def _decode_slowly(body: bytes, kind: type[W]) -> W:
 
 def _without_empty_fields(raw: dict[str, Any], kind: type[RequestBody]) -> dict[str, Any]:
     known = kind.__struct_fields__
-    kept = _refuse(raw, known, UNSUPPORTED | CHAT_ALONE, "")
+    kept = _refuse(raw, known, UNSUPPORTED | CHAT_ONLY, "")
     messages = kept.get("messages")
     if isinstance(messages, list):
         kept["messages"] = [_clean_message(message, f"messages[{i}]") for i, message in enumerate(messages)]

@@ -1,4 +1,4 @@
-"""The wire of `/v1/responses`: the request, the response, and the typed events of a stream.
+"""Bodies of `/v1/responses`: the request, the response, and the typed events of a stream.
 
 Source: OpenAI API reference, responses and their streaming events; the stateless part of it.
 """

@@ -10,7 +10,7 @@ from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from server.wire.base import SamplingBody
 from server.wire.chat import ChatRequest, chat_decoder
 from server.wire.completions import CompletionRequest, completion_decoder
-from server.wire.decode import CHAT_ALONE, HARMLESS, UNSUPPORTED, decode_body
+from server.wire.decode import CHAT_ONLY, HARMLESS, UNSUPPORTED, decode_body
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -33,7 +33,7 @@ def test_decode_refuses_each_unsupported_field_and_accepts_its_null(name: str) -
         assert decode(**{name: empty}) == decode()
 
 
-@pytest.mark.parametrize("name", sorted(CHAT_ALONE))
+@pytest.mark.parametrize("name", sorted(CHAT_ONLY))
 def test_decode_refuses_what_only_chat_has_without_messages(name: str) -> None:
     def complete(**fields: object) -> CompletionRequest:
         return decode_body(json.dumps({"model": "m", "prompt": "x"} | fields).encode(), completion_decoder)
@@ -41,7 +41,7 @@ def test_decode_refuses_what_only_chat_has_without_messages(name: str) -> None:
     with pytest.raises(UnsupportedField) as caught:
         complete(**{name: {"anything": 1}})
     assert caught.value.param == name
-    for empty in (None, *CHAT_ALONE[name]):
+    for empty in (None, *CHAT_ONLY[name]):
         assert complete(**{name: empty}) == complete()
 
 
