@@ -71,11 +71,11 @@ def connection_failure(url: str, error: Exception) -> Unavailable:
 
 
 def read_refusal(status: int, body: bytes) -> ServingError:
-    """The error in a response, or that there is none in this API's shape."""
+    """The error in a response; Unavailable if its body is not one of this API."""
     try:
         message = json.loads(body)["error"]["message"]
         if status == http.client.UNAUTHORIZED:
             return Unauthorized(f"{message}; {HOW_TO_GIVE_A_KEY}")
         return BadRequest(message)
     except (ValueError, KeyError, TypeError):
-        return Unavailable(f"the server answered {status}, and not as this API does; is the URL right?")
+        return Unavailable(f"the server answered {status}, but not as this API does; is the URL right?")

@@ -55,13 +55,13 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
     classifier; return a line that sums them up. Raises: ConfigError that lists every mistake."""
     config, problems = draft_config({}, environ, file)
     keys = look_over(config, problems)
-    told = {
+    reported = {
         known for problem in problems for known in (problem.setting, problem.said)
     }  # a student's name may be among them
     for problem in _student_problems(config.student):
-        if told.isdisjoint({problem.setting, problem.said}):
+        if reported.isdisjoint({problem.setting, problem.said}):
             problems.append(problem)
-            told.add(problem.said)
+            reported.add(problem.said)
     collect(lambda: load_classifier(config.router), problems)
     if problems:
         raise ConfigError(*problems)

@@ -56,7 +56,7 @@ def ask_server(url: str, text: str, task: Task | None, quality: str | None, api_
     try:
         return msgspec.json.decode(answer, type=RouteReply)
     except msgspec.DecodeError:
-        raise Unavailable(f"{url} answered, and not as this API does; is the URL right?") from None
+        raise Unavailable(f"{url} answered, but not as this API does; is the URL right?") from None
 
 
 def decide_here(

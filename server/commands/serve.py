@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _survive_hangup(report: Callable[[str], None]) -> None:
-    """Ignore SIGHUP, which would end a server that is still loading; later it makes it read its settings again."""
+    """Ignore SIGHUP, which would end a server that is still loading; a running server reads its settings again."""
     if hasattr(signal, "SIGHUP"):  # Windows has none
         signal.signal(signal.SIGHUP, lambda *_: report("fenhe: SIGHUP ignored, the server is starting; send it again"))
 

@@ -1,4 +1,4 @@
-"""`fenhe bench`: every bench is listed, and what does not exist is answered with what does."""
+"""`fenhe bench`: every bench is listed, and an unknown name is answered with the known ones."""
 
 import importlib
 

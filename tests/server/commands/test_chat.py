@@ -18,7 +18,7 @@ KEY = "fk-right"
 
 @pytest.fixture
 def guarded(student: TinyStudent, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """A server that asks for `KEY`; no variable has one."""
+    """A server that asks for `KEY`; no environment variable has a key."""
     for name in ("FENHE_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     config = ServerConfig(keys=KeysConfig(sha256=(hashlib.sha256(KEY.encode()).hexdigest(),)))

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """`fenhe serve` sets up logging and SIGHUP for its process, which here is everybody's."""
+    """`fenhe serve` sets up logging and SIGHUP for its process, which here is that of all tests."""
     hangup = signal.getsignal(signal.SIGHUP) if hasattr(signal, "SIGHUP") else None
     names = (None, "uvicorn", "uvicorn.access")
     levels = {name: logging.getLogger(name).level for name in names}

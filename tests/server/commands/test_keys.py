@@ -1,4 +1,4 @@
-"""`fenhe keys hash`: a key that could be guessed is warned of, not refused."""
+"""`fenhe keys hash`: a key that could be guessed brings a warning, not a refusal."""
 
 import io
 
