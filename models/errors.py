@@ -166,3 +166,9 @@ class WeightsError(EngineFault):
 
 class SequenceStateError(EngineFault):
     code = "sequence_state_error"
+
+
+def reason_of(error: OSError) -> str:
+    """What the system refused, and the file where it names one: `No space left on device: '/cache/model.gguf'`."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{reason}: {str(error.filename)!r}"

@@ -11,6 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from models.errors import reason_of
+
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
@@ -69,14 +71,24 @@ def build_library(folder: Path, only: str | None = None) -> Path:
     compiler = find_compiler()
     name = library_name() if only is None else f"{only}-{library_name()}"
     logger.info("compiling operators compiler=%s folder=%s: once on this machine, takes some seconds", compiler, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="native-") as scratch:
-        objects = [_compile_variant(compiler, variant, Path(scratch)) for variant in variants_to_build(only)]
-        partial = Path(scratch) / name
-        choice = [] if only is None else [f"-DFENHE_ONLY={only}"]
-        parts = [str(SOURCE / part) for part in PARTS]
-        _run([compiler, *FLAGS, *choice, "-shared", "-o", str(partial), *parts, *objects, "-lm"])
-        return partial.replace(folder / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="native-") as scratch:
+            return _compile(compiler, only, Path(scratch) / name).replace(folder / name)
+    except OSError as error:
+        raise BuildError(
+            f"{folder / name} cannot be written: {reason_of(error)}; make the folder writable, set FENHE_CACHE to "
+            "another one, or compile ahead with `python -m engines.native`"
+        ) from error
+
+
+def _compile(compiler: str, only: str | None, target: Path) -> Path:
+    """Compile into `target`, the objects beside it."""
+    objects = [_compile_variant(compiler, variant, target.parent) for variant in variants_to_build(only)]
+    choice = [] if only is None else [f"-DFENHE_ONLY={only}"]
+    parts = [str(SOURCE / part) for part in PARTS]
+    _run([compiler, *FLAGS, *choice, "-shared", "-o", str(target), *parts, *objects, "-lm"])
+    return target
 
 
 def variants_to_build(only: str | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from models.building.build import build_student
 from models.checksums import sha256_of
-from models.errors import ConfigError, WeightsError
+from models.errors import ConfigError, WeightsError, reason_of
 from models.sources.fetch import cache_folder, pull
 from models.student.folder import Student
 from models.student.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
@@ -30,22 +30,61 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
     """
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
-    folder.parent.mkdir(parents=True, exist_ok=True)
     exits, measured = _packaged_exits(), _packaged_figures()
-    with FileLock(folder.with_suffix(".lock")):
-        manifest = _opened(folder, report)
-        if manifest is not None and manifest.exits_sha256 == ("" if exits is None else sha256_of([exits])):
-            _store_figures(folder, manifest, measured, report)
-            return folder
-        if manifest is not None:
-            report(f"the {DEFAULT_MODEL} in {folder} has other exits than this version of fenhe has")
-        try:
-            _build(folder, cache, exits, measured, report)
-        except (ConfigError, WeightsError) as error:
-            if manifest is None:
-                raise
-            report(f"serving the earlier {DEFAULT_MODEL}, since a new one cannot be built: {error}")
+    if _is_current(folder, exits, measured):  # nothing to write: the cache may be read-only
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock")).acquire()
+    except OSError as error:
+        _serve_unchanged(folder, error, report)
+        return folder
+    with lock:
+        _bring_up_to_date(folder, cache, exits, measured, report)
     return folder
+
+
+def _is_current(folder: Path, exits: Path | None, measured: Measured | None) -> bool:
+    manifest = _opened(folder, lambda line: None)
+    return manifest is not None and _has_exits(manifest, exits) and (measured is None or _has_figures(folder))
+
+
+def _serve_unchanged(folder: Path, error: OSError, report: Callable[[str], None]) -> None:
+    """Raises: ConfigError when there is nothing to serve in a folder that cannot be written."""
+    if _opened(folder, report) is None:
+        raise _unwritable(folder, error) from error
+    report(
+        f"serving the {DEFAULT_MODEL} in {folder} as it is: it differs from this version's and cannot be replaced: "
+        f"{reason_of(error)}"
+    )
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{folder} holds no complete student, and none can be written there: {reason_of(error)}; make room or make it "
+        "writable, set FENHE_CACHE to another folder, or name a student with --student"
+    )
+
+
+def _bring_up_to_date(
+    folder: Path, cache: Path, exits: Path | None, measured: Measured | None, report: Callable[[str], None]
+) -> None:
+    manifest = _opened(folder, report)
+    if manifest is not None and _has_exits(manifest, exits):
+        _store_figures(folder, manifest, measured, report)
+        return
+    if manifest is not None:
+        report(f"the {DEFAULT_MODEL} in {folder} has other exits than this version of fenhe has")
+    try:
+        _build(folder, cache, exits, measured, report)
+    except (ConfigError, WeightsError, OSError) as error:
+        if manifest is None:
+            raise _unwritable(folder, error) if isinstance(error, OSError) else error from None
+        report(f"serving the earlier {DEFAULT_MODEL}, since a new one cannot be built: {error}")
+
+
+def _has_exits(manifest: Manifest, exits: Path | None) -> bool:
+    return manifest.exits_sha256 == ("" if exits is None else sha256_of([exits]))
 
 
 def _build(
@@ -69,16 +108,23 @@ def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, 
 
     What `fenhe eval` stores afterwards stays until a package has other figures.
     """
-    mark = _figures_mark(folder)
-    digest = _figures_sha256()
-    if measured is None or (mark.exists() and mark.read_text(encoding="utf-8") == digest):
+    if measured is None or _has_figures(folder):
         return
-    if measured.exits_sha256 == manifest.exits_sha256:
-        report(f"taking over what was measured of {DEFAULT_MODEL} from this version of fenhe")
-        write_manifest(
-            folder, msgspec.structs.replace(manifest, quality=measured.quality, retention=measured.retention)
-        )
-    mark.write_text(digest, encoding="utf-8")
+    try:
+        if measured.exits_sha256 == manifest.exits_sha256:
+            report(f"taking over what was measured of {DEFAULT_MODEL} from this version of fenhe")
+            write_manifest(
+                folder, msgspec.structs.replace(manifest, quality=measured.quality, retention=measured.retention)
+            )
+        _figures_mark(folder).write_text(_figures_sha256(), encoding="utf-8")
+    except OSError as error:
+        report(f"the figures of {DEFAULT_MODEL} in {folder} stay as they are: {reason_of(error)}")
+
+
+def _has_figures(folder: Path) -> bool:
+    """Whether the student has been given the figures that are in the package."""
+    mark = _figures_mark(folder)
+    return mark.exists() and mark.read_text(encoding="utf-8") == _figures_sha256()
 
 
 def _figures_mark(folder: Path) -> Path:

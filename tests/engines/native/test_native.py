@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from engines.native import build, library_path
 from engines.native.build import BuildError, build_library, variants
 from engines.native.reference import RowsOfKv, dequantize, mixed, rms_norm, slot_attention, swiglu
 from engines.native.single import operator_session, run_operator
+from tests.disk_faults import refuse_writes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
 
@@ -357,6 +359,35 @@ def test_library_path_without_a_compiler_is_none_and_says_why(
     with caplog.at_level(logging.INFO):
         assert library_path(tmp_path / "cache") is None
     assert "no C compiler" in caplog.text
+    library_path.cache_clear()
+
+
+def test_library_path_in_a_read_only_cache_is_none_and_says_why_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "PACKAGE", tmp_path)
+    monkeypatch.setattr(build, "find_compiler", lambda: "cc")
+    library_path.cache_clear()
+    with caplog.at_level(logging.INFO), refuse_writes(tmp_path):
+        assert library_path(tmp_path / "cache") is None
+    (line,) = [record.getMessage() for record in caplog.records if "unavailable" in record.getMessage()]
+    for part in (str(tmp_path / "cache"), "Read-only", "FENHE_CACHE", "python -m engines.native"):
+        assert part in line
+    library_path.cache_clear()
+
+
+def test_library_path_in_a_read_only_cache_is_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trial's success cannot be kept: said in one line."""
+    library = tmp_path / build.library_name()
+    library.touch()
+    monkeypatch.setattr(build, "PACKAGE", tmp_path)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    library_path.cache_clear()
+    with caplog.at_level(logging.INFO), refuse_writes(tmp_path):
+        assert library_path(tmp_path / "cache") == library
+    assert len([record for record in caplog.records if "not remembered" in record.getMessage()]) == 1
     library_path.cache_clear()
 
 

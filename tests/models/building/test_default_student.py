@@ -14,6 +14,7 @@ from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.sources.source import open_source
 from models.student.manifest import Measured, Quality, read_manifest, write_manifest
+from tests.disk_faults import refuse_writes
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
 
@@ -175,3 +176,50 @@ def test_default_student_is_built_with_exits_and_figures_for_real(
     assert manifest.exits_sha256 == figures.exits_sha256
     assert manifest.quality == (figure,)
     assert manifest.tasks["legal"] == "legal"
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_default_student_that_is_complete_is_served_from_a_read_only_cache(
+    cache: Cache, package: Path, has_lock: bool
+) -> None:
+    (package / "smollm2-135m.quality.json").write_bytes(figures_of("", 2.2))
+    folder = cache.find()
+    folder.with_suffix(".lock").unlink(missing_ok=True)
+    if has_lock:
+        folder.with_suffix(".lock").touch()
+    del cache.lines[:], cache.calls[:]
+    with refuse_writes(cache.folder):
+        assert cache.find() == folder
+    assert (cache.lines, cache.calls) == ([], [])
+
+
+def test_default_student_of_another_version_is_served_from_a_read_only_cache(cache: Cache, package: Path) -> None:
+    folder = cache.find()
+    (package / "smollm2-135m.exits.safetensors").write_text("newer")
+    del cache.lines[:], cache.calls[:]
+    with refuse_writes(cache.folder):
+        assert cache.find() == folder
+    assert cache.calls == []
+    assert len(cache.lines) == 1
+    assert str(folder) in cache.lines[0]
+
+
+def test_default_student_keeps_its_figures_where_newer_ones_cannot_be_written(cache: Cache, package: Path) -> None:
+    folder = cache.find()
+    (package / "smollm2-135m.quality.json").write_bytes(figures_of("", 2.2))
+    with refuse_writes(folder):  # the lock beside it can be taken
+        assert cache.find() == folder
+    assert f"figures of smollm2-135m in {folder} stay as they are: Read-only" in cache.lines[-1]
+    assert [one.cross_entropy for one in read_manifest(folder).quality] == [2.3]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_default_student_that_cannot_be_written_names_the_folder_and_the_fix(cache: Cache, is_there: bool) -> None:
+    if is_there:
+        (cache.find() / "manifest.json").write_text("{}")
+    del cache.calls[:]
+    with refuse_writes(cache.folder), pytest.raises(ConfigError) as caught:
+        cache.find()
+    for part in (str(cache.folder / "students" / "smollm2-135m"), "Read-only", "FENHE_CACHE", "--student"):
+        assert part in caught.value.message
+    assert cache.calls == []
