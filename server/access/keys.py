@@ -28,6 +28,7 @@ OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})
 METRICS_PATH = "/metrics"
 ADMIN_PREFIXES = ("/admin/", "/debug/")
 """Paths that need the admin key instead."""
+HTTP_BLANKS = " \t"
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
 
 
@@ -149,10 +150,10 @@ class Keyring:
 
     def find(self, authorization: str) -> Key | None:
         """The key of an Authorization header. Comparing takes the same time for every key."""
-        digest = bearer_digest(authorization)
+        digests = bearer_digests(authorization)
         found = None
         for key in self._keys:
-            if hmac.compare_digest(digest, key.sha256):
+            if is_one_of(key.sha256, digests):
                 found = key
         return found
 
@@ -178,11 +179,24 @@ def needs_key(path: str, config: ServerConfig) -> bool:
     return path != METRICS_PATH or config.keys.metrics
 
 
-def bearer_digest(authorization: str) -> str:
-    """The SHA-256 of the key in an Authorization header; empty, which equals no hash, without a bearer key."""
+def bearer_digests(authorization: str) -> tuple[str, ...]:
+    """The SHA-256 of the key in an Authorization header, whose bytes came as Latin-1; none where no bearer key is.
+
+    Keys are text in UTF-8 when their hash is made, but some clients (Python's http.client) send Latin-1: the second
+    digest is that of such a key. Only blanks of HTTP are stripped: any other may be a byte of the last letter.
+    """
     scheme, _, given = authorization.partition(" ")
-    key = given.strip() if scheme.lower() == "bearer" else ""
-    return hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() if key else ""
+    key = given.strip(HTTP_BLANKS)
+    if scheme.lower() != "bearer" or not key:
+        return ()
+    return tuple(
+        hashlib.sha256(sent).hexdigest() for sent in (key.encode("latin-1", "replace"), key.encode("utf-8", "replace"))
+    )
+
+
+def is_one_of(sha256: str, digests: Sequence[str]) -> bool:
+    """Comparing takes the same time whatever the digests are."""
+    return sum(hmac.compare_digest(sha256, digest) for digest in digests) > 0
 
 
 def priority_of(key: Key | None, wanted: Priority | None) -> Priority:
@@ -227,7 +241,7 @@ def make_secret() -> str:
 
 def describe_entry(name: str, key: str) -> str:
     """The `[[key]]` table of a key, without the key itself. Raises: ConfigError for an invalid name."""
-    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    sha256 = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
     try:
         msgspec.convert({"name": name, "sha256": sha256}, KeyEntry)
     except msgspec.ValidationError:

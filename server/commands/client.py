@@ -28,8 +28,8 @@ def find_api_key(option: str | None, environ: Mapping[str, str]) -> str | None:
     """
     given = [option, *(environ.get(name) for name in KEY_VARIABLES)]
     key = next((one.strip() for one in given if one and one.strip()), None)
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise ConfigError("the API key has characters that no key has: only ASCII, and no line breaks")
+    if key is not None and not key.isprintable():
+        raise ConfigError("the API key has characters that no header can carry: no line breaks or other controls")
     return key
 
 
@@ -60,7 +60,8 @@ def connect(url: str) -> tuple[http.client.HTTPConnection, str]:
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    key = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+    """The key in UTF-8, of which http.client must be given the bytes as Latin-1."""
+    key = {} if api_key is None else {"authorization": f"Bearer {api_key}".encode().decode("latin-1")}
     return {"content-type": "application/json", **key}
 
 

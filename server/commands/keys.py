@@ -5,7 +5,7 @@ import sys
 from typing import TextIO
 
 from models.errors import ConfigError
-from server.access.keys import describe_entry, make_secret
+from server.access.keys import HTTP_BLANKS, describe_entry, make_secret
 
 LEAST_CHARS = 32
 
@@ -34,7 +34,7 @@ def _make(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
 
 
 def _hash(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
-    key = stdin.readline().strip()
+    key = _read_key(stdin)
     if not key:
         raise ConfigError("there is no key on stdin: echo $KEY | fenhe keys hash NAME")
     entry = describe_entry(name, key)
@@ -46,3 +46,11 @@ def _hash(name: str, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
         )
     print(f"{entry}\n", file=stdout)
     return 0
+
+
+def _read_key(stdin: TextIO) -> str:
+    """The first line, without the blanks around it: those that a header loses too."""
+    try:
+        return stdin.readline().strip(f"{HTTP_BLANKS}\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError("the key on stdin is not UTF-8 text: `fenhe keys make NAME` makes one that is") from None

@@ -12,7 +12,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
-from server.access.keys import needs_key
+from server.access.keys import HTTP_BLANKS, needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
 from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
@@ -110,7 +110,8 @@ class Exchange:
                 self._entered = record.meter
 
     def _headers(self, name: bytes) -> list[str]:
-        return [value.decode("latin-1").strip() for key, value in self._scope["headers"] if key == name]
+        headers = self._scope["headers"]
+        return [value.decode("latin-1").strip(HTTP_BLANKS) for key, value in headers if key == name]
 
     def _header(self, name: bytes) -> str:
         return next(iter(self._headers(name)), "")

@@ -148,6 +148,26 @@ def test_made_key_is_what_its_table_opens(tmp_path: Path) -> None:
         describe_entry("a b", key)
 
 
+BEYOND_ASCII = ["fk-web-à", "fk-web-é", "à", "fk-web-Å", "fk-漢字", "fk-web-ą", "é b à"]
+"""In UTF-8, `à` and `Å` end in bytes that are blanks of Latin-1."""
+
+
+@pytest.mark.parametrize("key", BEYOND_ASCII)
+@pytest.mark.parametrize("blanks", ["", " ", "\t "])
+def test_key_beyond_ascii_is_what_its_table_opens(tmp_path: Path, key: str, blanks: str) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(describe_entry("web", key))
+    ring = Keyring(load_keys(KeysConfig(file=file)))
+    assert ring.find(f"Bearer {blanks}{key}{blanks}".encode().decode("latin-1")) is not None
+    assert ring.find(f"Bearer {key[:-1]}".encode().decode("latin-1")) is None
+
+
+@pytest.mark.parametrize("key", ["fk-web-à", "fk-web-é", "fk-web-\xa0"])
+def test_key_beyond_ascii_may_come_in_latin_1(key: str) -> None:
+    ring = Keyring(load_keys(KeysConfig(sha256=(digest(key),))))
+    assert ring.find(f"Bearer {key}") is not None
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "example.org"])
 def test_server_without_keys_stays_on_its_machine(host: str) -> None:
     with pytest.raises(ConfigError, match=r"--keys-file.*--allow-no-keys true"):
@@ -219,6 +239,19 @@ def test_official_client_is_let_in_with_a_key_only(served: Served) -> None:
     client = served.client.with_options(api_key=WEB)
     answer = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hello"}])
     assert answer.choices[0].message.content == "Hello, world!"
+
+
+@pytest.mark.parametrize("key", BEYOND_ASCII)
+def test_key_beyond_ascii_works_over_http(student: TinyStudent, key: str) -> None:
+    config = ServerConfig(keys=KeysConfig(sha256=(digest(key),)), admin=AdminConfig(key_sha256=digest(f"{key}à")))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], config) as served:
+
+        def status(path: str, key: bytes) -> int:
+            return served.http.get(path, headers={b"authorization": b"Bearer " + key}).status_code
+
+        assert status("/v1/models", key.encode()) == 200
+        assert status("/admin/students", f"{key}à".encode()) == 200
+        assert (status("/v1/models", key.encode()[:-1]), status("/admin/students", key.encode())) == (401, 403)
 
 
 def test_refused_request_reaches_no_engine(served: Served) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from models.errors import ConfigError, Unauthorized
-from server.commands.client import find_api_key, read_refusal
+from server.commands.client import find_api_key, headers, read_refusal
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"error": "text"}', b"[]"])
@@ -18,7 +18,7 @@ def test_key_of_the_option_wins_and_empty_ones_do_not_count() -> None:
     assert find_api_key("", {}) is None
 
 
-@pytest.mark.parametrize("key", ["fk-a\r\nx: y", "fk-é"])
+@pytest.mark.parametrize("key", ["fk-a\r\nx: y", "fk-a\x7f", "fk-\x85x", "fk-\udcff"])
 def test_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         find_api_key(key, {})
@@ -29,3 +29,9 @@ def test_refusal_for_want_of_a_key_is_told_apart() -> None:
     body = b'{"error": {"message": "no key"}}'
     assert isinstance(read_refusal(401, body), Unauthorized)
     assert read_refusal(400, body).message == "no key"
+
+
+@pytest.mark.parametrize("key", ["fk-à", "fk-漢字"])
+def test_key_beyond_ascii_is_sent_in_utf8(key: str) -> None:
+    found = find_api_key(key, {})
+    assert headers(found)["authorization"].encode("latin-1") == f"Bearer {key}".encode()
