@@ -19,6 +19,7 @@ from models.errors import BadRequest
 from server.app import create_app
 from server.context import Context
 from server.http.connection_limits import make_protocol
+from server.http.open_files import raise_limit
 from server.lifecycle.reload import reload
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def serve(context: Context, listener: socket.socket, announce: Callable[[str], N
 
     Must run on the main thread for signals to count.
     """
+    raise_limit(context.config.limits.max_connections)
     server = Server(context, announce)
     server.run(sockets=[listener])
     return 0 if server.started else 1

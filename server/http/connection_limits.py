@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.http.held_reading import HeldReading
 from server.http.lingering_close import LingeringTransport
+from server.http.open_files import num_allowed
 from server.http.request_parser import RequestParser, Stage
 from server.settings.config import Limits
 from server.wire import errors
@@ -48,9 +49,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lingering = LingeringTransport(transport, self.loop, self._is_sending)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
         self.flow = self._reading = HeldReading(self._lingering)  # type: ignore[arg-type]
-        max_connections = self.limits().max_connections
+        max_connections = num_allowed(self.limits().max_connections)
         if len(self.connections) > max_connections:
-            self._refuse(BUSY, f"{max_connections} connections are open (limits.max_connections); try again later")
+            is_wanted = max_connections == self.limits().max_connections
+            bound = "limits.max_connections" if is_wanted else "the server's limit of open files"
+            self._refuse(BUSY, f"{max_connections} connections are open ({bound}); try again later")
             return
         self._begin_head()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,8 +29,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def run(grace_s: float, file: Path | None = None) -> Iterator[Running]:
+def run(grace_s: float, file: Path | None = None, open_files: tuple[int, int] | None = None) -> Iterator[Running]:
     command = [sys.executable, str(PROGRAM), str(grace_s), *([] if file is None else [str(file)])]
+    if open_files is not None:  # the soft and the hard limit
+        limits = "ulimit -Sn {} && ulimit -Hn {}".format(*open_files)
+        command = ["sh", "-c", f'{limits} && exec "$@"', "sh", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -87,3 +91,38 @@ def test_second_signal_ends_at_once() -> None:
         assert until(lambda: running.status("/readyz") == 503)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(5) == -signal.SIGTERM
+
+
+def statuses(running: Running, num_connections: int) -> list[int]:
+    """What `/health` says on connections that are all open at once; 0 where nothing comes."""
+    address = (running.http.base_url.host, running.http.base_url.port or 0)
+    found = []
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_connection(address, timeout=3)) for _ in range(num_connections)]
+        for connection in opened:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        for connection in opened:
+            head = b""
+            with contextlib.suppress(OSError):
+                head = connection.recv(65536)
+            found.append(int(head.split()[1]) if head else 0)
+    return found
+
+
+def test_few_open_files_are_a_503_and_a_warning() -> None:
+    with run(grace_s=1, open_files=(104, 104)) as running:
+        found = statuses(running, 110)
+        assert set(found) == {200, 503}
+        assert found.count(200) == 40
+        running.process.send_signal(signal.SIGTERM)
+        _, log = running.process.communicate(timeout=10)
+    assert "at most 40 connections instead of limits.max_connections=4096; allow 4160 files" in log
+
+
+def test_open_files_are_raised_to_what_the_system_allows() -> None:
+    with run(grace_s=1, open_files=(104, 4160)) as running:
+        assert set(statuses(running, 110)) == {200}
+        running.process.send_signal(signal.SIGTERM)
+        _, log = running.process.communicate(timeout=10)
+    assert "open files" not in log
