@@ -12,6 +12,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
+from server.access.hosts import require_known_host
 from server.access.keys import HTTP_BLANKS, needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
@@ -96,8 +97,10 @@ class Exchange:
             context.drain.open_keys.add(record.key)
 
     def _check(self) -> None:
-        """Raises: Unauthorized, RateLimited, Stopping; InvalidParameter for a deadline that is no number."""
+        """Raises: Forbidden, Unauthorized, RateLimited, Stopping; InvalidParameter for a deadline that is no number."""
         context, record = self._context, self._record
+        host = next(iter(self._headers(b"host")), None)
+        require_known_host(context.config, len(context.keyring), self._scope["path"], host)
         if len(context.keyring) and needs_key(self._scope["path"], context.config):
             record.identify(context.keyring, self._header(b"authorization"))
         self._take_key()

@@ -69,6 +69,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
         router=router,
         grace_s=new.grace_s,
         allow_no_keys=new.allow_no_keys,
+        allowed_hosts=new.allowed_hosts,
     )
 
 

@@ -23,6 +23,8 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 StudentName = Annotated[str, Meta(min_length=1, max_length=128)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 """As browsers send it: without a path; or `*`."""
+Host = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s/:*@\[\]]+)$")]
+"""A name or an address; of version 6 in brackets."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -161,6 +163,14 @@ class ServerConfig:
     allow_no_keys: Annotated[
         bool, Meta(description="whether a server without API keys may listen beyond this machine")
     ] = False
+    allowed_hosts: Annotated[
+        tuple[Host, ...],
+        Meta(
+            description="names, with commas, by which a server without API keys that listens on this machine only may "
+            "be called, beside those of this machine",
+            extra={"unset": "none"},
+        ),
+    ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="the least serious lines that are logged")
     ] = "info"

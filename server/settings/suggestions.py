@@ -13,6 +13,7 @@ from models.bounds import find_bounds
 PATTERNS = {
     "^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal (64 characters)",
     r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": "an origin such as https://page.example, without a slash at its end, or *",
+    r"^(\[[0-9a-fA-F:.]+\]|[^\s/:*@\[\]]+)$": "a name such as box.example or an address, without a port",
     "^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits and . _ -",
     "^[A-Za-z0-9._@-]{1,64}$": "1 to 64 letters, digits and . _ @ -",
 }

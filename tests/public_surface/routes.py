@@ -14,7 +14,7 @@ from tests.public_surface.schemas import field, spell
 def describe_routes(context: Context) -> dict[str, Any]:
     """Every route of the application, with what its document says of it."""
     app = create_app(context)
-    document = TestClient(app).get("/openapi.json").json()
+    document = TestClient(app, base_url="http://localhost").get("/openapi.json").json()
     told = {
         f"{method.upper()} {path}": operation
         for path, operations in document["paths"].items()

@@ -1,6 +1,7 @@
 """A tiny student with a real byte-level tokenizer, and the application on a scripted engine behind a loopback port."""
 
 import contextlib
+import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ TEMPLATE = (
 )
 CONTEXT_TOKENS = 512
 STUDENT = "tiny"
+RAW_HOST = "x"
+"""What tests on plain sockets call the server."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -198,6 +201,7 @@ def run_server(
     tracing: Tracing | None = None,
 ) -> Iterator[Served]:
     """Serve in a thread on an ephemeral loopback port."""
+    config = dataclasses.replace(config, allowed_hosts=(*config.allowed_hosts, RAW_HOST))
     classifier = classifier or WordClassifier()
     context = make_context(
         config,

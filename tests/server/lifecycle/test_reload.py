@@ -1,5 +1,6 @@
 """Settings and keys read again while the server runs: all of what may change, or nothing."""
 
+import dataclasses
 import hashlib
 import logging
 import signal
@@ -54,6 +55,7 @@ def served(student: TinyStudent, file: Path, monkeypatch: pytest.MonkeyPatch) ->
         return draft_config({}, {"HOME": "/x"}, file)
 
     def make(config: ServerConfig, students: object, **options: object) -> object:
+        config = dataclasses.replace(config, allowed_hosts=())  # as the file has it
         return make_context(config, students, draft_config=draft, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tests.server.conftest.make_context", make)
