@@ -9,9 +9,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from models.errors import reason_of
+from models.file_writing import FIX, NO_SPACE, temporary_in
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ FLAGS = (
     "-Wno-psabi",
 )
 COMPILE_TIMEOUT_S = 300.0
+SCRATCH_PREFIX = "native-"
+LEFT_AFTER_S = 3600.0
+"""A scratch folder as old as this is of a compilation that was killed."""
 
 
 class BuildError(Exception):
@@ -73,13 +78,20 @@ def build_library(folder: Path, only: str | None = None) -> Path:
     logger.info("compiling operators compiler=%s folder=%s: once on this machine, takes some seconds", compiler, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="native-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
+            _remove_leftovers(folder, Path(scratch))
             return _compile(compiler, only, Path(scratch) / name).replace(folder / name)
     except OSError as error:
         raise BuildError(
-            f"{folder / name} cannot be written: {reason_of(error)}; make the folder writable, set FENHE_CACHE to "
-            "another one, or compile ahead with `python -m engines.native`"
+            f"{folder / name} cannot be written: {reason_of(error)}; {FIX}, or compile ahead with "
+            "`python -m engines.native`"
         ) from error
+
+
+def _remove_leftovers(folder: Path, own: Path) -> None:
+    for scratch in folder.glob(f"{SCRATCH_PREFIX}*/"):
+        if scratch != own and time.time() - scratch.stat().st_mtime > LEFT_AFTER_S:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _compile(compiler: str, only: str | None, target: Path) -> Path:
@@ -87,7 +99,7 @@ def _compile(compiler: str, only: str | None, target: Path) -> Path:
     objects = [_compile_variant(compiler, variant, target.parent) for variant in variants_to_build(only)]
     choice = [] if only is None else [f"-DFENHE_ONLY={only}"]
     parts = [str(SOURCE / part) for part in PARTS]
-    _run([compiler, *FLAGS, *choice, "-shared", "-o", str(target), *parts, *objects, "-lm"])
+    _run([compiler, *FLAGS, *choice, "-shared", "-o", str(target), *parts, *objects, "-lm"], target.parent)
     return target
 
 
@@ -106,14 +118,18 @@ def find_compiler() -> str:
 def _compile_variant(compiler: str, variant: str, scratch: Path) -> str:
     target = str(scratch / f"{variant}.o")
     flags = [*FLAGS, *VARIANT_FLAGS[variant], f"-DFENHE_VARIANT={variant}"]
-    _run([compiler, *flags, "-c", str(SOURCE / "kernels.c"), "-o", target])
+    _run([compiler, *flags, "-c", str(SOURCE / "kernels.c"), "-o", target], scratch)
     return target
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], scratch: Path) -> None:
+    """The compiler's own temporary files go into `scratch` too, which is removed however this ends."""
+    environ = temporary_in(scratch)
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, env=environ)
     except subprocess.CalledProcessError as error:
-        raise BuildError(f"{command[0]} failed: {error.stderr.strip()[-500:]}") from error
+        reason = error.stderr.strip()[-500:]
+        fix = f" while writing {scratch.parent}; {FIX}" if NO_SPACE in reason else ""
+        raise BuildError(f"{command[0]} failed: {reason}{fix}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} did not finish: {error}") from error

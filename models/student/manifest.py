@@ -12,6 +12,7 @@ import msgspec
 
 from models.architecture import Architecture
 from models.errors import ConfigError
+from models.file_writing import write_whole
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
@@ -273,10 +274,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest last and atomically: a folder without one is no student."""
-    partial = folder / f"{MANIFEST_NAME}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    partial.replace(folder / MANIFEST_NAME)
+    """Write the manifest last and atomically: a folder without one is no student.
+
+    Raises: OSError that names the file.
+    """
+    write_whole(folder / MANIFEST_NAME, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
 def find_problems(manifest: Manifest) -> list[str]:

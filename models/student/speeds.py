@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from models.file_writing import write_whole
+
 SPEEDS_NAME = "speeds.json"
 
 
@@ -36,6 +38,4 @@ def read_speeds(folder: Path) -> SpeedFile | None:
 
 def write_speeds(folder: Path, speeds: SpeedFile) -> None:
     """Raises: OSError where the folder cannot be written."""
-    partial = folder / f"{SPEEDS_NAME}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(speeds)))
-    partial.replace(folder / SPEEDS_NAME)
+    write_whole(folder / SPEEDS_NAME, msgspec.json.format(msgspec.json.encode(speeds)))

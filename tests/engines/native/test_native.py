@@ -1,9 +1,11 @@
 """The compiled operators: right against numpy and stock operators, and bit-identical whatever runs beside them."""
 
 import logging
+import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -42,7 +44,7 @@ def runs_here(variant: str) -> bool:
 def test_compiling_is_announced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(command: list[str]) -> None:
+    def refuse(command: list[str], scratch: Path) -> None:
         raise BuildError(f"{len(caplog.records)} lines before")
 
     monkeypatch.setattr(build, "find_compiler", lambda: "cc")
@@ -50,6 +52,28 @@ def test_compiling_is_announced(
     with caplog.at_level(logging.INFO), pytest.raises(BuildError, match="1 lines before"):
         build_library(tmp_path)
     assert "once on this machine, takes some seconds" in caplog.text
+
+
+def test_compiling_that_fails_leaves_nothing_and_names_file_and_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler's own temporary files are left where it is killed; so is the scratch folder of an earlier run."""
+    compiler, temporary = tmp_path / "cc", tmp_path / "temporary"
+    compiler.write_text('#!/bin/sh\necho half > "${TMPDIR:-/tmp}/cc-left"; echo No space left on device >&2; exit 1\n')
+    compiler.chmod(0o755)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(build, "find_compiler", lambda: str(compiler))
+    folder = tmp_path / "cache"
+    for name, age_s in (("native-old", 7200), ("native-running", 60)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    with pytest.raises(BuildError) as caught:
+        build_library(folder)
+    for part in (str(folder), "No space left on device", "FENHE_CACHE"):
+        assert part in str(caught.value)
+    assert [file.name for file in folder.iterdir()] == ["native-running"]
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture(scope="session", params=variants())

