@@ -16,10 +16,20 @@ def write_whole(file: Path, content: bytes) -> None:
 
     Raises: OSError that names the file.
     """
-    partial = file.with_name(f"{file.name}.partial")
+    with replacing(file) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(file: Path, partial: Path | None = None) -> Iterator[Path]:
+    """A path beside the file to write to. At the end it takes the file's place; after an error it is removed.
+
+    Raises: OSError that names the file.
+    """
+    partial = partial or file.with_name(f"{file.name}.partial")
     with naming(file):
         try:
-            partial.write_bytes(content)
+            yield partial
             partial.replace(file)
         except BaseException:
             with contextlib.suppress(OSError):

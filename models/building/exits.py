@@ -19,6 +19,7 @@ from msgspec import Meta
 from models.architecture import Architecture
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
+from models.file_writing import replacing
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource, expected_shapes
@@ -109,12 +110,10 @@ def write_exits(file: Path, plan: ExitPlan, tensors: Mapping[str, npt.NDArray[np
                 "with a lower learning rate"
             )
     text = msgspec.json.encode(plan, order="deterministic").decode()
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("wb") as stream:
+    with replacing(file) as partial, partial.open("wb") as stream:
         stream.write(save(halves, metadata={METADATA_KEY: text}))
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def read_exits(file: Path) -> "Exits":

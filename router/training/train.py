@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from models.errors import ConfigError
+from models.file_writing import write_whole
 from router.classifier.classify import FORMAT_VERSION, METADATA_KEY, Settings
 from router.classifier.features import read_features
 from router.tasks import GENERAL, TASKS
@@ -201,6 +202,4 @@ def write_classifier(out: Path, model: LinearModel, calibration: Calibration, co
         trained_on=digest,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_bytes(save({"weights": weights}, {METADATA_KEY: msgspec.json.encode(settings).decode()}))
-    partial.replace(out)
+    write_whole(out, save({"weights": weights}, {METADATA_KEY: msgspec.json.encode(settings).decode()}))

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from models.building.build import build_student
+from models.distill.data.preparation import write_rows
+from models.distill.run.checkpoint import save_checkpoint
 from models.file_writing import naming, write_whole
 from models.graphs.onnx_graph import WeightsFile
+from models.sources.source import open_source
 from models.student.manifest import write_manifest
 from models.student.speeds import SpeedFile, write_speeds
+from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest
 
 
@@ -28,6 +32,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     monkeypatch.setattr(WeightsFile, "_write", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
 
 
 def test_write_whole_takes_the_place_of_the_file(tmp_path: Path) -> None:
@@ -43,6 +48,8 @@ def test_write_whole_takes_the_place_of_the_file(tmp_path: Path) -> None:
         ("a.json", lambda folder: write_whole(folder / "a.json", b"new")),
         ("manifest.json", lambda folder: write_manifest(folder, make_manifest())),
         ("speeds.json", lambda folder: write_speeds(folder, SpeedFile(machine="this", variants={}))),
+        ("rows.jsonl", lambda folder: write_rows(folder / "rows.jsonl", [])),
+        ("step-00000001.pt", lambda folder: save_checkpoint(folder, 1, {"step": 1})),
     ],
 )
 def test_full_disk_keeps_the_file_and_names_it(tmp_path: Path, full_disk: None, name: str, write: Any) -> None:
@@ -50,6 +57,16 @@ def test_full_disk_keeps_the_file_and_names_it(tmp_path: Path, full_disk: None, 
     with pytest.raises(OSError, match=f"No space left on device while writing {tmp_path / name}; .*FENHE_CACHE"):
         write(tmp_path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]
+
+
+def test_full_disk_keeps_the_exits_that_were_there(tiny_source: Any, tmp_path: Path, full_disk: None) -> None:
+    folder, source = tmp_path / "exits", open_source(tiny_source("llama"))
+    folder.mkdir()
+    file = folder / "a.safetensors"
+    file.write_text("old")
+    with pytest.raises(OSError, match=f"No space left on device while writing {file}; "):
+        write_tiny_exits(file, source)
+    assert [(one.name, one.read_text()) for one in folder.iterdir()] == [(file.name, "old")]
 
 
 def test_build_on_a_full_disk_names_the_student_and_leaves_nothing(

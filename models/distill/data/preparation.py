@@ -14,6 +14,7 @@ from models.distill.data.report import DataReport, report_of
 from models.distill.data.rows import Row, Tally, evaluation_files, filter_rows, read_prompts, read_rows
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
+from models.file_writing import write_whole
 from models.student.cut import TASKS
 from models.tokenizer import Tokenizer
 
@@ -180,7 +181,4 @@ def _size(example: Example) -> int:
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """One JSON object a line, as `read_rows` reads them."""
-    lines = [msgspec.json.encode(row) for row in rows]
-    partial = file.with_suffix(".partial")
-    partial.write_bytes(b"".join(line + b"\n" for line in lines))
-    partial.replace(file)
+    write_whole(file, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

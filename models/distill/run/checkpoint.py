@@ -10,6 +10,7 @@ import torch
 
 from models.distill.run.identity import differences
 from models.errors import ConfigError
+from models.file_writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +25,12 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = checkpoint_file(folder, step)
-    partial = file.with_suffix(".partial")
     for torn in folder.glob("step-*.partial"):  # left by runs that were killed while they saved
         torn.unlink()
-    with partial.open("wb") as handle:
+    with replacing(file, file.with_suffix(".partial")) as partial, partial.open("wb") as handle:
         torch.save(state, handle)
         handle.flush()
         os.fsync(handle.fileno())
-    partial.replace(file)
     for other in _surplus(checkpoints(folder), file):
         other.unlink()
     return file

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from models.file_writing import write_whole
+
 
 class _Place(msgspec.Struct, frozen=True):
     step: int
@@ -28,9 +30,7 @@ def forget_after(file: Path, step: int, num_tokens: int) -> None:
     kept = [line for line in lines if _is_up_to(line, step, num_tokens)]
     if len(kept) == len(lines):
         return
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_bytes(b"".join(kept))
-    partial.replace(file)
+    write_whole(file, b"".join(kept))
 
 
 def _is_up_to(line: bytes, step: int, num_tokens: int) -> bool:

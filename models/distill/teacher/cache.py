@@ -19,6 +19,7 @@ from torch import Tensor
 from models.distill.data.examples import Example
 from models.distill.network.decoder import Trunk, padded
 from models.errors import ConfigError
+from models.file_writing import write_whole
 
 FORMAT_VERSION = 1
 PLAN_NAME = "cache.json"
@@ -158,9 +159,7 @@ class _Build:
     def _flush(self, files: "Files", num_done: int) -> None:
         for file in files.values():
             file.flush()
-        partial = self.folder / f"{DONE_NAME}.partial"
-        partial.write_text(str(num_done))
-        partial.replace(self.folder / DONE_NAME)
+        write_whole(self.folder / DONE_NAME, str(num_done).encode())
 
     def _batches(self, batch_tokens: int) -> Iterator[list[int]]:
         """Examples by length, so that padding stays small."""
