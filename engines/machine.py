@@ -30,7 +30,7 @@ Description = dict[str, str | int | float | list[str]]
 
 def describe_machine() -> Description:
     """CPU, memory and kernel, and the load average of the last minute."""
-    fields = _cpu_fields()
+    fields = cpu_fields()
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return {
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
@@ -54,7 +54,7 @@ def describe_versions(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def _cpu_fields() -> dict[str, str]:
+def cpu_fields() -> dict[str, str]:
     """The first processor of /proc/cpuinfo; empty where there is no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text()

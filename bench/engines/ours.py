@@ -160,8 +160,7 @@ class Fenhe:
         if precision == REFERENCE_PRECISION and self._reference is not None:
             student = Student.open(self._reference)
         runner = build_runner(student, self._config(precision, max_running))
-        manifest = student.manifest
-        for stage in (*(module.name for module in manifest.modules), *(exit.name for exit in manifest.exits), HEAD):
+        for stage in (*student.manifest.stage_order(), HEAD):
             runner.load(stage)
         return runner
 

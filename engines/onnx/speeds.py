@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from engines.contract import DecodeRow, PrefillChunk, Runner, StepInput
+from engines.machine import cpu_fields
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
 from engines.step_times import step_times
@@ -23,7 +24,8 @@ NUM_RUNS = 5
 
 def speeds_of(student: Student, variants: Sequence[str], num_threads: int, library: Path | None) -> dict[str, Speeds]:
     """Speeds of the named variants, measured where they are not known yet."""
-    machine = f"{_processor()}, {num_threads} threads, onnxruntime {ort.__version__}"
+    processor = cpu_fields().get("model name", "unknown processor")
+    machine = f"{processor}, {num_threads} threads, onnxruntime {ort.__version__}"
     kept = read_speeds(student.folder)
     known = dict(kept.variants) if kept is not None and kept.machine == machine else {}
     missing = [variant for variant in variants if variant not in known]
@@ -55,12 +57,3 @@ def _measure(student: Student, variant: str, num_threads: int, library: Path | N
 def _fastest_s(runner: Runner, step: StepInput) -> float:
     """The shortest of a few runs: on a shared machine the others were held up by other processes."""
     return min(step_times(runner, {"step": step}, num_rounds=NUM_RUNS, num_warm_ups=1)["step"])
-
-
-def _processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
