@@ -12,6 +12,7 @@ from models.student.manifest import Manifest, read_manifest
 from models.tokenizer import Tokenizer
 
 HEAD = "head"
+CHEAP_HEAD = "cheap_head"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -49,7 +50,10 @@ class Student:
                 raise WeightsError(f"{self.folder / entry.name} is damaged; build the student again")
 
     def graph(self, variant: str, stage: str) -> Path:
-        """The graph file of a module, an exit, or `head`. Raises: ConfigError for a precision that was not built."""
+        """The graph file of a module, an exit, `head` or `cheap_head`.
+
+        Raises: ConfigError for a precision that was not built, or that has no cheap head.
+        """
         try:
             graphs = self.manifest.variant(variant)
         except KeyError:
@@ -58,7 +62,13 @@ class Student:
                 f"student {self.manifest.name!r} has no precision {variant!r}, only {known}; "
                 "build it with `fenhe build --precision`"
             ) from None
-        return self.folder / (graphs.head if stage == HEAD else graphs.stages[stage])
+        if stage == CHEAP_HEAD and graphs.cheap_head is None:
+            raise ConfigError(
+                f"student {self.manifest.name!r} has no cheap head at precision {variant!r}; build it with "
+                "`fenhe build --head`"
+            )
+        heads = {HEAD: graphs.head, CHEAP_HEAD: graphs.cheap_head}
+        return self.folder / (heads.get(stage) or graphs.stages[stage])
 
     def embedding(self, variant: str) -> npt.NDArray[np.float32]:
         """The embedding table, mapped rather than read. Shapes: [vocab, hidden_size]."""

@@ -6,7 +6,7 @@ Owns the JSON form and its consistency rules. It opens no weights and knows no e
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -16,8 +16,11 @@ from models.file_writing import write_whole
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
-_HEAD = "head"
-"""The stage that every student has besides its modules and exits (`models/student/folder.py`)."""
+_HEADS = ("head", "cheap_head")
+"""The stages that a student has besides its modules and exits (`models/student/folder.py`)."""
+
+HeadKind = Literal["exact", "cheap"]
+Verdict = Literal["passed", "failed", "undecided"]
 
 NAME_RULE = "letters, digits, `.`, `_`, `-`, `+` and inner spaces, beginning with a letter or digit"
 # Names go into HTTP headers, URLs, model ids (`student:path`) and file names. `+` and inner spaces are harmless there,
@@ -82,13 +85,30 @@ class FileEntry(Record, frozen=True, kw_only=True):
 
 
 class Variant(Record, frozen=True, kw_only=True):
-    """One precision of the graphs: the graph file of every module and exit, of the head, and the embedding table."""
+    """One precision of the graphs: the graph file of every module and exit, of the head, and the embedding table.
+
+    `cheap_head` is the graph of the cheap head, in precisions that have one.
+    """
 
     name: str
     stages: dict[str, str]
     head: str
     embedding: str
     weight_bytes: int
+    cheap_head: str | None = None
+
+
+class CheapHead(Record, frozen=True, kw_only=True):
+    """A head that previews every token's logit from `rank` dimensions, and computes exactly those of `num_frequent`
+    frequent tokens and of at most `num_candidates` others, the best by the preview.
+
+    `sha256` is of the file it was built from.
+    """
+
+    rank: int
+    num_frequent: int
+    num_candidates: int
+    sha256: str
 
 
 class Quality(Record, frozen=True, kw_only=True):
@@ -112,6 +132,39 @@ class Retention(Record, frozen=True, kw_only=True):
     high: float
 
 
+class PathFigures(Record, frozen=True, kw_only=True):
+    """What a path with one head keeps of the full path with the exact head, on one task in one language at one
+    precision (docs/evaluation.md).
+
+    `None` where nothing was measured. Perplexity ratios are over the full path's, on the full path's own words, on
+    human text of the task, and on plain text outside the chat template. `*_kept` are shares of the full path's score:
+    `choice_kept` of what is above chance, `accuracy_kept` of the raw accuracy. `rescored_nats_ratio` and
+    `repetition_ratio` compare the path's own answers with the full path's, both scored by the full path.
+    `intervals` has the 95 % interval of a figure by its name, `rows` how many rows each was measured on.
+    """
+
+    path: str
+    head: HeadKind
+    task: str
+    variant: str
+    language: str
+    perplexity_ratio_own: float | None = None
+    perplexity_ratio_human: float | None = None
+    perplexity_ratio_plain: float | None = None
+    information_kept: float | None = None
+    choice_kept: float | None = None
+    accuracy_kept: float | None = None
+    blimp_kept: float | None = None
+    rescored_nats_ratio: float | None = None
+    repetition_ratio: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    intervals: dict[str, tuple[float, float]] = {}
+    rows: dict[str, int] = {}
+    verdict_fidelity: Verdict = "undecided"
+    verdict_field: Verdict = "undecided"
+
+
 class Layout(Record, frozen=True, kw_only=True):
     """Where a student is cut, by which exits it can be left, and which task and prompt length takes which path."""
 
@@ -128,6 +181,9 @@ class Measured(Record, frozen=True, kw_only=True):
     exits_sha256: str
     quality: tuple[Quality, ...] = ()
     retention: tuple[Retention, ...] = ()
+    figures: tuple[PathFigures, ...] = ()
+    cheap_head_sha256: str = ""
+    """Of the head file it was measured with ("": none)."""
 
 
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
@@ -150,8 +206,10 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     files: tuple[FileEntry, ...] = ()
     quality: tuple[Quality, ...] = ()
     retention: tuple[Retention, ...] = ()
+    figures: tuple[PathFigures, ...] = ()
     exits_sha256: str = ""
     """Of the file that the trained exits came from; empty when there was none."""
+    cheap_head: CheapHead | None = None
 
     def path(self, name: str) -> StudentPath:
         """Raises: KeyError for a name no path has."""
@@ -308,8 +366,11 @@ def _module_problems(layout: Layout) -> list[str]:
             problems.append(f"module {module.name!r} must start at layer {next_layer} and have at least one layer")
         next_layer = module.first_layer + module.num_layers
     names = [module.name for module in layout.modules] + [exit.name for exit in layout.exits]
-    if _HEAD in names:
-        problems.append(f"a module or exit cannot be called {_HEAD!r}: the head is; choose another name")
+    problems += [
+        f"a module or exit cannot be called {name!r}: the head is; choose another name"
+        for name in _HEADS
+        if name in names
+    ]
     return problems + _twice(names) + _name_problems("module or exit", names)
 
 

@@ -186,6 +186,7 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"paths": (path("full", "knowledge", "reasoning", "adapter", exit="x"),)}, "no path runs every module"),
         ({"paths": (FULL, path("short", "knowledge"), path("short", "knowledge"))}, "the name 'short' is used twice"),
         ({"exits": (Exit(name="head", after="adapter"),)}, "cannot be called 'head'"),
+        ({"exits": (Exit(name="cheap_head", after="adapter"),)}, "cannot be called 'cheap_head'"),
         ({"tasks": {"math": "nowhere"}}, "task 'math' has no path 'nowhere'"),
         ({"depth_rules": (DepthRule(max_prompt_tokens=1, path="nowhere"),)}, "a depth rule names no path: 'nowhere'"),
         (
