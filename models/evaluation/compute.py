@@ -2,7 +2,7 @@
 
 from models.architecture import Architecture
 from models.student.folder import HEAD, Student
-from models.student.manifest import Manifest, StudentPath
+from models.student.manifest import HeadKind, Manifest, StudentPath
 
 ATTENTION_CONTEXT_TOKENS = 1024
 """The context that is assumed where attention is counted as well."""
@@ -15,19 +15,53 @@ def layer_multiply_adds(architecture: Architecture, context_tokens: int = 0) -> 
     return matrices + 2 * architecture.q_size * context_tokens
 
 
-def path_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> int:
-    """Multiply-adds of one token on a path, its exit and the head included; norms and look-ups count as nothing."""
+def head_multiply_adds(manifest: Manifest, head: HeadKind = "exact") -> int:
+    """Multiply-adds of one token's logits.
+
+    The cheap head's preview, and the tokens that it computes exactly; at most, since it may need fewer candidates.
+    """
+    hidden, vocab = manifest.architecture.hidden_size, manifest.architecture.vocab_size
+    cheap = manifest.cheap_head
+    if head == "exact" or cheap is None:
+        return hidden * vocab
+    return cheap.rank * (hidden + vocab) + (cheap.num_frequent + cheap.num_candidates) * hidden
+
+
+def layers_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> int:
+    """Multiply-adds of one token on a path without the head, which is all that a prompt token needs."""
     architecture = manifest.architecture
-    head = architecture.hidden_size * architecture.vocab_size
-    if manifest.exit(path.exit).has_map:
-        head += architecture.hidden_size**2
-    return manifest.num_layers_on(path) * layer_multiply_adds(architecture, context_tokens) + head
+    mapped = architecture.hidden_size**2 if manifest.exit(path.exit).has_map else 0
+    return manifest.num_layers_on(path) * layer_multiply_adds(architecture, context_tokens) + mapped
 
 
-def compute_share(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> float:
-    """A path's multiply-adds per token over the full path's."""
+def path_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0, head: HeadKind = "exact") -> int:
+    """Multiply-adds of one answer token on a path, its exit and the head included; norms and look-ups count as
+    nothing."""
+    return layers_multiply_adds(manifest, path, context_tokens) + head_multiply_adds(manifest, head)
+
+
+def compute_share(manifest: Manifest, path: StudentPath, context_tokens: int = 0, head: HeadKind = "exact") -> float:
+    """An answer token's multiply-adds on a path over those of the full path with the exact head."""
     full = path_multiply_adds(manifest, manifest.full_path, context_tokens)
-    return path_multiply_adds(manifest, path, context_tokens) / full
+    return path_multiply_adds(manifest, path, context_tokens, head) / full
+
+
+def request_multiply_adds(
+    manifest: Manifest, path: StudentPath, head: HeadKind, *, num_prompt_tokens: int, num_answer_tokens: int
+) -> int:
+    """Multiply-adds of a whole request, attention left out: every token passes the layers, and only answer tokens
+    need the head."""
+    layers = layers_multiply_adds(manifest, path)
+    return (num_prompt_tokens + num_answer_tokens) * layers + num_answer_tokens * head_multiply_adds(manifest, head)
+
+
+def request_compute_share(
+    manifest: Manifest, path: StudentPath, head: HeadKind, *, num_prompt_tokens: int, num_answer_tokens: int
+) -> float:
+    """A request's multiply-adds on a path over those on the full path with the exact head."""
+    tokens = {"num_prompt_tokens": num_prompt_tokens, "num_answer_tokens": num_answer_tokens}
+    full = request_multiply_adds(manifest, manifest.full_path, "exact", **tokens)
+    return request_multiply_adds(manifest, path, head, **tokens) / full
 
 
 def path_bytes(student: Student, path: StudentPath, variant: str) -> int:

@@ -7,8 +7,15 @@ import msgspec
 import pytest
 
 from models.building.build import build_student
-from models.evaluation.compute import compute_share, layer_multiply_adds, path_bytes, path_multiply_adds
+from models.evaluation.compute import (
+    compute_share,
+    layer_multiply_adds,
+    path_bytes,
+    path_multiply_adds,
+    request_compute_share,
+)
 from models.student.folder import Student
+from models.student.manifest import CheapHead
 
 LAYER = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96  # q, k and v, o, feed-forward of the tiny llama
 HEAD = 64 * 320
@@ -46,3 +53,26 @@ def test_bytes_are_those_of_the_stages_and_the_head(student: Student) -> None:
     knowledge, full = (path_bytes(student, student.manifest.path(name), "fp32") for name in ("knowledge", "full"))
     assert full == student.manifest.variant("fp32").weight_bytes
     assert LAYER * 4 + HEAD * 4 <= knowledge < LAYER * 4 + HEAD * 4 + 4096
+
+
+CHEAP = 8 * (64 + 320) + (16 + 4) * 64
+
+
+def test_the_cheap_head_counts_its_preview_and_the_tokens_that_it_computes_exactly(student: Student) -> None:
+    manifest = msgspec.structs.replace(
+        student.manifest, cheap_head=CheapHead(rank=8, num_frequent=16, num_candidates=4, sha256="")
+    )
+    full = manifest.full_path
+    assert path_multiply_adds(manifest, full, head="cheap") == 4 * LAYER + CHEAP
+    assert compute_share(manifest, full, head="cheap") == pytest.approx((4 * LAYER + CHEAP) / (4 * LAYER + HEAD))
+    assert compute_share(manifest, full) == 1.0
+
+
+def test_prompt_tokens_of_a_request_need_no_head(student: Student) -> None:
+    manifest = student.manifest
+    share = request_compute_share(
+        manifest, manifest.path("reasoning"), "exact", num_prompt_tokens=30, num_answer_tokens=10
+    )
+    assert share == pytest.approx((40 * 3 * LAYER + 10 * HEAD) / (40 * 4 * LAYER + 10 * HEAD))
+    full = request_compute_share(manifest, manifest.full_path, "exact", num_prompt_tokens=30, num_answer_tokens=10)
+    assert full == 1.0
