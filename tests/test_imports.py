@@ -64,7 +64,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "sources",
         "tokenizer",
         "chat_template rope bounds",
-        "errors architecture checksums file_writing",
+        "errors architecture checksums file_writing sampling",
     ),
     "models.distill": (
         "ablation dry_run",

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.building.exits import Exits, read_exits
+from models.building.recommended_sampling import recommended_sampling
 from models.checksums import sha256_of
 from models.errors import ConfigError
 from models.file_writing import naming
@@ -182,6 +183,7 @@ class _Build:
         self.weight_bytes[weights] = self.weight_bytes.get(weights, 0) + file.size_bytes
 
     def _manifest(self, name: str, measured: Measured | None) -> Manifest:
+        source_sha256 = self.model.sha256()
         exits_sha256 = "" if self.exits is None else self.exits.sha256
         if measured is None or measured.exits_sha256 != exits_sha256:
             measured = Measured(exits_sha256=exits_sha256)
@@ -189,7 +191,7 @@ class _Build:
             format_version=FORMAT_VERSION,
             name=name,
             source=" ".join(file.name for file in self.model.files),
-            source_sha256=self.model.sha256(),
+            source_sha256=source_sha256,
             licence=self.model.licence,
             architecture=self.model.architecture,
             modules=self.layout.modules,
@@ -202,6 +204,7 @@ class _Build:
             quality=measured.quality,
             retention=measured.retention,
             exits_sha256=exits_sha256,
+            sampling=recommended_sampling(self.model, source_sha256),
         )
 
     def _variant(self, precision: str) -> Variant:

@@ -8,11 +8,12 @@ import msgspec
 from filelock import FileLock
 
 from models.building.build import build_student
+from models.building.recommended_sampling import BY_SHA256
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError, reason_of
 from models.sources.fetch import cache_folder, pull
 from models.student.folder import Student
-from models.student.manifest import MANIFEST_NAME, Manifest, Measured, write_manifest
+from models.student.manifest import MANIFEST_NAME, Manifest, Measured, read_manifest, write_manifest
 
 DEFAULT_MODEL = "smollm2-135m"
 PACKAGED = Path(__file__).parents[1] / "data"
@@ -46,7 +47,9 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
 
 def _is_current(folder: Path, exits: Path | None, measured: Measured | None) -> bool:
     manifest = _opened(folder, lambda line: None)
-    return manifest is not None and _has_exits(manifest, exits) and (measured is None or _has_figures(folder))
+    if manifest is None or not _has_exits(manifest, exits):
+        return False
+    return (measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
 
 
 def _serve_unchanged(folder: Path, error: OSError, report: Callable[[str], None]) -> None:
@@ -72,6 +75,7 @@ def _bring_up_to_date(
     manifest = _opened(folder, report)
     if manifest is not None and _has_exits(manifest, exits):
         _store_figures(folder, manifest, measured, report)
+        _store_sampling(folder, report)
         return
     if manifest is not None:
         report(f"the {DEFAULT_MODEL} in {folder} has other exits than this version of fenhe has")
@@ -119,6 +123,22 @@ def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, 
         _figures_mark(folder).write_text(_figures_sha256(), encoding="utf-8")
     except OSError as error:
         report(f"the figures of {DEFAULT_MODEL} in {folder} stay as they are: {reason_of(error)}")
+
+
+def _lacks_sampling(manifest: Manifest) -> bool:
+    """Whether it was built by a version that did not know how its authors recommend to sample from it."""
+    return manifest.sampling is None and manifest.source_sha256 in BY_SHA256
+
+
+def _store_sampling(folder: Path, report: Callable[[str], None]) -> None:
+    manifest = read_manifest(folder)
+    if not _lacks_sampling(manifest):
+        return
+    report(f"adding to {DEFAULT_MODEL} how its authors recommend to sample from it")
+    try:
+        write_manifest(folder, msgspec.structs.replace(manifest, sampling=BY_SHA256[manifest.source_sha256]))
+    except OSError as error:
+        report(f"{DEFAULT_MODEL} in {folder} stays without recommended sampling: {reason_of(error)}")
 
 
 def _has_figures(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import replacing
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT
+from models.sampling import RecommendedSampling
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource, expected_shapes
 from models.student.cut import FULL_PATH, TASKS, full_path, own_end, stacked
@@ -262,6 +263,10 @@ class ExitSource:
     @property
     def licence(self) -> str:
         return self._base.licence
+
+    @property
+    def sampling(self) -> RecommendedSampling | None:
+        return self._base.sampling
 
     @property
     def files(self) -> tuple[Path, ...]:

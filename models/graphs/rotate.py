@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
+from models.sampling import RecommendedSampling
 from models.sources.source import ModelSource
 from models.tokenizer import Tokenizer
 
@@ -95,6 +96,10 @@ class RotatedSource:
     @property
     def licence(self) -> str:
         return self._source.licence
+
+    @property
+    def sampling(self) -> RecommendedSampling | None:
+        return self._source.sampling
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from models.architecture import Architecture, Family, RopeScaling
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.rope import frequency_divisors
+from models.sampling import RecommendedSampling, usable_sampling
 from models.sources.gguf_header import GgufHeader, TensorEntry, read_header
 from models.sources.gguf_tokenizer import build_tokenizer
 from models.tokenizer import Tokenizer
@@ -21,6 +22,15 @@ from models.tokenizer import Tokenizer
 FAMILIES: dict[str, Family] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 ROPE_TENSOR = "rope_freqs.weight"
+
+_SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_p": "general.sampling.top_p",
+    "top_k": "general.sampling.top_k",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+"""Source: gguf-py `constants.Keys.General`; llama.cpp's converter copies them from `generation_config.json`."""
 
 _TOP_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -60,6 +70,7 @@ class GgufSource:
         self.architecture = read_architecture(self._header)
         self.name = _model_name(self._header)
         self.licence = self._header.find("general.license", str) or "unknown"
+        self.sampling = _sampling(self._header)
         self.files = (file,)
         entries = {key: entry for key, entry in self._header.tensors.items() if key != ROPE_TENSOR}
         self._entries = {hugging_face_name(key): entry for key, entry in entries.items()}
@@ -233,6 +244,12 @@ def _llama3_scaling(header: GgufHeader, head_dim: int, theta: float) -> RopeScal
     if not np.allclose(divisors, frequency_divisors(head_dim, theta, scaling), rtol=1e-4):
         raise ConfigError(f"{header.file}: its rope frequency table ({ROPE_TENSOR}) is not the one of Llama 3.1")
     return scaling
+
+
+def _sampling(header: GgufHeader) -> RecommendedSampling | None:
+    found = {key: header.metadata.get(key) for key in _SAMPLING_KEYS.values()}
+    values = {key: _plain_decimal(one) if type(one) is float else one for key, one in found.items()}
+    return usable_sampling(values, _SAMPLING_KEYS, header.file)
 
 
 def _model_name(header: GgufHeader) -> str:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
+from models.sampling import RecommendedSampling
+from models.sources.generation_config import read_generation_config
 from models.sources.huggingface_config import CONFIG_NAME, read_config, to_architecture
 from models.sources.huggingface_tokenizer import read_tokenizer
 from models.sources.safetensors_file import SafetensorsFile
@@ -52,6 +54,10 @@ class HuggingFaceSource:
         _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
         found = _LICENCE_LINE.search(rest.partition("\n---")[0])
         return found[1].strip("'\"") if found else "unknown"
+
+    @cached_property
+    def sampling(self) -> RecommendedSampling | None:
+        return read_generation_config(self._folder)
 
     def sha256(self) -> str:
         return sha256_of(self.files)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from models.architecture import Architecture
 from models.errors import ConfigError, WeightsError
+from models.sampling import RecommendedSampling
 from models.tokenizer import Tokenizer
 
 MAX_NAMES_IN_MESSAGE = 8
@@ -28,6 +29,11 @@ class ModelSource(Protocol):
     @property
     def licence(self) -> str:
         """As the model states it; "unknown" where it states none."""
+        ...
+
+    @property
+    def sampling(self) -> RecommendedSampling | None:
+        """How its files recommend to sample from it; None where they say nothing."""
         ...
 
     @property

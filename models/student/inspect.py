@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from models.architecture import Architecture
 from models.graphs.precisions import PRECISIONS
+from models.sampling import RecommendedSampling
 from models.student.folder import Student
 from models.student.manifest import Exit, Manifest, StudentPath
 from models.student.speeds import Speeds, read_speeds
@@ -26,6 +29,7 @@ def _lines(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield f"{manifest.name}: {folder}, {size_bytes / MIB:.0f} MiB in {len(manifest.files)} files"
     yield f"  from {manifest.source} (sha256 {manifest.source_sha256[:12]}..., licence {manifest.licence})"
     yield f"  {_shape(manifest.architecture)}"
+    yield f"  recommended sampling: {_sampling(manifest.sampling)}"
     yield from ("", "modules")
     for module in manifest.modules:
         last = module.first_layer + module.num_layers - 1
@@ -55,6 +59,12 @@ def _shape(architecture: Architecture) -> str:
         f"{architecture.num_heads} heads on {architecture.num_kv_heads} of {architecture.head_dim}, "
         f"vocabulary {architecture.vocab_size}, context {architecture.max_context_tokens}"
     )
+
+
+def _sampling(sampling: RecommendedSampling | None) -> str:
+    given = {} if sampling is None else msgspec.structs.asdict(sampling)
+    named = [f"{name} {value:g}" for name, value in given.items() if value is not None]
+    return ", ".join(named) or "none"
 
 
 def _exits_title(manifest: Manifest) -> str:

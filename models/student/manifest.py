@@ -13,6 +13,7 @@ import msgspec
 from models.architecture import Architecture
 from models.errors import ConfigError
 from models.file_writing import write_whole
+from models.sampling import RecommendedSampling
 
 FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
@@ -210,6 +211,8 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     exits_sha256: str = ""
     """Of the file that the trained exits came from; empty when there was none."""
     cheap_head: CheapHead | None = None
+    sampling: RecommendedSampling | None = None
+    """How the model's authors recommend to sample from it, for requests that do not say."""
 
     def path(self, name: str) -> StudentPath:
         """Raises: KeyError for a name no path has."""

@@ -12,13 +12,16 @@ from onnx import external_data_helper
 
 from models.building import build
 from models.building.build import build_student
+from models.building.recommended_sampling import BY_SHA256
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.graphs.precisions import PRECISIONS
 from models.graphs.rotate import RotatedSource, hadamard, hadamard_size, rotation
+from models.sampling import RecommendedSampling
 from models.sources.source import open_source
 from models.student.cut import FULL_PATH, TASKS
 from models.student.folder import Student
+from models.student.inspect import describe
 from models.student.manifest import read_manifest
 
 MakeSource = Callable[..., Path]
@@ -42,6 +45,28 @@ def test_build_writes_the_manifest_it_returns(tiny_source: MakeSource, tmp_path:
         ("reasoning", 2),
         ("adapter", 1),
     ]
+
+
+def test_build_keeps_the_sampling_that_the_model_recommends(tiny_source: MakeSource, tmp_path: Path) -> None:
+    source = tiny_source("llama")
+    assert build_student(source, tmp_path / "without", precisions=("fp32",)).sampling is None
+    (source / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6, "top_p": 3}')
+    build_student(source, tmp_path / "out", precisions=("fp32",))
+    assert read_manifest(tmp_path / "out").sampling == RecommendedSampling(temperature=0.6)
+    assert "recommended sampling: temperature 0.6\n" in describe(tmp_path / "out")
+    assert "recommended sampling: none\n" in describe(tmp_path / "without")
+
+
+def test_build_knows_what_the_default_models_card_recommends(
+    tiny_source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_source("llama")
+    card = RecommendedSampling(temperature=0.2, top_p=0.9)
+    monkeypatch.setitem(BY_SHA256, sha256_of([source / "model.safetensors"]), card)
+    assert build_student(source, tmp_path / "card", precisions=("fp32",)).sampling == card
+    (source / "generation_config.json").write_text('{"temperature": 0.6}')
+    own = build_student(source, tmp_path / "own", precisions=("fp32",)).sampling
+    assert own == RecommendedSampling(temperature=0.6)
 
 
 def test_build_sends_every_task_to_full_depth_until_exits_are_trained(tiny_source: MakeSource, tmp_path: Path) -> None:

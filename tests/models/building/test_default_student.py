@@ -10,8 +10,11 @@ import pytest
 
 import models.building.default_student
 from models.building.default_student import find_student
+from models.building.recommended_sampling import BY_SHA256
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
+from models.sampling import RecommendedSampling
+from models.sources.fetch import WHEELS
 from models.sources.source import open_source
 from models.student.manifest import Measured, Quality, read_manifest, write_manifest
 from tests.disk_faults import refuse_writes
@@ -128,6 +131,41 @@ def test_default_student_takes_over_newer_figures_of_the_same_exits_once(cache: 
     file.write_bytes(figures_of("", 4.4))
     assert found() == [4.4]
     assert len(cache.calls) == 2
+
+
+def test_default_student_of_before_gets_its_recommended_sampling_without_a_build(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cache.find()
+    assert read_manifest(folder).sampling is None
+    card = RecommendedSampling(temperature=0.2, top_p=0.9)
+    monkeypatch.setitem(BY_SHA256, read_manifest(folder).source_sha256, card)
+    del cache.lines[:], cache.calls[:]
+    assert read_manifest(cache.find()).sampling == card
+    assert (len(cache.lines), cache.calls) == (1, [])
+    own = RecommendedSampling(temperature=1.0)
+    write_manifest(folder, msgspec.structs.replace(read_manifest(folder), sampling=own))
+    assert read_manifest(cache.find()).sampling == own
+    assert (len(cache.lines), cache.calls) == (1, [])
+
+
+def test_default_student_of_before_is_served_without_sampling_from_a_read_only_cache(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cache.find()
+    monkeypatch.setitem(BY_SHA256, read_manifest(folder).source_sha256, RecommendedSampling(temperature=0.2))
+    del cache.calls[:]
+    for unwritable in (cache.folder, folder):  # in the second case the lock beside it can be taken
+        with refuse_writes(unwritable):
+            assert cache.find() == folder
+        assert str(folder) in cache.lines[-1]
+        assert "Read-only" in cache.lines[-1]
+    assert cache.calls == []
+    assert read_manifest(folder).sampling is None
+
+
+def test_default_students_model_card_is_known_by_its_weights() -> None:
+    assert BY_SHA256[WHEELS["smollm2-135m"].member_sha256] == RecommendedSampling(temperature=0.2, top_p=0.9)
 
 
 @pytest.mark.parametrize("error", [ConfigError("no network"), WeightsError("damaged on the way")])

@@ -9,6 +9,7 @@ from models.architecture import RopeScaling
 from models.errors import ConfigError, WeightsError
 from models.reference import ReferenceDecoder
 from models.rope import frequency_divisors
+from models.sampling import RecommendedSampling
 from models.sources.gguf import GgufSource
 from models.sources.source import check_complete, open_source
 
@@ -116,3 +117,30 @@ def test_gguf_source_of_the_default_student(default_gguf: Path) -> None:
     assert (source.name, source.licence) == ("smollm2-135m", "apache-2.0")
     assert source.architecture.num_layers == 30
     assert source.architecture.norm_eps == 1e-5
+
+
+def test_gguf_source_has_the_sampling_of_its_metadata(tiny_source: Any, tiny_gguf: Any) -> None:
+    folder = tiny_source("llama")
+    metadata = {
+        "general.sampling.temp": 0.7,
+        "general.sampling.top_p": 0.8,
+        "general.sampling.top_k": 20,
+        "general.sampling.min_p": 0.05,
+        "general.sampling.penalty_repeat": 1.05,
+        "general.sampling.mirostat": 2,
+    }
+    expected = RecommendedSampling(temperature=0.7, top_p=0.8, top_k=20, min_p=0.05, repetition_penalty=1.05)
+    assert GgufSource(tiny_gguf(folder, metadata=metadata)).sampling == expected
+    assert GgufSource(tiny_gguf(folder)).sampling is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("temp", float("nan")), ("temp", "hot"), ("top_p", 1.5), ("top_k", 7.5), ("penalty_repeat", float("inf"))],
+)
+def test_gguf_source_leaves_out_sampling_that_cannot_be_used(
+    tiny_source: Any, tiny_gguf: Any, caplog: pytest.LogCaptureFixture, key: str, value: Any
+) -> None:
+    file = tiny_gguf(tiny_source("llama"), metadata={f"general.sampling.{key}": value, "general.sampling.min_p": 0.5})
+    assert GgufSource(file).sampling == RecommendedSampling(min_p=0.5)
+    assert f"file={file} key=general.sampling.{key} " in caplog.text

@@ -34,6 +34,7 @@ class ShapesOnly:
 
     name = "shapes"
     licence = "unknown"
+    sampling = None
     files = (Path("shapes.gguf"),)
     architecture = ARCHITECTURE
 

@@ -1,5 +1,6 @@
 """A manifest survives its file, and every inconsistency is found and named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from models.architecture import Architecture
 from models.errors import ConfigError
+from models.sampling import RecommendedSampling
 from models.student.cut import default_modules, exits_of, paths_of
 from models.student.manifest import (
     FORMAT_VERSION,
@@ -87,6 +89,22 @@ def test_manifest_survives_its_file(manifest: Manifest, tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert [file.name for file in tmp_path.iterdir()] == [MANIFEST_NAME]
+
+
+def test_manifest_may_have_recommended_sampling(manifest: Manifest, tmp_path: Path) -> None:
+    sampling = RecommendedSampling(temperature=0.2, top_p=0.9)
+    write_manifest(tmp_path, changed(manifest, sampling=sampling))
+    assert read_manifest(tmp_path).sampling == sampling
+    stored = json.loads((tmp_path / MANIFEST_NAME).read_text())
+    assert stored.pop("sampling") == {"temperature": 0.2, "top_p": 0.9}
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(stored))  # as written by versions before
+    assert read_manifest(tmp_path).sampling is None
+
+
+def test_manifest_with_sampling_out_of_range_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    write_manifest(tmp_path, changed(manifest, sampling=RecommendedSampling(temperature=7.0)))
+    with pytest.raises(ConfigError, match=r"sampling\.temperature"):
+        read_manifest(tmp_path)
 
 
 def test_manifest_finds_its_records_by_name(manifest: Manifest) -> None:
