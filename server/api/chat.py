@@ -17,7 +17,7 @@ from server.generation.limits import answer_tokens, check_choices
 from server.generation.plan import Job, Plan
 from server.generation.prompts import Prompt, conversation_in, encode_messages
 from server.generation.routing import Routed
-from server.generation.sampling import sampling_params, stream_options
+from server.generation.sampling import recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.generation.structure import structure_of
 from server.students.student import ServedStudent
@@ -61,6 +61,7 @@ class ChatOrder:
         limits, num_prompt_tokens = self._context.config.limits, len(prompt.token_ids)
         sampling = sampling_params(
             body,
+            recommended_for(self._context, student),
             max_tokens=answer_tokens(limits, student, num_prompt_tokens, self._max_tokens, "messages"),
             logprobs=self._num_logprobs,
             vocab_size=student.tokenizer.vocab_size,

@@ -18,7 +18,7 @@ from server.generation.plan import Job, Plan
 from server.generation.preferences import preferences_for_prompts
 from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
 from server.generation.routing import Routed
-from server.generation.sampling import sampling_params, stream_options
+from server.generation.sampling import recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.students.student import ServedStudent, find_student
 from server.wire.completions import CompletionRequest, completion_decoder
@@ -77,6 +77,7 @@ class CompletionOrder:
         body = self._body
         sampling = sampling_params(
             body,
+            recommended_for(self._context, student),
             max_tokens=self._answer_tokens(student, prompt),
             logprobs=body.logprobs,
             vocab_size=student.tokenizer.vocab_size,

@@ -1,16 +1,19 @@
 """`GET /v1/models` and `GET /v1/models/{id}`: the ids a request may name, and what they mean."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.contract import EngineStatus
 from models.errors import UnknownModel
+from models.sampling import RecommendedSampling
 from models.student.manifest import Manifest, StudentPath
 from server.api.handler import Handler
 from server.context import Context
+from server.generation.sampling import recommended_for
 from server.students.student import NamedModel, ServedStudent, named_models
 from server.wire.replies import json_response
-from server.wire.status import ModelFenhe, ModelList, ModelReply, QualityReply
+from server.wire.status import ModelFenhe, ModelList, ModelReply, QualityReply, SamplingReply
 
 
 def models_handler(context: Context) -> Handler:
@@ -39,12 +42,15 @@ def describe_models(context: Context) -> list[ModelReply]:
     replies = []
     for model in named_models(context.students):
         student = students[model.student or context.students[0].name]
-        described = _describe(student, model, statuses[student.name])
+        sampling = recommended_for(context, student)
+        described = _describe(student, model, statuses[student.name], sampling)
         replies.append(ModelReply(id=model.id, created=student.created, fenhe=described))
     return replies
 
 
-def _describe(student: ServedStudent, model: NamedModel, status: EngineStatus) -> ModelFenhe:
+def _describe(
+    student: ServedStudent, model: NamedModel, status: EngineStatus, sampling: RecommendedSampling
+) -> ModelFenhe:
     manifest = student.manifest
     path = manifest.full_path if model.path is None else manifest.path(model.path)
     progress = next(progress for progress in status.paths if progress.path == path.name)
@@ -61,7 +67,13 @@ def _describe(student: ServedStudent, model: NamedModel, status: EngineStatus) -
         num_stages=progress.num_stages,
         max_context_tokens=student.max_context_tokens,
         quality=_quality(manifest, path),
+        recommended_sampling=_sampling(sampling),
     )
+
+
+def _sampling(sampling: RecommendedSampling) -> SamplingReply | None:
+    recommends_nothing = sampling == RecommendedSampling()
+    return None if recommends_nothing else SamplingReply(**msgspec.structs.asdict(sampling))
 
 
 def _quality(manifest: Manifest, path: StudentPath) -> list[QualityReply]:

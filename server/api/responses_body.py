@@ -124,7 +124,7 @@ class ResponseBodyWriter:
         return OutputMessage(id=self._item_id, status=status, content=[self._content()] if content is None else content)
 
     def _reply(self, output: list[OutputMessage], **fields: Any) -> ResponseReply:
-        body = self._body
+        body, sampling = self._body, self._job.requests[0].sampling
         common: dict[str, Any] = {
             "status": "in_progress",
             "id": self._job.id,
@@ -134,8 +134,8 @@ class ResponseBodyWriter:
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
-            "temperature": 1.0 if body.temperature is None else body.temperature,
-            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
             "text": TextReply(format=_format_of(body)),
             "tool_choice": body.tool_choice or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,

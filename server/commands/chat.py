@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_api_key(parser)
     parser.add_argument("--model", default="auto", help="model id (default auto)")
     parser.add_argument("--system", help="a system message to begin with")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default 0: the likeliest answer")
+    parser.add_argument(
+        "--temperature", type=float, help="0: the likeliest answer (default: what the model's authors recommend)"
+    )
     parser.add_argument("--max-tokens", type=int, help="longest answer (default: as long as the context lasts)")
 
 
@@ -43,7 +45,7 @@ class ChatOptions:
     url: str
     api_key: str | None = field(default=None, repr=False)
     model: str = "auto"
-    temperature: float = 0.0
+    temperature: float | None = None
     max_tokens: int | None = None
     system: str | None = None
 

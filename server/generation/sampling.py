@@ -1,24 +1,42 @@
-"""From the sampling fields of a request to `SamplingParams`: defaults, and rules that span fields."""
+"""From the sampling fields of a request to `SamplingParams`: defaults, and rules that span fields.
+
+Source: vLLM, `ChatCompletionRequest.to_sampling_params`: a field that a request leaves out, or sends as null, has the
+model's own default, whatever the other fields are.
+"""
 
 import re
+from typing import TypeVar
 
 from engines.sequence import SamplingParams, WhileLoading
 from models.errors import InvalidParameter, UnsupportedField
+from models.sampling import RecommendedSampling
+from server.context import Context
+from server.students.student import ServedStudent
 from server.wire.base import SamplingBody, StreamOptions
+
+T = TypeVar("T", int, float)
 
 _SEED_RANGE = 2**63
 _TOKEN_KEY = re.compile(r"[0-9]{1,10}")
 
 
-def sampling_params(body: SamplingBody, *, max_tokens: int, logprobs: int | None, vocab_size: int) -> SamplingParams:
-    """Raises: InvalidParameter."""
+def sampling_params(
+    body: SamplingBody,
+    recommended: RecommendedSampling,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    vocab_size: int,
+) -> SamplingParams:
+    """`recommended` has the values of fields that the body leaves out. Raises: InvalidParameter."""
+    top_k = _first(body.top_k, recommended.top_k, 0)
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k if body.top_k and body.top_k > 0 else None,
-        min_p=body.min_p or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        temperature=_first(body.temperature, recommended.temperature, 1.0),
+        top_p=_first(body.top_p, recommended.top_p, 1.0),
+        top_k=top_k if top_k > 0 else None,
+        min_p=_first(body.min_p, recommended.min_p, 0.0),
+        repetition_penalty=_first(body.repetition_penalty, recommended.repetition_penalty, 1.0),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
@@ -27,6 +45,18 @@ def sampling_params(body: SamplingBody, *, max_tokens: int, logprobs: int | None
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
     )
+
+
+def recommended_for(context: Context, student: ServedStudent) -> RecommendedSampling:
+    """What is used where a request to this student gives no value; empty where the settings turn that off."""
+    recommended = student.manifest.sampling if context.config.recommended_sampling else None
+    return recommended or RecommendedSampling()
+
+
+def _first(given: T | None, recommended: T | None, default: T) -> T:
+    if given is not None:
+        return given
+    return default if recommended is None else recommended
 
 
 def seed_of_choice(seed: int | None, index: int) -> int | None:

@@ -68,6 +68,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
         admin=new.admin,
         router=router,
         grace_s=new.grace_s,
+        recommended_sampling=new.recommended_sampling,
         allow_no_keys=new.allow_no_keys,
         allowed_hosts=new.allowed_hosts,
     )

@@ -171,6 +171,13 @@ class ServerConfig:
             extra={"unset": "none"},
         ),
     ] = ()
+    recommended_sampling: Annotated[
+        bool,
+        Meta(
+            description="whether a request that gives no temperature, top_p, top_k, min_p or repetition_penalty has "
+            "what its model's authors recommend"
+        ),
+    ] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="the least serious lines that are logged")
     ] = "info"

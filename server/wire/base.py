@@ -9,17 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from models.sampling import PositiveProbability, Probability, RepetitionPenalty, Temperature, TopK
 from router.decision import Priority, Quality
 from router.tasks import Task
-
-Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
-
-
-Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
-
-
-PositiveProbability = Annotated[float, Meta(gt=0.0, le=1.0)]
-
 
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 
@@ -34,9 +26,6 @@ TokenId = Annotated[int, Meta(ge=0)]
 
 
 NumChoices = Annotated[int, Meta(ge=1, le=128)]
-
-
-TopK = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 
 
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -79,15 +68,22 @@ class FenheOptions(RequestBody, frozen=True, kw_only=True):
     cache: bool | None = None
 
 
+def recommended_else(value: str) -> Meta:
+    """The description of a field whose default is the model's own."""
+    return Meta(
+        description=f"Null or absent: what the model recommends (`recommended_sampling` in /v1/models), else {value}."
+    )
+
+
 class SamplingBody(RequestBody, frozen=True, kw_only=True):
-    """The fields chat and completions share. `None` means the default everywhere."""
+    """The fields chat and completions share. A null is the same as leaving the field out."""
 
     model: str
-    temperature: Temperature | None = None
-    top_p: PositiveProbability | None = None
-    top_k: TopK | None = None
-    min_p: Probability | None = None
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10.0)] | None = None
+    temperature: Annotated[Temperature | None, recommended_else("1")] = None
+    top_p: Annotated[PositiveProbability | None, recommended_else("1")] = None
+    top_k: Annotated[TopK | None, recommended_else("no limit")] = None
+    min_p: Annotated[Probability | None, recommended_else("0")] = None
+    repetition_penalty: Annotated[RepetitionPenalty | None, recommended_else("1")] = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Bias] | None = None

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.base import ChoiceFenhe, FenheOptions, Positive, PositiveProbability, Reply, RequestBody, Temperature
+from models.sampling import PositiveProbability, Temperature
+from server.wire.base import ChoiceFenhe, FenheOptions, Positive, Reply, RequestBody, recommended_else
 from server.wire.chat import ContentLogprob, JsonSchema, Name
 
 LOGPROBS = "message.output_text.logprobs"
@@ -68,8 +69,8 @@ class ResponseRequest(RequestBody, frozen=True, kw_only=True):
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Positive | None = None
-    temperature: Temperature | None = None
-    top_p: PositiveProbability | None = None
+    temperature: Annotated[Temperature | None, recommended_else("1")] = None
+    top_p: Annotated[PositiveProbability | None, recommended_else("1")] = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextFields | None = None

@@ -20,11 +20,22 @@ class QualityReply(Reply, frozen=True, kw_only=True):
     num_tokens: int
 
 
+class SamplingReply(Reply, frozen=True, kw_only=True):
+    """Null where nothing is recommended: then it is 1, or for `top_k` no limit, for `min_p` 0."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+
+
 class ModelFenhe(Reply, frozen=True, kw_only=True):
     """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1.
 
     With `is_routed` the router chooses the path, and for `auto` the student too: this is then the deepest path it may
-    take, for `auto` the first student's.
+    take, for `auto` the first student's. `recommended_sampling` is used where a request gives no value of its own; null
+    where the model recommends nothing, or the server's settings turn that off.
     """
 
     student: str
@@ -39,6 +50,7 @@ class ModelFenhe(Reply, frozen=True, kw_only=True):
     num_stages: int
     max_context_tokens: int
     quality: list[QualityReply]
+    recommended_sampling: SamplingReply | None
 
 
 class ModelReply(Reply, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from models.distill.run.teacher_choice import TeacherChoice
 from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
 from models.errors import ConfigError, StepFailed
+from models.sampling import RecommendedSampling
 from models.student.manifest import read_manifest
 
 MakeSource = Callable[..., Path]
@@ -343,8 +344,10 @@ def test_distiller_exports_a_student_whose_exits_are_the_trained_ones(config: Di
         ExitConfig(after="knowledge", path="fast", tasks=("math",)),
         ExitConfig(after="knowledge", path="facts", tasks=("fact",), has_map=False),
     )
+    (Path(config.teacher) / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20}')
     distiller = trained(replace(config, exits=exits, training=replace(config.training, epochs=1)))
     manifest = distiller.export()
+    assert manifest.sampling == RecommendedSampling(temperature=0.6, top_k=20)
     assert read_manifest(Path(config.out)) == manifest
     assert {path.name for path in manifest.paths} == {"fast", "facts", "full"}
     assert (manifest.tasks["math"], manifest.tasks["fact"], manifest.tasks["legal"]) == ("fast", "facts", "full")

@@ -34,6 +34,15 @@ def test_conversation_carries_what_was_said(served: Served) -> None:
     assert out.getvalue().count("[path full, 4 tokens, first after ") == 2
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, 1.0), (0.0, 0.0), (0.4, 0.4)])
+def test_conversation_leaves_the_temperature_to_the_server_unless_it_is_given(
+    served: Served, given: float | None, used: float
+) -> None:
+    options = ChatOptions(url=served.url, temperature=given)
+    converse(options, f"hello {given}", io.StringIO(), io.StringIO())
+    assert served.engine.submitted[-1].sampling.temperature == used
+
+
 def test_reply_speed_leaves_the_first_token_out() -> None:
     reply = Reply(path="full", num_tokens=11, started_s=1.0, first_s=1.5, last_s=3.5)
     assert reply.summary() == "path full, 11 tokens, first after 500 ms, 5.0 tokens/s"

@@ -71,6 +71,13 @@ def prompts(served: Served, number: int) -> int:
     return served.post("/v1/completions", {"model": "auto", "prompt": ["a"] * number}).status_code
 
 
+def test_reload_turns_recommended_sampling_off_and_on(served: Served, file: Path) -> None:
+    for value in ("false", "true"):
+        file.write_text(f"recommended_sampling = {value}\n" + BEFORE)
+        assert reload(served).json()["changed"] == ["recommended_sampling"]
+        assert served.context.config.recommended_sampling is (value == "true")
+
+
 def test_reload_puts_new_limits_in_force(served: Served, file: Path) -> None:
     assert (prompts(served, 2), prompts(served, 3)) == (200, 400)
     file.write_text(BEFORE.replace("max_prompts = 2", "max_prompts = 3") + "[admission]\nmax_queued_tokens = 5\n")
