@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from models.student.manifest import Manifest
+from models.student.manifest import HeadKind, Manifest
 from router.tasks import GENERAL, Task
 
 
@@ -96,11 +96,12 @@ class Reason(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Target:
-    """Where a request can go: a path of a student, and the rule that decided it."""
+    """Where a request can go: a path of a student with one of its heads, and the rule that decided it."""
 
     student: str
     path: str
     reason: Reason
+    head: HeadKind = "exact"
 
 
 class Candidates(NamedTuple):
@@ -130,11 +131,12 @@ class RouteDecision:
     reason: Reason
     fallbacks: tuple[Target, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    head: HeadKind = "exact"
 
     @property
     def target(self) -> Target:
         """Where it goes first."""
-        return Target(student=self.student, path=self.path, reason=self.reason)
+        return Target(student=self.student, path=self.path, reason=self.reason, head=self.head)
 
     @property
     def targets(self) -> tuple[Target, ...]:

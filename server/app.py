@@ -18,7 +18,7 @@ from server.api.endpoints import ENDPOINTS
 from server.api.handler import Handler
 from server.api.openapi import openapi_document
 from server.context import Context
-from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
+from server.generation.delivery import ANSWER_HEADERS
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import StudentChanges
 from server.telemetry.request_record import record_of
@@ -83,7 +83,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
     """Outermost, so that pages can read errors too. Keys come in a header, never in cookies."""
     if not origins:
         return []
-    exposed = ["x-request-id", "retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS, *ROUTE_HEADERS, *CACHE_HEADERS]
+    exposed = ["x-request-id", "retry-after", "retry-after-ms", *RATE_LIMIT_HEADERS, *ANSWER_HEADERS]
     return [
         Middleware(
             CORSMiddleware,

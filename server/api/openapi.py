@@ -6,7 +6,7 @@ import msgspec
 
 from server.access.keys import OPEN_PATHS
 from server.api.endpoints import DONE, ENDPOINTS, Endpoint, parameter
-from server.generation.delivery import CACHE_HEADERS, ROUTE_HEADERS
+from server.generation.delivery import ANSWER_HEADERS
 from server.wire.base import ErrorReply
 
 Schema = dict[str, Any]
@@ -49,7 +49,7 @@ def openapi_document(version: str) -> Schema:
 def _describe(endpoint: Endpoint, refs: Refs) -> Schema:
     answer: Schema = {"description": "The answer.", "content": _content(endpoint, refs)}
     if endpoint.is_routed:
-        answer["headers"] = {name: {"schema": {"type": "string"}} for name in (*ROUTE_HEADERS, *CACHE_HEADERS)}
+        answer["headers"] = {name: {"schema": {"type": "string"}} for name in ANSWER_HEADERS}
     described: Schema = {
         "operationId": endpoint.id,
         "summary": endpoint.summary,

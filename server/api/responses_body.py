@@ -114,6 +114,7 @@ class ResponseBodyWriter:
                 input_tokens_details=InputTokensDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
                 output_tokens=usage.completion_tokens,
                 total_tokens=usage.total_tokens,
+                fenhe=usage.fenhe,
             ),
         )
 

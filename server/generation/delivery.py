@@ -11,16 +11,23 @@ from engines.sequence import Finish
 from router.cache.result_cache import Outcome
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
-from server.generation.plan import Batch, BodyWriter, Part, merge, total_usage
+from server.generation.plan import Batch, BodyWriter, Part, merge
 from server.generation.supply import Supply
-from server.telemetry.request_record import Record
+from server.generation.usage import token_share, total_usage
+from server.telemetry.request_record import SPARED, Record
 from server.wire import sse
 
 ROUTE_HEADERS = ("x-fenhe-task", "x-fenhe-path", "x-fenhe-confidence", "x-fenhe-reason", "x-fenhe-student")
 """Headers of a generated answer: how it was routed. Confidence is absent when nothing was classified."""
+COMPUTE_HEADER = "x-fenhe-compute"
+"""What one answer token cost over what it costs on the full path with the exact head; 0.00 where nothing was generated
+for this request."""
 CACHE_HEADERS = ("x-fenhe-cache", "age", "x-fenhe-similarity")
 """What the result cache did; for a hit also the answer's age in seconds and, if it belongs to a question that is only
 similar, how similar."""
+
+ANSWER_HEADERS = (*ROUTE_HEADERS, COMPUTE_HEADER, *CACHE_HEADERS)
+"""All of these."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -49,7 +56,7 @@ class Delivery:
         while any(part.finish is None for part in parts):
             _add(parts, await stream.take())
         finishes = [part.finish for part in parts if part.finish is not None]
-        usage = total_usage(finishes, job.n)
+        usage = total_usage(self.supply.plan, finishes)
         body = self.supply.plan.writer.whole(parts, usage)
         self.record.finish(finishes, usage)
         elapsed_ms = (time.monotonic() - self.started_s) * 1000
@@ -75,7 +82,7 @@ class Delivery:
             if body:
                 await self._send_chunk(body)
         ordered = [finishes[index] for index in sorted(finishes)]
-        usage = total_usage(ordered, job.n)
+        usage = total_usage(self.supply.plan, ordered)
         self.record.finish(ordered, usage)
         tail = writer.usage(usage) if job.includes_usage else b""
         await self.send({"type": "http.response.body", "body": tail + job.done})
@@ -86,7 +93,9 @@ class Delivery:
     def _headers(self, path: str) -> Headers:
         supply = self.supply
         routed = route_headers(self.decision, supply.plan.target, path)
-        return [*routed, *cache_headers(supply.outcome, supply.found)]
+        share = 0.0 if supply.outcome in SPARED else token_share(supply.plan, path)
+        compute = (COMPUTE_HEADER.encode(), f"{share:.2f}".encode())
+        return [*routed, compute, *cache_headers(supply.outcome, supply.found)]
 
 
 def _add(parts: Sequence[Part], batch: Batch) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob, Usage
+from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob
 from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
 from server.students.student import ServedStudent
 from server.wire import sse
-from server.wire.base import CompletionTokensDetails, PromptTokensDetails, UsageReply
+from server.wire.base import UsageReply
 
 Batch = list[tuple[int, SequenceEvent]]
 
@@ -104,17 +104,3 @@ def merge(batch: Batch) -> list[Part]:
             part = parts[index] = Part(index=index)
         part.add(event)
     return list(parts.values())
-
-
-def total_usage(finishes: list[Finish], n: int) -> UsageReply:
-    """Sum over choices; a prompt counts once, however many choices it has."""
-    usages: list[Usage] = [finish.usage for finish in finishes]
-    prompt_tokens = sum(usage.num_prompt_tokens for usage in usages[::n])
-    completion_tokens = sum(usage.num_completion_tokens for usage in usages)
-    return UsageReply(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in usages[::n])),
-        completion_tokens_details=CompletionTokensDetails(),
-    )

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from dataclasses import dataclass, replace
 
+from engines.sequence import Finish
 from models.errors import DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
 from router.cache.key import Origin, cache_key
 from router.cache.result_cache import CacheUse, Outcome
@@ -15,6 +16,7 @@ from server.generation.limits import check_room
 from server.generation.plan import Plan
 from server.generation.routing import Order, Routed, reroute
 from server.generation.shared_generation import Share, stream_of
+from server.generation.usage import compute_of
 from server.students.admission_gate import Terms
 from server.students.event_bridge import EventStream
 
@@ -130,7 +132,15 @@ class Supplier:
 
     async def _open(self, plan: Plan, outcome: Outcome) -> Supply:
         stream = await plan.student.admission.open(plan.job.requests, self.terms)
+        stream.when_finished(lambda finish: self._count(plan, finish))
         return Supply(stream=stream, plan=plan, outcome=outcome)
+
+    def _count(self, plan: Plan, finish: Finish) -> None:
+        if finish.timings.admitted_s is None:  # it never began
+            return
+        compute = compute_of(plan, [finish])
+        metrics, task = self.context.metrics.compute, self.routed.decision.task
+        metrics.observe(plan.student.name, task, finish.path, spent=compute.spent, full=compute.full)
 
     async def _plan_at(self, target: Target) -> Plan:
         return self.order.plan(await reroute(self.context, self.order, self.routed, target))

@@ -58,6 +58,7 @@ class EventStream:
         self._num_living = num_sequences
         self._num_used_tokens = 0
         self._when_over: Callable[[int], None] | None = None
+        self._when_finished: Callable[[Finish], None] | None = None
         self.num_unfinished = num_sequences
         self.sequence_ids: list[str] = []
 
@@ -82,9 +83,15 @@ class EventStream:
         stream live on until their abort is done."""
         self._when_over = callback
 
+    def when_finished(self, callback: Callable[[Finish], None]) -> None:
+        """Call back with the end of each sequence, whether or not anybody waits for it."""
+        self._when_finished = callback
+
     def count_end(self, finish: Finish) -> None:
         """Note that the engine has ended one of the sequences, whether or not anybody waits for it."""
         self._num_living -= 1
+        if self._when_finished is not None:
+            self._when_finished(finish)
         self._num_used_tokens += finish.usage.num_prompt_tokens + finish.usage.num_completion_tokens
         if self._num_living == 0 and self._when_over is not None:
             self._when_over(self._num_used_tokens)

@@ -15,6 +15,7 @@ from engines.config import EngineConfig
 from engines.sequence import Finish, FinishReason, GenerationRequest
 from router.cache.result_cache import ResultCache
 from server.telemetry.cache import CacheCollector
+from server.telemetry.compute import ComputeMetrics
 from server.telemetry.engine import ENGINE, LABELS, EngineCollector, Statuses
 from server.telemetry.route import RouteMetrics
 from server.telemetry.series import forget_series
@@ -140,6 +141,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.families = Families.make(registry)
         self.routes = RouteMetrics(registry, num_classifier_faults)
+        self.compute = ComputeMetrics(registry)
         self._http = Counter("fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=registry)
         text = "How memory for KV is bounded."
         self._cache_info = Gauge("vllm:cache_config_info", text, _CACHE, registry=registry)
@@ -162,6 +164,7 @@ class Metrics:
         forget_series(self._cache_info, _CACHE, name)
         self.families.forget_student(name)
         self.routes.forget_student(name)
+        self.compute.forget_student(name)
 
     def observe_http(self, method: str, route: str, status: int) -> None:
         self._http.labels(method, route, str(status)).inc()

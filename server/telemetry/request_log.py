@@ -15,7 +15,7 @@ def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
     """The fields of a finished request; those that do not apply to it are left out.
 
     Units: `total_ms` from its arrival to its last byte, `ttft_ms` from its arrival to the first token, `queue_ms` from
-    its arrival at the student's admission to its start in the engine. Tokens count all choices.
+    its arrival at the student's admission to its start in the engine. Tokens and compute count all choices.
     """
     fields: Fields = {
         "id": record.id,
@@ -34,6 +34,7 @@ def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
         "prompt_tokens": record.num_prompt_tokens,
         "cached_tokens": record.num_cached_tokens,
         "completion_tokens": record.num_tokens,
+        "compute_share": record.compute_share,
         "queue_ms": _ms(record.queue_s),
         "ttft_ms": _ms(record.ttft_s),
         "total_ms": _ms(time.monotonic() - record.started_s),

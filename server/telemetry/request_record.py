@@ -46,6 +46,7 @@ class Record:
     num_tokens: int | None = None
     num_prompt_tokens: int | None = None
     num_cached_tokens: int | None = None
+    compute_share: float | None = None
     timings: Timings | None = None
     finish_reasons: tuple[str, ...] = ()
     error: str | None = None
@@ -73,14 +74,16 @@ class Record:
         self.confidence = None if decision.confidence is None else round(decision.confidence, 3)
 
     def finish(self, finishes: Sequence[Finish], usage: UsageReply) -> None:
-        """Record the path that really ran, its times and its tokens."""
+        """Record the path that really ran, its times, its tokens and its compute."""
         self.path = finishes[0].path
         self.num_prompt_tokens = usage.prompt_tokens
         self.num_cached_tokens = usage.prompt_tokens_details.cached_tokens
         self.num_tokens = usage.completion_tokens
         self.finish_reasons = tuple(finish.reason.value for finish in finishes)
+        self.compute_share = 0.0
         if self.cache not in SPARED:
             self.timings = finishes[0].timings
+            self.compute_share = usage.fenhe.compute_share
 
     @property
     def queue_s(self) -> float | None:

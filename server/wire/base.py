@@ -111,12 +111,24 @@ class CompletionTokensDetails(Reply, frozen=True, kw_only=True):
     rejected_prediction_tokens: int = 0
 
 
+class UsageFenhe(Reply, frozen=True, kw_only=True):
+    """What the answer's generation took, prompt and all choices, in multiply-adds; `full_multiply_adds` is what the
+    full path with the exact head would have taken for the same tokens. Prompt tokens from the prefix cache cost
+    nothing, on either side.
+    """
+
+    compute_share: float
+    multiply_adds: int
+    full_multiply_adds: int
+
+
 class UsageReply(Reply, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+    fenhe: UsageFenhe
 
 
 class ChoiceFenhe(Reply, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from models.sampling import PositiveProbability, Temperature
-from server.wire.base import ChoiceFenhe, FenheOptions, Positive, Reply, RequestBody, recommended_else
+from server.wire.base import ChoiceFenhe, FenheOptions, Positive, Reply, RequestBody, UsageFenhe, recommended_else
 from server.wire.chat import ContentLogprob, JsonSchema, Name
 
 LOGPROBS = "message.output_text.logprobs"
@@ -128,6 +128,7 @@ class ResponseUsage(Reply, frozen=True, kw_only=True):
     output_tokens: int
     total_tokens: int
     output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    fenhe: UsageFenhe
 
 
 class TextReply(Reply, frozen=True, kw_only=True):

@@ -106,7 +106,10 @@ def test_second_request_is_a_hit_and_costs_no_work(start: Start) -> None:
     one, two = first.json(), second.json()
     assert one.pop("id") != two.pop("id")
     assert (one.pop("created"), one) == (pytest.approx(two.pop("created"), abs=60), two)
-    route = [name for name in first.headers if name.startswith("x-fenhe-") and name != "x-fenhe-cache"]
+    route = [name for name in first.headers if name.startswith("x-fenhe-")]
+    for name, values in (("x-fenhe-cache", ("miss", "hit")), ("x-fenhe-compute", ("1.00", "0.00"))):
+        route.remove(name)
+        assert (first.headers[name], second.headers[name]) == values
     assert [first.headers[name] for name in route] == [second.headers[name] for name in route]
 
 

@@ -4,8 +4,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engines.config import EngineConfig
 from engines.scripted import Line
 from models.errors import EngineUnhealthy
+from server.telemetry.metrics import Metrics
 from tests.server.conftest import Served, Start, StartPool, until
 
 VLLM_NAMES = """num_requests_running num_requests_waiting kv_cache_usage_perc prompt_tokens generation_tokens
@@ -15,7 +17,7 @@ request_queue_time_seconds request_prefill_time_seconds request_decode_time_seco
 request_prompt_tokens request_generation_tokens request_params_n request_params_max_tokens cache_config_info"""
 OUR_NAMES = """stage_runs stage_rows path_sequences prefix_query_tokens prefix_hit_tokens path_loaded steps
 failed_steps http_requests engine_healthy kv_used_bytes prefix_cache_bytes route_decisions route_confidence
-route_seconds classifier_faults"""
+route_seconds classifier_faults compute_multiply_adds compute_full_multiply_adds"""
 
 
 def samples(served: Served) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -123,6 +125,52 @@ def test_metrics_count_a_fallback_where_it_ran(start_pool: StartPool) -> None:
     assert value(served, "fenhe_route_decisions_total", student="one") == 1
     assert value(served, "fenhe_path_sequences_total", student="two") == 1
     assert value(served, "vllm:request_params_n_count", model_name="two") == 1
+
+
+SPENT, FULL = "fenhe_compute_multiply_adds_total", "fenhe_compute_full_multiply_adds_total"
+
+
+def test_metrics_count_compute_spent_and_that_of_the_full_path(start: Start) -> None:
+    """As the answers' usage says, added up; what is kept or shared adds nothing."""
+    served = start()
+    answers = [served.chat("math"), served.chat("more math", n=2), served.chat("math", temperature=0)]
+    compute = [answer.json()["usage"]["fenhe"] for answer in answers]
+    assert served.chat("math", temperature=0).headers["x-fenhe-cache"] == "hit"
+    labels = {"student": "tiny", "task": "math", "path": "shallow"}
+    assert value(served, SPENT, **labels) == sum(one["multiply_adds"] for one in compute)
+    assert value(served, FULL, **labels) == sum(one["full_multiply_adds"] for one in compute)
+    assert served.chat("hello").status_code == 200
+    whole = {"student": "tiny", "task": "general", "path": "full"}
+    assert value(served, SPENT, **whole) == value(served, FULL, **whole) > 0
+
+
+def test_metrics_count_compute_of_what_was_aborted(start: Start) -> None:
+    served = start()
+    body = {"model": "auto", "prompt": "slow", "max_tokens": 200, "stream": True}
+    with served.http.stream("POST", "/v1/completions", json=body) as running:
+        assert next(running.iter_raw())
+    assert until(lambda: value(served, "vllm:request_success_total", finished_reason="abort") == 1)
+    num_tokens = value(served, "vllm:request_generation_tokens_sum")
+    assert 1 <= num_tokens < 200
+    assert value(served, SPENT) == (4 + num_tokens) * 5760 + num_tokens * 2064  # see test_usage.py
+
+
+def test_metrics_count_no_compute_of_what_never_began(start: Start) -> None:
+    served = start(is_loaded=False)
+    with pytest.raises(httpx.ReadTimeout):
+        served.post("/v1/completions", {"model": "auto", "prompt": "hello"}, timeout=0.3)
+    assert until(lambda: value(served, "vllm:request_success_total", finished_reason="abort") == 1)
+    assert not [name for name, _ in samples(served) if name in (SPENT, FULL)]
+
+
+def test_metrics_of_a_student_that_is_gone_are_dropped() -> None:
+    metrics = Metrics(EngineConfig())
+    for name in ("first", "second"):
+        metrics.compute.observe(name, "math", "full", spent=3, full=4)
+    metrics.forget_student("first")
+    text = metrics.render().decode()
+    assert 'student="first"' not in text
+    assert 'fenhe_compute_full_multiply_adds_total{path="full",student="second",task="math"} 4.0' in text
 
 
 @pytest.mark.parametrize(

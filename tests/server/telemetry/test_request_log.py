@@ -56,6 +56,8 @@ def test_log_has_one_line_with_what_a_request_took(served: Served, lines: Any) -
     usage = response.json()["usage"]
     assert line["prompt_tokens"] == usage["prompt_tokens"]
     assert (line["cached_tokens"], line["completion_tokens"]) == (7, 1)
+    assert line["compute_share"] == usage["fenhe"]["compute_share"]
+    assert 0 < line["compute_share"] < 1
     assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["total_ms"]
     assert "error" not in line
 
@@ -78,6 +80,7 @@ def test_log_of_a_kept_answer_has_no_times_of_an_engine(served: Served, lines: A
     assert "ttft_ms" in miss
     assert not {"ttft_ms", "queue_ms"} & set(hit)
     assert hit["completion_tokens"] == 4
+    assert (miss["compute_share"], hit["compute_share"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

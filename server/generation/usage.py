@@ -1,0 +1,78 @@
+"""What an answer took: its tokens, and its compute beside that of the full path with the exact head.
+
+Definitions of compute: in multiply-adds. Every token counts once, with the layers of its path; answer tokens with the
+head too, and so do the tokens of a prompt that is scored, which is done with the exact head. Prompt tokens whose KV
+came from the prefix cache cost nothing, on either side. Attention is left out, and so is what a preempted sequence
+computes again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.sequence import Finish
+from models.evaluation.compute import compute_share, request_multiply_adds
+from models.student.manifest import HeadKind, Manifest, StudentPath
+from server.generation.plan import Plan
+from server.wire.base import PromptTokensDetails, UsageFenhe, UsageReply
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Compute:
+    """Multiply-adds that were spent, and those of the full path with the exact head for the same tokens."""
+
+    spent: int = 0
+    full: int = 0
+
+    def __add__(self, other: "Compute") -> "Compute":
+        return Compute(spent=self.spent + other.spent, full=self.full + other.full)
+
+    @property
+    def share(self) -> float:
+        return self.spent / self.full if self.full else 0.0
+
+
+def token_share(plan: Plan, path: str) -> float:
+    """What one answer token costs on `path`, with the head of the plan, over what it costs at most."""
+    manifest = plan.student.manifest
+    return compute_share(manifest, manifest.path(path), head=plan.target.head)
+
+
+def total_usage(plan: Plan, finishes: Sequence[Finish]) -> UsageReply:
+    """Sum over choices; a prompt counts once in the tokens, however many choices it has."""
+    usages, n = [finish.usage for finish in finishes], plan.job.n
+    prompt_tokens = sum(usage.num_prompt_tokens for usage in usages[::n])
+    completion_tokens = sum(usage.num_completion_tokens for usage in usages)
+    compute = compute_of(plan, finishes)
+    return UsageReply(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.num_cached_tokens for usage in usages[::n])),
+        fenhe=UsageFenhe(
+            compute_share=round(compute.share, 4), multiply_adds=compute.spent, full_multiply_adds=compute.full
+        ),
+    )
+
+
+def compute_of(plan: Plan, finishes: Sequence[Finish]) -> Compute:
+    """What all choices together took."""
+    is_scored = plan.job.requests[0].sampling.prompt_logprobs is not None
+    head = plan.target.head
+    return sum((_of_sequence(plan.student.manifest, head, one, is_scored) for one in finishes), start=Compute())
+
+
+def _of_sequence(manifest: Manifest, head: HeadKind, finish: Finish, is_scored: bool) -> Compute:
+    usage, path = finish.usage, manifest.path(finish.path)
+    num_computed = max(0, usage.num_prompt_tokens - usage.num_cached_tokens)
+    num_scored = max(0, num_computed - 1) if is_scored else 0
+    num_plain, num_answer = num_computed - num_scored, usage.num_completion_tokens
+
+    def cost(path: StudentPath, head: HeadKind, num_prompt_tokens: int, num_answer_tokens: int) -> int:
+        return request_multiply_adds(
+            manifest, path, head, num_prompt_tokens=num_prompt_tokens, num_answer_tokens=num_answer_tokens
+        )
+
+    return Compute(
+        spent=cost(path, head, num_plain, num_answer) + cost(path, "exact", 0, num_scored),
+        full=cost(manifest.full_path, "exact", num_plain, num_answer + num_scored),
+    )
