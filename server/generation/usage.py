@@ -32,9 +32,9 @@ class Compute:
 
 
 def token_share(plan: Plan, path: str) -> float:
-    """What one answer token costs on `path`, with the head of the plan, over what it costs at most."""
+    """What one answer token costs on `path`, over what it costs on the full path with the exact head."""
     manifest = plan.student.manifest
-    return compute_share(manifest, manifest.path(path), head=plan.target.head)
+    return compute_share(manifest, manifest.path(path), head=_head_of(plan))
 
 
 def total_usage(plan: Plan, finishes: Sequence[Finish]) -> UsageReply:
@@ -57,8 +57,13 @@ def total_usage(plan: Plan, finishes: Sequence[Finish]) -> UsageReply:
 def compute_of(plan: Plan, finishes: Sequence[Finish]) -> Compute:
     """What all choices together took."""
     is_scored = plan.job.requests[0].sampling.prompt_logprobs is not None
-    head = plan.target.head
-    return sum((_of_sequence(plan.student.manifest, head, one, is_scored) for one in finishes), start=Compute())
+    manifest, head = plan.student.manifest, _head_of(plan)
+    return sum((_of_sequence(manifest, head, finish, is_scored) for finish in finishes), start=Compute())
+
+
+def _head_of(plan: Plan) -> HeadKind:
+    """The head that chooses the answer's tokens."""
+    return plan.target.head
 
 
 def _of_sequence(manifest: Manifest, head: HeadKind, finish: Finish, is_scored: bool) -> Compute:

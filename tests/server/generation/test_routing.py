@@ -12,10 +12,11 @@ ROUTED = {"task": "math", "path": "shallow", "confidence": "0.900", "reason": "t
 
 
 def told(headers: Any) -> dict[str, str]:
-    """What the x-fenhe-... headers say about the route."""
+    """What the x-fenhe-... headers say about the route. What it costs follows from the path."""
     prefix = "x-fenhe-"
     said = {name.removeprefix(prefix): value for name, value in headers.items() if name.startswith(prefix)}
     assert said.pop("cache") == "bypass"
+    assert said.pop("compute") == {"shallow": "0.56", "full": "1.00"}[said["path"]]
     return said
 
 
