@@ -1,4 +1,4 @@
-"""Compiled ONNX Runtime operators for the CPU, optional: attention over KV slots; norms and SwiGLU that quantise.
+"""Compiled ONNX Runtime operators for the CPU, optional: attention over KV slots, int8 products, norms that quantise.
 
 Owns the C source, its compilation on first use and the decision whether to trust it. Knows no graph, no engine.
 
@@ -14,6 +14,10 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
     QuantizeRows(x[B,S,H]) -> q[B,S,H] uint8, row_scale[B,S,1]
     QuantizedProduct(q[B,S,K] uint8, weight[K,N] int8, column_scale[N], row_scale[B,S,1]?) -> product[B,S,N]
         weight and its scale are constants, packed at the first call; K a multiple of 4; zero point 128
+    CandidateLogits(x[T,K] uint8, x_scale[T,1], p[T,R] uint8, p_scale[T,1], preview[R,V] int8, preview_scale[V],
+                    bias[V], rows[V,K] int8, rows_scale[V], frequent[F] int32; num_candidates, reach) -> logits[T,V]
+        p @ preview + bias for every token; x @ rows.T, with the bits of QuantizedProduct, for the tokens of `frequent`
+        and those whose preview is at most `reach` below the best, at most `num_candidates`; weights are constants
     SlotAttention(qkv[B,S,(NH+2*KVH)*D], qkv_row_scale[B,S,1], past_k[B,KVH,N,D] float16, past_v float16,
                   seqlens_k[B] int32, cos[P,D/2], sin[P,D/2], qkv_bias[(NH+2*KVH)*D]?, q_norm[D]?, k_norm[D]?;
                   num_heads, kv_num_heads, scale, local_window_size, norm_epsilon)

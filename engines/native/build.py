@@ -19,7 +19,14 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 SOURCE = PACKAGE / "source"
-PARTS = ("dispatch.c", "operators.c", "row_operators.c", "attention_operator.c", "product_operator.c")
+PARTS = (
+    "dispatch.c",
+    "operators.c",
+    "row_operators.c",
+    "attention_operator.c",
+    "product_operator.c",
+    "candidate_operator.c",
+)
 VARIANT_FLAGS = {
     "generic": (),
     "avx2": ("-march=x86-64-v3",),

@@ -49,6 +49,99 @@ def swiglu(gate_up: Floats) -> Floats:
 
 
 @dataclass(slots=True, kw_only=True)
+class HeadRows:
+    """The inputs of one CandidateLogits.
+
+    Shapes: x [T, K], x_scale [T, 1], p [T, R], p_scale [T, 1], preview [R, V], preview_scale, bias [V], rows [V, K],
+    rows_scale [V], frequent [F].
+    """
+
+    x: npt.NDArray[np.uint8]
+    x_scale: Floats
+    p: npt.NDArray[np.uint8]
+    p_scale: Floats
+    preview: npt.NDArray[np.int8]
+    preview_scale: Floats
+    bias: Floats
+    rows: npt.NDArray[np.int8]
+    rows_scale: Floats
+    frequent: npt.NDArray[np.int32]
+    num_candidates: int
+    reach: float
+
+    @classmethod
+    def random(cls, *, num_rows: int, vocab: int = 333, depth: int = 100, rank: int = 8, reach: float = 5.0) -> Self:
+        """Previews that spread over some nats; the same at every call."""
+        rng = np.random.default_rng(num_rows)
+        return cls(
+            x=rng.integers(1, 256, (num_rows, depth)).astype(np.uint8),
+            x_scale=rng.random((num_rows, 1), np.float32) * 0.01,
+            p=rng.integers(1, 256, (num_rows, rank)).astype(np.uint8),
+            p_scale=rng.random((num_rows, 1), np.float32) * 0.02,
+            preview=rng.integers(-127, 128, (rank, vocab)).astype(np.int8),
+            preview_scale=rng.random(vocab, np.float32) * 0.02,
+            bias=rng.standard_normal(vocab, np.float32),
+            rows=rng.integers(-127, 128, (vocab, depth)).astype(np.int8),
+            rows_scale=rng.random(vocab, np.float32) * 0.02,
+            frequent=rng.permutation(vocab)[:40].astype(np.int32),
+            num_candidates=20,
+            reach=reach,
+        )
+
+    def inputs(self) -> dict[str, np.ndarray | None]:
+        names = ("x", "x_scale", "p", "p_scale", "preview", "preview_scale", "bias", "rows", "rows_scale", "frequent")
+        return {name: getattr(self, name) for name in names}
+
+    def attributes(self) -> dict[str, float]:
+        return {"num_candidates": self.num_candidates, "reach": self.reach}
+
+
+def exact_logits(case: HeadRows) -> Floats:
+    """What the exact head gives. Shapes: returns [T, V]."""
+    sums = (case.x.astype(np.int64) - 128) @ case.rows.T.astype(np.int64)
+    logits: Floats = sums.astype(np.float32) * case.rows_scale * case.x_scale
+    return logits
+
+
+def preview_logits(case: HeadRows) -> Floats:
+    """Shapes: returns [T, V]."""
+    sums = (case.p.astype(np.int64) - 128) @ case.preview.astype(np.int64)
+    logits: Floats = sums.astype(np.float32) * case.preview_scale * case.p_scale + case.bias
+    return logits
+
+
+def candidates_of(case: HeadRows, preview: Floats) -> npt.NDArray[np.bool_]:
+    """Which tokens of one row are candidates: those from a least preview on, which is raised in halvings of the
+    distance to the best until few enough are left; frequent tokens are none.
+
+    Shapes: preview and result [V].
+    """
+    rivals = preview.copy()
+    rivals[case.frequent] = -np.inf
+    enough = preview.max()
+    least = np.float32(enough - np.float32(case.reach))
+    if (rivals >= least).sum() <= case.num_candidates:
+        return np.asarray(rivals >= least)
+    for _ in range(8):
+        middle = np.float32(0.5) * (enough + least)
+        if (rivals >= middle).sum() <= case.num_candidates:
+            enough = middle
+        else:
+            least = middle
+    return np.asarray(rivals >= enough)
+
+
+def candidate_logits(case: HeadRows) -> Floats:
+    """Exact for frequent tokens and candidates, the preview for the others. Shapes: returns [T, V]."""
+    exact, logits = exact_logits(case), preview_logits(case)
+    for row, preview in enumerate(logits.copy()):
+        is_exact = candidates_of(case, preview)
+        is_exact[case.frequent] = True
+        logits[row, is_exact] = exact[row, is_exact]
+    return logits
+
+
+@dataclass(slots=True, kw_only=True)
 class RowsOfKv:
     """The inputs of one SlotAttention: rows with their own past, caches with NaN where nothing is written.
 

@@ -16,6 +16,7 @@ OUTPUT_TYPES = {
     "SwigluQuantize": (TensorProto.UINT8, TensorProto.FLOAT),
     "QuantizeRows": (TensorProto.UINT8, TensorProto.FLOAT),
     "QuantizedProduct": (TensorProto.FLOAT,),
+    "CandidateLogits": (TensorProto.FLOAT,),
     "SlotAttention": KV_OUTPUTS,
 }
 

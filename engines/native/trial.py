@@ -5,7 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.native.reference import RowsOfKv, dequantize, mixed, rms_norm, slot_attention, swiglu
+from engines.native.reference import (
+    HeadRows,
+    RowsOfKv,
+    candidate_logits,
+    dequantize,
+    mixed,
+    rms_norm,
+    slot_attention,
+    swiglu,
+)
 from engines.native.single import run_operator
 
 
@@ -36,6 +45,13 @@ def check_product(library: Path) -> None:
         raise SystemExit("QuantizedProduct is wrong")
 
 
+def check_candidates(library: Path) -> None:
+    case = HeadRows.random(num_rows=3)
+    (logits,) = run_operator(library, "CandidateLogits", case.inputs(), 1, attributes=case.attributes())
+    if not np.allclose(logits, candidate_logits(case), rtol=1e-5, atol=1e-3):
+        raise SystemExit("CandidateLogits is wrong")
+
+
 def check_attention(library: Path, num_tokens: int) -> None:
     case = RowsOfKv.random(num_rows=2, num_tokens=num_tokens, past=(70, 3))
     q, row_scale, keys, _ = run_operator(library, "SlotAttention", case.inputs(), 4, attributes=case.attributes())
@@ -54,5 +70,6 @@ def _expect(name: str, got: np.ndarray, expected: np.ndarray, row_scale: np.ndar
 if __name__ == "__main__":
     check_rows(Path(sys.argv[1]))
     check_product(Path(sys.argv[1]))
+    check_candidates(Path(sys.argv[1]))
     check_attention(Path(sys.argv[1]), 1)
     check_attention(Path(sys.argv[1]), 5)

@@ -17,17 +17,19 @@ import numpy as np
 from tqdm import tqdm
 
 from models.building.exits import Exits, read_exits
+from models.building.head_file import HeadFile, read_head_file
 from models.building.recommended_sampling import recommended_sampling
 from models.checksums import sha256_of
 from models.errors import ConfigError
 from models.file_writing import naming
+from models.graphs.cheap_head import write_cheap_head
 from models.graphs.decoder_graph import LayerWriter, write_head, write_stage
 from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
 from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from models.graphs.rotate import RotatedSource
 from models.sources.source import ModelSource, check_complete, open_source
 from models.student.cut import default_modules, parse_modules, plain_layout
-from models.student.folder import HEAD
+from models.student.folder import CHEAP_HEAD, HEAD
 from models.student.manifest import (
     FORMAT_VERSION,
     Exit,
@@ -57,16 +59,17 @@ def build_student(
     modules: str | None = None,
     precisions: Sequence[str] = DEFAULT_PRECISIONS,
     exits: Path | None = None,
+    head: Path | None = None,
     measured: Measured | None = None,
     show_progress: bool = False,
 ) -> Manifest:
     """Cut a GGUF file or Hugging Face folder into modules and write the student folder `out`.
 
-    With an `exits` file the cut, exits, paths, tasks and depth rules are what it says. `measured` figures go into the
-    manifest when they are of a student with the same exits.
+    With an `exits` file the cut, exits, paths, tasks and depth rules are what it says; a `head` file adds the cheap
+    head. `measured` figures go into the manifest when they are of a student with the same exits and head.
 
-    Raises: ConfigError (unsupported model, wrong cut, exits of another model, `out` in the way), WeightsError (damaged
-    weights).
+    Raises: ConfigError (unsupported model, wrong cut, exits or head of another model, `out` in the way), WeightsError
+    (damaged weights, a head file that does not fit).
     """
     _check_options(out, modules, precisions, exits)
     model = open_source(source)
@@ -74,13 +77,23 @@ def build_student(
     trained = None if exits is None else read_exits(exits)
     if trained is not None:
         trained.check(model)
+    cheap = None if head is None else read_head_file(head)
+    if cheap is not None:
+        cheap.check(model)
     layout = _layout(model, modules, trained)
     started_s = time.monotonic()
     with naming(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:
-            build = _Build(model=model, folder=partial, layout=layout, exits=trained, precisions=tuple(precisions))
+            build = _Build(
+                model=model,
+                folder=partial,
+                layout=layout,
+                exits=trained,
+                head=cheap,
+                precisions=tuple(precisions),
+            )
             manifest = build.run(name or model.name, measured, show_progress)
             partial.chmod(0o755)
             partial.rename(out)
@@ -127,6 +140,7 @@ class _Build:
     folder: Path
     layout: Layout
     exits: Exits | None
+    head: HeadFile | None
     precisions: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     weight_bytes: dict[str, int] = field(default_factory=dict)
@@ -141,7 +155,8 @@ class _Build:
             source = self.rotated if table == ROTATED_EMBEDDING_NAME else self.model
             np.save(self.folder / table, source.read("model.embed_tokens.weight"))
         for part, stage in tqdm(self._stages().items(), desc="building", unit="graph", disable=not show_progress):
-            for weights, group in groupby(sorted(self.precisions, key=_weights_of), key=_weights_of):
+            precisions = [precision for precision in self.precisions if _has(part, precision)]
+            for weights, group in groupby(sorted(precisions, key=_weights_of), key=_weights_of):
                 self._write(part, weights, list(group), stage)
         manifest = self._manifest(name, measured)
         if problems := find_problems(manifest):
@@ -158,6 +173,10 @@ class _Build:
         for exit in self.layout.exits:
             stages[exit.name] = self._exit(exit)
         stages[HEAD] = self._own(write_head)
+        if self.head is not None:
+            source = self.head.source_for(self.model)
+            write = partial(write_cheap_head, candidates=self.head.candidates)
+            stages[CHEAP_HEAD] = _Stage(write=write, source=source, rotated=RotatedSource(source))
         return stages
 
     def _own(self, write: WriteGraph) -> _Stage:
@@ -180,13 +199,15 @@ class _Build:
             inputs, outputs = stage.write(graph, PRECISIONS[precision].writer, source)
             graph.save(self.folder / _graph_name(name, precision), inputs, outputs)
         self.digests[file.path.name] = file.close()
-        self.weight_bytes[weights] = self.weight_bytes.get(weights, 0) + file.size_bytes
+        for precision in precisions:
+            self.weight_bytes[precision] = self.weight_bytes.get(precision, 0) + file.size_bytes
 
     def _manifest(self, name: str, measured: Measured | None) -> Manifest:
         source_sha256 = self.model.sha256()
         exits_sha256 = "" if self.exits is None else self.exits.sha256
         if measured is None or measured.exits_sha256 != exits_sha256:
             measured = Measured(exits_sha256=exits_sha256)
+        head_sha256 = "" if self.head is None else self.head.sha256
         return Manifest(
             format_version=FORMAT_VERSION,
             name=name,
@@ -203,8 +224,10 @@ class _Build:
             files=tuple(self._entry(file) for file in sorted(self.folder.iterdir())),
             quality=measured.quality,
             retention=measured.retention,
+            figures=measured.figures if measured.cheap_head_sha256 == head_sha256 else (),
             exits_sha256=exits_sha256,
             sampling=recommended_sampling(self.model, source_sha256),
+            cheap_head=None if self.head is None else self.head.record(),
         )
 
     def _variant(self, precision: str) -> Variant:
@@ -214,12 +237,21 @@ class _Build:
             stages={stage: _graph_name(stage, precision) for stage in names},
             head=_graph_name(HEAD, precision),
             embedding=_embedding_name(precision),
-            weight_bytes=self.weight_bytes[_weights_of(precision)],
+            weight_bytes=self.weight_bytes[precision],
+            cheap_head=_graph_name(CHEAP_HEAD, precision) if self._has_cheap_head(precision) else None,
         )
+
+    def _has_cheap_head(self, precision: str) -> bool:
+        return self.head is not None and _has(CHEAP_HEAD, precision)
 
     def _entry(self, file: Path) -> FileEntry:
         digest = self.digests.get(file.name) or sha256_of([file])
         return FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256=digest)
+
+
+def _has(stage: str, precision: str) -> bool:
+    """Whether a stage is written in a precision: the cheap head needs native operators."""
+    return stage != CHEAP_HEAD or PRECISIONS[precision].needs_native
 
 
 def _weights_of(precision: str) -> str:

@@ -125,7 +125,7 @@ def read_exits(file: Path) -> "Exits":
     if not file.is_file():
         raise ConfigError(f"{file} is not there; give the exits file that `fenhe distill` wrote")
     stored = SafetensorsFile(file)
-    text = _metadata(file).get(METADATA_KEY)
+    text = stored.metadata.get(METADATA_KEY)
     if text is None:
         raise ConfigError(f"{file} is not an exits file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
     try:
@@ -134,16 +134,6 @@ def read_exits(file: Path) -> "Exits":
         raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
     _refuse(file, find_problems(plan))
     return Exits(file=file, plan=plan, stored=stored)
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            return opened.metadata() or {}
-    except SafetensorError as error:
-        raise WeightsError(f"{file} is damaged: {error}; {REMEDY}") from error
 
 
 def find_problems(plan: ExitPlan) -> list[str]:

@@ -13,6 +13,7 @@ class Precision:
 
     `is_faithful`: cross-entropy stays within 1 % of fp32 (docs/precisions.md has the figures), so that it may be
     chosen for speed alone. `is_rotated`: built from the weights in another basis (`models/graphs/rotate.py`).
+    Precisions with native operators have a cheap head too (`models/graphs/cheap_head.py`).
     """
 
     weights: str

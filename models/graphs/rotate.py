@@ -31,6 +31,8 @@ HEAD = "lm_head.weight"
 MAX_PARTS = 64
 MIN_PART = 16
 FINAL_NORM = "model.norm.weight"
+HEAD_PROJECT = "cheap_head.project.weight"
+"""What the cheap head previews logits from; it reads the normed state, as the head does."""
 MAP_WEIGHT = "map.weight"
 MAP_BIAS = "map.bias"
 """An exit's linear map of the residual stream, which it reads as it is, without a norm."""
@@ -125,16 +127,19 @@ class RotatedSource:
             weight = self._source.read(EMBEDDING if tied else HEAD)
             return self._read_residual(weight, self._source.read(FINAL_NORM))
         values = self._source.read(name)
-        if name == EMBEDDING:
-            return values @ self._rotation
-        if name == FINAL_NORM:
-            return np.ones_like(values)
-        if name == MAP_WEIGHT:
-            return np.asarray(self._rotation.T @ values @ self._rotation, np.float32)
-        if name == MAP_BIAS:
-            return np.asarray(values @ self._rotation, np.float32)
         found = _LAYER.fullmatch(name)
-        return values if found is None else self._layer_tensor(values, found[1], found[2])
+        return self._other_tensor(values, name) if found is None else self._layer_tensor(values, found[1], found[2])
+
+    def _other_tensor(self, values: Array, name: str) -> Array:
+        if name == HEAD_PROJECT:
+            values = self._read_residual(values, self._source.read(FINAL_NORM))
+        elif name == FINAL_NORM:
+            values = np.ones_like(values)
+        elif name == MAP_WEIGHT:
+            values = np.asarray(self._rotation.T @ values @ self._rotation, np.float32)
+        elif name in (EMBEDDING, MAP_BIAS):
+            values = values @ self._rotation
+        return np.asarray(values, np.float32)
 
     def _layer_tensor(self, values: Array, prefix: str, part: str) -> Array:
         if part in _NORM_BEFORE.values():

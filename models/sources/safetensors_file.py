@@ -31,12 +31,12 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class SafetensorsFile:
-    """One open file; its tensors stay on disk until they are read."""
+    """One open file; its tensors stay on disk until they are read. `metadata` is the header's, empty without any."""
 
     def __init__(self, file: Path) -> None:
         """Raises: WeightsError for a damaged or truncated file."""
         self.file = file
-        self.tensors, self._data_start = _read_header(file)
+        self.tensors, self.metadata, self._data_start = _read_header(file)
         self._data = np.memmap(file, dtype=np.uint8, mode="r")
         for name, tensor in self.tensors.items():
             self._check(name, tensor)
@@ -63,7 +63,7 @@ class SafetensorsFile:
             raise WeightsError(f"{self.file} is damaged: the bytes of tensor {name} do not fit its shape")
 
 
-def _read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
+def _read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str], int]:
     with file.open("rb") as stream:
         num_bytes = int.from_bytes(stream.read(PREFIX_BYTES), "little")
         if not 2 <= num_bytes <= min(MAX_HEADER_BYTES, file.stat().st_size - PREFIX_BYTES):
@@ -71,8 +71,8 @@ def _read_header(file: Path) -> tuple[dict[str, StoredTensor], int]:
         raw = stream.read(num_bytes)
     try:
         entries = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        entries.pop("__metadata__", None)
+        metadata = msgspec.json.decode(entries.pop("__metadata__", b"{}"), type=dict[str, str])
         tensors = {name: msgspec.json.decode(entry, type=StoredTensor) for name, entry in entries.items()}
     except msgspec.DecodeError as error:
         raise WeightsError(f"{file} is damaged: its header cannot be read: {error}; fetch it again") from error
-    return tensors, PREFIX_BYTES + num_bytes
+    return tensors, metadata, PREFIX_BYTES + num_bytes

@@ -1,4 +1,5 @@
 /* One table of kernels; compiled once per instruction set with FENHE_VARIANT naming the table. */
+#include "candidates.h"
 #include "prefill.h"
 #include "product.h"
 
@@ -17,4 +18,5 @@ const Kernels TABLE(FENHE_VARIANT) = {
     .write_token = write_token,
     .prefill_unit = prefill_unit,
     .product_panel = product_panel,
+    .candidate_row = candidate_row,
 };

@@ -63,6 +63,22 @@ typedef struct {
     float *product;                        /* [T,width] */
 } ProductJob;
 
+/* One row's logits: previews become exact for the frequent tokens and for the best other candidates. */
+typedef struct {
+    int64_t depth, vocab, num_frequent, num_candidates;
+    float reach;
+    const uint8_t *x;                /* [T,depth] */
+    const float *x_scale;            /* [T] */
+    const float *bias;               /* [vocab] added to every preview */
+    const int8_t *rows;              /* [vocab,depth] */
+    const float *row_scales;         /* [vocab] */
+    const int32_t *row_offsets;      /* [vocab] -128 * the row's sum */
+    const int32_t *frequent;         /* [num_frequent] token ids */
+    const float *frequent_logits;    /* [T,num_frequent] exact */
+    int32_t *found;                  /* scratch [T,num_candidates] */
+    float *logits;                   /* [T,vocab] previews, then the result */
+} CandidateJob;
+
 typedef struct {
     const char *name;
     void (*norm_row)(void *job, size_t token);
@@ -73,6 +89,7 @@ typedef struct {
     void (*write_token)(void *job, size_t token);
     void (*prefill_unit)(void *job, size_t unit);
     void (*product_panel)(void *job, size_t panel);
+    void (*candidate_row)(void *job, size_t token);
 } Kernels;
 
 /* The first chunk and the number of chunks that a query at `position` attends to. */

@@ -140,10 +140,11 @@ static OrtStatus *make_domain(const OrtApi *api, OrtCustomOpDomain **out) {
     if (domain == NULL) {
         OrtCustomOpDomain *made;
         TRY(ORT(api, CreateCustomOpDomain)("fenhe", &made));
-        for (size_t i = 0; i < fenhe_num_row_operators + 2; i++) {
+        for (size_t i = 0; i < fenhe_num_row_operators + 3; i++) {
             operators[i] = make_operator(i == 0   ? &fenhe_slot_attention
                                          : i == 1 ? &fenhe_quantized_product
-                                                  : &fenhe_row_operators[i - 2]);
+                                         : i == 2 ? &fenhe_candidate_logits
+                                                  : &fenhe_row_operators[i - 3]);
             TRY(ORT(api, CustomOpDomain_Add)(made, &operators[i].base));
         }
         domain = made;

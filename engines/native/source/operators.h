@@ -42,11 +42,19 @@ typedef struct {
     PackedWeight weight;
 } ProductState;
 
+typedef struct {
+    int64_t num_candidates;
+    float reach;
+    PackedWeight preview, frequent;
+    int32_t *row_offsets; /* [V] -128 * the sum of an exact row; null until the first call */
+} CandidateState;
+
 typedef union {
     NormAttributes norm;
     SwigluAttributes swiglu;
     AttentionAttributes attention;
     ProductState product;
+    CandidateState candidates;
 } Attributes;
 
 typedef struct {
@@ -59,11 +67,21 @@ OrtStatus *fenhe_input(const OrtApi *api, const OrtKernelContext *context, size_
 OrtStatus *fenhe_output(const OrtApi *api, OrtKernelContext *context, size_t index, Shape shape, void *data_out);
 OrtStatus *fenhe_refuse(const OrtApi *api, const char *message);
 
+/* Allocate a packed weight for `depth` x `width`, all zero; `fenhe_pack_column` fills it. Release it with free(values). */
+OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed);
+
+/* Column `n` from `depth` values that lie `stride` apart. */
+void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale);
+
+/* A product with a packed weight: its panels as one job. */
+OrtStatus *fenhe_run_product(const OrtApi *api, const OrtKernelContext *context, const PackedWeight *packed,
+                             ProductJob *job);
+
 /* Run `work` for items 0..count-1: on ONNX Runtime's threads if `cost` (about nanoseconds in all) is worth waking them. */
 OrtStatus *fenhe_run(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t), size_t count,
                      size_t num_batches, int64_t cost, void *job);
 
-extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product;
+extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product, fenhe_candidate_logits;
 extern const OperatorSpec fenhe_row_operators[];
 extern const size_t fenhe_num_row_operators;
 

@@ -8,14 +8,25 @@
 #define BATCHES_WANTED 16 /* neighbouring panels on one thread stream from memory; enough batches to even out threads */
 #define VALUES_PER_NS 128 /* rough, to judge whether waking threads pays */
 
-static void pack(const int8_t *weight, const float *scales, PackedWeight *packed) {
-    int64_t depth = packed->depth, width = packed->width;
-    for (int64_t k = 0; k < depth; k++)
-        for (int64_t n = 0; n < width; n++) {
-            packed->values[n / PANEL * depth * PANEL + k / 4 * 4 * PANEL + n % PANEL * 4 + k % 4] = weight[k * width + n];
-            packed->offsets[n] -= 128 * weight[k * width + n];
-        }
-    memcpy(packed->scales, scales, (size_t)width * sizeof *scales);
+OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed) {
+    size_t columns = (size_t)(width + PANEL - 1) / PANEL * PANEL, values = columns * (size_t)depth;
+    char *memory = aligned_alloc(64, values + columns * 8);
+    if (memory == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "fenhe: out of memory for packed weights");
+    memset(memory, 0, values + columns * 8);
+    packed->depth = depth, packed->width = width;
+    packed->values = (int8_t *)memory;
+    packed->offsets = (int32_t *)(memory + values);
+    packed->scales = (float *)(memory + values + columns * 4);
+    return NULL;
+}
+
+void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale) {
+    int8_t *panel = packed->values + n / PANEL * packed->depth * PANEL + n % PANEL * 4;
+    for (int64_t k = 0; k < packed->depth; k++) {
+        panel[k / 4 * 4 * PANEL + k % 4] = values[k * stride];
+        packed->offsets[n] -= 128 * values[k * stride];
+    }
+    packed->scales[n] = scale;
 }
 
 /* The weight is a constant of the graph: what the first call saw stays true. */
@@ -29,16 +40,18 @@ static OrtStatus *prepare(const OrtApi *api, OrtKernelContext *context, PackedWe
         return fenhe_refuse(api, "QuantizedProduct: weight must be [depth, width] with a depth divisible by 4");
     if (scales_shape.rank != 1 || scales_shape.dims[0] != shape.dims[1])
         return fenhe_refuse(api, "QuantizedProduct: column_scale must be [width]");
-    packed->depth = shape.dims[0], packed->width = shape.dims[1];
-    size_t columns = (size_t)(packed->width + PANEL - 1) / PANEL * PANEL, values = columns * (size_t)packed->depth;
-    char *memory = aligned_alloc(64, values + columns * 8);
-    if (memory == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "QuantizedProduct: out of memory");
-    memset(memory, 0, values + columns * 8);
-    packed->values = (int8_t *)memory;
-    packed->offsets = (int32_t *)(memory + values);
-    packed->scales = (float *)(memory + values + columns * 4);
-    pack(weight, scales, packed);
+    TRY(fenhe_make_packed(api, shape.dims[0], shape.dims[1], packed));
+    for (int64_t n = 0; n < packed->width; n++) fenhe_pack_column(packed, n, weight + n, packed->width, scales[n]);
     return NULL;
+}
+
+OrtStatus *fenhe_run_product(const OrtApi *api, const OrtKernelContext *context, const PackedWeight *packed,
+                             ProductJob *job) {
+    job->depth = packed->depth, job->width = packed->width, job->packed = packed->values;
+    job->offsets = packed->offsets, job->column_scale = packed->scales;
+    size_t panels = (size_t)(job->width + PANEL - 1) / PANEL;
+    return fenhe_run(api, context, fenhe_kernels()->product_panel, panels, panels < BATCHES_WANTED ? panels : BATCHES_WANTED,
+                     job->num_rows * job->depth * job->width / VALUES_PER_NS, job);
 }
 
 static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
@@ -48,11 +61,10 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     OrtStatus *status = packed->values == NULL ? prepare(api, context, packed) : NULL;
     pthread_mutex_unlock(&lock);
     if (status != NULL) return status;
-    ProductJob job = {.depth = packed->depth, .width = packed->width, .packed = packed->values,
-                      .offsets = packed->offsets, .column_scale = packed->scales, .num_rows = 1};
+    ProductJob job = {.num_rows = 1};
     Shape shape, scale_shape;
     TRY(fenhe_input(api, context, 0, &job.x, &shape));
-    if (shape.rank < 1 || shape.dims[shape.rank - 1] != job.depth)
+    if (shape.rank < 1 || shape.dims[shape.rank - 1] != packed->depth)
         return fenhe_refuse(api, "QuantizedProduct: q must be as wide as the weight is deep");
     for (size_t i = 0; i + 1 < shape.rank; i++) job.num_rows *= shape.dims[i];
     TRY(fenhe_input(api, context, 3, &job.row_scale, &scale_shape));
@@ -60,11 +72,9 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     for (size_t i = 0; job.row_scale != NULL && i < scale_shape.rank; i++) scales *= scale_shape.dims[i];
     if (job.row_scale != NULL && scales != job.num_rows)
         return fenhe_refuse(api, "QuantizedProduct: row_scale must have one value per row");
-    shape.dims[shape.rank - 1] = job.width;
+    shape.dims[shape.rank - 1] = packed->width;
     TRY(fenhe_output(api, context, 0, shape, &job.product));
-    size_t panels = (size_t)(job.width + PANEL - 1) / PANEL;
-    return fenhe_run(api, context, fenhe_kernels()->product_panel, panels, panels < BATCHES_WANTED ? panels : BATCHES_WANTED,
-                     job.num_rows * job.depth * job.width / VALUES_PER_NS, &job);
+    return fenhe_run_product(api, context, packed, &job);
 }
 
 static void release(void *attributes) { free(((ProductState *)attributes)->weight.values); }

@@ -21,7 +21,19 @@ from onnx import TensorProto, helper
 
 from engines.native import build, library_path
 from engines.native.build import BuildError, build_library, variants
-from engines.native.reference import RowsOfKv, dequantize, mixed, rms_norm, slot_attention, swiglu
+from engines.native.reference import (
+    HeadRows,
+    RowsOfKv,
+    candidate_logits,
+    candidates_of,
+    dequantize,
+    exact_logits,
+    mixed,
+    preview_logits,
+    rms_norm,
+    slot_attention,
+    swiglu,
+)
 from engines.native.single import operator_session, run_operator
 from tests.disk_faults import refuse_writes
 
@@ -432,3 +444,77 @@ def test_a_changed_source_has_another_name(tmp_path: Path, monkeypatch: pytest.M
     before = build.library_name()
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
     assert build.library_name() != before
+
+
+def head_logits(library: Path, case: HeadRows, num_threads: int = 2) -> Any:
+    (logits,) = run_operator(
+        library, "CandidateLogits", case.inputs(), 1, attributes=case.attributes(), num_threads=num_threads
+    )
+    return logits
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        HeadRows.random(num_rows=1),
+        HeadRows.random(num_rows=5, reach=0.5),
+        HeadRows.random(num_rows=33, reach=1000.0),
+        HeadRows.random(num_rows=2, vocab=64, depth=576, rank=96),
+    ],
+    ids=["one", "few-candidates", "most-candidates", "wide"],
+)
+def test_candidate_logits_equal_the_reference(library: Path, case: HeadRows) -> None:
+    logits = head_logits(library, case)
+    np.testing.assert_allclose(logits, candidate_logits(case), rtol=1e-5, atol=1e-4)
+
+
+def test_exact_logits_have_the_bits_of_the_exact_head(library: Path) -> None:
+    case = HeadRows.random(num_rows=4, reach=1000.0)
+    weight = np.ascontiguousarray(case.rows.T)
+    inputs: dict[str, Any] = {"q": case.x, "weight": weight, "column_scale": case.rows_scale, "row_scale": case.x_scale}
+    (exact,) = run_operator(library, "QuantizedProduct", inputs, 1)
+    logits = head_logits(library, case)
+    assert_same_bits([logits[:, case.frequent]], [exact[:, case.frequent]])
+    for row, preview in enumerate(preview_logits(case)):
+        found = candidates_of(case, preview)
+        assert 0 < found.sum() <= case.num_candidates
+        assert_same_bits([logits[row, found]], [exact[row, found]])
+
+
+def test_candidates_of_a_row_do_not_depend_on_other_rows_or_threads(library: Path) -> None:
+    case = HeadRows.random(num_rows=19)
+    together = head_logits(library, case)
+    for row in range(len(together)):
+        part = {name: getattr(case, name)[row : row + 1] for name in ("x", "x_scale", "p", "p_scale")}
+        assert_same_bits([head_logits(library, replace(case, **part), num_threads=1)], [together[row : row + 1]])
+
+
+def test_a_candidate_is_exact_even_where_its_preview_is_wrong(library: Path) -> None:
+    """The best preview is far from the exact logit: the result has the exact one, so another token may win."""
+    case = HeadRows.random(num_rows=1)
+    case.bias = np.full_like(case.bias, -100.0)
+    token = int(np.setdiff1d(np.arange(len(case.bias)), case.frequent)[0])
+    case.bias[token] = 50.0
+    logits = head_logits(library, case)
+    assert logits[0, token] == pytest.approx(float(exact_logits(case)[0, token]), abs=1e-4)
+    assert logits[0].argmax() == candidate_logits(case)[0].argmax()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("preview", np.zeros((8, 100), np.int8), "one vocabulary"),
+        ("preview", np.zeros((6, 333), np.int8), "divisible by 4"),
+        ("bias", np.zeros(332, np.float32), "one vocabulary"),
+        ("p", np.zeros((1, 12), np.uint8), "rank"),
+        ("x", np.zeros((2, 100), np.uint8), "rows, depth"),
+        ("frequent", np.array([0, 333], np.int32), "frequent token is none"),
+        ("frequent", np.array([-1], np.int32), "frequent token is none"),
+    ],
+)
+def test_candidate_logits_refuse_what_does_not_fit(library: Path, name: str, value: Any, message: str) -> None:
+    case = HeadRows.random(num_rows=1)
+    inputs: dict[str, Any] = {**case.inputs(), name: value}
+    session = operator_session(library, "CandidateLogits", inputs, 1, attributes=case.attributes())
+    with pytest.raises(Exception, match=message):
+        session.run(None, inputs)

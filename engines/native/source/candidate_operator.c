@@ -1,0 +1,135 @@
+/* CandidateLogits: checks, and the preview and the frequent tokens' rows packed at the first call. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "operators.h"
+
+#define NS_PER_ROW 20000 /* rough, to judge whether waking threads pays */
+
+enum { X, X_SCALE, P, P_SCALE, PREVIEW, PREVIEW_SCALE, BIAS, ROWS, ROWS_SCALE, FREQUENT, NUM_INPUTS };
+
+typedef struct {
+    const void *data[NUM_INPUTS];
+    Shape shape[NUM_INPUTS];
+} Inputs;
+
+static OrtStatus *read_inputs(const OrtApi *api, OrtKernelContext *context, Inputs *inputs) {
+    for (size_t i = 0; i < NUM_INPUTS; i++) TRY(fenhe_input(api, context, i, &inputs->data[i], &inputs->shape[i]));
+    const Shape *shape = inputs->shape;
+    if (shape[ROWS].rank != 2 || shape[PREVIEW].rank != 2 || shape[ROWS].dims[1] % 4 != 0 || shape[PREVIEW].dims[0] % 4 != 0)
+        return fenhe_refuse(api, "CandidateLogits: rows [vocab, depth] and preview [rank, vocab] need depths divisible by 4");
+    int64_t vocab = shape[ROWS].dims[0];
+    if (shape[PREVIEW].dims[1] != vocab || shape[PREVIEW_SCALE].dims[0] != vocab || shape[BIAS].dims[0] != vocab ||
+        shape[ROWS_SCALE].dims[0] != vocab)
+        return fenhe_refuse(api, "CandidateLogits: preview, scales, bias and rows must have one vocabulary");
+    if (shape[X].rank != 2 || shape[P].rank != 2 || shape[X].dims[0] != shape[P].dims[0] ||
+        shape[X].dims[1] != shape[ROWS].dims[1] || shape[P].dims[1] != shape[PREVIEW].dims[0])
+        return fenhe_refuse(api, "CandidateLogits: x must be [rows, depth] and p [rows, rank]");
+    return NULL;
+}
+
+static OrtStatus *pack_preview(const OrtApi *api, const Inputs *inputs, PackedWeight *packed) {
+    const Shape *shape = &inputs->shape[PREVIEW];
+    const int8_t *values = inputs->data[PREVIEW];
+    const float *scales = inputs->data[PREVIEW_SCALE];
+    TRY(fenhe_make_packed(api, shape->dims[0], shape->dims[1], packed));
+    for (int64_t n = 0; n < packed->width; n++) fenhe_pack_column(packed, n, values + n, packed->width, scales[n]);
+    return NULL;
+}
+
+static OrtStatus *pack_frequent(const OrtApi *api, const Inputs *inputs, PackedWeight *packed) {
+    int64_t vocab = inputs->shape[ROWS].dims[0], depth = inputs->shape[ROWS].dims[1];
+    int64_t num_frequent = inputs->shape[FREQUENT].dims[0];
+    const int8_t *rows = inputs->data[ROWS];
+    const float *scales = inputs->data[ROWS_SCALE];
+    const int32_t *frequent = inputs->data[FREQUENT];
+    for (int64_t n = 0; n < num_frequent; n++)
+        if (frequent[n] < 0 || frequent[n] >= vocab) return fenhe_refuse(api, "CandidateLogits: a frequent token is none of the vocabulary");
+    TRY(fenhe_make_packed(api, depth, num_frequent, packed));
+    for (int64_t n = 0; n < num_frequent; n++) fenhe_pack_column(packed, n, rows + frequent[n] * depth, 1, scales[frequent[n]]);
+    return NULL;
+}
+
+static OrtStatus *sum_rows(const OrtApi *api, const Inputs *inputs, CandidateState *state) {
+    int64_t vocab = inputs->shape[ROWS].dims[0], depth = inputs->shape[ROWS].dims[1];
+    const int8_t *rows = inputs->data[ROWS];
+    state->row_offsets = calloc((size_t)vocab, sizeof *state->row_offsets);
+    if (state->row_offsets == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "CandidateLogits: out of memory");
+    for (int64_t n = 0; n < vocab; n++)
+        for (int64_t k = 0; k < depth; k++) state->row_offsets[n] -= 128 * rows[n * depth + k];
+    return NULL;
+}
+
+static void release(void *attributes) {
+    CandidateState *state = &((Attributes *)attributes)->candidates;
+    free(state->preview.values), free(state->frequent.values), free(state->row_offsets);
+    state->preview.values = state->frequent.values = NULL, state->row_offsets = NULL;
+}
+
+/* All constants of the graph: what the first call saw stays true. */
+static OrtStatus *prepare(const OrtApi *api, const Inputs *inputs, CandidateState *state) {
+    OrtStatus *status = pack_preview(api, inputs, &state->preview);
+    if (status == NULL) status = pack_frequent(api, inputs, &state->frequent);
+    if (status == NULL) status = sum_rows(api, inputs, state);
+    if (status != NULL) release(state);
+    return status;
+}
+
+static OrtStatus *run(const OrtApi *api, OrtKernelContext *context, const Inputs *inputs, const CandidateState *state,
+                      float *frequent_logits, int32_t *found, float *logits) {
+    int64_t num_rows = inputs->shape[X].dims[0];
+    ProductJob preview = {.num_rows = num_rows, .x = inputs->data[P], .row_scale = inputs->data[P_SCALE], .product = logits};
+    TRY(fenhe_run_product(api, context, &state->preview, &preview));
+    ProductJob frequent = {.num_rows = num_rows, .x = inputs->data[X], .row_scale = inputs->data[X_SCALE],
+                           .product = frequent_logits};
+    TRY(fenhe_run_product(api, context, &state->frequent, &frequent));
+    CandidateJob job = {.depth = inputs->shape[ROWS].dims[1], .vocab = inputs->shape[ROWS].dims[0],
+                        .num_frequent = state->frequent.width, .num_candidates = state->num_candidates,
+                        .reach = state->reach, .x = inputs->data[X], .x_scale = inputs->data[X_SCALE],
+                        .bias = inputs->data[BIAS], .rows = inputs->data[ROWS], .row_scales = inputs->data[ROWS_SCALE],
+                        .row_offsets = state->row_offsets, .frequent = inputs->data[FREQUENT],
+                        .frequent_logits = frequent_logits, .found = found, .logits = logits};
+    return fenhe_run(api, context, fenhe_kernels()->candidate_row, (size_t)num_rows, (size_t)num_rows,
+                     num_rows * NS_PER_ROW, &job);
+}
+
+static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    CandidateState *state = &((Attributes *)attributes)->candidates;
+    Inputs inputs;
+    TRY(read_inputs(api, context, &inputs));
+    pthread_mutex_lock(&lock);
+    OrtStatus *status = state->row_offsets == NULL ? prepare(api, &inputs, state) : NULL;
+    pthread_mutex_unlock(&lock);
+    if (status != NULL) return status;
+    Shape shape = {.rank = 2, .dims = {inputs.shape[X].dims[0], inputs.shape[ROWS].dims[0]}};
+    float *logits;
+    TRY(fenhe_output(api, context, 0, shape, &logits));
+    size_t num_rows = (size_t)shape.dims[0], frequent = (size_t)state->frequent.width;
+    float *scratch = malloc(num_rows * (frequent + (size_t)state->num_candidates) * sizeof *scratch + 1);
+    if (scratch == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "CandidateLogits: out of memory");
+    status = run(api, context, &inputs, state, scratch, (int32_t *)(scratch + num_rows * frequent), logits);
+    free(scratch);
+    return status;
+}
+
+static OrtStatus *read_attributes(const OrtApi *api, const OrtKernelInfo *info, void *attributes) {
+    CandidateState *state = &((Attributes *)attributes)->candidates;
+    TRY(ORT(api, KernelInfoGetAttribute_int64)(info, "num_candidates", &state->num_candidates));
+    TRY(ORT(api, KernelInfoGetAttribute_float)(info, "reach", &state->reach));
+    if (state->num_candidates < 1 || !(state->reach > 0))
+        return fenhe_refuse(api, "CandidateLogits: num_candidates and reach must be above 0");
+    return NULL;
+}
+
+const OperatorSpec fenhe_candidate_logits = {
+    /* x, x_scale, p, p_scale, preview, preview_scale, bias, rows, rows_scale, frequent -> logits */
+    .name = "CandidateLogits",
+    .num_inputs = NUM_INPUTS, .num_required = NUM_INPUTS,
+    .input_types = {ORT_UINT8, ORT_FLOAT, ORT_UINT8, ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_FLOAT, ORT_INT8, ORT_FLOAT, ORT_INT32},
+    .num_outputs = 1, .num_required_outputs = 1, .output_types = {ORT_FLOAT},
+    .read_attributes = read_attributes,
+    .compute = compute,
+    .release = release,
+};
