@@ -65,6 +65,11 @@ class OnnxRunner:
         self._logits = np.zeros((2 * limits.num_slots, manifest.architecture.vocab_size), np.float32)
         self._kept: dict[int, tuple[int, Float]] = {}
 
+    @property
+    def variant(self) -> str:
+        """The precision that prompts run in."""
+        return self._plan.prefill
+
     def load(self, stage: str) -> None:
         for variant in self._plan.variants:
             session = open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)

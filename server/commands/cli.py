@@ -24,6 +24,7 @@ COMMANDS = {
     "build": "cut a model into a student folder",
     "inspect": "show what a student folder holds",
     "eval": "measure every path and precision of a student",
+    "head": "fit a cheap head to a model, for `fenhe build --head`",
     "distill": "train exits for a model and build it into a student",
 }
 """What each subcommand does, in the order of the help text. Its module has `add_arguments(parser)`, and

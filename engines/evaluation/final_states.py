@@ -1,0 +1,102 @@
+"""Normed states that a student's paths end in, over whole texts, in the basis of the model itself: what a cheap head is
+fitted to."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from engines.evaluation.scorer import PathRuns
+from models.errors import ConfigError
+from models.evaluation.rows import prompt_text
+from models.graphs.rotate import FINAL_NORM, rotation
+from models.sources.source import ModelSource
+from models.tokenizer import Tokenizer
+
+Float = npt.NDArray[np.float32]
+
+
+class TextRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the data: a prompt with its answer, or plain text; other keys are ignored."""
+
+    prompt: str = ""
+    answer: str = ""
+    text: str = ""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Text:
+    """The states that predict the tokens from `boundary` on are wanted."""
+
+    token_ids: tuple[int, ...]
+    boundary: int
+
+
+def read_texts(files: Sequence[Path], tokenizer: Tokenizer, *, max_tokens: int, seed: int) -> list[Text]:
+    """All rows of the files, shuffled, each cut at `max_tokens`.
+
+    Raises: ConfigError that names the file and the line.
+    """
+    rows = [row for file in files for row in _read_rows(file)]
+    random.Random(seed).shuffle(rows)
+    texts = (_text_of(row, tokenizer, max_tokens) for row in rows)
+    return [text for text in texts if len(text.token_ids) > text.boundary]
+
+
+def _read_rows(file: Path) -> Iterator[TextRow]:
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of texts") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = msgspec.json.decode(line, type=TextRow)
+            except msgspec.DecodeError as error:
+                raise ConfigError(f"{file}:{number}: {error}; a row is {{prompt, answer}} or {{text}}") from error
+            if not row.text and not (row.prompt and row.answer):
+                raise ConfigError(f"{file}:{number}: a row needs a prompt and an answer, or a text")
+            yield row
+
+
+def _text_of(row: TextRow, tokenizer: Tokenizer, max_tokens: int) -> Text:
+    if row.text:
+        return Text(token_ids=tuple(tokenizer.encode(row.text, parse_special=False)[:max_tokens]), boundary=1)
+    prompt = tokenizer.encode(prompt_text(row.prompt, tokenizer), add_special=tokenizer.chat_template is None)
+    answer = tokenizer.encode(row.answer, parse_special=False)
+    return Text(token_ids=(*prompt, *answer)[:max_tokens], boundary=len(prompt))
+
+
+def model_states(normed: Float, source: ModelSource, *, is_rotated: bool) -> Float:
+    """States as the model's own head reads them; a rotated student's norms leave out their weight.
+
+    Shapes: normed and result [positions, hidden_size].
+    """
+    if not is_rotated:
+        return normed
+    turned = normed @ rotation(source.architecture.hidden_size).T
+    return np.asarray(turned * source.read(FINAL_NORM), np.float32)
+
+
+def collect_states(runs: PathRuns, texts: Iterable[Text], num_positions: int) -> Float:
+    """The states of every path at the wanted positions of the texts, until there are enough.
+
+    Shapes: returns [positions, hidden_size], at most `num_positions` of them.
+    Raises: ConfigError without any text.
+    """
+    found: list[Float] = []
+    left = num_positions
+    for text in texts:
+        normed = runs.normed(text.token_ids, first=text.boundary - 1)
+        states = np.concatenate([states[:-1] for states in normed.values()])[:left]
+        found.append(states)
+        left -= len(states)
+        if not left:
+            break
+    if not found:
+        raise ConfigError("there is no text to fit to; name other files with --data")
+    return np.concatenate(found)
