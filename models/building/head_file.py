@@ -24,6 +24,7 @@ from models.file_writing import write_whole
 from models.graphs.cheap_head import HEAD_BIAS, HEAD_PREVIEW, Candidates
 from models.graphs.decoder_graph import head_weight
 from models.graphs.rotate import HEAD_PROJECT
+from models.sampling import RecommendedSampling
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource
 from models.student.manifest import CheapHead, Record
@@ -183,6 +184,10 @@ class HeadSource:
     @property
     def licence(self) -> str:
         return self._base.licence
+
+    @property
+    def sampling(self) -> RecommendedSampling | None:
+        return self._base.sampling
 
     @property
     def files(self) -> tuple[Path, ...]:
