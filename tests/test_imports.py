@@ -46,7 +46,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "machine subject losses",
         "protocol report rounds workload command",
     ),
-    "router": ("training", "router pool", "policy cache", "classifier admission", "decision conversation", "tasks"),
+    "router": (
+        "training",
+        "router pool",
+        "policy cache",
+        "classifier admission language",
+        "decision conversation words",
+        "tasks",
+    ),
     "engines": (
         "evaluation scripted answerer",
         "build",

@@ -1,0 +1,110 @@
+"""Questions in many languages, for telling languages apart; written for these tests."""
+
+LATIN = {
+    "de": (
+        "Wie lange dauert ein Flug von Berlin nach Tokio?",
+        "Schreibe ein kurzes Gedicht über den Herbst am Meer.",
+        "Darf mein Vermieter die Miete ohne Ankündigung erhöhen?",
+        "Wer war der erste Bundeskanzler der Bundesrepublik?",
+        "Was ist 15 Prozent von 240?",
+        "Danke, das hat mir sehr geholfen!",
+    ),
+    "fr": (
+        "Quelle est la capitale de la Mongolie ?",
+        "Écris une lettre de motivation pour un poste de serveur.",
+        "Mon employeur peut-il refuser mes congés ?",
+        "Combien font douze fois vingt-cinq ?",
+        "Pourquoi le ciel est bleu",
+        "Raconte-moi une histoire de dragons",
+    ),
+    "es": (
+        "¿Cuántos habitantes tiene la ciudad de México?",
+        "Escribe un cuento sobre un gato que viaja a la luna.",
+        "Si tengo 24 manzanas y regalo 9, cuantas me quedan",
+        "¿Es legal grabar una llamada sin avisar?",
+        "quien invento el telefono",
+        "Ayúdame a preparar una entrevista de trabajo.",
+    ),
+    "it": (
+        "Qual è il fiume più lungo d'Italia?",
+        "Scrivi una poesia sulla pioggia di novembre.",
+        "Posso recedere da un contratto di affitto prima della scadenza?",
+        "Quanto fa sette per otto?",
+        "Chi ha dipinto la Gioconda",
+        "Come si cucina il risotto ai funghi?",
+    ),
+    "pt": (
+        "Qual é a distância entre a Terra e o Sol?",
+        "Escreva uma história curta sobre um pescador.",
+        "O patrão pode descontar as férias do meu salário?",
+        "Quanto é vinte por cento de noventa?",
+        "quem descobriu o brasil",
+        "Não consigo entrar na minha conta, o que devo fazer?",
+    ),
+    "nl": (
+        "Hoeveel inwoners heeft Nederland?",
+        "Schrijf een kort verhaal over een verdwenen fiets.",
+        "Mag mijn baas mijn contract zomaar opzeggen?",
+        "Wat is de wortel van 144?",
+        "Wie schilderde de Nachtwacht",
+    ),
+    "sv": (
+        "Vilken är Sveriges högsta byggnad?",
+        "Skriv en dikt om midsommar.",
+        "Får min hyresvärd komma in utan att fråga?",
+        "Hur många meter är tre kilometer?",
+    ),
+    "da": (
+        "Hvad er hovedstaden i Australien?",
+        "Skriv en historie om en lille hund.",
+        "Hvor mange dage er der i et år?",
+    ),
+    "pl": (
+        "Jaka jest stolica Australii?",
+        "Napisz krótki wiersz o zimie.",
+        "Czy pracodawca może odmówić urlopu?",
+        "Ile to jest piętnaście razy cztery?",
+    ),
+    "cs": ("Kdo napsal Švejka?", "Napiš krátkou pohádku o drakovi.", "Kolik je sedm krát devět?"),
+    "tr": (
+        "Türkiye'nin en yüksek dağı hangisidir?",
+        "Bana deniz hakkında bir şiir yaz.",
+        "Ev sahibi kirayı ne kadar artırabilir?",
+        "On iki çarpı on bir kaç eder?",
+    ),
+    "vi": ("Thủ đô của Úc là gì?", "Viết một bài thơ ngắn về mùa thu.", "Mười hai nhân năm bằng bao nhiêu?"),
+    "id": (
+        "Apa ibu kota Australia?",
+        "Tulis cerita pendek tentang seekor kucing yang pergi ke pasar.",
+        "Berapa hasil dari dua belas kali lima?",
+        "Siapa yang menemukan telepon?",
+    ),
+    "ro": ("Care este capitala Australiei?", "Scrie o poezie scurtă despre toamnă.", "Cât fac șapte ori opt?"),
+    "fi": (
+        "Mikä on Australian pääkaupunki?",
+        "Kirjoita lyhyt runo syksystä.",
+        "Kuinka paljon on seitsemän kertaa kahdeksan?",
+    ),
+    "hu": ("Mi Ausztrália fővárosa?", "Írj egy rövid verset az őszről.", "Mennyi hétszer nyolc?"),
+    "sw": ("Mji mkuu wa Kenya ni upi?", "Andika shairi fupi kuhusu bahari."),
+    "ca": ("Quina és la capital d'Austràlia?", "Escriu un conte curt sobre un gat."),
+}
+"""By language, of those written in the Latin script."""
+
+OTHER_SCRIPTS = {
+    "zh": ("澳大利亚的首都是哪里？", "写一首关于秋天的短诗。", "十二乘以五等于多少？", "房东可以随意涨房租吗"),
+    "ja": ("オーストラリアの首都はどこですか。", "秋についての短い詩を書いてください。", "12かける5はいくつですか？"),
+    "ko": ("호주의 수도는 어디인가요?", "가을에 대한 짧은 시를 써 주세요."),
+    "ru": ("Какая столица Австралии?", "Напиши короткое стихотворение об осени.", "Сколько будет семью восемь?"),
+    "uk": ("Яка столиця Австралії?", "Напиши короткий вірш про осінь."),
+    "ar": ("ما هي عاصمة أستراليا؟", "اكتب قصيدة قصيرة عن الخريف."),
+    "fa": ("پایتخت استرالیا کجاست؟",),
+    "he": ("מהי בירת אוסטרליה?", "כתוב שיר קצר על הסתיו."),
+    "hi": ("ऑस्ट्रेलिया की राजधानी क्या है?", "शरद ऋतु पर एक छोटी कविता लिखो।"),
+    "bn": ("অস্ট্রেলিয়ার রাজধানী কোথায়?",),
+    "th": ("เมืองหลวงของออสเตรเลียคือที่ไหน",),
+    "el": ("Ποια είναι η πρωτεύουσα της Αυστραλίας;", "Γράψε ένα σύντομο ποίημα για το φθινόπωρο."),
+    "ta": ("ஆஸ்திரேலியாவின் தலைநகரம் எது?",),
+    "ka": ("რომელია ავსტრალიის დედაქალაქი?",),
+}
+"""By language, of those written otherwise."""
