@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.sequence import GenerationRequest, SequenceEvent, SequenceState
+from models.student.manifest import HeadKind
 
 Block = npt.NDArray[np.generic]
 """KV of consecutive tokens of one stage, in the runner's own element type."""
@@ -64,6 +65,7 @@ class EngineStatus:
     num_failed_steps: int = 0
     error_detail: str | None = None
     variant: str = ""
+    head: HeadKind = "exact"
     kv_capacity_tokens: int | None = None
 
     @property

@@ -25,6 +25,7 @@ from engines.sequence import (
     WhileLoading,
 )
 from models.errors import ContextTooLong, EngineUnhealthy, QueueFull, ServingError, UnknownModel
+from models.student.manifest import HeadKind
 
 LOGPROB = -0.5
 """What every scripted token gets; its alternatives follow at one nat each."""
@@ -95,8 +96,10 @@ class ScriptedEngine:
         max_waiting: int = 256,
         max_context_tokens: int = 8192,
         is_loaded: bool = True,
+        head: HeadKind = "exact",
     ) -> None:
         self._student = student
+        self._head = head
         self._stages = dict(paths)
         self._default_path = default_path
         self._decode = decode
@@ -169,6 +172,7 @@ class ScriptedEngine:
                 num_accepted=len(self.submitted),
                 num_steps=tally.num_steps,
                 variant="scripted",
+                head=self._head,
             )
 
     def sequences(self, limit_s: float) -> list[SequenceState]:

@@ -26,6 +26,7 @@ class Quality(StrEnum):
 
     FAST = "fast"
     BALANCED = "balanced"
+    HIGH = "high"
     FULL = "full"
 
 
@@ -63,7 +64,7 @@ class StudentState:
     """One student at one moment.
 
     `tasks` empty: it takes every task. `num_running` and `num_waiting` count sequences. `variant` is the precision
-    that serves. `error` says why it is unhealthy.
+    that serves, `head` the head that serves requests which do not need the exact one. `error` says why it is unhealthy.
     """
 
     name: str
@@ -75,6 +76,7 @@ class StudentState:
     num_waiting: int = 0
     max_running: int = 1
     error: str | None = None
+    head: HeadKind = "exact"
 
 
 class Reason(StrEnum):
@@ -87,6 +89,7 @@ class Reason(StrEnum):
     PROMPT_LENGTH = "prompt_length"
     MIN_QUALITY = "min_quality"
     LOAD = "load"
+    LANGUAGE_UNMEASURED = "language_unmeasured"
     GENERAL = "general"
     UNCLASSIFIED = "unclassified"
     ROUTER_OFF = "router_off"
@@ -96,7 +99,10 @@ class Reason(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Target:
-    """Where a request can go: a path of a student with one of its heads, and the rule that decided it."""
+    """Where a request can go: a path of a student with one of its heads, and the rule that decided the path.
+
+    `head` "exact": the request needs the exact head; "cheap": the cheap one is good enough.
+    """
 
     student: str
     path: str
@@ -120,18 +126,20 @@ class Candidates(NamedTuple):
 class RouteDecision:
     """Where a request goes, and why.
 
-    `confidence` is the classifier's, None when it was not asked or could not answer. `fallbacks` are tried in order
-    when the student turns out to be unable. `skipped` has a sentence for each student that was skipped.
+    `confidence` is the classifier's, None when it was not asked or could not answer. `language` is that of the text,
+    None where it has none or does not matter. `fallbacks` are tried in order when the student turns out to be unable.
+    `skipped` has a sentence for each student that was skipped.
     """
 
     student: str
     path: str
+    head: HeadKind = "exact"
     task: Task = GENERAL
     confidence: float | None = None
     reason: Reason
+    language: str | None = None
     fallbacks: tuple[Target, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
-    head: HeadKind = "exact"
 
     @property
     def target(self) -> Target:

@@ -1,16 +1,25 @@
-"""The decision where a request goes: which student of the pool, and which of its paths.
+"""The decision where a request goes: which student of the pool, and which of its paths with which head.
 
-Pure functions: the same scores, preferences, prompt length, pool and settings give the same decision.
+Pure functions: the same scores, preferences, prompt length, language, pool and settings give the same decision.
 
-A path is chosen in steps: the manifest names one for the task, a long prompt may need a deeper one, the least quality
-may need a deeper one still, and then `fast` requests, and requests to a busy student, step down to the shallowest path
-that keeps enough. What may surprise: stepping down undoes what the prompt's length asked for, though never what the
-request's quality asks for.
+A path is chosen in steps: the manifest names one for the task, a long prompt may need a deeper one, what the request's
+quality asks for may need a deeper one still, and then `fast` requests, and requests to a busy student, step down to the
+cheapest path that is good enough. What may surprise: stepping down undoes what the prompt's length asked for, though
+never what the request's quality asks for. The full path with the exact head is good enough for everything.
 
-An example: paths `a` and `b` keep 0.85 and 0.96 of the full path's score on math. The manifest names `b` for math, and
-its depth rules ask for the full path above 512 prompt tokens. With default settings math goes to
+An example: with the cheap head, paths `b` and `full` pass the gate for math and `a` does not; none passes fidelity. `a`
+and `b` keep 0.85 and 0.96 of the full path's score by the older measure. The manifest names `b` for math, and its depth
+rules ask for the full path above 512 prompt tokens. With default settings math goes to
 
-    quality    tokens   idle                     busy
+    quality    tokens   idle                              busy
+    balanced      100   b, cheap head    (task)           b, cheap head    (task)
+    balanced     1000   full, cheap head (prompt_length)  b, cheap head    (load)
+    high          100   full, exact head (min_quality)    full, exact head (min_quality)
+    fast          100   b, cheap head    (task)           a, cheap head    (load): it keeps 0.80
+    full          100   full, exact head (wished_quality) full, exact head (wished_quality)
+
+A student that was measured before there were such figures goes by the older measure alone, with the exact head:
+
     balanced      100   b     (task)             b     (task)
     balanced     1000   full  (prompt_length)    b     (load): it keeps 0.95
     fast          100   b     (task)             a     (load): it keeps 0.80
@@ -18,16 +27,18 @@ its depth rules ask for the full path above 512 prompt tokens. With default sett
     full         1000   full  (wished_quality)   full  (wished_quality)
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from models.bounds import Share, out_of_bounds
 from models.errors import Problem, Unavailable, UnknownModel
-from models.student.manifest import Manifest
+from models.evaluation.verdicts import DEFAULT_LIMITS, GateLimits
+from models.student.manifest import HeadKind, Manifest
 from router.decision import (
     Candidates,
     Health,
@@ -39,25 +50,58 @@ from router.decision import (
     Target,
     TaskScores,
 )
+from router.ladder import Ladder, Rung
 from router.tasks import GENERAL, SUBJECTS, Task
 
 RETRY_AFTER_S = 5.0
 MAX_NAME_CHARS = 200
 
 
+Ratio = Annotated[float, Meta(ge=1.0)]
+
+
+def _spell(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {limit:g}" for task, limit in limits.items())
+
+
+def _replace(defaults: Mapping[str, float], given: Mapping[Task, float]) -> dict[str, float]:
+    return {**defaults, **{str(task): limit for task, limit in given.items()}}
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PolicyConfig:
-    """How much of the full path's score a path must keep, and when a student counts as busy.
+    """What a path must pass or keep, and when a student counts as busy.
 
-    `balanced`, `fast` and `fast_under_load` are for requests of that quality; `min_retention` holds whatever the
-    quality. Running and waiting sequences count for `busy_at`.
+    `rule` is for requests of quality `balanced` and for students with figures per task, and the two limits are its
+    gate's. `balanced`, `fast` and `fast_under_load` are for requests of that quality; `min_retention` holds whatever
+    the quality. Running and waiting sequences count for `busy_at`.
     """
 
+    rule: Annotated[
+        Literal["gate", "fidelity", "retention"],
+        Meta(description="what a path must pass for requests with quality balanced, on students with figures per task"),
+    ] = "gate"
+    max_own_perplexity: Annotated[
+        dict[Task, Ratio],
+        Meta(
+            description="per task, the gate's limit for perplexity on the full path's own words, over the full path's",
+            extra={"unset": _spell(DEFAULT_LIMITS.max_own_perplexity)},
+        ),
+    ] = field(default_factory=dict)
+    min_information: Annotated[
+        dict[Task, Share],
+        Meta(
+            description="per task, the gate's limit for the share of the full path's information that a path must keep",
+            extra={"unset": _spell(DEFAULT_LIMITS.min_information)},
+        ),
+    ] = field(default_factory=dict)
     min_retention: Annotated[
         dict[Task, Share],
         Meta(description="per task, share of the full path's score that a path must keep", extra={"unset": "none"}),
     ] = field(default_factory=dict)
-    balanced: Annotated[Share, Meta(description="share of the full path's score that a path must keep")] = 0.95
+    balanced: Annotated[
+        Share, Meta(description="the same for requests with quality balanced, by the rule retention")
+    ] = 0.95
     fast: Annotated[Share, Meta(description="the same for requests with quality fast")] = 0.90
     fast_under_load: Annotated[
         Share, Meta(description="the same for requests with quality fast while the student is busy")
@@ -70,12 +114,20 @@ class PolicyConfig:
     ] = True
 
     def level(self, quality: Quality, *, under_load: bool) -> float:
-        """The least retention for a quality; `full` keeps everything."""
-        if quality is Quality.FULL:
-            return 1.0
+        """The least retention for a quality; for `high` and `full` no retention is enough."""
+        if quality in (Quality.HIGH, Quality.FULL):
+            return math.inf
         if quality is Quality.BALANCED:
             return self.balanced
         return self.fast_under_load if under_load else self.fast
+
+    @property
+    def limits(self) -> GateLimits:
+        """The gate's limits: the settings, and for tasks that they do not name the default."""
+        return GateLimits(
+            max_own_perplexity=_replace(DEFAULT_LIMITS.max_own_perplexity, self.max_own_perplexity),
+            min_information=_replace(DEFAULT_LIMITS.min_information, self.min_information),
+        )
 
     def problems(self) -> list[Problem]:
         """Everything wrong with the values; empty when they are sound."""
@@ -99,10 +151,11 @@ class PolicyConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PathChoice:
-    """A path of one student, and the rule that decided it."""
+    """A path of one student with one of its heads, and the rule that decided it."""
 
     path: str
     reason: Reason
+    head: HeadKind = "exact"
 
 
 def needs_task(preferences: RoutePreferences, num_students: int) -> bool:
@@ -114,6 +167,11 @@ def needs_task(preferences: RoutePreferences, num_students: int) -> bool:
     return not (is_student_settled and is_path_settled)
 
 
+def needs_language(preferences: RoutePreferences) -> bool:
+    """Whether the language of the text has a say: not when the request names its path, or takes the full one."""
+    return preferences.path is None and preferences.quality is not Quality.FULL
+
+
 def decide(
     *,
     scores: TaskScores | None,
@@ -122,27 +180,31 @@ def decide(
     candidates: Candidates,
     config: PolicyConfig,
     unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE,
+    language: str | None = None,
 ) -> RouteDecision:
     """Where the request goes. `scores` None: the classifier was not asked, or it could not answer, and `unscored` says
-    why."""
+    why. `language` is that of the text, None where it has none (`router.language`)."""
     task, reason = find_task(scores, preferences, unscored)
     targets = []
     for student in candidates.students:
-        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config)
-        targets.append(Target(student=student.name, path=choice.path, reason=choice.reason))
+        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config, language)
+        targets.append(Target(student=student.name, path=choice.path, reason=choice.reason, head=choice.head))
     return RouteDecision(
         student=targets[0].student,
         path=targets[0].path,
         task=task,
         confidence=None if scores is None else scores.confidence,
         reason=targets[0].reason,
+        head=targets[0].head,
+        language=language,
         fallbacks=tuple(targets[1:]),
         skipped=candidates.skipped,
     )
 
 
 def decide_together(decisions: Sequence[RouteDecision], students: Sequence[StudentState]) -> tuple[int, RouteDecision]:
-    """One decision for all prompts of a request: on every student, the deepest path that any of them takes there.
+    """One decision for all prompts of a request: on every student, the deepest path that any of them takes there, and
+    of two with that path one with the exact head.
 
     The index is that of the prompt that decided the path on the first student.
     """
@@ -154,8 +216,8 @@ def decide_together(decisions: Sequence[RouteDecision], students: Sequence[Stude
     return deepest[0], replace(decisions[deepest[0]], fallbacks=tuple(targets[1:]))
 
 
-def _depth(target: Target, student: StudentState) -> int:
-    return [path.name for path in student.manifest.paths_by_depth].index(target.path)
+def _depth(target: Target, student: StudentState) -> tuple[int, bool]:
+    return [path.name for path in student.manifest.paths_by_depth].index(target.path), target.head == "exact"
 
 
 def find_task(
@@ -244,63 +306,46 @@ def choose_path(
     preferences: RoutePreferences,
     num_prompt_tokens: int,
     config: PolicyConfig,
+    language: str | None = None,
 ) -> PathChoice:
     """The path a request takes on a student, which has the path that the request names, if any. `reason` is that of its
-    task."""
+    task, `language` that of its text, None where it has none."""
     full = student.manifest.full_path.name
     if preferences.path is not None:
-        return PathChoice(path=preferences.path, reason=Reason.WISHED_PATH)
+        return PathChoice(path=preferences.path, head=student.head, reason=Reason.WISHED_PATH)
     if preferences.quality is Quality.FULL:
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
+    ladder = Ladder(student, task, config.min_retention.get(task, 0.0), language)
+    if not ladder.is_language_measured:
+        return PathChoice(path=full, reason=Reason.LANGUAGE_UNMEASURED)
     if task == GENERAL:
-        return PathChoice(path=full, reason=reason)
-    ladder = _Ladder(student, task, config.min_retention.get(task, 0.0))
+        rung = _find_enough(ladder, preferences.quality, config, as_deep_as=ladder.full_depth)
+        return PathChoice(path=full, head=rung.head, reason=reason)
+    rung, reason = _choose_rung(ladder, student, reason, preferences.quality, num_prompt_tokens, config)
+    return PathChoice(path=ladder.names[rung.depth], head=rung.head, reason=reason)
+
+
+def _choose_rung(
+    ladder: Ladder,
+    student: StudentState,
+    reason: Reason,
+    quality: Quality,
+    num_prompt_tokens: int,
+    config: PolicyConfig,
+) -> tuple[Rung, Reason]:
     depth, reason = _needed_depth(ladder, reason, num_prompt_tokens)
-    depth, reason = _raise_to_quality(ladder, depth, reason, config.level(preferences.quality, under_load=False))
-    for level, why in _levels_to_step_down(preferences.quality, student, config):
-        lower = ladder.first_that_keeps(level)
-        if ladder.is_deeper(depth, lower):
-            depth, reason = lower, why
-    return PathChoice(path=ladder.names[depth], reason=reason)
+    rung = _find_enough(ladder, quality, config, as_deep_as=depth)
+    if rung.depth != depth:
+        reason = Reason.MIN_QUALITY
+    for lower, why in _steps_down(ladder, quality, config, is_busy=occupancy(student) >= config.busy_at):
+        if ladder.is_deeper(rung.depth, lower.depth):
+            rung, reason = lower, why
+    if quality is Quality.FAST:
+        rung = Rung(rung.depth, ladder.fastest_head(rung.depth))
+    return rung, reason
 
 
-class _Ladder:
-    """A student's paths by depth, and how much of the full path's score on one task each keeps."""
-
-    def __init__(self, student: StudentState, task: Task, floor: float) -> None:
-        self.manifest = student.manifest
-        self.names = [path.name for path in student.manifest.paths_by_depth]
-        self._layers = student.manifest.layers_by_depth
-        self.task = task
-        self._variant = student.variant
-        self._floor = floor
-
-    @property
-    def full_depth(self) -> int:
-        return len(self.names) - 1
-
-    def is_deeper(self, depth: int, other: int) -> bool:
-        """Paths with the same number of layers, which differ in their exits, are equally deep."""
-        return depth > other and (depth == self.full_depth or self._layers[depth] > self._layers[other])
-
-    def keeps(self, depth: int, level: float) -> bool:
-        """Whether a path keeps at least `level` and the task's floor; the full path always does."""
-        return depth == self.full_depth or self._score(depth) >= max(self._floor, level)
-
-    def first_that_keeps(self, level: float, *, as_deep_as: int = 0) -> int:
-        """The shallowest path that keeps `level` and is at least `as_deep_as`; among equally deep ones, the best."""
-        depths = range(len(self.names))
-        first = next(depth for depth in depths if not self.is_deeper(as_deep_as, depth) and self.keeps(depth, level))
-        equals = takewhile(lambda depth: not self.is_deeper(depth, first), depths[first:])
-        return max(equals, key=self._score)
-
-    def _score(self, depth: int) -> float:
-        """The low end of the measured interval: what the path keeps for sure. A path without a figure keeps nothing."""
-        measured = self.manifest.find_retention(self.names[depth], self.task, self._variant)
-        return -1.0 if measured is None else measured.low
-
-
-def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
+def _needed_depth(ladder: Ladder, reason: Reason, num_prompt_tokens: int) -> tuple[int, Reason]:
     """The depth for the task, or the one for the prompt's length if that is deeper."""
     named = ladder.manifest.tasks.get(ladder.task)
     depth = ladder.full_depth if named is None else ladder.names.index(named)
@@ -310,7 +355,7 @@ def _needed_depth(ladder: _Ladder, reason: Reason, num_prompt_tokens: int) -> tu
     return (by_length, Reason.PROMPT_LENGTH) if ladder.is_deeper(by_length, depth) else (depth, reason)
 
 
-def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
+def _depth_by_length(ladder: Ladder, num_prompt_tokens: int) -> int:
     """The full path for a prompt longer than every rule allows; the shallowest where there are no rules."""
     rules = ladder.manifest.depth_rules
     for rule in rules:
@@ -319,17 +364,43 @@ def _depth_by_length(ladder: _Ladder, num_prompt_tokens: int) -> int:
     return ladder.full_depth if rules else 0
 
 
-def _raise_to_quality(ladder: _Ladder, depth: int, reason: Reason, level: float) -> tuple[int, Reason]:
-    if ladder.keeps(depth, level):
-        return depth, reason
-    return ladder.first_that_keeps(level, as_deep_as=depth), Reason.MIN_QUALITY
+def _find_enough(ladder: Ladder, quality: Quality, config: PolicyConfig, *, as_deep_as: int) -> Rung:
+    """The least path that is good enough and `as_deep_as`: by its figures, or by its retention where it has none."""
+    if ladder.has_figures:
+        return ladder.cheapest(partial(_is_enough, ladder, quality, config), as_deep_as=as_deep_as)
+    level = config.level(quality, under_load=False)
+    depth = as_deep_as if ladder.keeps(as_deep_as, level) else ladder.first_that_keeps(level, as_deep_as=as_deep_as)
+    return Rung(depth, "exact")
 
 
-def _levels_to_step_down(quality: Quality, student: StudentState, config: PolicyConfig) -> list[tuple[float, Reason]]:
-    """How much a path must keep for a request to step down to it, and the reason if it does."""
-    levels = []
+def _is_enough(ladder: Ladder, quality: Quality, config: PolicyConfig, rung: Rung) -> bool:
+    """Whether a path's figures are good enough; `high` asks for fidelity and for all that `balanced` asks for."""
+    if ladder.is_full(rung):
+        return True
+    if not ladder.keeps_floor(rung.depth):
+        return False
+    if (quality is Quality.HIGH or config.rule == "fidelity") and not ladder.is_faithful(rung):
+        return False
+    if config.rule == "retention" and not ladder.keeps(rung.depth, config.balanced):
+        return False
+    # Retention says nothing about heads: there the gate decides about the cheap one.
+    is_gated = config.rule == "gate" or (config.rule == "retention" and rung.head == "cheap")
+    return not is_gated or ladder.passes_gate(rung, config.limits)
+
+
+def _steps_down(
+    ladder: Ladder, quality: Quality, config: PolicyConfig, *, is_busy: bool
+) -> Iterator[tuple[Rung, Reason]]:
+    """What a request may step down to, whatever task and length ask for, and the reason if it does."""
     if quality is Quality.FAST:
-        levels.append((config.level(quality, under_load=False), Reason.WISHED_QUALITY))
-    if config.step_down and occupancy(student) >= config.busy_at:
-        levels.append((config.level(quality, under_load=True), Reason.LOAD))
-    return levels
+        yield _keeping(ladder, config.level(quality, under_load=False)), Reason.WISHED_QUALITY
+    if not (is_busy and config.step_down):
+        return
+    if ladder.has_figures:
+        yield _find_enough(ladder, quality, config, as_deep_as=0), Reason.LOAD
+    if quality is Quality.FAST or not ladder.has_figures:
+        yield _keeping(ladder, config.level(quality, under_load=True)), Reason.LOAD
+
+
+def _keeping(ladder: Ladder, level: float) -> Rung:
+    return Rung(ladder.first_that_keeps(level), "exact")

@@ -41,6 +41,7 @@ class Member:
             name=self.name,
             manifest=self.student.manifest,
             variant=status.variant,
+            head=status.head,
             health=self._health(status),
             tasks=self.tasks,
             num_running=status.num_running,

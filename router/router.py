@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from models.errors import ServingError
+from models.evaluation.verdicts import GateLimits
 from router.conversation import Conversation
 from router.decision import Candidates, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import PolicyConfig, choose_student, decide, decide_together
@@ -63,10 +64,20 @@ class Router:
         """Raises: UnknownModel, Unavailable."""
         return choose_student(scores, preferences, pool)
 
+    @property
+    def limits(self) -> GateLimits:
+        """Those of the gate that requests have to pass now."""
+        return self._config.limits
+
     def decide(
-        self, scores: TaskScores | None, preferences: RoutePreferences, num_prompt_tokens: int, candidates: Candidates
+        self,
+        scores: TaskScores | None,
+        preferences: RoutePreferences,
+        num_prompt_tokens: int,
+        candidates: Candidates,
+        language: str | None = None,
     ) -> RouteDecision:
-        """The decision for one prompt, over all candidates."""
+        """The decision for one prompt, over all candidates. `language` is that of its text, None where it has none."""
         return decide(
             scores=scores,
             preferences=preferences,
@@ -74,6 +85,7 @@ class Router:
             candidates=candidates,
             config=self._config,
             unscored=self._unscored,
+            language=language,
         )
 
     def decide_together(self, decisions: Sequence[RouteDecision], candidates: Candidates) -> tuple[int, RouteDecision]:

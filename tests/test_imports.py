@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "training",
         "router pool",
         "policy cache",
+        "ladder",
         "classifier admission language",
         "decision conversation words",
         "tasks",

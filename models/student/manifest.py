@@ -237,6 +237,24 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
                 return figure
         return None
 
+    def find_figures(self, path: str, head: HeadKind, task: str, variant: str, language: str) -> PathFigures | None:
+        """What was measured for a path with a head on a task in a language at one precision; figures that name no
+        language are for all of them."""
+        found = self._figures_by_place.get((path, head, task, variant, language))
+        return found or self._figures_by_place.get((path, head, task, variant, ""))
+
+    @cached_property
+    def _figures_by_place(self) -> dict[tuple[str, HeadKind, str, str, str], PathFigures]:
+        return {(one.path, one.head, one.task, one.variant, one.language): one for one in self.figures}
+
+    @cached_property
+    def languages_by_variant(self) -> dict[str, frozenset[str]]:
+        """The languages that figures name, by precision; no entry for a precision without figures."""
+        return {
+            variant: frozenset(one.language for one in self.figures if one.variant == variant) - {""}
+            for variant in {one.variant for one in self.figures}
+        }
+
     @property
     def full_path(self) -> StudentPath:
         """The path that runs every module and leaves by the model's own end."""

@@ -193,7 +193,7 @@ class ServerConfig:
     ] = field(default_factory=EngineConfig)
     router: Annotated[
         RouterConfig,
-        Meta(description="which path a request takes; the table [router.min_retention] has no option"),
+        Meta(description="which path a request takes; its tables, such as [router.min_retention], have no option"),
     ] = field(default_factory=RouterConfig)
     admin: Annotated[AdminConfig, Meta(description="the admin endpoints")] = field(default_factory=AdminConfig)
     admission: Annotated[AdmissionConfig, Meta(description="how much may run and wait, per student")] = field(

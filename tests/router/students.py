@@ -6,9 +6,20 @@ below full.
 
 from typing import Any
 
+import msgspec
+
 from models.architecture import Architecture
+from models.evaluation.verdicts import with_verdicts
 from models.student.cut import exits_of, parse_modules, paths_of
-from models.student.manifest import FORMAT_VERSION, DepthRule, Manifest, Retention
+from models.student.manifest import (
+    FORMAT_VERSION,
+    CheapHead,
+    DepthRule,
+    HeadKind,
+    Manifest,
+    PathFigures,
+    Retention,
+)
 from router.decision import Health, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import PolicyConfig, choose_student, decide
 from router.tasks import Task
@@ -78,6 +89,7 @@ def route(
     *,
     num_prompt_tokens: int = 10,
     config: PolicyConfig | None = None,
+    language: str | None = None,
     **preferences: Any,
 ) -> RouteDecision:
     """`verdict` is what the classifier found, None its fault."""
@@ -88,4 +100,56 @@ def route(
         num_prompt_tokens=num_prompt_tokens,
         candidates=choose_student(found, given, pool),
         config=config or PolicyConfig(),
+        language=language,
     )
+
+
+HEADS: tuple[HeadKind, ...] = ("cheap", "exact")
+CHEAP_HEAD = CheapHead(rank=2, num_frequent=2, num_candidates=2, sha256="0" * 64)
+"""Of the vocabulary's 32 logits at 8 dimensions it costs 112 multiply-adds instead of 256; a layer costs 448."""
+
+GOOD: dict[str, Any] = {
+    "perplexity_ratio_own": 1.1,
+    "perplexity_ratio_human": 1.1,
+    "perplexity_ratio_plain": 1.1,
+    "information_kept": 0.96,
+    "accuracy_kept": 0.97,
+    "blimp_kept": 0.97,
+}
+FAIR = GOOD | {"perplexity_ratio_own": 1.14, "perplexity_ratio_human": 1.24}
+"""Passes the gate and not fidelity; `GOOD` passes both, `POOR` neither."""
+POOR = GOOD | {"perplexity_ratio_human": 2.0}
+FIGURES = {"good": GOOD, "fair": FAIR, "poor": POOR}
+
+
+def path_figures(
+    path: str, head: HeadKind, kind: str, *, task: Task = "math", language: str = "en", variant: str = "int8"
+) -> PathFigures:
+    """Figures that are known exactly. `kind`: good, fair or poor."""
+    values = FIGURES[kind]
+    return with_verdicts(
+        PathFigures(
+            path=path,
+            head=head,
+            task=task,
+            variant=variant,
+            language=language,
+            intervals={name: (value, value) for name, value in values.items()},
+            **values,
+        )
+    )
+
+
+def measured_manifest(
+    figures: str, *, task: Task = "math", language: str = "en", variant: str = "int8", **manifest: Any
+) -> Manifest:
+    """`figures` such as "a:poor b:fair/good full:fair/-": of a path with the cheap head and, behind a slash, with the
+    exact one; - was not measured."""
+    found = []
+    for word in figures.split():
+        path, _, kinds = word.partition(":")
+        for head, kind in zip(HEADS, kinds.split("/"), strict=False):
+            if kind != "-":
+                found.append(path_figures(path, head, kind, task=task, language=language, variant=variant))
+    made = student_manifest(**manifest)
+    return msgspec.structs.replace(made, figures=tuple(found), cheap_head=CHEAP_HEAD)

@@ -14,7 +14,7 @@ from router.policy import PolicyConfig, find_task, needs_task, occupancy
 from router.tasks import TASKS, Task
 from tests.router.students import BUSY, IDLE, NAMES, RULES, route, scores, student, student_manifest
 
-FAST, BALANCED, FULL = Quality
+FAST, BALANCED, HIGH, FULL = Quality
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def test_settings_of_one_value_are_listed_in_the_order_of_the_tree() -> None:
     names = setting_names()
     assert names[:2] == ["host", "port"]
     assert names.index("limits.max_body_bytes") < names.index("tracing.enabled")
-    assert set(setting_names(with_tables=True)) - set(names) == {"router.min_retention", "cache.semantic"}
+    tables = {"router.min_retention", "router.max_own_perplexity", "router.min_information", "cache.semantic"}
+    assert set(setting_names(with_tables=True)) - set(names) == tables
     assert setting_names(StudentConfig, "student[0].") == ["student[0].folder", "student[0].name", "student[0].tasks"]
 
 
