@@ -49,12 +49,16 @@ def describe_route(
     return RouteReply(
         student=decision.student,
         path=decision.path,
+        head=decision.head,
         task=decision.task,
+        language=decision.language,
         confidence=decision.confidence,
         reason=decision.reason,
         probabilities=None if scores is None else scores.probabilities,
         num_prompt_tokens=num_prompt_tokens,
-        fallbacks=[TargetReply(student=target.student, path=target.path) for target in decision.fallbacks],
+        fallbacks=[
+            TargetReply(student=target.student, path=target.path, head=target.head) for target in decision.fallbacks
+        ],
         skipped=decision.skipped,
         decision_us=round(seconds * 1e6, 1),
     )

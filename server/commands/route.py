@@ -15,7 +15,8 @@ from models.student.folder import Student
 from models.student.manifest import Manifest
 from router.conversation import Conversation
 from router.decision import Health, Quality, RoutePreferences, StudentState
-from router.policy import needs_task
+from router.language import find_language
+from router.policy import needs_language, needs_task
 from router.router import Router
 from router.tasks import TASKS, Task
 from server.commands.client import add_api_key, find_api_key, post
@@ -76,17 +77,30 @@ def decide_here(
     router.classify(Conversation(last=""))  # the first one is slower than all others
     begun_s = time.perf_counter()
     scores = router.classify(Conversation(last=text)) if needs_task(preferences, num_students=1) else None
+    language = find_language(text) if needs_language(preferences) else None
     candidates = router.choose(scores, preferences, [idle_state(student.manifest)])
-    decision = router.decide(scores, preferences, num_tokens, candidates)
+    decision = router.decide(scores, preferences, num_tokens, candidates, language)
     seconds = time.perf_counter() - begun_s
     return describe_route(decision, scores, num_tokens, seconds)
 
 
 def idle_state(manifest: Manifest) -> StudentState:
-    """A student that is not served yet. Its precision is the one that was measured, if any was."""
-    measured = [figure.variant for figure in manifest.retention]
-    variants = [*measured, *(variant.name for variant in manifest.variants), ""]
-    return StudentState(name=manifest.name, manifest=manifest, variant=variants[0], health=Health.READY)
+    """A student that is not served yet. Its precision is the one that was measured, if any was, and its head the cheap
+    one if it has that at this precision."""
+    variants = [
+        *(figure.variant for figure in manifest.figures),
+        *(figure.variant for figure in manifest.retention),
+        *(variant.name for variant in manifest.variants),
+        "",
+    ]
+    has_cheap_head = any(one.name == variants[0] and one.cheap_head is not None for one in manifest.variants)
+    return StudentState(
+        name=manifest.name,
+        manifest=manifest,
+        variant=variants[0],
+        health=Health.READY,
+        head="cheap" if has_cheap_head else "exact",
+    )
 
 
 def _encode(student: Student, text: str) -> list[int]:
@@ -101,6 +115,7 @@ def show(reply: RouteReply, *, is_json: bool) -> str:
         return msgspec.json.format(msgspec.json.encode(reply), indent=2).decode()
     lines = _score_lines(reply.probabilities)
     lines.append(f"student {reply.student}, path {reply.path}, task {reply.task} ({reply.reason.value})")
+    lines.append(f"{reply.head} head, language {reply.language or 'none'}")
     lines.append(f"{reply.num_prompt_tokens} prompt tokens, decided in {reply.decision_us:.0f} us")
     lines += [f"else: student {target.student}, path {target.path}" for target in reply.fallbacks]
     lines += [f"passed over: student {name}: {why}" for name, why in reply.skipped.items()]

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from models.errors import ServingError
 from router.conversation import Conversation
 from router.decision import Candidates, RouteDecision, RoutePreferences, Target, TaskScores
-from router.policy import needs_task
+from router.language import find_language
+from router.policy import needs_language, needs_task
 from server.context import Context, run_in_thread_if_long
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
@@ -16,6 +17,8 @@ from server.students.student import ServedStudent
 
 LONG_CONVERSATION_CHARS = 200_000
 """Longer ones are classified in a thread; shorter ones take less time than starting a thread does."""
+
+T = TypeVar("T")
 
 
 class Order(Protocol):
@@ -53,27 +56,33 @@ class Routed:
     seconds: float
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Read:
+    """What the texts of a request say: an entry for each, or one for all. `seconds` is the time of finding it."""
+
+    scores: Sequence[TaskScores | None] = (None,)
+    languages: Sequence[str | None] = (None,)
+    seconds: float = 0.0
+
+
 async def route(context: Context, order: Order) -> Routed:
     """Decide where a request goes. Raises: UnknownModel, Unavailable; BadRequest and its kinds from tokenising."""
     preferences = order.preferences
-    scores: Sequence[TaskScores | None] = (None,)
-    classify_s = 0.0
-    if needs_task(preferences, len(context.students)):
-        scores, classify_s = await _classify(context, await order.conversations())
+    read = await _read(context, order)
     begun_s = time.perf_counter()
-    candidates = context.router.choose(scores[0], preferences, context.pool.states())
+    candidates = context.router.choose(read.scores[0], preferences, context.pool.states())
     choose_s = time.perf_counter() - begun_s
     candidates, student, prompts = await _encode(context, order, candidates)
     begun_s = time.perf_counter()
-    index, decision = _decide(context, scores, preferences, prompts, candidates)
+    index, decision = _decide(context, read, preferences, prompts, candidates)
     decide_s = time.perf_counter() - begun_s
     return Routed(
         decision=decision,
         target=decision.target,
         student=student,
         prompts=prompts,
-        scores=scores[index] if len(scores) > 1 else scores[0],
-        seconds=classify_s + choose_s + decide_s,
+        scores=_per_prompt(read.scores, prompts)[index],
+        seconds=read.seconds + choose_s + decide_s,
     )
 
 
@@ -88,18 +97,24 @@ async def reroute(context: Context, order: Order, routed: Routed, target: Target
 
 def _decide(
     context: Context,
-    scores: Sequence[TaskScores | None],
+    read: Read,
     preferences: RoutePreferences,
     prompts: Sequence[Prompt],
     candidates: Candidates,
 ) -> tuple[int, RouteDecision]:
     """One decision for all prompts, and the index of the prompt it is made for."""
-    per_prompt = scores if len(scores) == len(prompts) else [scores[0]] * len(prompts)
     decisions = [
-        context.router.decide(score, preferences, len(prompt.token_ids), candidates)
-        for score, prompt in zip(per_prompt, prompts, strict=True)
+        context.router.decide(score, preferences, len(prompt.token_ids), candidates, language)
+        for score, language, prompt in zip(
+            _per_prompt(read.scores, prompts), _per_prompt(read.languages, prompts), prompts, strict=True
+        )
     ]
     return context.router.decide_together(decisions, candidates)
+
+
+def _per_prompt(found: Sequence[T], prompts: Sequence[Prompt]) -> Sequence[T]:
+    """What was found of every prompt; where that is one thing for all, it once for each."""
+    return found if len(found) == len(prompts) else [found[0]] * len(prompts)
 
 
 async def _encode(
@@ -131,12 +146,25 @@ def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | No
     return None if longest < max_context else f"the prompt has {longest} of its tokens, its context only {max_context}"
 
 
-async def _classify(context: Context, conversations: Sequence[Conversation]) -> tuple[list[TaskScores | None], float]:
-    num_chars = sum(len(text) for one in conversations for text in (one.last, *one.earlier, *one.system))
+async def _read(context: Context, order: Order) -> Read:
+    """The scores and languages of the prompts, as far as they have a say."""
+    wants_scores = needs_task(order.preferences, len(context.students))
+    wants_languages = needs_language(order.preferences)
+    if not (wants_scores or wants_languages):
+        return Read()
+    conversations = await order.conversations()
     begun_s = time.perf_counter()
-    scores = await run_in_thread_if_long(
+    return Read(
+        languages=[find_language(one.last) for one in conversations] if wants_languages else (None,),
+        scores=await _classify(context, conversations) if wants_scores else (None,),
+        seconds=time.perf_counter() - begun_s,
+    )
+
+
+async def _classify(context: Context, conversations: Sequence[Conversation]) -> list[TaskScores | None]:
+    num_chars = sum(len(text) for one in conversations for text in (one.last, *one.earlier, *one.system))
+    return await run_in_thread_if_long(
         num_chars,
         lambda: [context.router.classify(conversation) for conversation in conversations],
         limit_chars=LONG_CONVERSATION_CHARS,
     )
-    return scores, time.perf_counter() - begun_s

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from models.student.manifest import HeadKind, Verdict
 from router.decision import Reason
 from router.tasks import Task
 from server.wire.base import FenheOptions, Reply, RequestBody, TokenId, TokenPrompt
@@ -30,8 +31,23 @@ class SamplingReply(Reply, frozen=True, kw_only=True):
     repetition_penalty: float | None
 
 
+class VerdictReply(Reply, frozen=True, kw_only=True):
+    """Whether a path with a head is good enough for a task in a language, by each of three rules; docs/routing.md has
+    them. Undecided: too little was measured, which counts as failed."""
+
+    task: str
+    language: str
+    head: HeadKind
+    fidelity: Verdict
+    field: Verdict
+    gate: Verdict
+
+
 class ModelFenhe(Reply, frozen=True, kw_only=True):
     """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1.
+
+    `compute_share`: what an answer token costs with the head that serves, over one on the full path with the exact
+    head. `verdicts` are those of the precision that serves; a student that was measured before they existed has none.
 
     With `is_routed` the router chooses the path, and for `auto` the student too: this is then the deepest path it may
     take, for `auto` the first student's. `recommended_sampling` is used where a request gives no value of its own; null
@@ -44,6 +60,9 @@ class ModelFenhe(Reply, frozen=True, kw_only=True):
     modules: list[str]
     exit: str
     share_of_layers: float
+    head: HeadKind
+    compute_share: float
+    verdicts: list[VerdictReply]
     is_exit_trained: bool
     is_loaded: bool
     num_loaded_stages: int
@@ -69,18 +88,23 @@ class ModelList(Reply, frozen=True, kw_only=True):
 class TargetReply(Reply, frozen=True, kw_only=True):
     student: str
     path: str
+    head: HeadKind
 
 
 class RouteReply(Reply, frozen=True, kw_only=True):
     """Where a request would go. `probabilities` and `confidence` are null when nothing was classified.
 
+    `head` is "exact" where the request needs the exact head, otherwise "cheap". `language` is that of the text, null
+    where it has none (formulas, names) or does not matter (a named path, quality `full`).
     `skipped` says per student why it was passed over. `num_prompt_tokens` are those of the first prompt; `decision_us`
     is the time of classifying and deciding, without tokenising.
     """
 
     student: str
     path: str
+    head: HeadKind
     task: Task
+    language: str | None
     confidence: float | None
     reason: Reason
     probabilities: dict[Task, float] | None

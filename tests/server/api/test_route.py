@@ -17,7 +17,9 @@ def test_route_tells_the_decision_and_generates_nothing(served: Served) -> None:
     assert body == {
         "student": "tiny",
         "path": "shallow",
+        "head": "exact",
         "task": "math",
+        "language": "en",
         "confidence": SURE,
         "reason": "task",
         "num_prompt_tokens": len("user\ndo some math\nassistant\n") + 3,

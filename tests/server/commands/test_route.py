@@ -17,12 +17,14 @@ from tests.server.conftest import Served, WordClassifier, make_manifest, make_to
 REPLY = RouteReply(
     student="tiny",
     path="shallow",
+    head="cheap",
     task="math",
+    language="en",
     confidence=0.9,
     reason=Reason.TASK,
     probabilities={"general": 0.1, "math": 0.9},
     num_prompt_tokens=12,
-    fallbacks=[TargetReply(student="big", path="full")],
+    fallbacks=[TargetReply(student="big", path="full", head="exact")],
     skipped={"ill": "it is unhealthy"},
     decision_us=81.4,
 )
@@ -41,6 +43,7 @@ def test_route_shows_scores_best_first_and_the_decision() -> None:
         "math       0.900  " + "#" * 27,
         "general    0.100  ###",
         "student tiny, path shallow, task math (task)",
+        "cheap head, language en",
         "12 prompt tokens, decided in 81 us",
         "else: student big, path full",
         "passed over: student ill: it is unhealthy",
