@@ -126,6 +126,19 @@ def test_gate_limits_of_the_settings_replace_those_of_the_tasks_they_name() -> N
     assert (other.limits.max_own_perplexity["math"], other.limits.min_information["fact"]) == (1.15, 0.85)
 
 
+@pytest.mark.parametrize(
+    ("values", "problems"),
+    [
+        ({"max_own_perplexity": {"math": 0.99}}, ["max_own_perplexity.math must be at least 1, not 0.99"]),
+        ({"max_own_perplexity": {"legal": float("nan")}}, ["max_own_perplexity.legal must be at least 1, not nan"]),
+        ({"min_information": {"fact": 1.1}}, ["min_information.fact must be from 0 to 1, not 1.1"]),
+        ({"max_own_perplexity": {"general": 1.0}, "min_information": {"fact": 0.0}}, []),
+    ],
+)
+def test_policy_names_what_is_wrong_with_the_limits(values: dict[str, Any], problems: list[str]) -> None:
+    assert [str(one) for one in PolicyConfig(**values).problems()] == problems
+
+
 def test_floor_of_the_settings_holds_for_figures_too() -> None:
     manifest = measured_manifest("a:good b:good full:good", keeps=(0.97, 0.98))
     assert route([cheap(manifest)], config=PolicyConfig(min_retention={"math": 0.98})).path == "b"
