@@ -4,6 +4,7 @@ fitted to."""
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from models.errors import ConfigError
 from models.evaluation.rows import prompt_text
 from models.graphs.rotate import FINAL_NORM, rotation
 from models.sources.source import ModelSource
+from models.student.manifest import Manifest
 from models.tokenizer import Tokenizer
 
 Float = npt.NDArray[np.float32]
@@ -23,6 +25,7 @@ Float = npt.NDArray[np.float32]
 class TextRow(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the data: a prompt with its answer, or plain text; other keys are ignored."""
 
+    task: str = ""
     prompt: str = ""
     answer: str = ""
     text: str = ""
@@ -30,20 +33,25 @@ class TextRow(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Text:
-    """The states that predict the tokens from `boundary` on are wanted."""
+    """The states that predict the tokens from `boundary` on are wanted. `task` is empty where none is known."""
 
+    task: str
     token_ids: tuple[int, ...]
     boundary: int
 
 
 def read_texts(files: Sequence[Path], tokenizer: Tokenizer, *, max_tokens: int, seed: int) -> list[Text]:
-    """All rows of the files, shuffled, each cut at `max_tokens`.
+    """The rows of every file in random order, the files in turn, each row cut at `max_tokens`.
 
     Raises: ConfigError that names the file and the line.
     """
-    rows = [row for file in files for row in _read_rows(file)]
-    random.Random(seed).shuffle(rows)
-    texts = (_text_of(row, tokenizer, max_tokens) for row in rows)
+    shuffled = []
+    for file in files:
+        rows = list(_read_rows(file))
+        random.Random(seed).shuffle(rows)
+        shuffled.append(rows)
+    in_turn = (row for turn in zip_longest(*shuffled) for row in turn if row is not None)
+    texts = (_text_of(row, tokenizer, max_tokens) for row in in_turn)
     return [text for text in texts if len(text.token_ids) > text.boundary]
 
 
@@ -65,10 +73,11 @@ def _read_rows(file: Path) -> Iterator[TextRow]:
 
 def _text_of(row: TextRow, tokenizer: Tokenizer, max_tokens: int) -> Text:
     if row.text:
-        return Text(token_ids=tuple(tokenizer.encode(row.text, parse_special=False)[:max_tokens]), boundary=1)
+        token_ids = tokenizer.encode(row.text, parse_special=False)[:max_tokens]
+        return Text(task="", token_ids=tuple(token_ids), boundary=1)
     prompt = tokenizer.encode(prompt_text(row.prompt, tokenizer), add_special=tokenizer.chat_template is None)
     answer = tokenizer.encode(row.answer, parse_special=False)
-    return Text(token_ids=(*prompt, *answer)[:max_tokens], boundary=len(prompt))
+    return Text(task=row.task, token_ids=(*prompt, *answer)[:max_tokens], boundary=len(prompt))
 
 
 def model_states(normed: Float, source: ModelSource, *, is_rotated: bool) -> Float:
@@ -82,8 +91,9 @@ def model_states(normed: Float, source: ModelSource, *, is_rotated: bool) -> Flo
     return np.asarray(turned * source.read(FINAL_NORM), np.float32)
 
 
-def collect_states(runs: PathRuns, texts: Iterable[Text], num_positions: int) -> Float:
-    """The states of every path at the wanted positions of the texts, until there are enough.
+def collect_states(runs: PathRuns, manifest: Manifest, texts: Iterable[Text], num_positions: int) -> Float:
+    """States at the wanted positions of the texts, until there are enough: of the full path, and of the other paths
+    that a text's task may take.
 
     Shapes: returns [positions, hidden_size], at most `num_positions` of them.
     Raises: ConfigError without any text.
@@ -92,7 +102,8 @@ def collect_states(runs: PathRuns, texts: Iterable[Text], num_positions: int) ->
     left = num_positions
     for text in texts:
         normed = runs.normed(text.token_ids, first=text.boundary - 1)
-        states = np.concatenate([states[:-1] for states in normed.values()])[:left]
+        taken = [normed[path][:-1] for path in paths_for(manifest, text.task) if path in normed]
+        states = np.concatenate(taken)[:left]
         found.append(states)
         left -= len(states)
         if not left:
@@ -100,3 +111,10 @@ def collect_states(runs: PathRuns, texts: Iterable[Text], num_positions: int) ->
     if not found:
         raise ConfigError("there is no text to fit to; name other files with --data")
     return np.concatenate(found)
+
+
+def paths_for(manifest: Manifest, task: str) -> list[str]:
+    """The path that the manifest names for a task, and all deeper ones; the full path alone without a task."""
+    names = [path.name for path in manifest.paths_by_depth]
+    shallowest = manifest.tasks.get(task, manifest.full_path.name)
+    return names[names.index(shallowest) :]

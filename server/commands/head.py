@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="JSONL rows of prompt and answer, or of text: what is to be served",
+        help="JSONL rows of task, prompt and answer, or of text: the kinds of text that are to be served",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the head file to write")
     parser.add_argument("--rank", type=int, default=96, help="dimensions of the preview (default: 96)")
@@ -99,7 +99,7 @@ def _states(source: "ModelSource", student: "Student", arguments: argparse.Names
     for stage in stages_of(student.manifest, paths):
         runner.load(stage)
     progress = tqdm(texts, desc="reading texts", unit="text", mininterval=progress_s())
-    states = collect_states(PathRuns(runner, student.manifest, paths), progress, arguments.positions)
+    states = collect_states(PathRuns(runner, student.manifest, paths), student.manifest, progress, arguments.positions)
     return model_states(states, source, is_rotated=PRECISIONS[runner.variant].is_rotated)
 
 
