@@ -1,6 +1,8 @@
 """From logits to tokens. Rows that need more than the largest logit are handled one at a time.
 
 Every draw depends on the row's seed and position alone, so the same seed gives the same text whatever else runs.
+The head of a sequence chooses its tokens. Of a row of the cheap head, which only previews most logits, the exact head
+gives those that a request asked about (bias, penalties, legal tokens of a grammar), and all log-probabilities.
 """
 
 import math
@@ -16,6 +18,9 @@ from engines.sequence import SamplingParams, Sequence, TokenLogprob
 
 Row = npt.NDArray[np.float32]
 
+ExactLogits = Callable[[list[int]], npt.NDArray[np.float32]]
+"""The exact head's logits of some rows, by their index among those to be sampled. Shapes: returns [rows, vocab]."""
+
 SPAN = 4.0
 """First guess of how far below the largest logit, in nats, top-p and top-k reach. Kept small: the tokens within have
 to be sorted, and widening it costs little."""
@@ -24,14 +29,63 @@ SLACK = 1e-6
 LARGEST_LOGIT = np.float32(1e30)
 BLOCK = 128
 """Tokens per block of the two-level search in the cumulative distribution."""
+NO_TOKENS: Tokens = np.empty(0, np.int64)
 REDRAW = 0x5851F42D4C957F2D
 """Turns a seed into another, for second draws: they must not depend on the first."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Sampled:
+    """`took_exact_row`: the row was the cheap head's, and the exact head computed it too."""
+
     token_id: int
     logprob: TokenLogprob | None = None
+    took_exact_row: bool = False
+
+
+class Choice:
+    """The choice of one row's token. `exact` is the row by the exact head, None until that is known."""
+
+    __slots__ = ("_best", "_row", "_touched", "exact", "is_cheap", "sequence", "token_id")
+
+    def __init__(self, row: Row, best: np.intp, sequence: Sequence) -> None:
+        """`best` is the row's largest logit."""
+        self.sequence = sequence
+        self.is_cheap = sequence.head == "cheap"
+        self.exact = None if self.is_cheap else row
+        self.token_id: int | None = None
+        self._row = row
+        self._best = best
+        self._touched = adjusted_tokens(sequence) if self.is_cheap else NO_TOKENS
+
+    @property
+    def waits(self) -> bool:
+        """Whether logits are missing that the token depends on."""
+        return self.exact is None and len(self._touched) > 0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the sequence's grammar refuses the token that was chosen."""
+        matcher = self.sequence.matcher
+        return matcher is not None and self.token_id is not None and not matcher.allows(self.token_id)
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.sequence.request.sampling.logprobs is not None
+
+    def choose(self) -> None:
+        """Choose among all tokens."""
+        row = self._row
+        if len(self._touched):
+            assert self.exact is not None
+            row = row.copy()
+            row[self._touched] = self.exact[self._touched]
+        self.token_id = _choose(adjust(row, self.sequence), self._best, self.sequence)
+
+    def choose_legal(self, legal: Tokens) -> None:
+        """Choose among the tokens that a grammar allows."""
+        assert self.exact is not None
+        self.token_id = _choose_legal(adjust(self.exact, self.sequence), legal, self.sequence)
 
 
 class Sampler:
@@ -41,40 +95,48 @@ class Sampler:
         self._token_bytes = token_bytes
         self._masks = Masks()
 
-    def sample(self, logits: npt.NDArray[np.float32], sequences: list[Sequence]) -> list[Sampled]:
-        """The next token of every sequence.
+    def sample(
+        self, logits: npt.NDArray[np.float32], sequences: list[Sequence], exact_logits: ExactLogits | None = None
+    ) -> list[Sampled]:
+        """The next token of every sequence, each from its row by its own head. `exact_logits` is called at most once,
+        and only for rows of the cheap head; without such rows it may be left out.
 
         Shapes: logits [len(sequences), vocab].
         Raises: FloatingPointError for logits that are not finite: a broken model must not answer nonsense.
         """
-        greedy = logits.argmax(axis=1)
-        if not np.isfinite(logits[np.arange(len(greedy)), greedy]).all():
-            raise FloatingPointError("the model's logits are not finite")
-        rows = [adjust(row, sequence) for row, sequence in zip(logits, sequences, strict=True)]
-        tokens = [_choose(*one) for one in zip(rows, greedy, sequences, strict=True)]
-        for index, legal in self._legal_tokens(tokens, sequences).items():
-            tokens[index] = _choose_legal(rows[index], legal, sequences[index])
-        return [self._sampled(*one) for one in zip(logits, tokens, sequences, strict=True)]
+        choices = [Choice(*one) for one in zip(logits, largest(logits), sequences, strict=True)]
+        at_once = [choice for choice in choices if not choice.waits]
+        for choice in at_once:
+            choice.choose()
+        refused = [choice for choice in at_once if choice.is_refused]
+        _complete(choices, refused, exact_logits)
+        for choice in choices:
+            if choice.token_id is None:
+                choice.choose()
+                refused += [choice] if choice.is_refused else []
+        self._choose_legal(refused)
+        return [self._sampled(choice) for choice in choices]
 
-    def _legal_tokens(self, tokens: list[int], sequences: list[Sequence]) -> dict[int, Tokens]:
-        """What grammars allow, by row; only for rows whose grammar refuses their token, because listing costs more.
+    def _choose_legal(self, refused: list[Choice]) -> None:
+        """Choose again where a grammar refused the token; only there, because listing what is legal costs more.
 
         A token drawn among all is kept if it is legal; otherwise another is drawn among the legal ones. Without filters
         such as top-p this gives every legal token the probability that it has among the legal tokens. Filters apply to
         all tokens in the first draw, and to the legal ones in the second.
         """
-        bound = {
-            index: sequence.matcher
-            for index, (token, sequence) in enumerate(zip(tokens, sequences, strict=True))
-            if sequence.matcher is not None and not sequence.matcher.allows(token)
-        }
-        return dict(zip(bound, self._masks.legal_tokens(list(bound.values())), strict=True)) if bound else {}
+        matchers = [choice.sequence.matcher for choice in refused if choice.sequence.matcher is not None]
+        for choice, legal in zip(refused, self._masks.legal_tokens(matchers) if matchers else (), strict=True):
+            choice.choose_legal(legal)
 
-    def _sampled(self, row: Row, token_id: int, sequence: Sequence) -> Sampled:
-        num_alternatives = sequence.request.sampling.logprobs
+    def _sampled(self, choice: Choice) -> Sampled:
+        token_id, num_alternatives = choice.token_id, choice.sequence.request.sampling.logprobs
+        assert token_id is not None
+        took_exact_row = choice.is_cheap and choice.exact is not None
         if num_alternatives is None:
-            return Sampled(token_id=token_id)
-        return Sampled(token_id=token_id, logprob=self._logprob(row, token_id, num_alternatives))
+            return Sampled(token_id=token_id, took_exact_row=took_exact_row)
+        assert choice.exact is not None
+        logprob = self._logprob(choice.exact, token_id, num_alternatives)
+        return Sampled(token_id=token_id, logprob=logprob, took_exact_row=took_exact_row)
 
     def _logprob(self, row: Row, token_id: int, num_alternatives: int) -> TokenLogprob:
         """Under the raw distribution, before penalties and temperature."""
@@ -93,6 +155,29 @@ class Sampler:
                 for index in ranked
             ),
         )
+
+
+def _complete(choices: list[Choice], refused: list[Choice], exact_logits: ExactLogits | None) -> None:
+    """Give every choice its exact row that needs one and has none: one pass of the exact head for all of them."""
+    needing = [
+        index
+        for index, choice in enumerate(choices)
+        if choice.exact is None and (choice.waits or choice.wants_logprobs or choice in refused)
+    ]
+    if needing:
+        assert exact_logits is not None
+        rows = exact_logits(needing)
+        largest(rows)
+        for index, row in zip(needing, rows, strict=True):
+            choices[index].exact = row
+
+
+def largest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """The index of the largest logit of every row. Raises: FloatingPointError for logits that are not finite."""
+    best: npt.NDArray[np.intp] = logits.argmax(axis=1)
+    if not np.isfinite(logits[np.arange(len(best)), best]).all():
+        raise FloatingPointError("the model's logits are not finite")
+    return best
 
 
 def _choose(adjusted: Row, best: np.intp, sequence: Sequence) -> int:
@@ -114,12 +199,22 @@ def _choose_legal(adjusted: Row, legal: Tokens, sequence: Sequence) -> int:
 
 
 def _is_adjusted(params: SamplingParams) -> bool:
-    return bool(
-        params.logit_bias
-        or params.repetition_penalty != 1.0
-        or params.presence_penalty != 0.0
-        or params.frequency_penalty != 0.0
-    )
+    return bool(params.logit_bias or params.repetition_penalty != 1.0 or _counts_tokens(params))
+
+
+def _counts_tokens(params: SamplingParams) -> bool:
+    return params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def adjusted_tokens(sequence: Sequence) -> Tokens:
+    """The tokens whose logits `adjust` changes."""
+    params = sequence.request.sampling
+    touched = set(params.logit_bias)
+    if params.repetition_penalty != 1.0:
+        touched.update(sequence.token_ids)
+    elif _counts_tokens(params):
+        touched.update(sequence.token_ids[sequence.num_prompt_tokens :])
+    return np.fromiter(touched, np.int64, len(touched))
 
 
 def adjust(row: Row, sequence: Sequence) -> Row:
@@ -138,7 +233,7 @@ def adjust(row: Row, sequence: Sequence) -> Row:
         penalty = params.repetition_penalty
         adjusted[seen] = np.where(values > 0, values / penalty, values * penalty)
     counts = Counter(sequence.token_ids[sequence.num_prompt_tokens :])
-    if counts and (params.presence_penalty or params.frequency_penalty):
+    if counts and _counts_tokens(params):
         tokens = np.fromiter(counts.keys(), np.int64)
         times = np.fromiter(counts.values(), np.float32)
         adjusted[tokens] -= params.presence_penalty + params.frequency_penalty * times

@@ -177,8 +177,8 @@ class ScriptedEngine:
 
     def sequences(self, limit_s: float) -> list[SequenceState]:
         with self._changed:
-            running = [_state(speaker, slot) for slot, speaker in enumerate(self._running.values())]
-            return running + [_state(speaker, None) for speaker in self._waiting.values()]
+            running = [self._state(speaker, slot) for slot, speaker in enumerate(self._running.values())]
+            return running + [self._state(speaker, None) for speaker in self._waiting.values()]
 
     def audit(self, limit_s: float) -> list[str]:
         with self._changed:
@@ -343,21 +343,21 @@ class ScriptedEngine:
             is_default=path == self._default_path,
         )
 
-
-def _state(speaker: Speaker, slot: int | None) -> SequenceState:
-    num_prompt_tokens = len(speaker.request.prompt_token_ids)
-    return SequenceState(
-        id=speaker.request.id,
-        status=SequenceStatus.WAITING if slot is None else SequenceStatus.DECODING,
-        path=speaker.path,
-        slot=slot,
-        num_prompt_tokens=num_prompt_tokens,
-        num_cached_tokens=speaker.line.num_cached_tokens,
-        num_computed_tokens=0 if slot is None else num_prompt_tokens + speaker.num_spoken,
-        num_completion_tokens=speaker.num_spoken,
-        max_completion_tokens=speaker.request.sampling.max_tokens,
-        age_s=time.monotonic() - speaker.queued_s,
-    )
+    def _state(self, speaker: Speaker, slot: int | None) -> SequenceState:
+        num_prompt_tokens = len(speaker.request.prompt_token_ids)
+        return SequenceState(
+            id=speaker.request.id,
+            status=SequenceStatus.WAITING if slot is None else SequenceStatus.DECODING,
+            path=speaker.path,
+            head=speaker.request.head_on(self._head),
+            slot=slot,
+            num_prompt_tokens=num_prompt_tokens,
+            num_cached_tokens=speaker.line.num_cached_tokens,
+            num_computed_tokens=0 if slot is None else num_prompt_tokens + speaker.num_spoken,
+            num_completion_tokens=speaker.num_spoken,
+            max_completion_tokens=speaker.request.sampling.max_tokens,
+            age_s=time.monotonic() - speaker.queued_s,
+        )
 
 
 def _next_due(now_s: float, delay_s: float) -> float:

@@ -13,6 +13,7 @@ from engines.grammar import Grammar, Matcher
 from engines.prefix_match import Match
 from engines.text import TextStream
 from models.errors import ServingError
+from models.student.manifest import HeadKind
 
 
 class SequenceStatus(Enum):
@@ -73,6 +74,7 @@ class GenerationRequest:
 
     Only requests with the same `cache_salt` share cached prefixes: otherwise the time that a prompt takes would reveal
     what others have asked.
+    With `needs_exact_head` tokens are chosen by the exact head, whichever the engine uses otherwise.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
     """
 
@@ -83,6 +85,15 @@ class GenerationRequest:
     while_loading: WhileLoading = WhileLoading.WAIT
     cache_salt: str = ""
     queued_s: float | None = None
+    needs_exact_head: bool = False
+
+    def head_on(self, used: HeadKind) -> HeadKind:
+        """The head that chooses its tokens in an engine that uses `used` where none is demanded.
+
+        Whoever has the prompt scored gets an answer by the head that scores it.
+        """
+        is_scored = self.sampling.prompt_logprobs is not None
+        return "exact" if self.needs_exact_head or is_scored else used
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -150,6 +161,7 @@ class SequenceState:
     id: str
     status: SequenceStatus
     path: str
+    head: HeadKind
     slot: int | None
     num_prompt_tokens: int
     num_cached_tokens: int
@@ -166,7 +178,7 @@ class Sequence:
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
     `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
     computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
-    that the sequence began with.
+    that the sequence began with. `head` chooses its tokens, from the first to the last.
     """
 
     request: GenerationRequest
@@ -175,6 +187,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     text: TextStream
+    head: HeadKind = "exact"
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
@@ -214,6 +227,7 @@ class Sequence:
             id=self.id,
             status=self.status,
             path=self.path,
+            head=self.head,
             slot=self.slot,
             num_prompt_tokens=self.num_prompt_tokens,
             num_cached_tokens=self.num_cached_tokens,
@@ -239,13 +253,17 @@ class Sequence:
         )
 
 
-def new_sequence(request: GenerationRequest, token_bytes: Callable[[int], bytes]) -> Sequence:
-    """A waiting sequence; without a seed it gets one of its own. `token_bytes` are the bytes a token stands for."""
+def new_sequence(
+    request: GenerationRequest, token_bytes: Callable[[int], bytes], used_head: HeadKind = "exact"
+) -> Sequence:
+    """A waiting sequence; without a seed it gets one of its own. `token_bytes` are the bytes a token stands for,
+    `used_head` is the engine's where none is demanded."""
     seed = request.sampling.seed
     grammar = request.sampling.grammar
     return Sequence(
         request=request,
         path=request.path,
+        head=request.head_on(used_head),
         seed=secrets.randbits(63) if seed is None else seed,
         token_ids=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),

@@ -238,6 +238,48 @@ def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCom
     assert sampled.logprob.logprob < -5
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
+def test_legal_tokens_beside_the_cheap_head_s_candidates_are_weighed_exactly(
+    compiler: GrammarCompiler, fake_student: Student, temperature: float
+) -> None:
+    """The cheap head takes `a` for the better one of the two that are legal; in truth it is `b`."""
+    tokens = {fake_student.tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
+    exact, cheap = np.zeros((2, VOCAB_SIZE), np.float32), np.zeros((2, VOCAB_SIZE), np.float32)
+    exact[:, tokens[b"z"]] = cheap[:, tokens[b"z"]] = 9.0
+    exact[:, tokens[b"b"]], cheap[:, tokens[b"b"]] = 5.0, -3.0
+    exact[:, tokens[b"a"]], cheap[:, tokens[b"a"]] = 2.0, 3.0
+    calls: list[list[int]] = []
+
+    def exact_logits(rows: list[int]) -> Any:
+        calls.append(rows)
+        return exact[rows]
+
+    grammar = compiler.compile('start: "a" | "b"')
+    sequences = []
+    biases: tuple[dict[int, float], ...] = ({}, {tokens[b"a"]: 2.0})
+    for bias in biases:
+        sampling = SamplingParams(
+            max_tokens=5, temperature=temperature, seed=1, logprobs=1, grammar=grammar, logit_bias=bias
+        )
+        request = GenerationRequest(id="s", prompt_token_ids=(5,), path="full", sampling=sampling)
+        sequences.append(new_sequence(request, fake_student.tokenizer.token_bytes, "cheap"))
+    sampled = Sampler(fake_student.tokenizer.token_bytes).sample(cheap, sequences, exact_logits)
+    assert [one.token_id for one in sampled] == [tokens[b"b"], tokens[b"b"]]
+    assert calls == [[0, 1]]
+    assert all(one.logprob and one.logprob.alternatives[0].token_id == tokens[b"z"] for one in sampled)
+
+
+def test_a_legal_token_of_the_cheap_head_costs_no_exact_row(compiler: GrammarCompiler, fake_student: Student) -> None:
+    tokens = {fake_student.tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
+    cheap = np.zeros((1, VOCAB_SIZE), np.float32)
+    cheap[0, tokens[b"a"]] = 3.0
+    sampling = SamplingParams(max_tokens=5, temperature=0.0, grammar=compiler.compile('start: "a" | "b"'))
+    request = GenerationRequest(id="s", prompt_token_ids=(5,), path="full", sampling=sampling)
+    sequence = new_sequence(request, fake_student.tokenizer.token_bytes, "cheap")
+    sampled = Sampler(fake_student.tokenizer.token_bytes).sample(cheap, [sequence])
+    assert (sampled[0].token_id, sampled[0].took_exact_row) == (tokens[b"a"], False)
+
+
 @pytest.mark.parametrize("lift", [0.0, 6.0])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 250}])
 def test_every_legal_draw_has_its_share(
