@@ -21,7 +21,12 @@ def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:
     plan = _plan(student, config)
     runner = _runner(student, config, plan)
     return ModuleEngine(
-        student, runner, config, capacity_tokens=capacity_tokens(student, config), variant=plan.describe()
+        student,
+        runner,
+        config,
+        capacity_tokens=capacity_tokens(student, config),
+        variant=plan.describe(),
+        head=plan.head,
     )
 
 

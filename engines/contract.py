@@ -40,8 +40,9 @@ class EngineStatus:
     """A snapshot for probes, admission and metrics. Counters only grow while the engine lives.
 
     An unhealthy engine has an `error`, a sentence that clients may read, and perhaps an `error_detail`, which is for
-    operators only because it may name files. Stage keys are module and exit names, and `head`; `stage_runs` counts the
-    steps in which a stage ran. `kv_capacity_tokens` is the longest sequence the KV bound allows.
+    operators only because it may name files. Stage keys are module and exit names, `head` and `cheap_head`;
+    `stage_runs` counts the steps in which a stage ran. `kv_capacity_tokens` is the longest sequence that the KV bound
+    allows. `head` chooses tokens where a request does not demand the exact one; like `variant` it never changes.
     """
 
     student: str
@@ -118,8 +119,8 @@ class Engine(Protocol):
 class PrefillChunk:
     """Consecutive tokens of one sequence. `start` is the position of the first; KV before it exists already.
 
-    `wants_logits` asks for the last token's logits; with `keeps_states`, `Runner.position_logits` gives those of any of
-    its positions until the next step.
+    `wants_logits` asks for the last token's logits by this `head`; with `keeps_states`, `Runner.position_logits` gives
+    those of any of its positions until the next step.
     """
 
     slot: int
@@ -128,6 +129,7 @@ class PrefillChunk:
     token_ids: tuple[int, ...]
     wants_logits: bool
     keeps_states: bool = False
+    head: HeadKind = "exact"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -141,6 +143,7 @@ class DecodeRow:
     path: str | None
     position: int
     token_id: int
+    head: HeadKind = "exact"
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -158,18 +161,29 @@ class Runner(Protocol):
     """
 
     def load(self, stage: str) -> None:
-        """Bring one stage (module or exit) or the `head` into memory. Called once each, from the loading thread."""
+        """Bring one stage (module or exit) or the `head` into memory, the cheap head together with the exact one.
+
+        Called once each, from the loading thread.
+        """
         ...
 
     def forward(self, step: StepInput) -> npt.NDArray[np.float32]:
-        """Run one step. The result is valid until the next step.
+        """Run one step. The result is valid until the next step; what it has for padding means nothing.
 
         Shapes: returns [rows, vocab]: a row per decode row, padding included, then one per chunk that wants logits.
         """
         ...
 
+    def exact_logits(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """The exact head's logits of some rows of the last step's result. Valid until the next call or step.
+
+        Shapes: returns [len(rows), vocab].
+        """
+        ...
+
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
-        """Logits after the tokens at positions `first` to `end` (exclusive) of a chunk whose states the last step kept.
+        """Exact logits after the tokens at positions `first` to `end` (exclusive) of a chunk whose states the last step
+        kept.
 
         Shapes: returns [end - first, vocab].
         """

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engines.scheduling.scheduler import StepPlan
-from models.student.folder import HEAD
+from models.student.folder import HEAD, HEAD_STAGES
 from models.student.manifest import Manifest
 
 
@@ -20,20 +20,28 @@ class Counters:
     num_steps: int = 0
     num_failed_steps: int = 0
 
-    def count(self, plan: StepPlan, manifest: Manifest, kv_stages: Mapping[str, Sequence[str]]) -> None:
-        """Count stage runs and rows of a step about to be committed; `kv_stages` are each path's stages with KV."""
+    def count(
+        self, plan: StepPlan, manifest: Manifest, kv_stages: Mapping[str, Sequence[str]], num_exact_rows: int
+    ) -> None:
+        """Count stage runs and rows of a step about to be committed.
+
+        `kv_stages` are each path's stages with KV, `num_exact_rows` the rows of the cheap head that the exact one
+        computed too.
+        """
         self.num_steps += 1
-        decoded = Counter(sequence.path for sequence in plan.decode if sequence is not None)
-        stages: Counter[str] = Counter()
-        for path, num_rows in decoded.items():
-            for stage in (*manifest.stages(manifest.path(path)), HEAD):
+        decoded = [sequence for sequence in plan.decode if sequence is not None]
+        stages = Counter(HEAD_STAGES[sequence.head] for sequence in decoded)
+        stages[HEAD] += num_exact_rows
+        for path, num_rows in Counter(sequence.path for sequence in decoded).items():
+            for stage in manifest.stages(manifest.path(path)):
                 stages[stage] += num_rows
         for chunk in plan.chunks:
             for stage in manifest.stages(manifest.path(chunk.sequence.path)):
                 # An exit without layers runs on a prompt's last token only, like the head, unless it is scored.
                 has_kv = stage in kv_stages[chunk.sequence.path]
                 stages[stage] += chunk.num_tokens if has_kv or chunk.unscored else chunk.is_last
-            stages[HEAD] += len(chunk.unscored) + chunk.is_last
+            stages[HEAD] += len(chunk.unscored)
+            stages[HEAD_STAGES[chunk.sequence.head]] += chunk.is_last
         stages = +stages
         self.stage_rows.update(stages)
         self.stage_runs.update(stages.keys())

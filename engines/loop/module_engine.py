@@ -36,6 +36,7 @@ from engines.sequence import (
 )
 from models.errors import EngineUnhealthy, GrammarFailed, ServingError, StepFailed
 from models.student.folder import Student
+from models.student.manifest import HeadKind
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +47,25 @@ SEE_LOG = "the server's log has the details"
 
 
 class ModuleEngine:
-    """`Engine` over one student. `capacity_tokens` is the longest sequence its KV slots can hold."""
+    """`Engine` over one student. `capacity_tokens` is the longest sequence its KV slots can hold; `head` chooses the
+    tokens of sequences that do not demand the exact one."""
 
     def __init__(
-        self, student: Student, runner: Runner, config: EngineConfig, *, capacity_tokens: int, variant: str
+        self,
+        student: Student,
+        runner: Runner,
+        config: EngineConfig,
+        *,
+        capacity_tokens: int,
+        variant: str,
+        head: HeadKind = "exact",
     ) -> None:
         self._manifest = student.manifest
         self._tokenizer = student.tokenizer
         self._runner = runner
         self._capacity_tokens = capacity_tokens
         self._variant = variant
+        self._head = head
         self._kv_stages = {
             path.name: tuple(s for s in student.manifest.stages(path) if runner.kv_bytes_per_token(s))
             for path in student.manifest.paths
@@ -101,7 +111,7 @@ class ModuleEngine:
 
     def submit(self, request: GenerationRequest) -> None:
         check_request(request, self._manifest, self._kv, self._capacity_tokens)
-        self._living.accept(new_sequence(request, self._tokenizer.token_bytes))
+        self._living.accept(new_sequence(request, self._tokenizer.token_bytes, self._head))
 
     def abort(self, sequence_id: str) -> None:
         self._living.abort(sequence_id)
@@ -132,6 +142,7 @@ class ModuleEngine:
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
             variant=self._variant,
+            head=self._head,
             kv_capacity_tokens=self._kv.capacity_tokens(self._manifest.full_path.name),
         )
 
@@ -197,7 +208,11 @@ class ModuleEngine:
         sequences = [sequence for _, sequence in rows]
         if len(rows) < len(logits):
             logits = logits[[row for row, _ in rows]]
-        return list(zip(sequences, self._sampler.sample(logits, sequences), strict=True))
+
+        def exact_logits(places: list[int]) -> npt.NDArray[np.float32]:
+            return self._runner.exact_logits([rows[place][0] for place in places])
+
+        return list(zip(sequences, self._sampler.sample(logits, sequences, exact_logits), strict=True))
 
     def _score(self, chunk: Chunk) -> list[TokenLogprob]:
         """Log-probabilities of the prompt tokens that follow the chunk's unscored positions."""
@@ -217,7 +232,8 @@ class ModuleEngine:
         scored: list[tuple[Sequence, list[TokenLogprob]]],
     ) -> None:
         self._num_failures_in_a_row = 0
-        self._counters.count(plan, self._manifest, self._kv_stages)
+        num_exact_rows = sum(token.took_exact_row for _, token in sampled)
+        self._counters.count(plan, self._manifest, self._kv_stages, num_exact_rows)
         self._scheduler.commit(plan)
         for sequence, logprobs in scored:
             self._add_scores(sequence, logprobs)

@@ -3,17 +3,30 @@
 from dataclasses import dataclass
 
 from models.graphs.precisions import PRECISIONS
+from models.student.manifest import HeadKind
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class PrecisionPlan:
     """`few` maps row counts to variants: the first whose bound is not below the step's rows, else `many`.
 
-    With `few` empty a row's result never depends on how many others run beside it.
+    With `few` empty a row's result never depends on how many others run beside it. With `cheap_head` every variant has
+    one, and rows use it that do not demand the exact one.
     """
 
     many: str
     few: tuple[tuple[int, str], ...] = ()
+    cheap_head: bool = False
+
+    @property
+    def head(self) -> HeadKind:
+        """The head of a row that does not demand the exact one."""
+        return "cheap" if self.cheap_head else "exact"
+
+    @property
+    def heads(self) -> tuple[HeadKind, ...]:
+        """Every head that must be loaded."""
+        return ("exact", "cheap") if self.cheap_head else ("exact",)
 
     @property
     def prefill(self) -> str:

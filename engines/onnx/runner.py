@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
@@ -17,7 +18,8 @@ from engines.onnx.sessions import HeadSession, StageSession, Tables, open_sessio
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.rope import inverse_frequencies
-from models.student.folder import HEAD, Student
+from models.student.folder import HEAD, HEAD_STAGES, Student
+from models.student.manifest import HeadKind
 
 Float = npt.NDArray[np.float32]
 
@@ -56,13 +58,15 @@ class OnnxRunner:
         self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
         self._exit_names = frozenset(exit.name for exit in manifest.exits)
         self._stages: dict[tuple[str, str], StageSession] = {}
-        self._heads: dict[str, HeadSession] = {}
+        self._heads: dict[tuple[str, HeadKind], HeadSession] = {}
         self._hidden = np.zeros((limits.num_slots, 1, hidden_size), np.float32)
         self._positions = np.zeros(limits.num_slots, np.int32)
         self._total_length = np.zeros((), np.int32)
         # Padding rows may share a slot with a prefilling sequence, so a step can have more rows than slots.
         self._normed = np.zeros((2 * limits.num_slots, hidden_size), np.float32)
         self._logits = np.zeros((2 * limits.num_slots, manifest.architecture.vocab_size), np.float32)
+        self._picked = np.zeros(self._logits.shape, np.float32)  # logits of rows that do not lie side by side
+        self._num_decode = 0
         self._kept: dict[int, tuple[int, Float]] = {}
 
     @property
@@ -72,11 +76,12 @@ class OnnxRunner:
 
     def load(self, stage: str) -> None:
         for variant in self._plan.variants:
-            session = open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)
             if stage == HEAD:
-                self._heads[variant] = _warm_head(HeadSession(session), self._manifest.architecture)
+                for head in self._plan.heads:
+                    opened_head = HeadSession(self._open(variant, HEAD_STAGES[head]))
+                    self._heads[variant, head] = _warm_head(opened_head, self._manifest.architecture)
             else:
-                opened = StageSession(session, self._kv.get(stage), self._tables)
+                opened = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables)
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
 
     def forward(self, step: StepInput) -> Float:
@@ -90,8 +95,18 @@ class OnnxRunner:
         for group in grouped(step.prefill):
             self._prefill(group, rows)
         num_rows = num_decode + len(rows)
-        self._run_heads(num_decode, num_rows)
+        self._num_decode = num_decode
+        heads = [None if row.path is None else row.head for row in step.decode]
+        self._run_heads([*heads, *(chunk.head for chunk in step.prefill if chunk.wants_logits)])
         return self._logits[:num_rows]
+
+    def exact_logits(self, rows: Sequence[int]) -> Float:
+        """Shapes: returns [len(rows), vocab]."""
+        logits = self._picked[: len(rows)]
+        num_decode = sum(row < self._num_decode for row in rows)
+        for variant, first, end in self._variant_ranges(num_decode, len(rows)):
+            self._heads[variant, "exact"].run(self._normed[list(rows[first:end])], logits[first:end])
+        return logits
 
     def position_logits(self, slot: int, first: int, end: int) -> Float:
         """Shapes: returns [end - first, vocab]."""
@@ -135,16 +150,19 @@ class OnnxRunner:
         )
         return output
 
-    def run_head(self, normed: Float) -> Float:
+    def run_head(self, normed: Float, head: HeadKind = "exact") -> Float:
         """Shapes: normed [rows, hidden_size], returns [rows, vocab]."""
         logits = np.empty((len(normed), self._manifest.architecture.vocab_size), np.float32)
-        self._heads[self._plan.prefill].run(np.ascontiguousarray(normed), logits)
+        self._heads[self._plan.prefill, head].run(np.ascontiguousarray(normed), logits)
         return logits
 
     def kv_bytes_per_token(self, stage: str) -> int:
         architecture = self._manifest.architecture
         itemsize = np.dtype(self._plan.kv_type).itemsize
         return 2 * self._manifest.num_layers_in(stage) * architecture.kv_size * itemsize
+
+    def _open(self, variant: str, stage: str) -> ort.InferenceSession:
+        return open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)
 
     def _make_kv(self, stage: str) -> SlotKv:
         architecture = self._manifest.architecture
@@ -228,13 +246,28 @@ class OnnxRunner:
                 self._run_chunks(exit, [chunk], states, states)
             self._kept[chunk.slot] = (chunk.start, states[0])
 
-    def _run_heads(self, num_decode: int, num_rows: int) -> None:
-        """Once for all rows, unless prompts run in another variant, so perhaps in another basis, than decode rows."""
-        decode, prefill = self._plan.decode(num_decode), self._plan.prefill
+    def _run_heads(self, heads: Sequence[HeadKind | None]) -> None:
+        """Each head once for all rows that use it; a row that uses none is padding."""
+        for variant, first, end in self._variant_ranges(self._num_decode, len(heads)):
+            for head in dict.fromkeys(head for head in heads[first:end] if head is not None):
+                rows = [row for row in range(first, end) if heads[row] == head]
+                if rows and set(heads[rows[0] : rows[-1] + 1]) <= {head, None}:
+                    beside = slice(rows[0], rows[-1] + 1)
+                    self._heads[variant, head].run(self._normed[beside], self._logits[beside])
+                elif rows:
+                    picked = self._picked[: len(rows)]
+                    self._heads[variant, head].run(self._normed[rows], picked)
+                    self._logits[rows] = picked
+
+    def _variant_ranges(self, num_decode: int, num_rows: int) -> list[tuple[str, int, int]]:
+        """The variant of each range of rows, of which the first `num_decode` are decode rows of the last step.
+
+        One range, unless prompts run in another variant, so perhaps in another basis, than decode rows.
+        """
+        decode, prefill = self._plan.decode(self._num_decode), self._plan.prefill
         split = num_rows if decode == prefill else num_decode
-        for variant, first, end in ((decode, 0, split), (prefill, split, num_rows)):
-            if first < end:
-                self._heads[variant].run(self._normed[first:end], self._logits[first:end])
+        ranges = ((decode, 0, split), (prefill, split, num_rows))
+        return [(variant, first, end) for variant, first, end in ranges if first < end]
 
     def _run_chunks(self, stage: str, group: Sequence[PrefillChunk], hidden: Float, output: Float) -> None:
         # Rows padded at their end write KV behind their prompt: it is overwritten before anybody reads it.

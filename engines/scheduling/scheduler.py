@@ -285,7 +285,12 @@ class Scheduler:
         if sequence is None:
             occupant = self._slots.occupant(slot)
             return DecodeRow(path=None, position=occupant.num_computed_tokens if occupant else 0, token_id=0)
-        return DecodeRow(path=sequence.path, position=sequence.num_computed_tokens, token_id=sequence.token_ids[-1])
+        return DecodeRow(
+            path=sequence.path,
+            position=sequence.num_computed_tokens,
+            token_id=sequence.token_ids[-1],
+            head=sequence.head,
+        )
 
 
 def chunk_tokens(num_uncomputed: int, budget: int) -> int:
@@ -311,4 +316,5 @@ def _prefill_chunk(chunk: Chunk) -> PrefillChunk:
         token_ids=tuple(sequence.token_ids[start : start + chunk.num_tokens]),
         wants_logits=chunk.is_last,
         keeps_states=bool(chunk.unscored),
+        head=sequence.head,
     )

@@ -8,11 +8,12 @@ import numpy.typing as npt
 
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.student.manifest import Manifest, read_manifest
+from models.student.manifest import HeadKind, Manifest, read_manifest
 from models.tokenizer import Tokenizer
 
 HEAD = "head"
 CHEAP_HEAD = "cheap_head"
+HEAD_STAGES: dict[HeadKind, str] = {"exact": HEAD, "cheap": CHEAP_HEAD}
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -29,7 +29,7 @@ from models.reference import ReferenceDecoder
 from models.sources.source import open_source
 from models.student.cut import exits_of, parse_modules, paths_of
 from models.student.folder import HEAD, Student
-from models.student.manifest import FORMAT_VERSION, Manifest
+from models.student.manifest import FORMAT_VERSION, HeadKind, Manifest
 from models.tokenizer import Tokenizer, TokenizerSettings
 
 Words = npt.NDArray[np.uint64]
@@ -51,12 +51,29 @@ def mixed(values: Words) -> Words:
 PLACES = mixed(np.arange(1, CAPACITY_TOKENS + 64, dtype=np.uint64)) | np.uint64(1)
 TOKENS = mixed(np.arange(1000, 1000 + VOCAB_SIZE, dtype=np.uint64))
 
+NUM_FREQUENT = 40
+"""Tokens below this one are always exact in what the fake's cheap head says."""
+NUM_CANDIDATES = 12
+
+
+def cheap_logits(exact: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """As a cheap head: frequent tokens and the best by a preview are exact, and the rest keep the preview.
+
+    Shapes: exact and result [vocab].
+    """
+    noise = (mixed(exact.view(np.uint32).astype(np.uint64) + TOKENS) >> np.uint64(40)).astype(np.float32)
+    preview = exact + noise / np.float32(1 << 23) - np.float32(1.0)
+    best = np.argsort(-preview, kind="stable")[:NUM_CANDIDATES]
+    preview[:NUM_FREQUENT], preview[best] = exact[:NUM_FREQUENT], exact[best]
+    return preview
+
 
 class FakeRunner:
     """`Runner` with one word of KV per token and stage.
 
     `written` is how far a slot was written since it was last released whole.
-    Faults: `fail_next` raises in that many passes; `gates` hold `load` of a stage back until they are set.
+    Faults: `fail_next` raises in that many passes, `fail_exact` in that many of the exact head alone; `gates` hold
+    `load` of a stage back until they are set.
     """
 
     def __init__(self, manifest: Manifest, num_slots: int) -> None:
@@ -69,6 +86,9 @@ class FakeRunner:
             self._spoil(entries)
         self.written = [0] * num_slots
         self.fail_next = 0
+        self.fail_exact = 0
+        self.exact_calls: list[list[int]] = []
+        self._exact: list[npt.NDArray[np.float32]] = []
         self.gates: dict[str, threading.Event] = {}
         self.load_errors: dict[str, Exception] = {}
         self.loaded: list[str] = []
@@ -95,6 +115,7 @@ class FakeRunner:
             raise RuntimeError("the fake runner was told to fail")
         self._kept = {chunk.slot: chunk for chunk in step.prefill if chunk.keeps_states}
         rows = [np.zeros(VOCAB_SIZE, np.float32)] * len(step.decode)
+        heads: list[HeadKind] = [row.head for row in step.decode]
         for slot, row in enumerate(step.decode):
             if row.path is None:
                 self._spoil_tail(slot, row.position, 1)
@@ -106,7 +127,17 @@ class FakeRunner:
             self._spoil_tail(chunk.slot, chunk.start + len(chunk.token_ids), 3)
             if chunk.wants_logits:
                 rows.append(logits)
-        return np.stack(rows) if rows else np.zeros((0, VOCAB_SIZE), np.float32)
+                heads.append(chunk.head)
+        self._exact = rows
+        shown = [row if head == "exact" else cheap_logits(row) for row, head in zip(rows, heads, strict=True)]
+        return np.stack(shown) if shown else np.zeros((0, VOCAB_SIZE), np.float32)
+
+    def exact_logits(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        self.exact_calls.append(list(rows))
+        if self.fail_exact:
+            self.fail_exact -= 1
+            raise RuntimeError("the fake runner was told to fail in its exact head")
+        return np.stack([self._exact[row] for row in rows])
 
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
         chunk = self._kept[slot]
@@ -244,12 +275,15 @@ class FakeEngine(Listener):
     Driven by hand (`steps`), or by its own threads (`start`).
     """
 
-    def __init__(self, student: Student, **settings: Any) -> None:
+    def __init__(self, student: Student, head: HeadKind = "exact", **settings: Any) -> None:
         super().__init__()
         self.student = student
+        self.head = head
         self.config = EngineConfig(**settings)
         self.runner = FakeRunner(student.manifest, self.config.max_running)
-        self.engine = ModuleEngine(student, self.runner, self.config, capacity_tokens=CAPACITY_TOKENS, variant="fake")
+        self.engine = ModuleEngine(
+            student, self.runner, self.config, capacity_tokens=CAPACITY_TOKENS, variant="fake", head=head
+        )
 
     def start(self) -> None:
         self.engine.start(self.publish)
@@ -269,7 +303,8 @@ class FakeEngine(Listener):
 
     @staticmethod
     def request(id: str, prompt: Sequence[int], path: str, **sampling: Any) -> GenerationRequest:
-        options = {name: sampling.pop(name) for name in ("while_loading", "cache_salt") if name in sampling}
+        fields = ("while_loading", "cache_salt", "needs_exact_head")
+        options = {name: sampling.pop(name) for name in fields if name in sampling}
         params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})
         return GenerationRequest(id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params, **options)
 
@@ -278,13 +313,16 @@ class FakeEngine(Listener):
         runner = FakeRunner(self.student.manifest, 1)
         runner.loaded = [HEAD, *self.student.manifest.stage_order()]
         token_bytes = self.student.tokenizer.token_bytes
-        sampler, sequence = Sampler(token_bytes), new_sequence(request, token_bytes)
+        sampler, sequence = Sampler(token_bytes), new_sequence(request, token_bytes, self.head)
         sampling = request.sampling
         while sequence.num_completion_tokens < sampling.max_tokens:
             start = sequence.num_computed_tokens
             ids = tuple(sequence.token_ids[start:])
-            chunk = PrefillChunk(slot=0, path=request.path, start=start, token_ids=ids, wants_logits=True)
-            token = sampler.sample(runner.forward(StepInput(prefill=(chunk,))), [sequence])[0].token_id
+            chunk = PrefillChunk(
+                slot=0, path=request.path, start=start, token_ids=ids, wants_logits=True, head=sequence.head
+            )
+            logits = runner.forward(StepInput(prefill=(chunk,)))
+            token = sampler.sample(logits, [sequence], runner.exact_logits)[0].token_id
             sequence.num_computed_tokens = sequence.num_tokens
             sequence.token_ids.append(token)
             if sequence.matcher is not None:

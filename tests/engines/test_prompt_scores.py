@@ -60,9 +60,9 @@ def expected(fake: FakeEngine, prompt: list[int], path: str = "full") -> list[fl
         logits: list[Any] = []
         sample = engine.engine._sampler.sample
 
-        def keep(rows: Any, sequences: Any, logits: list[Any] = logits, sample: Any = sample) -> Any:
+        def keep(rows: Any, *rest: Any, logits: list[Any] = logits, sample: Any = sample) -> Any:
             logits.append(rows[0].astype(np.float64))
-            return sample(rows, sequences)
+            return sample(rows, *rest)
 
         engine.engine._sampler.sample = keep  # type: ignore[method-assign,assignment]
         engine.step_until_idle()

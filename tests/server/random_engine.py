@@ -1,5 +1,6 @@
 """A real engine on a runner that knows nothing: what it says is random, and legal wherever there is a grammar."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,9 @@ class RandomRunner:
         ]
         rows = [np.random.default_rng(place).random(self._vocab_size, np.float32) * 4 for place in places]
         return np.stack(rows) if rows else np.zeros((0, self._vocab_size), np.float32)
+
+    def exact_logits(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        raise NotImplementedError
 
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError

@@ -32,7 +32,10 @@ def random_request(rng: random.Random, number: int) -> GenerationRequest:
         sampling |= {"temperature": 0.8, "seed": rng.randrange(1000), "top_p": rng.choice([1.0, 0.9])}
     if rng.random() < 0.2:
         sampling |= {"frequency_penalty": 0.5, "repetition_penalty": 1.2}
-    return _request(f"s{number}", random_prompt(rng), rng.choice(PATHS), **sampling)
+    if rng.random() < 0.2:
+        sampling |= {"logprobs": 1, "logit_bias": {rng.randrange(40, 320): 1.0}}
+    request = _request(f"s{number}", random_prompt(rng), rng.choice(PATHS), **sampling)
+    return dataclasses.replace(request, needs_exact_head=rng.random() < 0.3)
 
 
 def _request(id: str, prompt: list[int], path: str, **sampling: Any) -> GenerationRequest:
@@ -50,6 +53,7 @@ def random_settings(rng: random.Random) -> dict[str, Any]:
         "prefix_cache_bytes": rng.choice([0, 4, 40, 400]) * BLOCK_TOKENS * 8,
         "step_tokens": rng.choice([busy_step_tokens, 200]),
         "busy_step_tokens": busy_step_tokens,
+        "head": rng.choice(["exact", "cheap"]),
     }
 
 
@@ -100,7 +104,7 @@ def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], ab
 
 @pytest.mark.parametrize("group", range(3))
 def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, group: int) -> None:
-    num_moves = num_preemptions = num_hits = num_aborted = 0
+    num_moves = num_preemptions = num_hits = num_aborted = num_cheap = 0
     for seed in range(group * 24, group * 24 + 24):
         rng = random.Random(seed)
         fake = make_engine(**random_settings(rng))
@@ -117,12 +121,13 @@ def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, grou
                 assert tokens == expected, f"seed {seed} {request.id} on {request.path}"
                 assert finish.path == request.path
                 assert finish.usage.num_cached_tokens < len(request.prompt_token_ids)
+            num_cheap += expected != fake.alone(dataclasses.replace(request, needs_exact_head=True))
         check_nothing_left(fake)
         assert fake.runner.max_step_tokens <= max(fake.config.step_tokens, fake.config.busy_step_tokens)
         num_moves += fake.runner.num_moves
         num_preemptions += fake.engine.status().num_preemptions
         num_hits += sum(fake.engine.status().prefix_hit_tokens.values())
-    assert min(num_moves, num_preemptions, num_hits, num_aborted) > 0, "the mix proves too little"
+    assert min(num_moves, num_preemptions, num_hits, num_aborted, num_cheap) > 0, "the mix proves too little"
 
 
 def test_loop_long_prompts_leave_busy_streams_their_share(make_engine: Any) -> None:

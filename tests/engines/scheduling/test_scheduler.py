@@ -13,18 +13,21 @@ from engines.sequence import GenerationRequest, SamplingParams, Sequence, Sequen
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
 STAGES = {"full": ("k", "r", "a"), "middle": ("k", "r"), "short": ("k",)}
 BYTES_PER_TOKEN = {"full": 3, "middle": 2, "short": 1}
+HEADS = {False: "cheap", True: "exact"}
+"""By whether the request needs the exact head: the engine's own is the cheap one."""
 BLOCK_BYTES = KV_BLOCK_TOKENS * 3
 """A block of a sequence on the full path."""
 
 
-def make_sequence(id: str, num_tokens: int = 10, path: str = "full") -> Sequence:
+def make_sequence(id: str, num_tokens: int = 10, path: str = "full", needs_exact_head: bool = False) -> Sequence:
     request = GenerationRequest(
         id=id,
         prompt_token_ids=tuple(range(num_tokens)),
         path=path,
         sampling=SamplingParams(max_tokens=100),
+        needs_exact_head=needs_exact_head,
     )
-    return new_sequence(request, lambda _: b"")
+    return new_sequence(request, lambda _: b"", "cheap")
 
 
 class Rig:
@@ -102,11 +105,13 @@ class Rig:
                 assert occupant is not None
                 assert (row.path, row.token_id) == (occupant.path, occupant.token_ids[row.position])
                 assert row.position == occupant.num_tokens - 1
+                assert row.head == HEADS[occupant.request.needs_exact_head]
         for chunk, given in zip(plan.chunks, step.prefill, strict=True):
             sequence = chunk.sequence
             assert (given.slot, given.start) == (sequence.slot, sequence.num_computed_tokens)
             assert given.token_ids == tuple(sequence.token_ids[given.start : given.start + chunk.num_tokens])
             assert given.wants_logits == (given.start + chunk.num_tokens == sequence.num_tokens)
+            assert given.head == HEADS[sequence.request.needs_exact_head]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -122,7 +127,7 @@ def test_scheduler_keeps_its_promises_under_random_operations(seed: int) -> None
     living: dict[str, Sequence] = {}
     for turn in range(400):
         if turn < 200 and rng.random() < 0.3:
-            sequence = make_sequence(f"s{turn}", rng.randint(1, 50), rng.choice(sorted(DEPTHS)))
+            sequence = make_sequence(f"s{turn}", rng.randint(1, 50), rng.choice(sorted(DEPTHS)), rng.random() < 0.5)
             living[sequence.id] = sequence
             lengths[sequence.id] = sequence.num_tokens + rng.randint(1, 29)
             rig.add(sequence)
