@@ -13,29 +13,33 @@ from typing import Any
 import msgspec
 
 from engines.sequence import GenerationRequest
+from models.student.manifest import HeadKind
 
-FORMAT = 1
+FORMAT = 2
 """Increased whenever keys or values change their meaning, so that entries of older versions are never found."""
 
-NOT_IN_KEY = frozenset({"id", "queued_s"})
-"""Fields of a generation request that cannot change its answer."""
+NOT_IN_KEY = frozenset({"id", "queued_s", "needs_exact_head"})
+"""Fields of a generation request that cannot change its answer. `needs_exact_head` can, and `Origin.head` has the
+result: whoever demands the head that would be used anyway gets the same answer."""
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Origin:
-    """Who would answer, and for whom. `digest` changes with the student, its precision and the server's version."""
+    """Who would answer, and for whom. `digest` changes with the student, its precision and the server's version; `head`
+    is the one that really chooses the tokens."""
 
     student: str
     digest: str
     path: str
+    head: HeadKind
     tenant: str | None
 
 
 def cache_key(origin: Origin, requests: Sequence[GenerationRequest]) -> str:
     """`student:path:` and a hash; it reveals nothing of the prompt or the tenant."""
-    hashed = hashlib.sha256(_encoder.encode([FORMAT, origin.digest, origin.tenant, len(requests)]))
+    hashed = hashlib.sha256(_encoder.encode([FORMAT, origin.digest, origin.head, origin.tenant, len(requests)]))
     last_prompt: tuple[int, ...] | None = None
     for request in requests:
         is_same = request.prompt_token_ids is last_prompt  # the n choices of a prompt share its tuple

@@ -161,6 +161,7 @@ def describe_student(student: ServedStudent) -> StudentReply:
         num_running=state.num_running,
         num_waiting=state.num_waiting,
         variant=state.variant,
+        head=student.fixed.head,
     )
 
 

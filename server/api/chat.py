@@ -73,7 +73,7 @@ class ChatOrder:
             model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(body, self._key, [prompt.token_ids], [sampling], target.path),
+            requests=choice_requests(body, self._key, [prompt.token_ids], [sampling], target),
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,

@@ -57,6 +57,8 @@ class CompletionOrder:
 
     def plan(self, routed: Routed) -> Plan:
         body, target, student, prompts = self._body, routed.target, routed.student, routed.prompts
+        if body.echo:  # the prompt is scored by the exact head, and its answer goes on from there
+            target = dataclasses.replace(target, head="exact")
         samplings = [self._sampling(student, prompt) for prompt in prompts]
         token_ids = [prompt.token_ids for prompt in prompts]
         job = Job(
@@ -65,7 +67,7 @@ class CompletionOrder:
             model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(body, self._key, token_ids, samplings, target.path),
+            requests=choice_requests(body, self._key, token_ids, samplings, target),
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,

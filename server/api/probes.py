@@ -53,11 +53,13 @@ def version_handler(context: Context) -> Handler:
     async def show_version(request: Request) -> Response:
         model = request.query_params.get("model")
         student = None if model is None and not context.students else find_student(context.students, model or AUTO)
+        status = None if student is None else student.engine.status()
         return json_response(
             VersionReply(
                 version=context.version,
                 student=None if student is None else student.name,
-                variant=None if student is None else student.engine.status().variant,
+                variant=None if status is None else status.variant,
+                head=None if status is None else status.head,
             )
         )
 

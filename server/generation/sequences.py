@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from router.decision import Target
 from server.generation.sampling import seed_of_choice, while_loading
 from server.students.student import ServedStudent
 from server.wire.base import SamplingBody
@@ -15,9 +16,9 @@ def choice_requests(
     key: str,
     prompts: Sequence[tuple[int, ...]],
     samplings: Sequence[SamplingParams],
-    path: str,
+    target: Target,
 ) -> tuple[GenerationRequest, ...]:
-    """`n` sequences per prompt, called `{key}-{index}` by the index of their choice."""
+    """`n` sequences per prompt for a target's path and head, called `{key}-{index}` by the index of their choice."""
     n = body.n or 1
     requests = []
     for index in range(n * len(prompts)):
@@ -26,9 +27,10 @@ def choice_requests(
             GenerationRequest(
                 id=f"{key}-{index}",
                 prompt_token_ids=prompts[index // n],
-                path=path,
+                path=target.path,
                 sampling=dataclasses.replace(sampling, seed=seed_of_choice(sampling.seed, index % n)),
                 while_loading=while_loading(body),
+                needs_exact_head=target.head == "exact",
             )
         )
     return tuple(requests)

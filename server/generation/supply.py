@@ -147,7 +147,13 @@ class Supplier:
 
     def _origin(self) -> Origin:
         student, target = self.plan.student, self.plan.target
-        return Origin(student=target.student, digest=student.digest, path=target.path, tenant=self.terms.tenant)
+        return Origin(
+            student=target.student,
+            digest=student.digest,
+            path=target.path,
+            head=self.plan.job.requests[0].head_on(student.fixed.head),
+            tenant=self.terms.tenant,
+        )
 
     async def _question(self, origin: Origin) -> Question | None:
         """What the semantic cache compares; None where that is off, or there is not exactly one."""

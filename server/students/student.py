@@ -95,7 +95,7 @@ class ServedStudent(Member):
 
     @property
     def fixed(self) -> EngineStatus:
-        """The engine's first status, kept for what never changes: its variant and its KV bound."""
+        """The engine's first status, kept for what never changes: variant, head and KV bound."""
         if self._status is None:
             self._status = self.engine.status()
         return self._status
@@ -120,13 +120,15 @@ class ServedStudent(Member):
 
     @property
     def fingerprint(self) -> str:
-        """`system_fingerprint`: changes when the version, the student or its precision does."""
-        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {self.fixed.variant}"
+        """`system_fingerprint`: changes when the version, the student, its precision or its head does."""
+        status = self.fixed
+        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {status.variant} {status.head}"
         return f"fp_{hashlib.sha256(seed.encode()).hexdigest()[:10]}"
 
     @property
     def digest(self) -> str:
-        """Changes with anything that answers depend on: files, cut, trained exits, precision, version."""
+        """Changes with anything that answers depend on, their head apart: files, cut, trained exits, precision,
+        version."""
         if self._digest is None:
             facts = [msgspec.json.encode(self.manifest), self.fixed.variant.encode(), self.version.encode()]
             self._digest = hashlib.sha256(b"\0".join(facts)).hexdigest()

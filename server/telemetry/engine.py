@@ -53,7 +53,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStatus], int]], ...] = (
     ("fenhe_failed_steps", "Engine steps that failed.", lambda status: status.num_failed_steps),
 )
 _BY_STAGE: tuple[tuple[str, str, Callable[[EngineStatus], Mapping[str, int]]], ...] = (
-    ("fenhe_stage_runs", "Forward passes of a module, an exit or the head.", lambda status: status.stage_runs),
+    ("fenhe_stage_runs", "Forward passes of a module, an exit or a head.", lambda status: status.stage_runs),
     ("fenhe_stage_rows", "Rows those passes computed.", lambda status: status.stage_rows),
     ("fenhe_prefix_query_tokens", "Prompt tokens looked up per module.", lambda status: status.prefix_query_tokens),
     ("fenhe_prefix_hit_tokens", "Of them, found.", lambda status: status.prefix_hit_tokens),

@@ -1,5 +1,6 @@
 """The body of `/debug/state`."""
 
+from models.student.manifest import HeadKind
 from server.wire.base import Reply
 from server.wire.status import PathProgress
 
@@ -7,12 +8,14 @@ from server.wire.status import PathProgress
 class SequenceReply(Reply, frozen=True, kw_only=True):
     """A sequence in an engine. `slot` is null while it waits; computed tokens are those whose KV is written.
 
-    `id` is made of the request's x-request-id, a mark of its tenant where there are keys, and the choice's index.
+    `head` chooses its tokens. `id` is made of the request's x-request-id, a mark of its tenant where there are keys,
+    and the choice's index.
     """
 
     id: str
     status: str
     path: str
+    head: HeadKind
     slot: int | None
     num_prompt_tokens: int
     num_cached_tokens: int
@@ -28,7 +31,7 @@ class MemoryState(Reply, frozen=True, kw_only=True):
 
 
 class EngineState(Reply, frozen=True, kw_only=True):
-    """Counts since the engine started; by stage: modules, exits and `head`."""
+    """Counts since the engine started; by stage: modules, exits, `head` and `cheap_head`."""
 
     num_accepted: int
     num_steps: int
@@ -56,11 +59,15 @@ class DoorState(Reply, frozen=True, kw_only=True):
 
 
 class StudentState(Reply, frozen=True, kw_only=True):
-    """`integrity` lists inconsistencies in the engine's state, or that it does not answer; empty when all is well."""
+    """`integrity` lists inconsistencies in the engine's state, or that it does not answer; empty when all is well.
+
+    `head` chooses tokens where a request does not demand the exact one.
+    """
 
     name: str
     status: str
     variant: str
+    head: HeadKind
     error: str | None
     integrity: list[str]
     paths: list[PathProgress]

@@ -150,11 +150,12 @@ class ProgressReply(Reply, frozen=True, kw_only=True):
 
 
 class VersionReply(Reply, frozen=True, kw_only=True):
-    """`student` and `variant` are those of the `model` in the query; without one, of the first student."""
+    """`student`, `variant` and `head` are those of the `model` in the query; without one, of the first student."""
 
     version: str
     student: str | None
     variant: str | None
+    head: HeadKind | None
 
 
 class StudentReply(Reply, frozen=True, kw_only=True):
@@ -172,6 +173,7 @@ class StudentReply(Reply, frozen=True, kw_only=True):
     num_running: int = 0
     num_waiting: int = 0
     variant: str | None = None
+    head: HeadKind | None = None
 
 
 class ReloadReply(Reply, frozen=True, kw_only=True):

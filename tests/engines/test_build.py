@@ -8,10 +8,12 @@ import pytest
 from engines.build import build_engine, build_runner, capacity_tokens
 from engines.config import EngineConfig
 from engines.loop.module_engine import ModuleEngine
+from engines.onnx.plan import PrecisionPlan
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
 from models.student.folder import Student
+from tests.engines.cheap_heads import with_cheap_head
 from tests.models.greedy_text import NUM_TOKENS, chat_ids
 
 
@@ -112,3 +114,18 @@ def test_build_of_a_missing_graph_is_refused_by_open(tiny_source: Any, tmp_path:
     (tmp_path / "student" / "head.fp32.onnx").unlink()
     with pytest.raises(WeightsError, match="head"):
         Student.open(tmp_path / "student")
+
+
+def test_engine_uses_the_cheap_head_that_the_plan_has(
+    tiny_student: Any, tmp_path: Path, make_listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = with_cheap_head(tiny_student("llama").student, tmp_path / "student")
+    config, prompts = EngineConfig(precision="fp32", max_running=2), {"a": [5, 6, 7, 8]}
+    exact = generate(build_engine(student, config), prompts, make_listener).tokens("a")
+    plan = PrecisionPlan(many="fp32", cheap_head=True)
+    monkeypatch.setattr("engines.build.choose_plan", lambda *_: plan)
+    engine = build_engine(student, config)
+    assert engine.status().head == "cheap"
+    assert generate(engine, prompts, make_listener).tokens("a") != exact
+    assert engine.status().stage_rows["cheap_head"] == NUM_TOKENS
+    assert "head" not in engine.status().stage_rows

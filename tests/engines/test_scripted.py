@@ -138,3 +138,12 @@ def test_scripted_stop_finishes_within_grace_and_aborts_the_rest(stage: Stage) -
     assert stage.end("slow").reason is FinishReason.ABORT
     with pytest.raises(EngineUnhealthy):
         stage.submit("late")
+
+
+def test_scripted_engine_tells_its_head_and_that_of_each_sequence() -> None:
+    made = Stage({"slow": Line(pieces=("x",) * 1000, delay_s=0.01)}, head="cheap")
+    made.submit("plain", "slow")
+    made.submit("scored", "slow", prompt_logprobs=0)
+    assert made.engine.status().head == "cheap"
+    assert {one.id: one.head for one in made.engine.sequences(5.0)} == {"plain": "cheap", "scored": "exact"}
+    made.engine.stop(0)

@@ -13,7 +13,7 @@ from engines.config import EngineConfig
 from engines.contract import Block, StepInput
 from engines.loop.module_engine import ModuleEngine
 from models.student.folder import Student
-from models.student.manifest import Manifest
+from models.student.manifest import HeadKind, Manifest
 from models.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
 from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
@@ -21,11 +21,18 @@ from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 CONTEXT_TOKENS = 4096
 
 
+NUM_EXACT = 64
+"""Tokens below this one are exact in what the cheap head says."""
+
+
 class RandomRunner:
-    """Logits that depend on position and token alone. There is no KV."""
+    """Logits that depend on position and token alone. There is no KV. The cheap head errs by as much again."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
+        self._exact = np.zeros((0, vocab_size), np.float32)
+        self._errors = np.random.default_rng(1).random(vocab_size, np.float32) * 4 - 2
+        self._errors[:NUM_EXACT] = 0
 
     def load(self, stage: str) -> None:
         pass
@@ -38,10 +45,13 @@ class RandomRunner:
             if chunk.wants_logits
         ]
         rows = [np.random.default_rng(place).random(self._vocab_size, np.float32) * 4 for place in places]
-        return np.stack(rows) if rows else np.zeros((0, self._vocab_size), np.float32)
+        self._exact = np.stack(rows) if rows else np.zeros((0, self._vocab_size), np.float32)
+        heads = [row.head for row in step.decode] + [chunk.head for chunk in step.prefill if chunk.wants_logits]
+        is_cheap = np.array([head == "cheap" for head in heads], np.bool_)
+        return self._exact + np.where(is_cheap[:, None], self._errors, np.float32(0))
 
     def exact_logits(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        raise NotImplementedError
+        return self._exact[list(rows)]
 
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
         raise NotImplementedError
@@ -80,7 +90,7 @@ def backward_student() -> Student:
     return Student(folder=Path("nowhere"), manifest=long_student().manifest, tokenizer=tokenizer)
 
 
-def open_random(template: str | None = None, *, student: Student | None = None) -> Opened:
+def open_random(template: str | None = None, *, student: Student | None = None, head: HeadKind = "exact") -> Opened:
     """A student that answers at random, behind an engine that has yet to be started."""
     student = student or long_student(template)
     engine = ModuleEngine(
@@ -89,6 +99,7 @@ def open_random(template: str | None = None, *, student: Student | None = None) 
         EngineConfig(max_running=8),
         capacity_tokens=CONTEXT_TOKENS,
         variant="random",
+        head=head,
     )
     return Opened(name="random", student=student, engine=engine)
 

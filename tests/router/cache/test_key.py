@@ -10,7 +10,7 @@ from engines.grammar import Grammar
 from engines.sequence import GenerationRequest, SamplingParams, WhileLoading
 from router.cache.key import NOT_IN_KEY, Origin, cache_key, key_prefix, path_of
 
-ORIGIN = Origin(student="tiny", digest="d1", path="full", tenant=None)
+ORIGIN = Origin(student="tiny", digest="d1", path="full", head="exact", tenant=None)
 SAMPLING = SamplingParams(max_tokens=8)
 REQUEST = GenerationRequest(id="a-0", prompt_token_ids=(1, 2, 3), path="full", sampling=SAMPLING)
 
@@ -40,7 +40,13 @@ OTHER_REQUEST: dict[str, Any] = {
     "while_loading": WhileLoading.DEGRADE,
     "cache_salt": "acme",
 }
-OTHER_ORIGIN = {"student": "other", "digest": "d2", "path": "shallow", "tenant": "acme"}
+OTHER_ORIGIN: dict[str, Any] = {
+    "student": "other",
+    "digest": "d2",
+    "path": "shallow",
+    "head": "cheap",
+    "tenant": "acme",
+}
 
 
 def key_of(request: GenerationRequest = REQUEST, origin: Origin = ORIGIN) -> str:

@@ -9,7 +9,7 @@ from router.cache.config import CacheConfig
 from router.cache.key import Origin
 from router.cache.similar import MAX_CHARS, Question, SimilarIndex, read_question, read_text, similarity
 
-ORIGIN = Origin(student="tiny", digest="d", path="full", tenant=None)
+ORIGIN = Origin(student="tiny", digest="d", path="full", head="exact", tenant=None)
 REQUEST = GenerationRequest(
     id="a", prompt_token_ids=(1, 2), path="full", sampling=SamplingParams(max_tokens=4, temperature=0.0)
 )
@@ -68,9 +68,10 @@ def test_question_s_group_is_everything_but_its_words() -> None:
         group_of(f"user: {LAST} end and more"),
         group_of(origin=replace(ORIGIN, tenant="acme")),
         group_of(origin=replace(ORIGIN, path="shallow")),
+        group_of(origin=replace(ORIGIN, head="cheap")),
         group_of(request=replace(REQUEST, sampling=replace(REQUEST.sampling, max_tokens=5))),
     }
-    assert len(groups) == 6
+    assert len(groups) == 7
 
 
 def test_question_s_group_is_that_of_all_answers_that_may_fill_the_context() -> None:

@@ -103,6 +103,7 @@ def test_admin_lists_students_in_full(served: Served) -> None:
     with served.http.stream("POST", "/v1/completions", json=SLOW | {"model": "second"}):
         body = admin(served, "GET").json()["students"][1]
     assert (body["name"], body["num_running"], body["variant"], body["tasks"]) == ("second", 1, "scripted", [])
+    assert body["head"] == "exact"
 
 
 def test_added_student_is_served(served: Served, workshop: Workshop, folder: Path) -> None:

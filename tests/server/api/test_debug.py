@@ -73,6 +73,7 @@ def test_state_tells_what_runs_and_what_waits(served: Served) -> None:
         (running,) = big["running"]
         told = {name: running[name] for name in ("id", "path", "slot", "status", "max_completion_tokens")}
         assert told == {"id": "first-0", "path": "full", "slot": 0, "status": "decoding", "max_completion_tokens": 200}
+        assert (running["head"], big["head"]) == ("exact", "exact")
         assert running["num_prompt_tokens"] == len(f"slow {SECRET}")
         assert running["num_computed_tokens"] == running["num_prompt_tokens"] + running["num_completion_tokens"]
         assert running["num_completion_tokens"] > 0

@@ -36,7 +36,7 @@ def test_unhealthy_engine_shows_in_every_probe(start: Start) -> None:
 
 def test_version_names_the_student(served: Served) -> None:
     body = served.http.get("/version").json()
-    assert (body["student"], body["variant"]) == ("tiny", "scripted")
+    assert (body["student"], body["variant"], body["head"]) == ("tiny", "scripted", "exact")
     assert body["version"]
 
 

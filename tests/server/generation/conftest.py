@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engines.scripted import Line, ScriptedEngine
+from models.student.manifest import HeadKind
 from router.cache.result_cache import CacheUse
 from router.decision import RoutePreferences
 from server.api.chat import ChatOrder
@@ -36,9 +37,16 @@ class Backend:
         body = ChatRequest(model="auto", messages=[Message(role="user", content=prompt)], temperature=0.0, **fields)
         return ChatOrder(self.context, body, RoutePreferences(), key)
 
-    async def supplier(self, order: Order | None = None, use: CacheUse = USE, id: str = "r") -> Supplier:
+    async def supplier(
+        self, order: Order | None = None, use: CacheUse = USE, id: str = "r", head: HeadKind | None = None
+    ) -> Supplier:
+        """`head` is the one that the decision means, for every target; None leaves that to the policy."""
         order = order or self.order()
         routed = await route(self.context, order)
+        if head is not None:
+            fallbacks = tuple(dataclasses.replace(target, head=head) for target in routed.decision.fallbacks)
+            decision = dataclasses.replace(routed.decision, head=head, fallbacks=fallbacks)
+            routed = dataclasses.replace(routed, decision=decision, target=decision.target)
         return Supplier(
             context=self.context,
             order=order,
@@ -58,9 +66,13 @@ async def open_backend(tmp_path: Path) -> AsyncIterator[Open]:
     """`open_backend({"one": {"hello": Line(...)}, "two": {}})`: students by name, each with its script."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def begin(scripts: Mapping[str, Mapping[str, Line]] | None = None, limits: Limits | None = None) -> Backend:
+        def begin(
+            scripts: Mapping[str, Mapping[str, Line]] | None = None,
+            limits: Limits | None = None,
+            head: HeadKind = "exact",
+        ) -> Backend:
             engines = {
-                name: make_engine({**script, **SCRIPT}, student=name)
+                name: make_engine({**script, **SCRIPT}, student=name, head=head)
                 for name, script in (scripts or {"tiny": {}}).items()
             }
             students = [open_scripted(make_student(tmp_path, name), engine) for name, engine in engines.items()]
