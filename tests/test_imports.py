@@ -60,7 +60,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "build",
         "onnx loop",
         "scheduling sampler prompt_scores native step_times",
-        "contract",
+        "contract drawing",
         "sequence",
         "grammar text prefix_match config machine",
     ),

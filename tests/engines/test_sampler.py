@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.sampler import Sampler, adjust, draw, uniform
+from engines.drawing import draw, uniform
+from engines.sampler import Sampler, adjust
 from engines.sequence import GenerationRequest, SamplingParams, Sequence
 from engines.text import TextStream
 
