@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -45,6 +45,10 @@ class EngineConfig:
     ] = 128
     precision: Annotated[
         str, Meta(description="a precision of the student; auto: the fastest here; adaptive: the fastest per row count")
+    ] = "auto"
+    head: Annotated[
+        Literal["auto", "exact", "cheap"],
+        Meta(description="the head of requests that do not need the exact one; auto: the cheap one where it is faster"),
     ] = "auto"
     num_threads: Annotated[
         Positive | None,

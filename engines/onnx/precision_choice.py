@@ -1,12 +1,13 @@
-"""Chooses the precisions of a plan: the configured one, or by measuring, within a memory budget."""
+"""Chooses the precisions of a plan and its head: the configured ones, or by measuring, within a memory budget."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.onnx.plan import PrecisionPlan
-from engines.onnx.speeds import speeds_of
+from engines.onnx.speeds import has_cheap_head, speeds_of
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS
 from models.student.folder import Student
@@ -16,13 +17,49 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 ADAPTIVE = "adaptive"
+MANY_ROWS = 32
+MAX_LOSS = 0.03
+"""Share of a step that the cheap head may cost with many rows; with few rows it must win."""
 
 
 def choose_plan(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
-    """Settle `config.precision` for this student on this machine.
+    """Settle `config.precision` and `config.head` for this student on this machine.
 
-    Raises: ConfigError when the student has no such variant, this machine cannot run it, or none fits the budget.
+    Raises: ConfigError when the student has no such variant or head, this machine cannot run it, or none fits the
+    budget.
     """
+    plan = _precisions(student, config, num_threads, library)
+    if config.head == "exact":
+        return plan
+    has_head = all(has_cheap_head(student, variant) for variant in plan.variants)
+    if config.head == "cheap" and not has_head:
+        raise ConfigError(
+            f"head cheap: student {student.manifest.name!r} has none at precision {plan.describe()!r}; build it with "
+            "`fenhe build --head` at precision w8a8-native, or leave `head` out"
+        )
+    if not has_head:
+        return plan
+    pays = config.head == "cheap" or all(
+        _pays(plan.many, speeds) for speeds in speeds_of(student, plan.variants, num_threads, library).values()
+    )
+    return replace(plan, cheap_head=pays)
+
+
+def _pays(name: str, speeds: Speeds) -> bool:
+    """Whether the cheap head is faster for few rows and hardly slower for many.
+
+    What it may lose is a share of a step on the shortest path: of a step on any other path it is less.
+    """
+    exact, cheap = speeds.exact_head_s, speeds.cheap_head_s
+    wins = all(cheap[rows] < exact[rows] for rows in cheap if rows < MANY_ROWS)
+    lost_s = cheap[MANY_ROWS] - exact[MANY_ROWS]
+    pays = wins and lost_s <= MAX_LOSS * speeds.decode_step_s[MANY_ROWS]
+    measured = ", ".join(f"{rows} rows {exact[rows] * 1e3:.3g} -> {cheap[rows] * 1e3:.3g} ms" for rows in sorted(cheap))
+    logger.info("head chosen precision=%s head=%s measured=%r", name, "cheap" if pays else "exact", measured)
+    return pays
+
+
+def _precisions(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
     if config.precision not in (AUTO, ADAPTIVE):
         _check(student, config.precision, library)
         return PrecisionPlan(many=config.precision)

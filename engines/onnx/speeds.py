@@ -1,22 +1,27 @@
 """How fast the variants of a student are on this machine: measured once, kept beside the student."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from engines.contract import DecodeRow, PrefillChunk, Runner, StepInput
 from engines.machine import cpu_fields
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
+from engines.onnx.sessions import HeadSession, open_session
 from engines.step_times import step_times
-from models.student.folder import HEAD, Student
+from models.student.folder import CHEAP_HEAD, HEAD, Student
 from models.student.speeds import SpeedFile, Speeds, read_speeds, write_speeds
 
 logger = logging.getLogger(__name__)
 
 DECODE_ROWS = (1, 4, 32)
+HEAD_ROWS = (1, 8, 32)
+HEAD_RUNS = 30
 PREFILL_TOKENS = 256
 POSITION = 100
 NUM_RUNS = 5
@@ -28,7 +33,7 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
     machine = f"{processor}, {num_threads} threads, onnxruntime {ort.__version__}"
     kept = read_speeds(student.folder)
     known = dict(kept.variants) if kept is not None and kept.machine == machine else {}
-    missing = [variant for variant in variants if variant not in known]
+    missing = [variant for variant in variants if variant not in known or _lacks_heads(student, variant, known)]
     if missing:
         logger.info("measuring speeds precisions=%s: once on this machine, takes some seconds", ",".join(missing))
     for variant in missing:
@@ -41,6 +46,15 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
     return {variant: known[variant] for variant in variants}
 
 
+def _lacks_heads(student: Student, variant: str, known: dict[str, Speeds]) -> bool:
+    """Whether it was measured before it had a cheap head."""
+    return has_cheap_head(student, variant) and not known[variant].cheap_head_s
+
+
+def has_cheap_head(student: Student, variant: str) -> bool:
+    return student.manifest.variant(variant).cheap_head is not None
+
+
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
     path = min(student.manifest.paths, key=lambda path: len(path.modules))
     limits = RunnerLimits(num_slots=max(DECODE_ROWS), capacity_tokens=512, num_threads=num_threads, library=library)
@@ -51,7 +65,35 @@ def _measure(student: Student, variant: str, num_threads: int, library: Path | N
     decode_step_s = {rows: _fastest_s(runner, StepInput(decode=(row,) * rows)) for rows in DECODE_ROWS}
     chunk = PrefillChunk(slot=0, path=path.name, start=0, token_ids=tuple(range(PREFILL_TOKENS)), wants_logits=True)
     prefill_s = _fastest_s(runner, StepInput(prefill=(chunk,)))
-    return Speeds(decode_step_s=decode_step_s, prefill_token_s=prefill_s / PREFILL_TOKENS)
+    exact_s, cheap_s = _head_times(student, variant, num_threads, library)
+    return Speeds(
+        decode_step_s=decode_step_s,
+        prefill_token_s=prefill_s / PREFILL_TOKENS,
+        exact_head_s=exact_s,
+        cheap_head_s=cheap_s,
+    )
+
+
+def _head_times(
+    student: Student, variant: str, num_threads: int, library: Path | None
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Seconds of the exact and the cheap head by rows, in turns; empty without a cheap head."""
+    if not has_cheap_head(student, variant):
+        return {}, {}
+    heads = [
+        HeadSession(open_session(student.graph(variant, head), num_threads, library)) for head in (HEAD, CHEAP_HEAD)
+    ]
+    architecture = student.manifest.architecture
+    fastest: list[dict[int, float]] = [{}, {}]
+    for num_rows in HEAD_ROWS:
+        normed = np.random.default_rng(0).standard_normal((num_rows, architecture.hidden_size), np.float32)
+        logits = np.zeros((num_rows, architecture.vocab_size), np.float32)
+        for _ in range(HEAD_RUNS):
+            for head, times in zip(heads, fastest, strict=True):
+                started_s = time.perf_counter()
+                head.run(normed, logits)
+                times[num_rows] = min(times.get(num_rows, 1e9), time.perf_counter() - started_s)
+    return fastest[0], fastest[1]
 
 
 def _fastest_s(runner: Runner, step: StepInput) -> float:

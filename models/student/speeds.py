@@ -10,10 +10,15 @@ SPEEDS_NAME = "speeds.json"
 
 
 class Speeds(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds on the shortest path with the head: a decode step by number of rows, and a prompt token."""
+    """Seconds on the shortest path with the exact head: a decode step by number of rows, and a prompt token.
+
+    `exact_head_s` and `cheap_head_s` are the heads alone by number of rows, where the variant has a cheap one.
+    """
 
     decode_step_s: dict[int, float]
     prefill_token_s: float
+    exact_head_s: dict[int, float] = {}
+    cheap_head_s: dict[int, float] = {}
 
     def decode_token_s(self, num_rows: int) -> float:
         """Per token at the measured row count nearest to `num_rows`."""
