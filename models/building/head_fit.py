@@ -17,6 +17,7 @@ import torch
 from msgspec import Meta
 
 from models.bounds import Positive, out_of_bounds
+from models.building.head_file import RANK_MULTIPLE
 from models.errors import ConfigError
 from models.graphs.rotate import rotation
 
@@ -35,7 +36,7 @@ SMALLEST_VARIANCE = 1e-8
 class HeadFitConfig:
     """How large the head is, and how long it is refined; `steps` 0 leaves the closed form as it is."""
 
-    rank: Annotated[int, Meta(ge=4, multiple_of=4)] = 96
+    rank: Annotated[int, Meta(ge=4)] = 96
     num_frequent: Positive = 4096
     num_candidates: Positive = 512
     reach: Annotated[float, Meta(gt=0.0)] = 16.0
@@ -48,6 +49,8 @@ class HeadFitConfig:
     def check(self, hidden_size: int, vocab_size: int) -> None:
         """Raises: ConfigError with everything that does not fit a model of these sizes."""
         problems: list[object] = list(out_of_bounds(self))
+        if self.rank % RANK_MULTIPLE:
+            problems.append(f"rank {self.rank} must be a multiple of {RANK_MULTIPLE}")
         if self.rank > hidden_size:
             problems.append(f"rank {self.rank} is above the hidden size, {hidden_size}")
         if self.num_frequent + self.num_candidates > vocab_size:
@@ -169,7 +172,7 @@ class _Fit:
     def _share_of_rate(self, step: int) -> float:
         """A warm-up, then half a cosine down to a floor."""
         warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self._config.steps)))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, self._config.steps))))
         return warm * (FLOOR_SHARE + (1 - FLOOR_SHARE) * cosine)
 
     def _likeliest(self, num_tokens: int) -> torch.Tensor:
