@@ -19,9 +19,12 @@ class EngineAnswerer:
     which has fewer of them left, gets the same answers.
     """
 
-    def __init__(self, engine: Engine, path: str, end_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self, engine: Engine, path: str, end_token_ids: frozenset[int], *, needs_exact_head: bool = False
+    ) -> None:
         self._engine = engine
         self._path = path
+        self._needs_exact_head = needs_exact_head
         self._end_token_ids = end_token_ids
         self._events: queue.SimpleQueue[SequenceEvent] = queue.SimpleQueue()
 
@@ -31,6 +34,12 @@ class EngineAnswerer:
 
     def __exit__(self, *_: object) -> None:
         self._engine.stop(grace_s=0.0)
+
+    def on(self, path: str, *, needs_exact_head: bool) -> "EngineAnswerer":
+        """The same engine, started or not, on another path or with another head; one of them answers at a time."""
+        other = EngineAnswerer(self._engine, path, self._end_token_ids, needs_exact_head=needs_exact_head)
+        other._events = self._events
+        return other
 
     def answer(
         self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
@@ -51,9 +60,14 @@ class EngineAnswerer:
                     seed=_seed_of(entry[1], seed),
                     stop_token_ids=self._end_token_ids,
                 )
-                self._engine.submit(
-                    GenerationRequest(id=str(entry[0]), prompt_token_ids=entry[1], path=self._path, sampling=sampling)
+                request = GenerationRequest(
+                    id=str(entry[0]),
+                    prompt_token_ids=entry[1],
+                    path=self._path,
+                    sampling=sampling,
+                    needs_exact_head=self._needs_exact_head,
                 )
+                self._engine.submit(request)
                 answers[entry[0]] = []
                 num_open += 1
             if not num_open:

@@ -56,8 +56,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tasks",
     ),
     "engines": (
-        "evaluation scripted answerer",
-        "build",
+        "evaluation scripted",
+        "answerer build",
         "onnx loop",
         "scheduling sampler prompt_scores native step_times",
         "contract drawing",
