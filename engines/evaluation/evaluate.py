@@ -1,4 +1,4 @@
-"""Every path and precision of a student, measured: the run behind `fenhe eval`.
+"""Every path, head and precision of a student, measured: the run behind `fenhe eval`.
 
 At most two precisions are in memory at a time: the reference and the one that is scored.
 """
@@ -6,69 +6,54 @@ At most two precisions are in memory at a time: the reference and the one that i
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from tqdm import tqdm
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from engines.build import build_runner
 from engines.config import EngineConfig
-from engines.evaluation.scorer import PathRuns, Scorer, stages_of
-from engines.evaluation.speeds import NUM_ROUNDS, POSITION, ROW_COUNTS, decode_speeds
+from engines.evaluation.choices import (
+    EvalConfig,
+    calibration_precision,
+    chosen_paths,
+    chosen_precisions,
+    chosen_reference,
+    heads_at,
+)
+from engines.evaluation.scorer import EXACT_ONLY, PathRuns, columns_of, stages_of
+from engines.evaluation.scoring import EncodedTexts, Shown, encoded, score_answers, score_texts
+from engines.evaluation.speeds import POSITION, ROW_COUNTS, decode_speeds
+from engines.evaluation.writing import Writer, Written, prompts_to_answer
 from engines.machine import describe_machine
-from engines.native import library_path
 from engines.onnx.runner import OnnxRunner
 from models.errors import ConfigError
-from models.evaluation.blind import with_other_questions
-from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, path_bytes
-from models.evaluation.retention import task_retentions
-from models.evaluation.rows import Passage, Row, passage_of
-from models.evaluation.scores import RowScore, agreement, mean_kl, perplexity_ratio
-from models.evaluation.table import Evaluation, Point, TaskFigures
-from models.graphs.precisions import PRECISIONS
+from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, path_bytes, request_compute_share
+from models.evaluation.figures import figures_of
+from models.evaluation.judging import judged
+from models.evaluation.measures import measures_of
+from models.evaluation.retention import retention_of, task_retentions
+from models.evaluation.rows import OWN_WORDS, Passage, Row
+from models.evaluation.scores import PathHead, RowScore, Scores, agreement, mean_kl, perplexity_ratio
+from models.evaluation.table import Calibration, Evaluation, Point, RequestCompute, TaskFigures
+from models.evaluation.texts import Prompt, Texts
 from models.student.folder import Student
-from models.student.manifest import Manifest
+from models.student.manifest import HeadKind
 
 logger = logging.getLogger(__name__)
 
-PRECISE_FIRST = ("fp32", "int8", "w8a8", "w8a8-native", "int4")
-"""The order in which a reference is looked for: the least rounded weights and activations first."""
+CALIBRATION_STEP = 3
+"""One of so many texts calibrates."""
 
-Scores = dict[str, list[RowScore]]
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class EvalConfig:
-    """What to measure. None: every path, every precision that can run here, the most precise one as the reference.
-
-    Texts longer than `max_text_tokens` are cut.
-    """
-
-    precisions: tuple[str, ...] | None = None
-    paths: tuple[str, ...] | None = None
-    reference: str | None = None
-    max_text_tokens: int = 1024
-    seed: int = 0
-    num_threads: int | None = None
-    native_folder: Path | None = None
-    num_speed_rounds: int = NUM_ROUNDS
+PrecisionScores = dict[PathHead, Scores]
 
 
-def evaluate(
-    student: Student, rows: Sequence[Row], config: EvalConfig, *, progress_s: float | None = None
-) -> Evaluation:
+def evaluate(student: Student, texts: Texts, config: EvalConfig, *, progress_s: float | None = None) -> Evaluation:
     """Measure every chosen path at every chosen precision; the full path and the reference are always among the points.
 
     `progress_s` is the time between progress reports on stderr; None: no reports.
 
     Raises: ConfigError for paths and precisions that the student or this machine lacks, or when no row can be scored.
     """
-    run = _Evaluation(student, config, progress_s)
-    max_tokens = min(config.max_text_tokens, student.manifest.architecture.max_context_tokens)
-    passages = [passage_of(row, student.tokenizer, max_tokens) for row in rows]
-    fitting = [passage for passage in passages if passage is not None]
-    return run.run(with_other_questions(fitting, max_tokens), num_skipped=passages.count(None))
+    return _Evaluation(student, config, progress_s).run(texts)
 
 
 class _Evaluation:
@@ -77,36 +62,69 @@ class _Evaluation:
         self._manifest = student.manifest
         self._config = config
         self._progress_s = progress_s
-        self._full = self._manifest.full_path.name
-        self._paths = _chosen_paths(self._manifest, config.paths)
-        self._precisions = _chosen_precisions(self._manifest, config)
-        self._reference = _chosen_reference(self._manifest, config)
+        self._full = PathHead(self._manifest.full_path.name, "exact")
+        self._paths = chosen_paths(self._manifest, config.paths)
+        self._precisions = chosen_precisions(self._manifest, config)
+        self._reference = chosen_reference(self._manifest, config)
+        self._max_tokens = min(config.max_text_tokens, self._manifest.architecture.max_context_tokens)
 
-    def run(self, passages: Sequence[Passage], num_skipped: int) -> Evaluation:
-        if not passages:
+    def run(self, texts: Texts) -> Evaluation:
+        rows = (*texts.rows, *self._own_words(texts.prompts))
+        encoded_texts = encoded(rows, texts.plain, texts.pairs, self._student.tokenizer, self._max_tokens)
+        if not encoded_texts.passages:
             raise ConfigError("no row can be scored: every prompt is too long for this student; give other rows")
+        return self._measure(encoded_texts, prompts_to_answer(rows, self._config.num_answer_prompts))
+
+    def _own_words(self, prompts: Sequence[Prompt]) -> list[Row]:
+        if not prompts:
+            return []
+        with self._writer(self._reference) as writer:
+            return writer.own_words(prompts)
+
+    def _measure(self, texts: EncodedTexts, prompts: Sequence[Prompt]) -> Evaluation:
         reference_runner: OnnxRunner | None = None
-        reference_scores: list[RowScore] = []
+        full_scores: dict[str, Scores] = {}
+        requests = _mean_requests(texts.passages)
         points: list[Point] = []
         # The reference comes first: every other precision is compared with it.
         for precision in dict.fromkeys((self._reference, *self._precisions)):
-            paths = self._paths if precision in self._precisions else (self._full,)
+            paths = self._paths if precision in self._precisions else (self._full.path,)
+            heads = heads_at(self._manifest, precision) if precision in self._precisions else EXACT_ONLY
+            written = self._written(precision, columns_of(paths, heads), prompts)
             runner = self._loaded(precision, paths)
-            scores = self._score(runner, precision, paths, passages, reference_runner)
-            if reference_runner is None:
-                reference_runner, reference_scores = runner, scores[self._full]
-            points += self._points(precision, scores, reference_scores, self._speeds(runner, paths))
+            scores = self._score(runner, precision, paths, heads, texts, reference_runner)
+            self._add_answers(runner, precision, scores, written)
+            reference_runner = reference_runner or runner
+            full_scores[precision] = scores[self._full]
+            speeds = self._speeds(runner, paths, heads)
+            points += [
+                self._point(column, precision, held, full_scores, speeds[column], requests)
+                for column, held in scores.items()
+            ]
         return Evaluation(
             student=self._manifest.name,
-            full_path=self._full,
+            full_path=self._full.path,
             reference_precision=self._reference,
             attention_context_tokens=ATTENTION_CONTEXT_TOKENS,
             machine=_machine(self._config),
             seed=self._config.seed,
-            num_rows=dict(Counter(passage.dataset for passage in passages)),
-            num_skipped=num_skipped,
+            num_rows=_num_rows(texts),
+            num_skipped=texts.num_skipped,
             points=tuple(points),
+            calibration=self._calibration(texts, full_scores, reference_runner),
         )
+
+    def _writer(self, precision: str) -> Writer:
+        return Writer(self._student, precision, self._config, progress_s=self._progress_s)
+
+    def _written(
+        self, precision: str, columns: Sequence[PathHead], prompts: Sequence[Prompt]
+    ) -> dict[PathHead, list[Written]]:
+        """Every path's own answers; none where there is nothing to compare the full path's with."""
+        if not prompts or len(columns) < 2:
+            return {}
+        with self._writer(precision) as writer:
+            return {column: writer.answers(prompts, column) for column in columns}
 
     def _loaded(self, precision: str, paths: Sequence[str]) -> OnnxRunner:
         capacity = min(self._manifest.architecture.max_context_tokens, max(self._config.max_text_tokens, POSITION + 1))
@@ -122,69 +140,152 @@ class _Evaluation:
             runner.load(stage)
         return runner
 
+    def _full_runs(self, runner: OnnxRunner) -> PathRuns:
+        return PathRuns(runner, self._manifest, (self._full.path,))
+
     def _score(
         self,
         runner: OnnxRunner,
         precision: str,
         paths: Sequence[str],
-        passages: Sequence[Passage],
+        heads: Sequence[HeadKind],
+        texts: EncodedTexts,
         reference: OnnxRunner | None,
-    ) -> Scores:
-        runs = PathRuns(runner, self._manifest, paths)
-        base = None if reference is None else PathRuns(reference, self._manifest, (self._full,))
-        scorer = Scorer(runs, self._full, base)
-        scores: Scores = {path: [] for path in paths}
+    ) -> PrecisionScores:
+        runs = PathRuns(runner, self._manifest, paths, heads)
+        base = None if reference is None else self._full_runs(reference)
         started_s = time.monotonic()
-        for passage in self._with_progress(passages, precision):
-            for path, score in scorer.score(passage).items():
-                scores[path].append(score)
-        logger.info("scored precision=%s rows=%d seconds=%.1f", precision, len(passages), time.monotonic() - started_s)
+        scores = score_texts(runs, self._full.path, texts, base, Shown(precision, self._progress_s))
+        logger.info(
+            "scored precision=%s rows=%d seconds=%.1f", precision, len(texts.passages), time.monotonic() - started_s
+        )
         return scores
 
-    def _with_progress(self, passages: Sequence[Passage], precision: str) -> Iterable[Passage]:
-        every_s = self._progress_s
-        return passages if every_s is None else tqdm(passages, desc=precision, unit="row", mininterval=every_s)
+    def _add_answers(
+        self,
+        runner: OnnxRunner,
+        precision: str,
+        scores: PrecisionScores,
+        written: Mapping[PathHead, Sequence[Written]],
+    ) -> None:
+        shown = Shown(precision, self._progress_s)
+        tokenizer = self._student.tokenizer
+        found = score_answers(self._full_runs(runner), written, tokenizer, self._max_tokens, shown)
+        for column, answers in found.items():
+            scores[column].answers += answers
 
-    def _speeds(self, runner: OnnxRunner, paths: Sequence[str]) -> dict[str, dict[int, float]]:
+    def _speeds(
+        self, runner: OnnxRunner, paths: Sequence[str], heads: Sequence[HeadKind]
+    ) -> dict[PathHead, dict[int, float]]:
         position = min(POSITION, self._manifest.architecture.max_context_tokens - 1)
-        return decode_speeds(runner, paths, position, self._config.num_speed_rounds)
-
-    def _points(
-        self, precision: str, scores: Scores, reference: list[RowScore], speeds: dict[str, dict[int, float]]
-    ) -> list[Point]:
-        return [
-            self._point(path, precision, rows, scores[self._full], reference, speeds[path])
-            for path, rows in scores.items()
-        ]
+        found: dict[PathHead, dict[int, float]] = {}
+        for head in heads:
+            speeds = decode_speeds(runner, paths, position, self._config.num_speed_rounds, head=head)
+            found |= {PathHead(path, head): by_rows for path, by_rows in speeds.items()}
+        return found
 
     def _point(
         self,
-        name: str,
+        column: PathHead,
         precision: str,
-        rows: list[RowScore],
-        full: list[RowScore],
-        reference: list[RowScore],
+        scores: Scores,
+        full: Mapping[str, Scores],
         speeds: dict[int, float],
+        requests: Mapping[str, tuple[int, int]],
     ) -> Point:
-        path = self._manifest.path(name)
-        measures, retention = task_retentions(rows, full, self._config.seed)
-        _, from_reference = task_retentions(rows, reference, self._config.seed)
+        path, rows, seed = self._manifest.path(column.path), scores.rows, self._config.seed
+        reference = full[self._reference].rows
+        measures, retention = task_retentions(rows, full[precision].rows, seed)
+        figures = figures_of(scores, full[precision], measures, seed)
         return Point(
-            path=name,
+            path=column.path,
+            head=column.head,
             precision=precision,
             layers=self._manifest.num_layers_on(path),
-            compute_share=compute_share(self._manifest, path),
-            compute_share_with_attention=compute_share(self._manifest, path, ATTENTION_CONTEXT_TOKENS),
+            compute_share=compute_share(self._manifest, path, head=column.head),
+            compute_share_with_attention=compute_share(
+                self._manifest, path, ATTENTION_CONTEXT_TOKENS, head=column.head
+            ),
             agreement=agreement(rows),
             kl=mean_kl(rows),
             perplexity_ratio=perplexity_ratio(rows, reference),
             tasks=_task_figures(rows, reference),
             retention=dict(retention),
-            reference_retention=dict(from_reference),
+            reference_retention=retention_of(measures_of(rows, reference, seed)),
             measures=measures,
             bytes=path_bytes(self._student, path, precision),
             decode_tokens_per_s=speeds,
+            figures=judged(figures, column, precision),
+            request_compute={
+                task: self._request_compute(column, num_prompt, num_answer)
+                for task, (num_prompt, num_answer) in requests.items()
+            },
         )
+
+    def _request_compute(self, column: PathHead, num_prompt: int, num_answer: int) -> RequestCompute:
+        share = request_compute_share(
+            self._manifest,
+            self._manifest.path(column.path),
+            column.head,
+            num_prompt_tokens=num_prompt,
+            num_answer_tokens=num_answer,
+        )
+        return RequestCompute(num_prompt_tokens=num_prompt, num_answer_tokens=num_answer, compute_share=share)
+
+    def _calibration(
+        self, texts: EncodedTexts, full: Mapping[str, Scores], reference: OnnxRunner | None
+    ) -> Calibration | None:
+        precision = calibration_precision(self._manifest, self._config, self._reference)
+        if precision is None:
+            return None
+        base = full[self._reference]
+        if precision in full:
+            scores = full[precision]
+        else:
+            paths = (self._full.path,)
+            some, base = texts.every(CALIBRATION_STEP), _every(base, CALIBRATION_STEP)
+            scores = self._score(self._loaded(precision, paths), precision, paths, EXACT_ONLY, some, reference)[
+                self._full
+            ]
+        compared = replace(scores, rows=[_against_reference(row) for row in scores.rows], answers=[])
+        measures = [one.measure for one in measures_of(compared.rows, base.rows, self._config.seed)]
+        return Calibration(
+            path=self._full.path,
+            precision=precision,
+            reference_precision=self._reference,
+            compute_share=1.0,
+            figures=judged(figures_of(compared, base, measures, self._config.seed), self._full, precision),
+        )
+
+
+def _every(scores: Scores, step: int) -> Scores:
+    return Scores(rows=scores.rows[::step], plain=scores.plain[::step], pairs=scores.pairs[::step])
+
+
+def _against_reference(row: RowScore) -> RowScore:
+    """The comparison with the reference in place of that with the same precision."""
+    return replace(row, full_kl=row.kl, num_full_agreed=row.num_agreed)
+
+
+def _mean_requests(passages: Sequence[Passage]) -> dict[str, tuple[int, int]]:
+    """Mean tokens of prompt and answer in the full path's own words, by task; rounded, and at least 1."""
+    found: dict[str, list[Passage]] = {}
+    for passage in passages:
+        if passage.dataset == OWN_WORDS:
+            found.setdefault(passage.task, []).append(passage)
+    return {
+        task: (
+            max(1, round(sum(one.boundary for one in own) / len(own))),
+            max(1, round(sum(one.num_answer_tokens for one in own) / len(own))),
+        )
+        for task, own in found.items()
+    }
+
+
+def _num_rows(texts: EncodedTexts) -> dict[str, int]:
+    counts = dict(Counter(passage.dataset for passage in texts.passages))
+    others = {"plain texts": len(texts.plain), "pairs of sentences": len(texts.pairs)}
+    return counts | {name: count for name, count in others.items() if count}
 
 
 def _machine(config: EvalConfig) -> str:
@@ -204,52 +305,3 @@ def _task_figures(rows: Sequence[RowScore], reference: Sequence[RowScore]) -> di
             num_tokens=sum(row.num_tokens for row in mine),
         )
     return figures
-
-
-def _chosen_paths(manifest: Manifest, asked: Sequence[str] | None) -> tuple[str, ...]:
-    known = [path.name for path in manifest.paths]
-    unknown = sorted(set(asked or ()) - set(known))
-    if unknown:
-        raise ConfigError(f"--paths: student {manifest.name!r} has no {', '.join(unknown)}, only {', '.join(known)}")
-    full = manifest.full_path.name
-    return tuple(name for name in known if asked is None or name in asked or name == full)
-
-
-def _chosen_precisions(manifest: Manifest, config: EvalConfig) -> tuple[str, ...]:
-    built = [variant.name for variant in manifest.variants]
-    unknown = sorted(set(config.precisions or ()) - set(built))
-    if unknown:
-        raise ConfigError(
-            f"--precision: student {manifest.name!r} has no {', '.join(unknown)}, only {', '.join(built)}; "
-            "build it with `fenhe build --precision`"
-        )
-    if config.precisions is not None:
-        return tuple(dict.fromkeys(config.precisions))
-    runnable = tuple(name for name in built if _can_run(name, config))
-    if not runnable:
-        raise ConfigError(f"no precision of student {manifest.name!r} can run here: {', '.join(built)}")
-    return runnable
-
-
-def _chosen_reference(manifest: Manifest, config: EvalConfig) -> str:
-    built = [variant.name for variant in manifest.variants]
-    if config.reference is not None:
-        if config.reference not in built:
-            raise ConfigError(f"--reference: the student has no {config.reference}, only {', '.join(built)}")
-        return config.reference
-    ranked = sorted((name for name in built if _can_run(name, config)), key=_rank)
-    if not ranked:
-        raise ConfigError(f"no precision of student {manifest.name!r} can run here: {', '.join(built)}")
-    return ranked[0]
-
-
-def _rank(precision: str) -> int:
-    return PRECISE_FIRST.index(precision) if precision in PRECISE_FIRST else len(PRECISE_FIRST)
-
-
-def _can_run(precision: str, config: EvalConfig) -> bool:
-    if precision not in PRECISIONS:
-        return False
-    if not PRECISIONS[precision].needs_native:
-        return True
-    return config.native_folder is not None and library_path(config.native_folder) is not None

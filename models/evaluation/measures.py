@@ -12,12 +12,14 @@ Which count towards what is kept of a task, decided for every dataset by the bas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from models.evaluation.blind import are_short
 from models.evaluation.resampling import Double, divided, interval, proportion_interval, resampled_ratios
+from models.evaluation.rows import OWN_WORDS
 from models.evaluation.scores import RowScore
 from models.evaluation.table import CHOICE, INFORMATION, LIKELIHOOD, Measure
 
@@ -42,7 +44,18 @@ def measures_of(path: Sequence[RowScore], base: Sequence[RowScore], seed: int) -
     groups: dict[tuple[str, str], list[tuple[RowScore, RowScore]]] = {}
     for row, other in zip(path, base, strict=True):
         groups.setdefault((row.task, row.dataset), []).append((row, other))
-    return [one for group in groups.values() for one in _measures_of_group(group, seed)]
+    found = []
+    for (task, dataset), group in groups.items():
+        sampled = _measures_of_group(group, seed)
+        has_others = any(other == task and name != OWN_WORDS for other, name in groups)
+        found += [_uncounted(one) for one in sampled] if dataset == OWN_WORDS and has_others else sampled
+    return found
+
+
+def _uncounted(sampled: Sampled) -> Sampled:
+    """The full path's own words stand for a task only where it has no dataset."""
+    measure = msgspec.structs.replace(sampled.measure, is_counted=False, reason="the task has datasets of its own")
+    return replace(sampled, measure=measure)
 
 
 def is_clear(value: float, low: float, chance: float) -> bool:

@@ -52,7 +52,7 @@ def front_plot(points: Sequence[Point], cost: Cost, title: str, label: Callable[
     marks = [_frame(across, up), _polyline(line, "front")]
     for point in points:
         x, y = _spot(across, up, cost(point), point.mean_kept)
-        name = html.escape(f"{point.path} at {point.precision}")
+        name = html.escape(f"{point.name} at {point.precision}")
         marks.append(
             f'<circle class="c{colours[point.precision]}" cx="{x:.1f}" cy="{y:.1f}" r="5.5">'
             f"<title>{name}: {label(cost(point))}, {point.mean_kept:.1%}</title></circle>"

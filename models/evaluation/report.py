@@ -9,6 +9,13 @@ import msgspec
 
 from models.errors import ConfigError
 from models.evaluation.describe import MIB, measured_words, reference_words, short, tasks_of
+from models.evaluation.figure_lines import (
+    TITLES,
+    figure_lines,
+    figures_words,
+    mean_compute_words,
+    tasks_with_figures,
+)
 from models.evaluation.front import RULES, pick, size_cost
 from models.evaluation.plots import NUM_COLOURS, Spot, curves_plot, front_plot
 from models.evaluation.table import Evaluation, Measure, Point, TaskRetention
@@ -94,8 +101,13 @@ def page_of(evaluation: Evaluation, pictures: Pictures) -> str:
         f"<h1>{name}: what every path keeps</h1>",
         f"<p class=soft>{html.escape(rows)} · {html.escape(evaluation.machine)}</p>",
         f"<p class=soft>{html.escape(reference_words(evaluation))}.</p>",
+        _mean_compute(evaluation),
         _fronts(evaluation.points),
         _section("Paths and precisions", _points_table(evaluation)),
+        *(
+            _section(f"{task}: figures and verdicts", _figures_table(evaluation, task))
+            for task in tasks_with_figures(evaluation)
+        ),
         _section("What is kept of a task", _kept_by(evaluation)),
         _section("Picks", _picks(evaluation)),
         _section("Measures", _measures_table(evaluation)),
@@ -140,6 +152,7 @@ def _points_table(evaluation: Evaluation) -> str:
     tasks = tasks_of(evaluation)
     heads = [
         "path",
+        "head",
         "precision",
         "layers",
         "compute",
@@ -154,6 +167,7 @@ def _points_table(evaluation: Evaluation) -> str:
     for point in evaluation.points:
         cells = [
             html.escape(point.path),
+            point.head,
             html.escape(point.precision),
             str(point.layers),
             f"{point.compute_share:.1%}",
@@ -174,11 +188,28 @@ def _kept(kept: TaskRetention | None) -> str:
     return f"{kept.score:.1%} <small>{kept.low:.1%} to {kept.high:.1%}</small>"
 
 
+def _mean_compute(evaluation: Evaluation) -> str:
+    if evaluation.mean_default_compute is None:
+        return ""
+    return f"<p>{html.escape(mean_compute_words(evaluation.mean_default_compute))}.</p>"
+
+
+def _figures_table(evaluation: Evaluation, task: str) -> str:
+    rows = []
+    for line in figure_lines(evaluation, task):
+        path = html.escape(line.path) + (" <small>calibration</small>" if line.is_calibration else "")
+        cells = [path, line.head, html.escape(line.precision)]
+        cells += [f"{html.escape(cell.text)} <small>{html.escape(cell.interval)}</small>" for cell in line.cells]
+        rows.append((line.path == evaluation.full_path and not line.is_calibration, cells))
+    table = _table(["path", "head", "precision", *TITLES], rows)
+    return f"<p class=soft>{html.escape(figures_words(evaluation, task))}</p>{table}"
+
+
 def _picks(evaluation: Evaluation) -> str:
     rows = []
     for scenario in RULES:
         choice = pick(evaluation.points, scenario)
-        where = f"<b>{html.escape(choice.point.path)}</b> at {html.escape(choice.point.precision)}"
+        where = f"<b>{html.escape(choice.point.name)}</b> at {html.escape(choice.point.precision)}"
         rows.append(f"<p><b>{scenario}</b>: {where} <small>{html.escape(choice.reason)}</small></p>")
     return "".join(rows)
 
@@ -195,7 +226,7 @@ def _measures_table(evaluation: Evaluation) -> str:
     rows = []
     for point in evaluation.points:
         for measure in point.measures:
-            cells = [html.escape(measure.name), html.escape(point.path), html.escape(point.precision)]
+            cells = [html.escape(measure.name), html.escape(point.name), html.escape(point.precision)]
             cells += [f"{measure.value:.4f}", _full_value(measure), f"{measure.ratio:.4f}"]
             cells += [f"{measure.low:.4f} to {measure.high:.4f}"]
             cells += ["" if measure.chance is None else f"{measure.chance:.3f}", str(measure.n)]

@@ -13,16 +13,26 @@ LEVEL = 0.95
 NORMAL_975 = 1.959964
 
 
+def resampled_sums(columns: Double, dataset: str, seed: int) -> Double:
+    """The sum of every column in every resample of the rows.
+
+    Calls for the same dataset and number of rows draw the same rows, so that their results are resampled together.
+    Shapes: columns [columns, rows], returns [columns, resamples].
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile interval), paired rows.
+    """
+    num_rows = columns.shape[1]
+    generator = np.random.default_rng([seed, zlib.crc32(dataset.encode()), num_rows])
+    counts = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), NUM_RESAMPLES)
+    sums: Double = np.stack([counts @ column for column in columns])
+    return sums
+
+
 def resampled_ratios(numerators: Double, denominators: Double, dataset: str, seed: int) -> Double:
     """The ratio of sums in every resample of the rows.
 
-    Calls for the same dataset and number of rows draw the same rows, so that their results are resampled together.
     Where the denominators add up to 0 or less, the ratio is infinite, or 1 when both sums are equal.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13 (percentile interval), paired rows.
     """
-    generator = np.random.default_rng([seed, zlib.crc32(dataset.encode()), len(numerators)])
-    counts = generator.multinomial(len(numerators), np.full(len(numerators), 1 / len(numerators)), NUM_RESAMPLES)
-    above, below = counts @ numerators, counts @ denominators
+    above, below = resampled_sums(np.stack([numerators, denominators]), dataset, seed)
     equal = np.where(above == below, 1.0, np.inf)
     return np.where(below > 0, above / np.where(below > 0, below, 1.0), equal)
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from models.tokenizer import Tokenizer
 
 NUMBER_MARK = "####"
 NUMBER_REQUEST = "\nAnswer with the number only."
-EVAL_PREFIX = "eval_"
+OWN_WORDS = "heldout"
+"""The dataset of what the full path itself wrote to prompts that no path was trained on."""
 
 
 class JsonRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,17 +76,6 @@ class Passage:
         return len(self.token_ids) - self.boundary
 
 
-def read_data(places: Sequence[Path], limit: int | None = None) -> list[Row]:
-    """Rows of the `eval_*.jsonl` files of folders, and of files named themselves; `limit` of every task of each.
-
-    Raises: ConfigError for a place without such files, or a line that cannot be read.
-    """
-    rows: list[Row] = []
-    for file in _files(places):
-        rows += read_file(file, file.stem.removeprefix(EVAL_PREFIX), limit)
-    return rows
-
-
 def read_file(file: Path, dataset: str, limit: int | None = None) -> list[Row]:
     """The first `limit` rows of every task. Raises: ConfigError that names the file and the line."""
     rows: list[Row] = []
@@ -107,17 +97,6 @@ def _read_rows(file: Path, dataset: str) -> Iterator[Row]:
                     yield _row(line, dataset, f"{file}:{number}")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
-
-
-def _files(places: Sequence[Path]) -> Iterable[Path]:
-    for place in places:
-        if not place.is_dir():
-            yield place
-            continue
-        found = sorted(place.glob(f"{EVAL_PREFIX}*.jsonl"))
-        if not found:
-            raise ConfigError(f"{place} has no {EVAL_PREFIX}*.jsonl; name a folder that has, or the files themselves")
-        yield from found
 
 
 def _row(line: bytes, dataset: str, where: str) -> Row:

@@ -2,7 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from models.student.manifest import HeadKind
+
+
+class PathHead(NamedTuple):
+    """A path, and the head that turns its states into predictions."""
+
+    path: str
+    head: HeadKind
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -11,15 +21,19 @@ class RowScore:
 
     `choice_nats` has the mean nats per token of every choice, the right one first; empty where there is no choice.
     `blind_nats` are those of the same answer after another row's question; None where that was not scored.
-    Units: nats, kl, blind_nats in nats.
+    `kl` and `num_agreed` compare with the reference, `full_kl` and `num_full_agreed` with the full path and the exact
+    head at the same precision; None where predictions were not compared.
+    Units: nats, kl, full_kl, blind_nats in nats.
     """
 
     dataset: str
     task: str
     num_tokens: int
     nats: float
-    kl: float
-    num_agreed: int
+    kl: float | None = None
+    num_agreed: int | None = None
+    full_kl: float | None = None
+    num_full_agreed: int | None = None
     choice_nats: tuple[float, ...] = ()
     blind_nats: float | None = None
 
@@ -34,6 +48,54 @@ class RowScore:
         return None if self.blind_nats is None else self.blind_nats - self.nats
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class TextScore:
+    """The nats of a text without a prompt, all its tokens together."""
+
+    dataset: str
+    task: str
+    num_tokens: int
+    nats: float
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class PairScore:
+    """The nats of a right sentence and of a wrong one that differs little from it."""
+
+    good_nats: float
+    bad_nats: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the right sentence is likelier; a tie is not right."""
+        return self.good_nats < self.bad_nats
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class AnswerScore:
+    """A path's own answer to a prompt, as the full path with the exact head finds it.
+
+    `num_ngrams` counts its runs of four tokens, `num_repeated` those of them that stand earlier in it.
+    """
+
+    task: str
+    prompt: str
+    num_tokens: int
+    nats: float
+    num_ngrams: int
+    num_repeated: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Scores:
+    """All scores of one path with one head at one precision: texts in the same order for every path."""
+
+    rows: list[RowScore] = field(default_factory=list)
+    plain: list[TextScore] = field(default_factory=list)
+    pairs: list[PairScore] = field(default_factory=list)
+    answers: list[AnswerScore] = field(default_factory=list)
+
+
 def nats_per_token(rows: Iterable[RowScore]) -> float:
     held = list(rows)
     return sum(row.nats for row in held) / sum(row.num_tokens for row in held)
@@ -45,10 +107,18 @@ def perplexity_ratio(path: Sequence[RowScore], base: Sequence[RowScore]) -> floa
 
 
 def agreement(rows: Sequence[RowScore]) -> float:
-    """Share of answer positions at which the path's likeliest token is the reference's."""
-    return sum(row.num_agreed for row in rows) / sum(row.num_tokens for row in rows)
+    """Share of answer positions at which the path's likeliest token is the reference's, in rows that were compared."""
+    compared = [row for row in rows if row.num_agreed is not None]
+    return sum(row.num_agreed or 0 for row in compared) / sum(row.num_tokens for row in compared)
 
 
 def mean_kl(rows: Sequence[RowScore]) -> float:
-    """Mean over answer positions of KL(reference || path). Units: nats."""
-    return sum(row.kl for row in rows) / sum(row.num_tokens for row in rows)
+    """Mean over answer positions of KL(reference || path), in rows that were compared. Units: nats."""
+    compared = [row for row in rows if row.kl is not None]
+    return sum(row.kl or 0.0 for row in compared) / sum(row.num_tokens for row in compared)
+
+
+def repeated_ngrams(token_ids: Sequence[int], size: int = 4) -> tuple[int, int]:
+    """How many runs of `size` tokens there are, and how many of them stand earlier in the text."""
+    runs = [tuple(token_ids[start : start + size]) for start in range(len(token_ids) - size + 1)]
+    return len(runs), len(runs) - len(set(runs))

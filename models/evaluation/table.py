@@ -7,13 +7,27 @@ import msgspec
 
 from models.errors import ConfigError
 from models.file_writing import write_whole
-from models.student.manifest import Manifest, Quality, Record, Retention, read_manifest, write_manifest
+from models.student.manifest import (
+    HeadKind,
+    Manifest,
+    Measured,
+    PathFigures,
+    Quality,
+    Record,
+    Retention,
+    Verdict,
+    read_manifest,
+    write_manifest,
+)
 
 LIKELIHOOD: Final = "likelihood"
 CHOICE: Final = "choice"
 INFORMATION: Final = "information"
-FORMAT_VERSION = 2
-"""Since 2 the ratio of a choice compares what is above chance, and short answers count by information."""
+FORMAT_VERSION = 3
+"""Since 2 the ratio of a choice compares what is above chance, and short answers count by information. Since 3 a point
+is a path with one head, and has figures and verdicts for every task."""
+LANGUAGE: Final = "en"
+"""Of all texts that a path is measured on."""
 
 
 class Measure(Record, frozen=True, kw_only=True):
@@ -66,8 +80,41 @@ class TaskFigures(Record, frozen=True, kw_only=True):
     num_tokens: int
 
 
+class JudgedFigures(Record, frozen=True, kw_only=True):
+    """What a path keeps of one task beside the full path with the exact head at the same precision, and what that
+    amounts to. The figures are those of `PathFigures`."""
+
+    verdict_fidelity: Verdict
+    verdict_field: Verdict
+    gate: Verdict
+    perplexity_ratio_own: float | None
+    perplexity_ratio_human: float | None
+    perplexity_ratio_plain: float | None
+    information_kept: float | None
+    choice_kept: float | None
+    accuracy_kept: float | None
+    blimp_kept: float | None
+    rescored_nats_ratio: float | None
+    repetition_ratio: float | None
+    kl: float | None
+    agreement: float | None
+    rows: dict[str, int]
+    intervals: dict[str, tuple[float, float]]
+
+
+class RequestCompute(Record, frozen=True, kw_only=True):
+    """The share of the full path's multiply-adds that a request of so many tokens takes, attention left out.
+
+    The tokens are the means of the full path's own words.
+    """
+
+    num_prompt_tokens: int
+    num_answer_tokens: int
+    compute_share: float
+
+
 class Point(Record, frozen=True, kw_only=True):
-    """One path at one precision.
+    """One path with one head at one precision. `compute_share` is that of an answer token.
 
     `retention` is against the full path at the same precision, which is what routing needs; `reference_retention`,
     `agreement`, `kl` and `perplexity_ratio` are against the full path at the reference precision, so that what
@@ -75,6 +122,7 @@ class Point(Record, frozen=True, kw_only=True):
     """
 
     path: str
+    head: HeadKind = "exact"
     precision: str
     layers: int
     compute_share: float
@@ -88,6 +136,13 @@ class Point(Record, frozen=True, kw_only=True):
     measures: tuple[Measure, ...]
     bytes: int
     decode_tokens_per_s: dict[int, float]
+    figures: dict[str, JudgedFigures] = msgspec.field(default_factory=dict)
+    request_compute: dict[str, RequestCompute] = msgspec.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The path, and its head where it is not the exact one."""
+        return self.path if self.head == "exact" else f"{self.path} with the {self.head} head"
 
     @property
     def least_kept(self) -> float:
@@ -99,6 +154,17 @@ class Point(Record, frozen=True, kw_only=True):
         """The mean score over tasks, against the reference."""
         scores = [kept.score for kept in self.reference_retention.values()]
         return sum(scores) / len(scores) if scores else 0.0
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """The full path at a precision that many serve at, beside the full path at the reference precision: how strict the
+    figures are. Measured on a part of the texts."""
+
+    path: str
+    precision: str
+    reference_precision: str
+    compute_share: float
+    figures: dict[str, JudgedFigures]
 
 
 class Evaluation(Record, frozen=True, kw_only=True):
@@ -114,6 +180,10 @@ class Evaluation(Record, frozen=True, kw_only=True):
     num_rows: dict[str, int]
     num_skipped: int
     points: tuple[Point, ...]
+    calibration: Calibration | None = None
+    mean_default_compute: float | None = None
+    """Share of the full path's multiply-adds in an answer token, mean over the tasks, that an idle server spends on
+    short requests that ask for nothing."""
 
 
 def write_evaluation(file: Path, evaluation: Evaluation) -> None:
@@ -137,14 +207,16 @@ def read_evaluation(file: Path) -> Evaluation:
 
 
 def with_evaluation(manifest: Manifest, evaluation: Evaluation) -> Manifest:
-    """The manifest with these figures in place of older ones of the same path, precision and task or text.
+    """The manifest with these figures in place of older ones of the same path, head, precision and task or text.
 
     Where a task was measured and no measure of it counts, the older figure is removed too: it came from other rows or
-    rules.
+    rules. Quality and retention are those of the exact head.
     """
     quality = {(one.path, one.variant, one.text): one for one in manifest.quality}
     retention = {(one.path, one.variant, one.task): one for one in manifest.retention}
     for point in evaluation.points:
+        if point.head != "exact":
+            continue
         for one in _qualities(point):
             quality[one.path, one.variant, one.text] = one
         for task in point.tasks:
@@ -158,7 +230,57 @@ def with_evaluation(manifest: Manifest, evaluation: Evaluation) -> Manifest:
                 low=kept.low,
                 high=kept.high,
             )
-    return msgspec.structs.replace(manifest, quality=tuple(quality.values()), retention=tuple(retention.values()))
+    return msgspec.structs.replace(
+        manifest,
+        quality=tuple(quality.values()),
+        retention=tuple(retention.values()),
+        figures=_figures(manifest, evaluation),
+    )
+
+
+def _figures(manifest: Manifest, evaluation: Evaluation) -> tuple[PathFigures, ...]:
+    found = {_figures_key(one): one for one in manifest.figures}
+    for point in evaluation.points:
+        for one in path_figures(point):
+            found[_figures_key(one)] = one
+    return tuple(found.values())
+
+
+def _figures_key(figures: PathFigures) -> tuple[str, ...]:
+    return figures.path, figures.head, figures.task, figures.variant, figures.language
+
+
+def path_figures(point: Point) -> list[PathFigures]:
+    """A point's figures as the manifest has them."""
+    return [
+        msgspec.convert(
+            {
+                **{name: value for name, value in msgspec.structs.asdict(judged).items() if name != "gate"},
+                "path": point.path,
+                "head": point.head,
+                "task": task,
+                "variant": point.precision,
+                "language": LANGUAGE,
+            },
+            PathFigures,
+        )
+        for task, judged in point.figures.items()
+    ]
+
+
+def measured_of(manifest: Manifest) -> Measured:
+    """What was measured of a student, to be given to others that are built with the same exits and head."""
+    return Measured(
+        exits_sha256=manifest.exits_sha256,
+        cheap_head_sha256="" if manifest.cheap_head is None else manifest.cheap_head.sha256,
+        quality=manifest.quality,
+        retention=manifest.retention,
+        figures=manifest.figures,
+    )
+
+
+def write_measured(file: Path, measured: Measured) -> None:
+    write_whole(file, msgspec.json.format(msgspec.json.encode(measured), indent=1) + b"\n")
 
 
 def _qualities(point: Point) -> list[Quality]:

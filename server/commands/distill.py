@@ -195,21 +195,23 @@ def _path_of(source: "ModelSource") -> Path:
 
 
 def _evaluate(distiller: "Distiller") -> None:
-    from engines.evaluation.evaluate import EvalConfig, evaluate
+    from engines.evaluation.choices import EvalConfig
+    from engines.evaluation.evaluate import evaluate
     from models.evaluation.describe import describe
     from models.evaluation.report import Pictures, write_report
-    from models.evaluation.rows import read_data, read_file
+    from models.evaluation.rows import OWN_WORDS, read_file
     from models.evaluation.table import store_evaluation, write_evaluation
+    from models.evaluation.texts import read_texts
     from models.sources.fetch import cache_folder
     from models.student.folder import Student
 
     work, out = distiller.work, Path(distiller.config.out)
-    rows = read_data(distiller.config.data_settings.evaluation_files(), None)
+    texts = read_texts(distiller.config.data_settings.evaluation_files())
     if distiller.prepared().held_out:
-        rows += read_file(work.held_out_rows, "heldout", None)
+        texts = replace(texts, rows=(*texts.rows, *read_file(work.held_out_rows, OWN_WORDS)))
     config = EvalConfig(native_folder=cache_folder(os.environ) / "native")
     student = Student.open(out)
-    evaluation = evaluate(student, rows, config, progress_s=progress_s())
+    evaluation = evaluate(student, texts, config, progress_s=progress_s())
     print(describe(evaluation))
     work.evaluated_exits.unlink(missing_ok=True)
     write_evaluation(work.evaluation, evaluation)

@@ -1,16 +1,18 @@
 """A whole evaluation of tiny students: the full path keeps everything, a damaged exit does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engines.evaluation.evaluate import EvalConfig, evaluate
+from engines.evaluation.choices import EvalConfig
+from engines.evaluation.evaluate import evaluate
 from engines.evaluation.speeds import decode_speeds
 from models.errors import ConfigError
 from models.evaluation.rows import Row
 from models.evaluation.table import Point
+from models.evaluation.texts import Pair, PlainText, Prompt, Texts
 
 ROWS = [
     Row(dataset="texts", task="legal", prompt="the fox", answer="jumps over the lazy dog 0123 and jumps over it again"),
@@ -24,12 +26,16 @@ def tiny(tiny_student: Callable[..., Any]) -> Any:
     return tiny_student("llama", ("int4", "fp32"))
 
 
+def texts(rows: Sequence[Row]) -> Texts:
+    return Texts(rows=tuple(rows))
+
+
 def config(**settings: Any) -> EvalConfig:
     return EvalConfig(num_threads=1, num_speed_rounds=1, **settings)
 
 
 def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) -> None:
-    found = evaluate(tiny.student, ROWS, config())
+    found = evaluate(tiny.student, texts(ROWS), config())
     points = {(point.path, point.precision): point for point in found.points}
     assert found.reference_precision == "fp32"
     assert set(points) == {(path, name) for path in ("knowledge", "reasoning", "full") for name in ("fp32", "int4")}
@@ -48,7 +54,7 @@ def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) ->
 
 
 def test_a_precision_is_compared_with_itself_for_routing_and_with_the_reference_besides(tiny: Any) -> None:
-    found = evaluate(tiny.student, ROWS, config(precisions=("int4",), paths=("full",)))
+    found = evaluate(tiny.student, texts(ROWS), config(precisions=("int4",), paths=("full",)))
     reference, rounded = found.points
     assert (reference.precision, rounded.precision) == ("fp32", "int4")
     assert rounded.retention["legal"].score == 1.0
@@ -57,7 +63,7 @@ def test_a_precision_is_compared_with_itself_for_routing_and_with_the_reference_
 
 
 def test_the_full_path_is_measured_though_not_asked_for(tiny: Any) -> None:
-    found = evaluate(tiny.student, ROWS, config(precisions=("fp32",), paths=("knowledge",)))
+    found = evaluate(tiny.student, texts(ROWS), config(precisions=("fp32",), paths=("knowledge",)))
     assert [point.path for point in found.points] == ["knowledge", "full"]
 
 
@@ -97,7 +103,7 @@ def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
                 tensor.CopyFrom(numpy_helper.from_array(-array, tensor.name))
         graph_file.write_bytes(model.SerializeToString())
     rows = [row for row in ROWS if row.task == "legal"]
-    return evaluate(student, rows, config()).points[0]
+    return evaluate(student, texts(rows), config()).points[0]
 
 
 def test_what_is_not_there_is_named(tiny: Any) -> None:
@@ -107,10 +113,10 @@ def test_what_is_not_there_is_named(tiny: Any) -> None:
         ({"reference": "int8"}, "int8"),
     ):
         with pytest.raises(ConfigError, match=words):
-            evaluate(tiny.student, ROWS, config(**settings))
+            evaluate(tiny.student, texts(ROWS), config(**settings))
     long = Row(dataset="d", task="legal", prompt="word " * 200, answer="x")
     with pytest.raises(ConfigError, match="too long"):
-        evaluate(tiny.student, [long], config())
+        evaluate(tiny.student, texts([long]), config())
 
 
 def test_short_answers_are_asked_behind_other_questions(tiny: Any) -> None:
@@ -119,7 +125,7 @@ def test_short_answers_are_asked_behind_other_questions(tiny: Any) -> None:
         Row(dataset="trivia", task="fact", prompt=f"what is {n}?", answer=str(7 * n), right=str(7 * n), wrong=("x",))
         for n in range(1, 25)
     ]
-    found = evaluate(tiny.student, [*ROWS[:2], *facts], config(precisions=("fp32",)))
+    found = evaluate(tiny.student, texts([*ROWS[:2], *facts]), config(precisions=("fp32",)))
     by_path = {point.path: {measure.name: measure for measure in point.measures} for point in found.points}
     assert set(by_path["full"]) == {"texts_likelihood", "trivia_likelihood", "trivia_choice", "trivia_information"}
     full, shallow = by_path["full"]["trivia_information"], by_path["knowledge"]["trivia_information"]
@@ -130,9 +136,70 @@ def test_short_answers_are_asked_behind_other_questions(tiny: Any) -> None:
 
 def test_rows_that_do_not_fit_are_counted(tiny: Any) -> None:
     long = Row(dataset="d", task="legal", prompt="word " * 200, answer="x")
-    found = evaluate(tiny.student, [*ROWS, long], config(precisions=("fp32",), paths=("full",)))
+    found = evaluate(tiny.student, texts([*ROWS, long]), config(precisions=("fp32",), paths=("full",)))
     assert found.num_rows == {"texts": 2, "trivia": 1}
     assert found.num_skipped == 1
+
+
+FIGURES = {"perplexity_ratio_own", "perplexity_ratio_human", "perplexity_ratio_plain", "kl", "agreement", "blimp_kept"}
+ANSWERS = {"rescored_nats_ratio", "repetition_ratio"}
+
+
+def every_text() -> Texts:
+    plain = [PlainText(task=task, text=f"the lazy fox of {task} jumps over {n}") for task in KINDS for n in range(4)]
+    pairs = [Pair(set="s", good=f"{n} foxes jump", bad=f"{n} foxes jumps") for n in range(12)]
+    prompts = [Prompt(task="legal", prompt=f"what did the fox do {n}?") for n in range(4)]
+    return Texts(rows=tuple(ROWS), plain=tuple(plain), pairs=tuple(pairs), prompts=tuple(prompts))
+
+
+KINDS = ("legal", "general")
+
+
+def test_every_kind_of_text_gives_its_figures_and_the_full_path_keeps_them_exactly(tiny: Any) -> None:
+    found = evaluate(tiny.student, every_text(), config(precisions=("fp32",), num_answer_prompts=2))
+    points = {point.path: point for point in found.points}
+    assert set(points) == {"knowledge", "reasoning", "full"}
+    full, shallow = points["full"].figures["legal"], points["knowledge"].figures["legal"]
+    assert set(full.rows) == set(full.intervals) == FIGURES | ANSWERS
+    for name in FIGURES | ANSWERS:
+        value = 0.0 if name == "kl" else 1.0
+        assert (getattr(full, name), full.intervals[name]) == (value, (value, value)), name
+        low, high = shallow.intervals[name]
+        assert low <= getattr(shallow, name) <= high
+    assert shallow.kl is not None
+    assert shallow.kl > 0
+    assert shallow.rows["blimp_kept"] == 12
+    assert shallow.rows["perplexity_ratio_plain"] == shallow.rows["perplexity_ratio_human"] == 4
+    assert shallow.rows["rescored_nats_ratio"] <= 2 < shallow.rows["perplexity_ratio_own"] <= 4
+    request = points["knowledge"].request_compute["legal"]
+    assert request.compute_share < points["full"].request_compute["legal"].compute_share == 1.0
+    assert request.num_prompt_tokens > 5
+    assert "general" not in points["full"].figures
+
+
+def test_int4_of_the_full_path_calibrates_on_every_third_text(tiny: Any) -> None:
+    texts = every_text()
+    found = evaluate(tiny.student, texts, config(precisions=("fp32",), paths=("full",)))
+    assert {point.precision for point in found.points} == {"fp32"}
+    calibration = found.calibration
+    assert calibration is not None
+    assert (calibration.path, calibration.precision, calibration.reference_precision) == ("full", "int4", "fp32")
+    figures = calibration.figures["legal"]
+    assert figures.rows["blimp_kept"] == 4
+    assert figures.perplexity_ratio_plain != 1.0
+    assert figures.kl is not None
+    assert figures.kl > 0
+    assert figures.rescored_nats_ratio is None
+
+
+def test_int4_that_is_measured_anyway_calibrates_on_every_text(tiny: Any) -> None:
+    found = evaluate(tiny.student, every_text(), config(paths=("full",)))
+    assert found.calibration is not None
+    assert found.calibration.figures["legal"].rows["blimp_kept"] == 12
+
+
+def test_a_student_without_int4_is_not_calibrated(tiny_student: Callable[..., Any]) -> None:
+    assert evaluate(tiny_student("llama").student, texts(ROWS), config()).calibration is None
 
 
 def test_speeds_take_the_paths_in_turns() -> None:

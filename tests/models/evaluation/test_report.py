@@ -1,5 +1,6 @@
 """The page: whole, self-contained, and with everything it was given."""
 
+import html
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,8 @@ from models.errors import ConfigError
 from models.evaluation.describe import describe
 from models.evaluation.plots import Axis
 from models.evaluation.report import Pictures, page_of, read_steps
-from tests.models.evaluation.test_table import evaluation
+from models.evaluation.table import Calibration, RequestCompute
+from tests.models.evaluation.test_table import evaluation, judged, with_heads
 
 VOID = {"meta", "circle", "path", "polyline"}
 
@@ -87,6 +89,38 @@ def test_the_table_names_points_and_picks() -> None:
     text = describe(evaluation())
     assert "0.900 [0.800, 1.000]" in text
     assert "edge" in text
+
+
+def test_table_and_page_show_figures_verdicts_and_the_calibration() -> None:
+    before = with_heads()
+    request = RequestCompute(num_prompt_tokens=70, num_answer_tokens=140, compute_share=0.444)
+    points = tuple(msgspec.structs.replace(point, request_compute={"math": request}) for point in before.points)
+    calibration = Calibration(
+        path="full", precision="int4", reference_precision="fp32", compute_share=1.0, figures={"math": judged(0.25)}
+    )
+    changed = msgspec.structs.replace(
+        before, points=points, calibration=calibration, mean_default_compute=0.831, full_path="full"
+    )
+    text = describe(changed)
+    for words in (
+        "request: share of one of 70 prompt and 140 answer tokens",
+        "the full path at int4 over that at fp32",
+        "an answer token takes 83.1% of the full path's compute",
+    ):
+        assert words in text
+        assert words in html.unescape(page_of(changed, Pictures()))
+    lines = [line.split() for line in text.splitlines() if "failed" in line]
+    mark = "(calibration)"
+    figures = ["1.200", "1.100", "-", "-", "-", "-", "0.970", "-", "-"]
+    assert lines == [
+        ["knowledge", "exact", "fp32", "failed", "passed", "passed", "40.0%", "44.4%", *figures, "0.300", "0.800"],
+        ["knowledge", "cheap", "fp32", "failed", "passed", "passed", "40.0%", "44.4%", *figures, "0.300", "0.800"],
+        ["full", "exact", "int4", "failed", "passed", "passed", "100.0%", "100.0%", *figures, "0.250", "0.800", mark],
+    ]
+    parser = Balance()
+    parser.feed(page_of(changed, Pictures()))
+    assert "0.900 to 1.000 (9)" in parser.texts
+    assert parser.texts.count("calibration") == 1
 
 
 def test_table_and_page_say_what_counts_and_why() -> None:

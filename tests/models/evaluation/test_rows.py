@@ -9,7 +9,8 @@ from tokenizers import Tokenizer as Backend
 
 from models.errors import ConfigError
 from models.evaluation.distractors import wrong_numbers
-from models.evaluation.rows import Row, passage_of, plain_number, read_data, read_file
+from models.evaluation.rows import Row, passage_of, plain_number, read_file
+from models.evaluation.texts import read_texts
 from models.tokenizer import Tokenizer, TokenizerSettings
 from tests.conftest import CHAT_TEMPLATE
 
@@ -60,7 +61,7 @@ def test_limit_counts_rows_of_every_file_of_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "eval_one.jsonl", line, line, line)
     write(tmp_path / "eval_two.jsonl", line)
     write(tmp_path / "train.jsonl", line)
-    assert [row.dataset for row in read_data([tmp_path], 2)] == ["one", "one", "two"]
+    assert [row.dataset for row in read_texts([tmp_path], 2).rows] == ["one", "one", "two"]
 
 
 def test_limit_counts_rows_of_every_task(tmp_path: Path) -> None:
@@ -88,9 +89,9 @@ def test_a_bad_file_is_named_with_the_mend(tmp_path: Path, text: str, words: str
 
 def test_a_folder_without_evaluation_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="eval_"):
-        read_data([tmp_path])
+        read_texts([tmp_path])
     with pytest.raises(ConfigError, match="nowhere"):
-        read_data([tmp_path / "nowhere"])
+        read_texts([tmp_path / "nowhere"])
 
 
 def test_plain_numbers_are_written_as_people_write_them() -> None:

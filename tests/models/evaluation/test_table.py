@@ -11,16 +11,19 @@ from models.building.build import build_student
 from models.errors import ConfigError
 from models.evaluation.table import (
     Evaluation,
+    JudgedFigures,
     Measure,
     Point,
     TaskFigures,
     TaskRetention,
+    measured_of,
     read_evaluation,
     store_evaluation,
     with_evaluation,
     write_evaluation,
+    write_measured,
 )
-from models.student.manifest import Quality, Retention, read_manifest
+from models.student.manifest import Measured, Quality, Retention, read_manifest
 
 
 def evaluation(score: float = 0.9) -> Evaluation:
@@ -88,6 +91,68 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
     file.write_text('{"student": 1}')
     with pytest.raises(ConfigError, match=r"out\.json"):
         read_evaluation(file)
+
+
+INTERVALS = {
+    "perplexity_ratio_own": (1.1, 1.3),
+    "perplexity_ratio_human": (1.0, 1.2),
+    "blimp_kept": (0.9, 1.0),
+    "kl": (0.1, 0.6),
+    "agreement": (0.7, 0.9),
+}
+
+
+def judged(kl: float) -> JudgedFigures:
+    return JudgedFigures(
+        verdict_fidelity="failed",
+        verdict_field="passed",
+        gate="passed",
+        perplexity_ratio_own=1.2,
+        perplexity_ratio_human=1.1,
+        perplexity_ratio_plain=None,
+        information_kept=None,
+        choice_kept=None,
+        accuracy_kept=None,
+        blimp_kept=0.97,
+        rescored_nats_ratio=None,
+        repetition_ratio=None,
+        kl=kl,
+        agreement=0.8,
+        rows=dict.fromkeys(INTERVALS, 9),
+        intervals=INTERVALS,
+    )
+
+
+def with_heads(kl: float = 0.3) -> Evaluation:
+    """The same point with either head, the cheap one with another retention."""
+    plain = evaluation()
+    exact = msgspec.structs.replace(plain.points[0], figures={"math": judged(kl)})
+    cheap = msgspec.structs.replace(exact, head="cheap", retention=evaluation(0.2).points[0].retention)
+    return msgspec.structs.replace(plain, points=(exact, cheap))
+
+
+def test_figures_are_kept_for_each_head_and_replaced(tiny_source: Callable[..., Path], tmp_path: Path) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    manifest = read_manifest(tmp_path / "student")
+    for kl in (0.5, 0.3):
+        manifest = with_evaluation(manifest, with_heads(kl))
+    assert [(one.head, one.task, one.variant, one.language, one.kl) for one in manifest.figures] == [
+        ("exact", "math", "fp32", "en", 0.3),
+        ("cheap", "math", "fp32", "en", 0.3),
+    ]
+    assert manifest.figures[0].verdict_field == "passed"
+    assert manifest.figures[0].intervals["blimp_kept"] == (0.9, 1.0)
+    kept = manifest.find_retention("knowledge", "math", "fp32")
+    assert kept is not None
+    assert kept.score == 0.9  # that of the exact head
+
+
+def test_what_ships_with_exits_reads_back(tiny_source: Callable[..., Path], tmp_path: Path) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    manifest = with_evaluation(read_manifest(tmp_path / "student"), with_heads())
+    write_measured(tmp_path / "quality.json", measured_of(manifest))
+    read = msgspec.json.decode((tmp_path / "quality.json").read_bytes(), type=Measured)
+    assert (read.figures, read.retention, read.quality) == (manifest.figures, manifest.retention, manifest.quality)
 
 
 def test_the_manifest_gets_the_figures_in_place_of_older_ones(tiny_source: Callable[..., Path], tmp_path: Path) -> None:

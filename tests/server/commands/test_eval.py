@@ -98,6 +98,52 @@ def test_paths_and_tasks_can_be_chosen_in_lists_or_one_by_one(student: Path, dat
     assert json.loads(out.read_text())["num_rows"] == found[1]["num_rows"]
 
 
+def write(file: Path, rows: list[dict[str, str]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_figures_of_every_kind_of_text_go_everywhere(student: Path, data: Path, tmp_path: Path) -> None:
+    write(data / "eval_plain.jsonl", [{"task": "general", "text": f"the fox {n} jumps"} for n in range(3)])
+    write(data / "eval_blimp.jsonl", [{"set": "s", "good": "the fox jumps", "bad": "the fox jump"}] * 2)
+    prompts, out, page = tmp_path / "prompts.jsonl", tmp_path / "out.json", tmp_path / "out.html"
+    write(prompts, [{"task": "legal", "prompt": f"why {n}?"} for n in range(6)])
+    measured = tmp_path / "measured.json"
+    more = ("--prompts", str(prompts), "--own-words", "3", "--answers", "1", "--json", str(out), "--html", str(page))
+    assert run(student, data, *more, "--measured", str(measured)) == 0
+    found = json.loads(out.read_text())
+    assert found["num_rows"]["plain texts"] == 3
+    assert found["num_rows"]["pairs of sentences"] == 2
+    assert 0 < found["mean_default_compute"] <= 1
+    figures = found["points"][0]["figures"]
+    assert set(figures) == {"legal", "fact"}
+    assert figures["legal"]["rows"]["perplexity_ratio_own"] <= 3
+    assert figures["legal"]["rows"]["rescored_nats_ratio"] <= 1
+    assert found["points"][0]["request_compute"]["legal"]["num_prompt_tokens"] > 0
+    own = [json.loads(line) for line in (tmp_path / "out.own.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in own} == {"legal", "fact"}
+    assert (tmp_path / "out.answers.jsonl").exists()
+    assert "legal: figures and verdicts" in page.read_text()
+    manifest = read_manifest(student)
+    kept = {(one.path, one.head, one.task, one.variant, one.language): one for one in manifest.figures}
+    assert set(kept) == {(path, "exact", task, "fp32", "en") for path in ("first", "full") for task in figures}
+    assert (
+        kept["first", "exact", "legal", "fp32", "en"].perplexity_ratio_own == figures["legal"]["perplexity_ratio_own"]
+    )
+    shipped = json.loads(measured.read_text())
+    assert shipped["cheap_head_sha256"] == ""
+    assert len(shipped["figures"]) == len(manifest.figures)
+
+
+def test_own_words_are_those_given_and_quick_writes_none(student: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    heldout = ("--heldout", str(data / "held.jsonl"))
+    assert run(student, data, *heldout, "--no-write", "--json", str(out), "--answers", "0") == 0
+    assert json.loads(out.read_text())["points"][0]["figures"]["legal"]["rows"]["perplexity_ratio_own"] == 1
+    assert run(student, data, "--quick", "--json", str(out)) == 0
+    assert "perplexity_ratio_own" not in json.loads(out.read_text())["points"][0]["figures"]["fact"]["rows"]
+    assert sorted(file.name for file in tmp_path.glob("out*")) == ["out.json"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -108,6 +154,11 @@ def test_paths_and_tasks_can_be_chosen_in_lists_or_one_by_one(student: Path, dat
         (["--task", "legal"], "no row is of legal, only of fact"),
         (["--precision", "int4"], "int4"),
         (["--json", "/nowhere/out.json"], "--json"),
+        (["--measured", "/nowhere/out.json"], "--measured"),
+        (["--own-words", "0"], "--own-words must be at least 1"),
+        (["--answers", "-1"], "--answers must be at least 0"),
+        (["--prompts-heldout", "1.0"], "--prompts-heldout must be above 0"),
+        (["--prompts", "/nowhere/prompts.jsonl"], "prompts.jsonl"),
         (["--steps", "/nowhere/steps.jsonl"], "steps.jsonl"),
     ],
 )
