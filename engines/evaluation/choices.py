@@ -33,7 +33,7 @@ class EvalConfig:
     native_folder: Path | None = None
     num_speed_rounds: int = NUM_ROUNDS
     num_own_prompts: int = 100
-    num_answer_prompts: int = 24
+    num_answer_prompts: int = 16
     own_words_file: Path | None = None
     answers_file: Path | None = None
 

@@ -40,8 +40,8 @@ from models.student.manifest import HeadKind
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_STEP = 3
-"""One of so many texts calibrates."""
+CALIBRATION_TEXTS, CALIBRATION_PAIRS = 40, 240
+"""So many texts of every task and kind calibrate."""
 
 PrecisionScores = dict[PathHead, Scores]
 
@@ -243,7 +243,8 @@ class _Evaluation:
             scores = full[precision]
         else:
             paths = (self._full.path,)
-            some, base = texts.every(CALIBRATION_STEP), _every(base, CALIBRATION_STEP)
+            part = texts.part(CALIBRATION_TEXTS, CALIBRATION_PAIRS)
+            some, base = texts.taken(part), part.scores(base)
             scores = self._score(self._loaded(precision, paths), precision, paths, EXACT_ONLY, some, reference)[
                 self._full
             ]
@@ -256,10 +257,6 @@ class _Evaluation:
             compute_share=1.0,
             figures=judged(figures_of(compared, base, measures, self._config.seed), self._full, precision),
         )
-
-
-def _every(scores: Scores, step: int) -> Scores:
-    return Scores(rows=scores.rows[::step], plain=scores.plain[::step], pairs=scores.pairs[::step])
 
 
 def _against_reference(row: RowScore) -> RowScore:

@@ -180,6 +180,8 @@ class Scorer:
         self._full = PathHead(full_path, "exact")
         self._reference = reference
         self._step = max(1, HEAD_ROWS // len(runs.paths))
+        self._question: tuple[int, ...] = ()
+        self._question_states: dict[str, Float] = {}
 
     def score(self, passage: Passage, *, is_compared: bool = True) -> dict[PathHead, RowScore]:
         """The scores of every path and head on the passage. `is_compared`: whether predictions are compared with the
@@ -187,6 +189,7 @@ class Scorer:
         first = passage.boundary - 1  # the position that predicts the answer's first token
         ids = passage.token_ids[:-1]
         normed = self._runs.normed(ids, first=first)
+        self._question, self._question_states = passage.question, _cut(normed, 0, 1)
         reference = None
         if is_compared and self._reference is not None:
             reference = self._reference.normed(ids, first=first)
@@ -216,6 +219,16 @@ class Scorer:
             )
             for column, tally in tallies.items()
         }
+
+    def answer_nats(self, answer: Sequence[int]) -> dict[PathHead, float]:
+        """Summed nats of another answer to the question of the passage that was scored last, whose KV is still there;
+        that passage had no other question."""
+        totals = self._nats_of(self._question_states, answer[:1])
+        if len(answer) > 1:
+            normed = self._runs.normed(answer[:-1], start=len(self._question))
+            for column, nats in self._nats_of(normed, answer[1:]).items():
+                totals[column] += nats
+        return totals
 
     def text_nats(self, token_ids: Sequence[int], first: int = 1) -> dict[PathHead, float]:
         """Summed nats of the tokens from `first` on, each predicted by all before it."""

@@ -1,7 +1,7 @@
 """All texts through the paths of one precision, and their own answers through the full path."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -10,8 +10,8 @@ from engines.evaluation.scorer import PathRuns, Scorer
 from engines.evaluation.writing import Written, written_passage
 from models.evaluation.blind import with_other_questions
 from models.evaluation.rows import OWN_WORDS, Passage, Row, passage_of
-from models.evaluation.scores import AnswerScore, PairScore, PathHead, Scores, TextScore, repeated_ngrams
-from models.evaluation.texts import Pair, PlainText, plain_ids
+from models.evaluation.scores import AnswerScore, PairScore, PathHead, RowScore, Scores, TextScore, repeated_ngrams
+from models.evaluation.texts import Pair, PlainText, plain_ids, spread
 from models.tokenizer import Tokenizer
 
 PLAIN = "plain"
@@ -32,18 +32,49 @@ class EncodedTexts:
     pairs: tuple[tuple[Ids, Ids], ...]
     num_skipped: int
 
-    def every(self, step: int) -> "EncodedTexts":
-        """Every so many of them, from the first one on."""
+    def taken(self, part: "Part") -> "EncodedTexts":
+        """The texts of a part."""
         return EncodedTexts(
-            passages=self.passages[::step],
-            plain=self.plain[::step],
-            pairs=self.pairs[::step],
+            passages=tuple(self.passages[index] for index in part.rows),
+            plain=tuple(self.plain[index] for index in part.plain),
+            pairs=tuple(self.pairs[index] for index in part.pairs),
             num_skipped=self.num_skipped,
+        )
+
+    def part(self, num_texts: int, num_pairs: int) -> "Part":
+        """At most so many texts of every task and dataset, and so many pairs, evenly spaced."""
+        rows: dict[tuple[str, str], list[int]] = {}
+        for index, passage in enumerate(self.passages):
+            rows.setdefault((passage.task, passage.dataset), []).append(index)
+        plain: dict[str, list[int]] = {}
+        for index, (task, _) in enumerate(self.plain):
+            plain.setdefault(task, []).append(index)
+        return Part(
+            rows=tuple(index for group in rows.values() for index in spread(group, num_texts)),
+            plain=tuple(index for group in plain.values() for index in spread(group, num_texts)),
+            pairs=tuple(spread(range(len(self.pairs)), num_pairs)),
         )
 
     @property
     def tasks_with_own_words(self) -> frozenset[str]:
         return frozenset(passage.task for passage in self.passages if passage.dataset == OWN_WORDS)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Part:
+    """Some of the texts, by their places."""
+
+    rows: tuple[int, ...]
+    plain: tuple[int, ...]
+    pairs: tuple[int, ...]
+
+    def scores(self, scores: Scores) -> Scores:
+        """Those of these texts."""
+        return Scores(
+            rows=[scores.rows[index] for index in self.rows],
+            plain=[scores.plain[index] for index in self.plain],
+            pairs=[scores.pairs[index] for index in self.pairs],
+        )
 
 
 def encoded(
@@ -71,10 +102,8 @@ def score_texts(
     words, and on all answers of tasks without such."""
     scorer = Scorer(runs, full_path, reference)
     scores = {column: Scores() for column in runs.columns}
-    own = texts.tasks_with_own_words
-    for passage in shown(texts.passages, "row"):
-        is_compared = passage.dataset == OWN_WORDS or passage.task not in own
-        for column, score in scorer.score(passage, is_compared=is_compared).items():
+    for by_column in _row_scores(scorer, texts, shown):
+        for column, score in by_column.items():
             scores[column].rows.append(score)
     for task, ids in shown(texts.plain, "text"):
         for column, nats in scorer.text_nats(ids).items():
@@ -84,6 +113,31 @@ def score_texts(
         for column, held in scores.items():
             held.pairs.append(PairScore(good_nats=good_nats[column], bad_nats=bad_nats[column]))
     return scores
+
+
+def _row_scores(scorer: Scorer, texts: EncodedTexts, shown: "Shown") -> list[dict[PathHead, RowScore]]:
+    """Of every passage in order. An answer behind another row's question is scored when that question has been read."""
+    own = texts.tasks_with_own_words
+    waiting: dict[tuple[str, str, Ids], list[int]] = {}
+    for index, passage in enumerate(texts.passages):
+        if passage.other_question:
+            waiting.setdefault((passage.task, passage.dataset, passage.other_question), []).append(index)
+    found: list[dict[PathHead, RowScore]] = []
+    blind: dict[int, dict[PathHead, float]] = {}
+    for passage in shown(texts.passages, "row"):
+        is_compared = passage.dataset == OWN_WORDS or passage.task not in own
+        found.append(scorer.score(replace(passage, other_question=()), is_compared=is_compared))
+        answers = waiting.pop((passage.task, passage.dataset, passage.question), ())
+        blind |= {index: scorer.answer_nats(texts.passages[index].answer) for index in answers}
+    for (_, _, question), indices in waiting.items():  # of rows that are not among these
+        for index in indices:
+            blind[index] = scorer.text_nats((*question, *texts.passages[index].answer), first=len(question))
+    return [
+        {column: replace(score, blind_nats=blind[index][column]) for column, score in by_column.items()}
+        if index in blind
+        else by_column
+        for index, by_column in enumerate(found)
+    ]
 
 
 def score_answers(

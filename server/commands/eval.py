@@ -82,7 +82,7 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--own-words", type=int, metavar="N", help="prompts of every task for them (default: 100)")
     parser.add_argument(
-        "--answers", type=int, metavar="N", help="prompts of every task that every path answers (default: 24; 0: none)"
+        "--answers", type=int, metavar="N", help="prompts of every task that every path answers (default: 16; 0: none)"
     )
 
 

@@ -177,7 +177,9 @@ def test_every_kind_of_text_gives_its_figures_and_the_full_path_keeps_them_exact
     assert "general" not in points["full"].figures
 
 
-def test_int4_of_the_full_path_calibrates_on_every_third_text(tiny: Any) -> None:
+def test_int4_of_the_full_path_calibrates_on_some_texts(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.evaluation.evaluate.CALIBRATION_TEXTS", 3)
+    monkeypatch.setattr("engines.evaluation.evaluate.CALIBRATION_PAIRS", 4)
     texts = every_text()
     found = evaluate(tiny.student, texts, config(precisions=("fp32",), paths=("full",)))
     assert {point.precision for point in found.points} == {"fp32"}
@@ -186,6 +188,7 @@ def test_int4_of_the_full_path_calibrates_on_every_third_text(tiny: Any) -> None
     assert (calibration.path, calibration.precision, calibration.reference_precision) == ("full", "int4", "fp32")
     figures = calibration.figures["legal"]
     assert figures.rows["blimp_kept"] == 4
+    assert figures.rows["perplexity_ratio_plain"] == figures.rows["perplexity_ratio_human"] == 3
     assert figures.perplexity_ratio_plain != 1.0
     assert figures.kl is not None
     assert figures.kl > 0
