@@ -79,8 +79,22 @@ def _evaluation_files_in(folder: Path) -> list[Path]:
 
 
 def read_prompts(files: Iterable[Path]) -> list[str]:
-    """Prompts of evaluation files, for `deduplicate(against=...)` only: never to be trained on."""
-    return [row.prompt for file in files for row in _rows_of(file)]
+    """Prompts of evaluation files, for `deduplicate(against=...)` only: never to be trained on.
+
+    Files of plain text and of pairs of sentences have none.
+    """
+    return [row.prompt for file in files if not _has_no_prompts(file) for row in _rows_of(file)]
+
+
+def _has_no_prompts(file: Path) -> bool:
+    """Whether the first line is plain text or a pair of sentences; a damaged line is left to whoever reads all."""
+    with file.open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"")
+    try:
+        keys = set(msgspec.json.decode(first.removeprefix(b"\xef\xbb\xbf"), type=dict[str, object]))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return "prompt" not in keys and bool(keys & {"text", "good"})
 
 
 def _training_files(path: Path) -> list[Path]:

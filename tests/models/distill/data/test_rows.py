@@ -80,6 +80,16 @@ def test_evaluation_prompts_come_from_evaluation_files_only(tmp_path: Path, plac
     assert read_prompts(evaluation_files([tmp_path / place for place in places])) == ["held"]
 
 
+def test_evaluation_files_of_plain_text_and_pairs_have_no_prompts(tmp_path: Path) -> None:
+    lines = ('{"task": "a", "text": "t"}', '\n{"set": "s", "good": "g", "bad": "b"}', '{"task": "a", "prompt": "p"}')
+    files = [tmp_path / f"eval_{number}.jsonl" for number in range(4)]
+    for file, line in zip(files, (*lines, '{"task": "a"}'), strict=True):
+        file.write_text(line + "\n")
+    assert read_prompts(files[:3]) == ["p"]
+    with pytest.raises(ConfigError, match="eval_3"):
+        read_prompts(files)
+
+
 def test_evaluation_files_may_lie_elsewhere_under_any_name(tmp_path: Path) -> None:
     for name in ("here/train", "there/eval_b", "there/train", "other/test"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
