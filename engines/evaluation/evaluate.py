@@ -19,6 +19,7 @@ from engines.evaluation.choices import (
     chosen_reference,
     heads_at,
 )
+from engines.evaluation.points import PointMaker, mean_requests
 from engines.evaluation.scorer import EXACT_ONLY, PathRuns, columns_of, stages_of
 from engines.evaluation.scoring import EncodedTexts, Shown, encoded, score_answers, score_texts
 from engines.evaluation.speeds import POSITION, ROW_COUNTS, decode_speeds
@@ -26,14 +27,13 @@ from engines.evaluation.writing import Writer, Written, prompts_to_answer
 from engines.machine import describe_machine
 from engines.onnx.runner import OnnxRunner
 from models.errors import ConfigError
-from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS, compute_share, path_bytes, request_compute_share
+from models.evaluation.compute import ATTENTION_CONTEXT_TOKENS
 from models.evaluation.figures import figures_of
 from models.evaluation.judging import judged
 from models.evaluation.measures import measures_of
-from models.evaluation.retention import retention_of, task_retentions
-from models.evaluation.rows import OWN_WORDS, Passage, Row
-from models.evaluation.scores import PathHead, RowScore, Scores, agreement, mean_kl, perplexity_ratio
-from models.evaluation.table import Calibration, Evaluation, Point, RequestCompute, TaskFigures
+from models.evaluation.rows import Row
+from models.evaluation.scores import PathHead, RowScore, Scores
+from models.evaluation.table import Calibration, Evaluation, Point
 from models.evaluation.texts import Prompt, Texts
 from models.student.folder import Student
 from models.student.manifest import HeadKind
@@ -84,7 +84,7 @@ class _Evaluation:
     def _measure(self, texts: EncodedTexts, prompts: Sequence[Prompt]) -> Evaluation:
         reference_runner: OnnxRunner | None = None
         full_scores: dict[str, Scores] = {}
-        requests = _mean_requests(texts.passages)
+        maker = PointMaker(student=self._student, requests=mean_requests(texts.passages), seed=self._config.seed)
         points: list[Point] = []
         # The reference comes first: every other precision is compared with it.
         for precision in dict.fromkeys((self._reference, *self._precisions)):
@@ -98,7 +98,14 @@ class _Evaluation:
             full_scores[precision] = scores[self._full]
             speeds = self._speeds(runner, paths, heads)
             points += [
-                self._point(column, precision, held, full_scores, speeds[column], requests)
+                maker.point(
+                    column,
+                    precision,
+                    held,
+                    full=full_scores[precision],
+                    reference=full_scores[self._reference],
+                    speeds=speeds[column],
+                )
                 for column, held in scores.items()
             ]
         return Evaluation(
@@ -184,54 +191,6 @@ class _Evaluation:
             found |= {PathHead(path, head): by_rows for path, by_rows in speeds.items()}
         return found
 
-    def _point(
-        self,
-        column: PathHead,
-        precision: str,
-        scores: Scores,
-        full: Mapping[str, Scores],
-        speeds: dict[int, float],
-        requests: Mapping[str, tuple[int, int]],
-    ) -> Point:
-        path, rows, seed = self._manifest.path(column.path), scores.rows, self._config.seed
-        reference = full[self._reference].rows
-        measures, retention = task_retentions(rows, full[precision].rows, seed)
-        figures = figures_of(scores, full[precision], measures, seed)
-        return Point(
-            path=column.path,
-            head=column.head,
-            precision=precision,
-            layers=self._manifest.num_layers_on(path),
-            compute_share=compute_share(self._manifest, path, head=column.head),
-            compute_share_with_attention=compute_share(
-                self._manifest, path, ATTENTION_CONTEXT_TOKENS, head=column.head
-            ),
-            agreement=agreement(rows),
-            kl=mean_kl(rows),
-            perplexity_ratio=perplexity_ratio(rows, reference),
-            tasks=_task_figures(rows, reference),
-            retention=dict(retention),
-            reference_retention=retention_of(measures_of(rows, reference, seed)),
-            measures=measures,
-            bytes=path_bytes(self._student, path, precision),
-            decode_tokens_per_s=speeds,
-            figures=judged(figures, column, precision),
-            request_compute={
-                task: self._request_compute(column, num_prompt, num_answer)
-                for task, (num_prompt, num_answer) in requests.items()
-            },
-        )
-
-    def _request_compute(self, column: PathHead, num_prompt: int, num_answer: int) -> RequestCompute:
-        share = request_compute_share(
-            self._manifest,
-            self._manifest.path(column.path),
-            column.head,
-            num_prompt_tokens=num_prompt,
-            num_answer_tokens=num_answer,
-        )
-        return RequestCompute(num_prompt_tokens=num_prompt, num_answer_tokens=num_answer, compute_share=share)
-
     def _calibration(
         self, texts: EncodedTexts, full: Mapping[str, Scores], reference: OnnxRunner | None
     ) -> Calibration | None:
@@ -264,21 +223,6 @@ def _against_reference(row: RowScore) -> RowScore:
     return replace(row, full_kl=row.kl, num_full_agreed=row.num_agreed)
 
 
-def _mean_requests(passages: Sequence[Passage]) -> dict[str, tuple[int, int]]:
-    """Mean tokens of prompt and answer in the full path's own words, by task; rounded, and at least 1."""
-    found: dict[str, list[Passage]] = {}
-    for passage in passages:
-        if passage.dataset == OWN_WORDS:
-            found.setdefault(passage.task, []).append(passage)
-    return {
-        task: (
-            max(1, round(sum(one.boundary for one in own) / len(own))),
-            max(1, round(sum(one.num_answer_tokens for one in own) / len(own))),
-        )
-        for task, own in found.items()
-    }
-
-
 def _num_rows(texts: EncodedTexts) -> dict[str, int]:
     counts = dict(Counter(passage.dataset for passage in texts.passages))
     others = {"plain texts": len(texts.plain), "pairs of sentences": len(texts.pairs)}
@@ -288,17 +232,3 @@ def _num_rows(texts: EncodedTexts) -> dict[str, int]:
 def _machine(config: EvalConfig) -> str:
     described = describe_machine()
     return f"{described['cpu']}, threads: {config.num_threads or described['cores']}"
-
-
-def _task_figures(rows: Sequence[RowScore], reference: Sequence[RowScore]) -> dict[str, TaskFigures]:
-    figures = {}
-    for task in dict.fromkeys(row.task for row in rows):
-        mine = [row for row in rows if row.task == task]
-        base = [row for row in reference if row.task == task]
-        figures[task] = TaskFigures(
-            agreement=agreement(mine),
-            kl=mean_kl(mine),
-            perplexity_ratio=perplexity_ratio(mine, base),
-            num_tokens=sum(row.num_tokens for row in mine),
-        )
-    return figures

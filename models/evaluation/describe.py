@@ -50,6 +50,8 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     for point in evaluation.points:
         if is_reference(evaluation, point):
             yield from (_measure_words(measure) for measure in point.measures)
+            if point.pairs_accuracy is not None:
+                yield f"  BLiMP: {point.pairs_accuracy:.3f} of the pairs right"
     yield from ("", "what is kept of a task")
     yield from (f"  {task:<12} {words}" for task, words in measured_words(evaluation))
     for task in tasks_with_figures(evaluation):

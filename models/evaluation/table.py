@@ -138,6 +138,8 @@ class Point(Record, frozen=True, kw_only=True):
     decode_tokens_per_s: dict[int, float]
     figures: dict[str, JudgedFigures] = msgspec.field(default_factory=dict)
     request_compute: dict[str, RequestCompute] = msgspec.field(default_factory=dict)
+    pairs_accuracy: float | None = None
+    """Of pairs of sentences, the share of which the right one is likelier."""
 
     @property
     def name(self) -> str:
