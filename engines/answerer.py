@@ -15,12 +15,14 @@ MAX_SUBMITTED = 256
 class EngineAnswerer:
     """`models.distill.data.labels.Answerer` on an engine that has not been started; use it as a context manager.
 
+    Answers are those of the exact head, unless it is told otherwise, whichever the engine would use.
+
     Each prompt's seed is derived from its tokens, so its answer does not depend on the other prompts: a resumed run,
     which has fewer of them left, gets the same answers.
     """
 
     def __init__(
-        self, engine: Engine, path: str, end_token_ids: frozenset[int], *, needs_exact_head: bool = False
+        self, engine: Engine, path: str, end_token_ids: frozenset[int], *, needs_exact_head: bool = True
     ) -> None:
         self._engine = engine
         self._path = path

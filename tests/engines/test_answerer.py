@@ -12,6 +12,7 @@ from engines.answerer import EngineAnswerer
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.scripted import Line, ScriptedEngine
+from engines.sequence import GenerationRequest
 from models.errors import ContextTooLong, EngineUnhealthy, StepFailed
 
 END = 2
@@ -128,3 +129,20 @@ def test_the_engines_answers_are_the_teachers_own(tiny_student: Any) -> None:
             assert found[index] == tuple(tokens)
         else:
             assert found[index] == (*tokens[:stop], end)
+
+
+def test_another_path_and_head_answer_on_the_same_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, asked = scripted(), list[GenerationRequest]()
+    submit = engine.submit
+
+    def seen(request: GenerationRequest) -> None:
+        asked.append(request)
+        submit(request)
+
+    monkeypatch.setattr(engine, "submit", seen)
+    settings: dict[str, Any] = {"max_tokens": 8, "temperature": 0.7, "top_p": 0.9, "seed": 0}
+    with EngineAnswerer(engine, "shallow", frozenset({END})) as answerer:
+        for one in (answerer, answerer.on("full", needs_exact_head=False), answerer):
+            assert list(one.answer([(65,)], **settings)) == [(0, (7, 8, 9, END))]
+    exact, cheap = ("shallow", True), ("full", False)
+    assert [(request.path, request.needs_exact_head) for request in asked] == [exact, cheap, exact]
