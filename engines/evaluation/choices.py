@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.config import EngineConfig
 from engines.evaluation.speeds import NUM_ROUNDS
 from engines.native import library_path
 from models.errors import ConfigError
@@ -83,6 +84,17 @@ def calibration_precision(manifest: Manifest, config: EvalConfig, reference: str
     built = {variant.name for variant in manifest.variants}
     is_possible = CALIBRATION_PRECISION in built and _can_run(CALIBRATION_PRECISION, config)
     return CALIBRATION_PRECISION if is_possible and reference != CALIBRATION_PRECISION else None
+
+
+def engine_config(config: EvalConfig, precision: str, *, max_context_tokens: int, max_running: int) -> EngineConfig:
+    """For everything that is run in an evaluation. Heads are measured whether or not they would be chosen here."""
+    return EngineConfig(
+        max_running=max_running,
+        max_context_tokens=max_context_tokens,
+        precision=precision,
+        num_threads=config.num_threads,
+        native_folder=config.native_folder,
+    )
 
 
 def heads_at(manifest: Manifest, precision: str) -> tuple[HeadKind, ...]:

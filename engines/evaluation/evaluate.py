@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engines.build import build_runner
-from engines.config import EngineConfig
 from engines.evaluation.choices import (
     EvalConfig,
     calibration_precision,
     chosen_paths,
     chosen_precisions,
     chosen_reference,
+    engine_config,
     heads_at,
 )
 from engines.evaluation.points import PointMaker, mean_requests
@@ -135,13 +135,8 @@ class _Evaluation:
 
     def _loaded(self, precision: str, paths: Sequence[str]) -> OnnxRunner:
         capacity = min(self._manifest.architecture.max_context_tokens, max(self._config.max_text_tokens, POSITION + 1))
-        engine = EngineConfig(
-            max_running=max(*ROW_COUNTS, len(self._manifest.paths)),
-            max_context_tokens=capacity,
-            precision=precision,
-            num_threads=self._config.num_threads,
-            native_folder=self._config.native_folder,
-        )
+        rows = max(*ROW_COUNTS, len(self._manifest.paths))
+        engine = engine_config(self._config, precision, max_context_tokens=capacity, max_running=rows)
         runner = build_runner(self._student, engine)
         for stage in stages_of(self._manifest, paths):
             runner.load(stage)

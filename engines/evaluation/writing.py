@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from engines.answerer import EngineAnswerer
 from engines.build import build_engine
-from engines.config import EngineConfig
-from engines.evaluation.choices import EvalConfig
+from engines.evaluation.choices import EvalConfig, engine_config
 from models.distill.data.examples import end_token
 from models.distill.data.labels import LabelSettings, Progress, label
 from models.distill.data.rows import Row as Asked
@@ -27,6 +26,8 @@ from models.tokenizer import Tokenizer
 
 TEMPERATURE, TOP_P = 0.7, 0.95
 MAX_ANSWER_TOKENS = 200
+MAX_RUNNING = 32
+"""Answers that are written at once."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -109,11 +110,8 @@ class Writer:
         """The engine, started when this is first asked for."""
         if self._answerer is None:
             manifest = self._student.manifest
-            config = EngineConfig(
-                max_context_tokens=self._capacity,
-                precision=self._precision,
-                num_threads=self._config.num_threads,
-                native_folder=self._config.native_folder,
+            config = engine_config(
+                self._config, self._precision, max_context_tokens=self._capacity, max_running=MAX_RUNNING
             )
             engine = build_engine(self._student, config)
             answerer = EngineAnswerer(engine, manifest.full_path.name, self._student.tokenizer.eos_token_ids)
