@@ -130,16 +130,24 @@ def mean_default_compute(manifest: "Manifest", variant: str) -> float:
     nothing, mean over the tasks."""
     from engines.evaluation.choices import heads_at
     from models.evaluation.compute import compute_share
+    from models.evaluation.table import LANGUAGE
     from router.decision import Health, Reason, RoutePreferences, StudentState
     from router.policy import PolicyConfig, choose_path
     from router.tasks import SUBJECTS
 
-    student = StudentState(name=manifest.name, manifest=manifest, variant=variant, health=Health.READY)
-    head = heads_at(manifest, variant)[-1]
+    student = StudentState(
+        name=manifest.name,
+        manifest=manifest,
+        variant=variant,
+        health=Health.READY,
+        head=heads_at(manifest, variant)[-1],
+    )
     shares = []
     for task in SUBJECTS:
-        choice = choose_path(student, task, Reason.TASK, RoutePreferences(), SHORT_PROMPT_TOKENS, PolicyConfig())
-        shares.append(compute_share(manifest, manifest.path(choice.path), head=head))
+        choice = choose_path(
+            student, task, Reason.TASK, RoutePreferences(), SHORT_PROMPT_TOKENS, PolicyConfig(), LANGUAGE
+        )
+        shares.append(compute_share(manifest, manifest.path(choice.path), head=choice.head))
     return sum(shares) / len(shares)
 
 

@@ -4,11 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from models.building.build import build_student
-from models.student.manifest import read_manifest
+from models.evaluation.compute import compute_share
+from models.student.manifest import CheapHead, HeadKind, PathFigures, read_manifest
 from server.commands.cli import main
+from server.commands.eval import mean_default_compute
 
 FIELDS = {
     "path",
@@ -174,3 +177,36 @@ def test_mistakes_are_one_line(
 def test_without_rows_it_says_how_to_name_them(student: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(student)]) == 2
     assert "--data" in capsys.readouterr().err
+
+
+def passed(path: str, head: HeadKind, task: str) -> PathFigures:
+    return PathFigures(
+        path=path,
+        head=head,
+        task=task,
+        variant="fp32",
+        language="en",
+        perplexity_ratio_own=1.0,
+        intervals={"perplexity_ratio_own": (1.0, 1.0)},
+        verdict_field="passed",
+    )
+
+
+def test_mean_default_compute_is_that_of_the_paths_an_idle_server_takes(student: Path) -> None:
+    """Of four tasks, three may take the shallow path with the cheap head and none is named for the fourth."""
+    assert mean_default_compute(read_manifest(student), "fp32") == 1.0
+    manifest = read_manifest(student)
+    head = CheapHead(rank=8, num_frequent=8, num_candidates=8, sha256="ab")
+    variant = msgspec.structs.replace(manifest.variants[0], cheap_head="cheap.onnx")
+    tasks = ("math", "legal", "creative")
+    manifest = msgspec.structs.replace(
+        manifest,
+        cheap_head=head,
+        variants=(variant,),
+        tasks=dict.fromkeys(tasks, "first"),
+        depth_rules=(),
+        figures=tuple(passed("first", "cheap", task) for task in tasks),
+    )
+    share = compute_share(manifest, manifest.path("first"), head="cheap")
+    assert share < 1
+    assert mean_default_compute(manifest, "fp32") == pytest.approx((3 * share + 1.0) / 4)
