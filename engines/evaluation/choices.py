@@ -86,12 +86,15 @@ def calibration_precision(manifest: Manifest, config: EvalConfig, reference: str
     return CALIBRATION_PRECISION if is_possible and reference != CALIBRATION_PRECISION else None
 
 
-def engine_config(config: EvalConfig, precision: str, *, max_context_tokens: int, max_running: int) -> EngineConfig:
+def engine_config(
+    config: EvalConfig, precision: str, heads: Sequence[HeadKind], *, max_context_tokens: int, max_running: int
+) -> EngineConfig:
     """For everything that is run in an evaluation. Heads are measured whether or not they would be chosen here."""
     return EngineConfig(
         max_running=max_running,
         max_context_tokens=max_context_tokens,
         precision=precision,
+        head="cheap" if "cheap" in heads else "exact",
         num_threads=config.num_threads,
         native_folder=config.native_folder,
     )

@@ -91,7 +91,7 @@ class _Evaluation:
             paths = self._paths if precision in self._precisions else (self._full.path,)
             heads = heads_at(self._manifest, precision) if precision in self._precisions else EXACT_ONLY
             written = self._written(precision, columns_of(paths, heads), prompts)
-            runner = self._loaded(precision, paths)
+            runner = self._loaded(precision, paths, heads)
             scores = self._score(runner, precision, paths, heads, texts, reference_runner)
             self._add_answers(runner, precision, scores, written)
             reference_runner = reference_runner or runner
@@ -133,10 +133,10 @@ class _Evaluation:
         with self._writer(precision) as writer:
             return {column: writer.answers(prompts, column) for column in columns}
 
-    def _loaded(self, precision: str, paths: Sequence[str]) -> OnnxRunner:
+    def _loaded(self, precision: str, paths: Sequence[str], heads: Sequence[HeadKind]) -> OnnxRunner:
         capacity = min(self._manifest.architecture.max_context_tokens, max(self._config.max_text_tokens, POSITION + 1))
         rows = max(*ROW_COUNTS, len(self._manifest.paths))
-        engine = engine_config(self._config, precision, max_context_tokens=capacity, max_running=rows)
+        engine = engine_config(self._config, precision, heads, max_context_tokens=capacity, max_running=rows)
         runner = build_runner(self._student, engine)
         for stage in stages_of(self._manifest, paths):
             runner.load(stage)
@@ -199,9 +199,9 @@ class _Evaluation:
             paths = (self._full.path,)
             part = texts.part(CALIBRATION_TEXTS, CALIBRATION_PAIRS)
             some, base = texts.taken(part), part.scores(base)
-            scores = self._score(self._loaded(precision, paths), precision, paths, EXACT_ONLY, some, reference)[
-                self._full
-            ]
+            scores = self._score(
+                self._loaded(precision, paths, EXACT_ONLY), precision, paths, EXACT_ONLY, some, reference
+            )[self._full]
         compared = replace(scores, rows=[_against_reference(row) for row in scores.rows], answers=[])
         measures = [one.measure for one in measures_of(compared.rows, base.rows, self._config.seed)]
         return Calibration(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from engines.answerer import EngineAnswerer
 from engines.build import build_engine
-from engines.evaluation.choices import EvalConfig, engine_config
+from engines.evaluation.choices import EvalConfig, engine_config, heads_at
 from models.distill.data.examples import end_token
 from models.distill.data.labels import LabelSettings, Progress, label
 from models.distill.data.rows import Row as Asked
@@ -111,7 +111,11 @@ class Writer:
         if self._answerer is None:
             manifest = self._student.manifest
             config = engine_config(
-                self._config, self._precision, max_context_tokens=self._capacity, max_running=MAX_RUNNING
+                self._config,
+                self._precision,
+                heads_at(manifest, self._precision),
+                max_context_tokens=self._capacity,
+                max_running=MAX_RUNNING,
             )
             engine = build_engine(self._student, config)
             answerer = EngineAnswerer(engine, manifest.full_path.name, self._student.tokenizer.eos_token_ids)
