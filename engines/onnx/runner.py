@@ -17,6 +17,7 @@ from engines.onnx.plan import PrecisionPlan
 from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
+from models.errors import WeightsError
 from models.rope import inverse_frequencies
 from models.student.folder import HEAD, HEAD_STAGES, Student
 from models.student.manifest import HeadKind
@@ -78,11 +79,23 @@ class OnnxRunner:
         for variant in self._plan.variants:
             if stage == HEAD:
                 for head in self._plan.heads:
-                    opened_head = HeadSession(self._open(variant, HEAD_STAGES[head]))
+                    opened_head = self._open_head(variant, HEAD_STAGES[head])
                     self._heads[variant, head] = _warm_head(opened_head, self._manifest.architecture)
             else:
                 opened = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables)
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
+
+    def _open_head(self, variant: str, stage: str) -> HeadSession:
+        """Raises: WeightsError for a head of other sizes than the student."""
+        session = HeadSession(self._open(variant, stage))
+        architecture = self._manifest.architecture
+        if session.sizes != (architecture.hidden_size, architecture.vocab_size):
+            raise WeightsError(
+                f"{self._student.graph(variant, stage)} is a head from {session.sizes[0]} values to {session.sizes[1]} "
+                f"tokens, and the student has {architecture.hidden_size} and {architecture.vocab_size}; build the "
+                "student again with `fenhe build`"
+            )
+        return session
 
     def forward(self, step: StepInput) -> Float:
         """Shapes: returns [rows, vocab]: decode rows, then the chunks that want logits."""

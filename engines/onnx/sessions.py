@@ -117,10 +117,15 @@ class StageSession:
 
 
 class HeadSession:
-    """The shared head at one precision."""
+    """One of the shared heads at one precision."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """What its graph says it reads and writes: the hidden size and the vocabulary."""
+        return self._session.get_inputs()[0].shape[-1], self._session.get_outputs()[0].shape[-1]
 
     def run(self, normed: Float, logits: Float) -> None:
         """Shapes: normed [rows, hidden_size], logits [rows, vocab]."""

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,22 +18,41 @@ from models.student.manifest import MANIFEST_NAME, Manifest, Measured, read_mani
 
 DEFAULT_MODEL = "smollm2-135m"
 PACKAGED = Path(__file__).parents[1] / "data"
-"""May hold `smollm2-135m.exits.safetensors`, and what `fenhe eval` measured of it in `smollm2-135m.quality.json`."""
+"""May hold `smollm2-135m.exits.safetensors`, `smollm2-135m.head.safetensors`, and what `fenhe eval` measured of both in
+`smollm2-135m.quality.json`."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class _Parts:
+    """What this package adds to the model; None where it has no such file."""
+
+    exits: Path | None
+    head: Path | None
+    measured: Measured | None
+
+    def are_in(self, manifest: Manifest) -> bool:
+        """Whether a student was built with these exits and this head."""
+        head_sha256 = "" if manifest.cheap_head is None else manifest.cheap_head.sha256
+        return (manifest.exits_sha256, head_sha256) == (_sha256(self.exits), _sha256(self.head))
+
+
+def _sha256(file: Path | None) -> str:
+    return "" if file is None else sha256_of([file])
 
 
 def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> Path:
     """The folder of the default student; `report` gets a line before anything that takes long.
 
-    A student that is damaged, of another version, or with other exits than those of this package is built again, and
-    replaced only when the new one is complete. If it cannot be built, an old one that still opens is served.
+    A student that is damaged, of another version, or with other exits or another head than this package has is built
+    again, and replaced only when the new one is complete. If it cannot be built, an old one that still opens is served.
     Processes that start together build it once.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
-    exits, measured = _packaged_exits(), _packaged_figures()
-    if _is_current(folder, exits, measured):  # nothing to write: the cache may be read-only
+    parts = _Parts(exits=_packaged("exits"), head=_packaged("head"), measured=_packaged_figures())
+    if _is_current(folder, parts):  # nothing to write: the cache may be read-only
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -41,15 +61,15 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> P
         _serve_unchanged(folder, error, report)
         return folder
     with lock:
-        _bring_up_to_date(folder, cache, exits, measured, report)
+        _bring_up_to_date(folder, cache, parts, report)
     return folder
 
 
-def _is_current(folder: Path, exits: Path | None, measured: Measured | None) -> bool:
+def _is_current(folder: Path, parts: _Parts) -> bool:
     manifest = _opened(folder, lambda line: None)
-    if manifest is None or not _has_exits(manifest, exits):
+    if manifest is None or not parts.are_in(manifest):
         return False
-    return (measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
+    return (parts.measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
 
 
 def _serve_unchanged(folder: Path, error: OSError, report: Callable[[str], None]) -> None:
@@ -69,38 +89,38 @@ def _unwritable(folder: Path, error: OSError) -> ConfigError:
     )
 
 
-def _bring_up_to_date(
-    folder: Path, cache: Path, exits: Path | None, measured: Measured | None, report: Callable[[str], None]
-) -> None:
+def _bring_up_to_date(folder: Path, cache: Path, parts: _Parts, report: Callable[[str], None]) -> None:
     manifest = _opened(folder, report)
-    if manifest is not None and _has_exits(manifest, exits):
-        _store_figures(folder, manifest, measured, report)
+    if manifest is not None and parts.are_in(manifest):
+        _store_figures(folder, manifest, parts.measured, report)
         _store_sampling(folder, report)
         return
     if manifest is not None:
-        report(f"the {DEFAULT_MODEL} in {folder} has other exits than this version of fenhe has")
+        report(f"the {DEFAULT_MODEL} in {folder} has other exits or another head than this version of fenhe")
     try:
-        _build(folder, cache, exits, measured, report)
+        _build(folder, cache, parts, report)
     except (ConfigError, WeightsError, OSError) as error:
         if manifest is None:
             raise _unwritable(folder, error) if isinstance(error, OSError) else error from None
         report(f"serving the earlier {DEFAULT_MODEL}, since a new one cannot be built: {error}")
 
 
-def _has_exits(manifest: Manifest, exits: Path | None) -> bool:
-    return manifest.exits_sha256 == ("" if exits is None else sha256_of([exits]))
-
-
-def _build(
-    folder: Path, cache: Path, exits: Path | None, measured: Measured | None, report: Callable[[str], None]
-) -> None:
+def _build(folder: Path, cache: Path, parts: _Parts, report: Callable[[str], None]) -> None:
     """Build beside `folder`, then replace it."""
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a build that was killed
     report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
     source = pull(DEFAULT_MODEL, cache, show_progress=True)
     report(f"building {DEFAULT_MODEL} in {folder} (once)")
-    build_student(source, fresh, name=DEFAULT_MODEL, exits=exits, measured=measured, show_progress=True)
+    build_student(
+        source,
+        fresh,
+        name=DEFAULT_MODEL,
+        exits=parts.exits,
+        head=parts.head,
+        measured=parts.measured,
+        show_progress=True,
+    )
     if folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)
@@ -162,8 +182,8 @@ def _figures_sha256() -> str:
     return sha256_of([file]) if file.exists() else ""
 
 
-def _packaged_exits() -> Path | None:
-    file = PACKAGED / f"{DEFAULT_MODEL}.exits.safetensors"
+def _packaged(part: str) -> Path | None:
+    file = PACKAGED / f"{DEFAULT_MODEL}.{part}.safetensors"
     return file if file.exists() else None
 
 

@@ -374,7 +374,7 @@ def find_problems(manifest: Manifest) -> list[str]:
     num_layers = sum(module.num_layers for module in manifest.modules)
     if num_layers != manifest.architecture.num_layers:
         problems.append(f"modules cover {num_layers} layers of {manifest.architecture.num_layers}")
-    problems += _variant_problems(manifest)
+    problems += _variant_problems(manifest) + _head_problems(manifest)
     problems += _retention_problems(manifest)
     return problems
 
@@ -435,6 +435,22 @@ def _variant_problems(manifest: Manifest) -> list[str]:
         for variant in manifest.variants
         if stages - set(variant.stages)
     ]
+
+
+def _head_problems(manifest: Manifest) -> list[str]:
+    head, hidden, vocab = manifest.cheap_head, manifest.architecture.hidden_size, manifest.architecture.vocab_size
+    having = [variant.name for variant in manifest.variants if variant.cheap_head is not None]
+    if head is None:
+        return [f"variant {name!r} has a cheap head, but the student has none" for name in having]
+    problems = []
+    if not 0 < head.rank <= hidden:
+        problems.append(f"the cheap head's rank {head.rank} must be from 1 to the hidden size, {hidden}")
+    if head.num_frequent < 1 or head.num_candidates < 1 or head.num_frequent + head.num_candidates > vocab:
+        problems.append(
+            f"the cheap head's {head.num_frequent} frequent tokens and {head.num_candidates} candidates must be at "
+            f"least 1 each and at most the vocabulary, {vocab}, together"
+        )
+    return [f"{problem}; build the student again with `fenhe build --head`" for problem in problems]
 
 
 def _retention_problems(manifest: Manifest) -> list[str]:

@@ -16,7 +16,7 @@ from models.errors import ConfigError, WeightsError
 from models.sampling import RecommendedSampling
 from models.sources.fetch import WHEELS
 from models.sources.source import open_source
-from models.student.manifest import Measured, PathFigures, Quality, read_manifest, write_manifest
+from models.student.manifest import CheapHead, Measured, PathFigures, Quality, read_manifest, write_manifest
 from tests.disk_faults import refuse_writes
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
@@ -38,12 +38,22 @@ class Cache:
         self.calls.append(f"pull {name}")
         return cache / "model.gguf"
 
-    def build(self, source: Path, out: Path, *, exits: Path | None, measured: Measured | None, **options: Any) -> None:
-        self.calls.append(f"build {source.name}" + (f" with {exits.name}" if exits else ""))
+    def build(
+        self,
+        source: Path,
+        out: Path,
+        *,
+        exits: Path | None,
+        head: Path | None,
+        measured: Measured | None,
+        **options: Any,
+    ) -> None:
+        self.calls.append(" with ".join(["build " + source.name, *(part.name for part in (exits, head) if part)]))
         self.given.append(measured)
         out.mkdir(parents=True)
         digest = sha256_of([exits]) if exits else ""
-        write_manifest(out, msgspec.structs.replace(make_manifest(), exits_sha256=digest))
+        made = None if head is None else CheapHead(rank=4, num_frequent=2, num_candidates=2, sha256=sha256_of([head]))
+        write_manifest(out, msgspec.structs.replace(make_manifest(), exits_sha256=digest, cheap_head=made))
         make_tokenizer().save(out)
 
 
@@ -81,15 +91,18 @@ def test_default_student_is_pulled_and_built_once(cache: Cache) -> None:
     assert "again" in cache.lines[2]
 
 
-def test_default_student_with_other_exits_than_the_packages_is_built_again(cache: Cache, package: Path) -> None:
+@pytest.mark.parametrize("part", ["exits", "head"])
+def test_default_student_with_other_parts_than_the_packages_is_built_again(
+    cache: Cache, package: Path, part: str
+) -> None:
     cache.find()
-    file = package / "smollm2-135m.exits.safetensors"
+    file = package / f"smollm2-135m.{part}.safetensors"
     for content in ("first", "second"):
         file.write_text(content)
         del cache.lines[:], cache.calls[:]
         cache.find()
         assert cache.calls == ["pull smollm2-135m", f"build model.gguf with {file.name}"]
-        assert "other exits than this version of fenhe has" in cache.lines[0]
+        assert "other exits or another head than this version of fenhe" in cache.lines[0]
         del cache.lines[:], cache.calls[:]
         cache.find()
         assert (cache.lines, cache.calls) == ([], [])

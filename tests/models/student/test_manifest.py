@@ -14,6 +14,7 @@ from models.student.cut import default_modules, exits_of, paths_of
 from models.student.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    CheapHead,
     DepthRule,
     Exit,
     FileEntry,
@@ -182,6 +183,10 @@ def path(name: str, *modules: str, exit: str | None = None) -> StudentPath:
     return StudentPath(name=name, modules=modules, exit=exit or f"{modules[-1]}_exit")
 
 
+def head(**changes: Any) -> CheapHead:
+    return msgspec.structs.replace(CheapHead(rank=4, num_frequent=2, num_candidates=2, sha256=""), **changes)
+
+
 FULL = path("full", "knowledge", "reasoning", "adapter")
 
 
@@ -205,6 +210,14 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"paths": (FULL, path("short", "knowledge"), path("short", "knowledge"))}, "the name 'short' is used twice"),
         ({"exits": (Exit(name="head", after="adapter"),)}, "cannot be called 'head'"),
         ({"exits": (Exit(name="cheap_head", after="adapter"),)}, "cannot be called 'cheap_head'"),
+        ({"cheap_head": head(rank=65)}, "rank 65 must be from 1 to the hidden size, 64"),
+        ({"cheap_head": head(rank=0)}, "rank 0 must be from 1"),
+        ({"cheap_head": head(num_candidates=10**6)}, "1000000 candidates must be at least 1 each"),
+        ({"cheap_head": head(num_frequent=0)}, "0 frequent tokens"),
+        (
+            {"variants": (msgspec.structs.replace(VARIANT, cheap_head="c.onnx"),)},
+            "'fp32' has a cheap head, but the student has none",
+        ),
         ({"tasks": {"math": "nowhere"}}, "task 'math' has no path 'nowhere'"),
         ({"depth_rules": (DepthRule(max_prompt_tokens=1, path="nowhere"),)}, "a depth rule names no path: 'nowhere'"),
         (
