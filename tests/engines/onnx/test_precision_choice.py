@@ -126,3 +126,58 @@ def test_plan_and_its_speeds_are_one_readable_line(choose: Any, caplog: pytest.L
         "precision chosen plan='w8a8' w8a8=\"1 row 6 ms, 4 rows 6 ms, 32 rows 30 ms, prompt token 1 ms\" "
         'int8="1 row 5 ms, 4 rows 7 ms, 32 rows 60 ms, prompt token 1 ms"'
     )
+
+
+EXACT_S = {1: 0.0010, 8: 0.0014, 32: 0.0030}
+STEP_32_S = MEASURED["w8a8-native"].decode_step_s[32]
+
+
+@pytest.fixture
+def choose_head(fake_student: Student, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`choose_head(cheap_s, **settings)`: the plan for a native student with a cheap head that takes these times."""
+    asked: list[list[str]] = []
+
+    def make(cheap_s: dict[int, float], **settings: Any) -> PrecisionPlan:
+        def measured(student: Student, names: Any, num_threads: int, library: Path | None) -> dict[str, Speeds]:
+            asked.append(list(names))
+            timed = msgspec.structs.replace(MEASURED["w8a8-native"], exact_head_s=EXACT_S, cheap_head_s=cheap_s)
+            return {name: timed if name == "w8a8-native" else MEASURED[name] for name in names}
+
+        monkeypatch.setattr(precision_choice, "speeds_of", measured)
+        student = with_variants(fake_student, {"w8a8-native": 250, "int4": 150})
+        variants = tuple(
+            msgspec.structs.replace(variant, cheap_head="c.onnx" if variant.name == "w8a8-native" else None)
+            for variant in student.manifest.variants
+        )
+        manifest = msgspec.structs.replace(student.manifest, variants=variants)
+        student = Student(folder=student.folder, manifest=manifest, tokenizer=student.tokenizer)
+        return choose_plan(student, EngineConfig(**settings), 2, LIBRARY)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cheap_s", "head"),
+    [
+        ({1: 0.0005, 8: 0.0008, 32: 0.0028}, "cheap"),
+        ({1: 0.0005, 8: 0.0008, 32: 0.0030 + 0.03 * STEP_32_S}, "cheap"),
+        ({1: 0.0005, 8: 0.0008, 32: 0.0031 + 0.03 * STEP_32_S}, "exact"),
+        ({1: 0.0010, 8: 0.0008, 32: 0.0028}, "exact"),
+        ({1: 0.0005, 8: 0.0015, 32: 0.0028}, "exact"),
+    ],
+    ids=["wins", "loses-3-percent", "loses-more", "no-gain-at-1", "loses-at-8"],
+)
+def test_the_cheap_head_stays_on_where_it_pays(choose_head: Any, cheap_s: dict[int, float], head: str) -> None:
+    assert choose_head(cheap_s).head == head
+
+
+def test_the_head_is_what_the_settings_say(choose_head: Any) -> None:
+    slow = dict.fromkeys(EXACT_S, 1.0)
+    assert choose_head(slow, head="cheap").head == "cheap"
+    assert choose_head({1: 0.0005, 8: 0.0008, 32: 0.0028}, head="exact").head == "exact"
+
+
+def test_a_precision_without_a_cheap_head_takes_the_exact_one(choose_head: Any) -> None:
+    assert choose_head({}, precision="int4").head == "exact"
+    with pytest.raises(ConfigError, match=r"head cheap: student .* has none at precision 'int4'.*--head"):
+        choose_head({}, precision="int4", head="cheap")

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.onnx import speeds
@@ -74,3 +75,27 @@ def test_speeds_where_nothing_can_be_written_are_still_given(
 def test_speeds_nearest_measured_row_count_counts() -> None:
     assert speed(0.01, 0.02, 0.32).decode_token_s(30) == pytest.approx(0.01)
     assert speed(0.01, 0.02, 0.32).decode_token_s(5) == pytest.approx(0.005)
+
+
+def test_speeds_measured_before_there_was_a_cheap_head_are_measured_again(
+    tiny_student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {1: 0.001, 8: 0.001, 32: 0.001}
+    answers = [MEASURED["w8a8"], msgspec.structs.replace(MEASURED["w8a8"], exact_head_s=heads, cheap_head_s=heads)]
+    measured: list[str] = []
+
+    def measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
+        measured.append(variant)
+        return answers[len(measured) - 1]
+
+    monkeypatch.setattr(speeds, "_measure", measure)
+    original = tiny_student("llama").student
+    name = original.manifest.variants[0].name
+    student = Student(folder=tmp_path, manifest=original.manifest, tokenizer=original.tokenizer)
+    assert speeds.speeds_of(student, [name], 2, None)[name].cheap_head_s == {}
+    variants = tuple(msgspec.structs.replace(one, cheap_head="c.onnx") for one in original.manifest.variants)
+    manifest = msgspec.structs.replace(original.manifest, variants=variants)
+    student = Student(folder=tmp_path, manifest=manifest, tokenizer=original.tokenizer)
+    for _ in range(2):
+        assert speeds.speeds_of(student, [name], 2, None)[name].cheap_head_s == heads
+    assert measured == [name, name]
