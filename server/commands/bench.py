@@ -22,6 +22,7 @@ BENCHES = {
     "router": Bench("bench.router.cli", "the task router: the time of a decision, and how many are right"),
     "distill": Bench("bench.distill.cli", "training exits, beside a plain distillation loop"),
     "similar": Bench("bench.router.similar", "the semantic cache: how often it would be right, and wrong"),
+    "head": Bench("bench.engines.head", "the cheap head beside the exact one: time of a step, and equal tokens"),
     "grammar": Bench("bench.engines.grammar", "what keeping to a grammar costs the rows that do, and the others"),
 }
 
