@@ -1,5 +1,5 @@
-"""`fenhe bench head`: decode steps with the cheap head beside steps with the exact one, and how often both find the same
-token likeliest.
+"""`fenhe bench head`: decode steps with the cheap head beside steps with the exact one, and how often both find the
+same token likeliest.
 
 Both heads are loaded in one runner, so the rest of a step is the same code over the same weights. Equal tokens are
 counted on texts that are given, position by position, on every path's own states.
