@@ -108,9 +108,12 @@ class TokenLogprob:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Usage:
+    """`num_exact_rows` counts the answer tokens for which the exact head ran beside the cheap one that chooses."""
+
     num_prompt_tokens: int
     num_cached_tokens: int
     num_completion_tokens: int
+    num_exact_rows: int = 0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -188,6 +191,7 @@ class Sequence:
     num_prompt_tokens: int
     text: TextStream
     head: HeadKind = "exact"
+    num_exact_rows: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
@@ -242,6 +246,7 @@ class Sequence:
             num_prompt_tokens=self.num_prompt_tokens,
             num_cached_tokens=self.num_cached_tokens,
             num_completion_tokens=self.num_completion_tokens,
+            num_exact_rows=self.num_exact_rows,
         )
 
     def timings(self) -> Timings:

@@ -260,6 +260,7 @@ class ModuleEngine:
         if sequence.matcher is not None and not self._advance(sequence, token):
             return
         sequence.token_ids.append(token.token_id)
+        sequence.num_exact_rows += token.took_exact_row
         self._counters.num_generation_tokens += 1
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()

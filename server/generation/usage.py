@@ -1,16 +1,16 @@
 """What an answer took: its tokens, and its compute beside that of the full path with the exact head.
 
 Definitions of compute: in multiply-adds. Every token counts once, with the layers of its path; answer tokens with the
-head too, and so do the tokens of a prompt that is scored, which is done with the exact head. Prompt tokens whose KV
-came from the prefix cache cost nothing, on either side. Attention is left out, and so is what a preempted sequence
-computes again.
+head too, and with both heads where the exact one ran beside the cheap one. So do the tokens of a prompt that is scored,
+which is done with the exact head. Prompt tokens whose KV came from the prefix cache cost nothing, on either side.
+Attention is left out, and so is what a preempted sequence computes again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines.sequence import Finish
-from models.evaluation.compute import compute_share, request_multiply_adds
+from models.evaluation.compute import compute_share, head_multiply_adds, request_multiply_adds
 from models.student.manifest import HeadKind, Manifest, StudentPath
 from server.generation.plan import Plan
 from server.wire.base import PromptTokensDetails, UsageFenhe, UsageReply
@@ -78,6 +78,8 @@ def _of_sequence(manifest: Manifest, head: HeadKind, finish: Finish, is_scored: 
         )
 
     return Compute(
-        spent=cost(path, head, num_plain, num_answer) + cost(path, "exact", 0, num_scored),
+        spent=cost(path, head, num_plain, num_answer)
+        + cost(path, "exact", 0, num_scored)
+        + usage.num_exact_rows * head_multiply_adds(manifest),
         full=cost(manifest.full_path, "exact", num_plain, num_answer + num_scored),
     )

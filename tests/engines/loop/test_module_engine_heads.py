@@ -116,6 +116,7 @@ def test_engine_runs_the_exact_head_once_in_a_step_and_only_for_who_needs_it(che
     cheap.submit("biased", logit_bias={300: 1.0}, **options)
     cheap.step_until_idle()
     assert cheap.runner.exact_calls == [[1, 2]] * 5
+    assert [cheap.finish(id).usage.num_exact_rows for id in ("plain", "told", "biased")] == [0, 5, 5]
 
 
 def test_failed_pass_of_the_exact_head_ends_its_step_and_nothing_else(make_engine: Any) -> None:

@@ -151,3 +151,11 @@ def test_errors_have_no_compute_header(start: Start) -> None:
     served = start({"broken": Line(pieces=(), error=StepFailed("the pass failed"))})
     for response in (served.chat("broken"), served.chat("hello", temperature=9), served.http.get("/v1/models")):
         assert "x-fenhe-compute" not in response.headers
+
+
+async def test_tokens_whose_exact_row_was_needed_too_pay_for_both_heads(open_backend: Open) -> None:
+    ended = finish("shallow", 30, 0, 5)
+    ended = replace(ended, usage=replace(ended.usage, num_exact_rows=3))
+    compute = compute_of(await plan_with(open_backend, "cheap"), [ended])
+    assert compute.spent == 35 * LAYERS["shallow"] + 5 * CHEAP_HEAD + 3 * HEAD
+    assert compute.full == 35 * LAYERS["full"] + 5 * HEAD
