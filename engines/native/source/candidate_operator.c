@@ -14,19 +14,27 @@ typedef struct {
     Shape shape[NUM_INPUTS];
 } Inputs;
 
+static int64_t num_values(const Shape *shape) {
+    int64_t product = 1;
+    for (size_t i = 0; i < shape->rank; i++) product *= shape->dims[i];
+    return product;
+}
+
 static OrtStatus *read_inputs(const OrtApi *api, OrtKernelContext *context, Inputs *inputs) {
     for (size_t i = 0; i < NUM_INPUTS; i++) TRY(fenhe_input(api, context, i, &inputs->data[i], &inputs->shape[i]));
     const Shape *shape = inputs->shape;
     if (shape[ROWS].rank != 2 || shape[PREVIEW].rank != 2 || shape[ROWS].dims[1] % 4 != 0 || shape[PREVIEW].dims[0] % 4 != 0)
         return fenhe_refuse(api, "CandidateLogits: rows [vocab, depth] and preview [rank, vocab] need depths divisible by 4");
     int64_t vocab = shape[ROWS].dims[0];
-    if (shape[PREVIEW].dims[1] != vocab || shape[PREVIEW_SCALE].dims[0] != vocab || shape[BIAS].dims[0] != vocab ||
-        shape[ROWS_SCALE].dims[0] != vocab)
+    if (shape[PREVIEW].dims[1] != vocab || num_values(&shape[PREVIEW_SCALE]) != vocab || num_values(&shape[BIAS]) != vocab ||
+        num_values(&shape[ROWS_SCALE]) != vocab)
         return fenhe_refuse(api, "CandidateLogits: preview, scales, bias and rows must have one vocabulary");
     if (shape[X].rank != 2 || shape[P].rank != 2 || shape[X].dims[0] != shape[P].dims[0] ||
         shape[X].dims[1] != shape[ROWS].dims[1] || shape[P].dims[1] != shape[PREVIEW].dims[0])
         return fenhe_refuse(api, "CandidateLogits: x must be [rows, depth] and p [rows, rank]");
-    return NULL;
+    if (num_values(&shape[X_SCALE]) != shape[X].dims[0] || num_values(&shape[P_SCALE]) != shape[P].dims[0])
+        return fenhe_refuse(api, "CandidateLogits: x_scale and p_scale must have one value per row");
+    return shape[FREQUENT].rank == 1 ? NULL : fenhe_refuse(api, "CandidateLogits: frequent must be a list of token ids");
 }
 
 static OrtStatus *pack_preview(const OrtApi *api, const Inputs *inputs, PackedWeight *packed) {
@@ -69,6 +77,8 @@ static void release(void *attributes) {
 
 /* All constants of the graph: what the first call saw stays true. */
 static OrtStatus *prepare(const OrtApi *api, const Inputs *inputs, CandidateState *state) {
+    if (state->num_candidates > inputs->shape[ROWS].dims[0])
+        return fenhe_refuse(api, "CandidateLogits: num_candidates must be at most the vocabulary");
     OrtStatus *status = pack_preview(api, inputs, &state->preview);
     if (status == NULL) status = pack_frequent(api, inputs, &state->frequent);
     if (status == NULL) status = sum_rows(api, inputs, state);

@@ -510,6 +510,10 @@ def test_a_candidate_is_exact_even_where_its_preview_is_wrong(library: Path) -> 
         ("x", np.zeros((2, 100), np.uint8), "rows, depth"),
         ("frequent", np.array([0, 333], np.int32), "frequent token is none"),
         ("frequent", np.array([-1], np.int32), "frequent token is none"),
+        ("frequent", np.array(1, np.int32), "list of token ids"),
+        ("bias", np.array(1, np.float32), "one vocabulary"),
+        ("x_scale", np.zeros((0, 1), np.float32), "one value per row"),
+        ("p_scale", np.zeros((2, 1), np.float32), "one value per row"),
     ],
 )
 def test_candidate_logits_refuse_what_does_not_fit(library: Path, name: str, value: Any, message: str) -> None:
@@ -518,3 +522,26 @@ def test_candidate_logits_refuse_what_does_not_fit(library: Path, name: str, val
     session = operator_session(library, "CandidateLogits", inputs, 1, attributes=case.attributes())
     with pytest.raises(Exception, match=message):
         session.run(None, inputs)
+
+
+def test_candidate_logits_refuse_more_candidates_than_tokens(library: Path) -> None:
+    case = replace(HeadRows.random(num_rows=1), num_candidates=334)
+    with pytest.raises(Exception, match="at most the vocabulary"):
+        head_logits(library, case)
+
+
+def test_candidate_logits_of_no_rows_are_none(library: Path) -> None:
+    case = HeadRows.random(num_rows=1)
+    part = {name: getattr(case, name)[:0] for name in ("x", "x_scale", "p", "p_scale")}
+    assert head_logits(library, replace(case, **part)).shape == (0, len(case.bias))
+
+
+def test_rows_that_are_not_numbers_stay_so_and_spoil_no_other(library: Path) -> None:
+    case = HeadRows.random(num_rows=3)
+    whole = head_logits(library, case)
+    scales = {name: getattr(case, name).copy() for name in ("x_scale", "p_scale")}
+    for scale in scales.values():
+        scale[1] = np.nan
+    logits = head_logits(library, replace(case, **scales))
+    assert np.isnan(logits[1]).all()
+    assert_same_bits([logits[[0, 2]]], [whole[[0, 2]]])
