@@ -203,8 +203,8 @@ def decide(
 
 
 def decide_together(decisions: Sequence[RouteDecision], students: Sequence[StudentState]) -> tuple[int, RouteDecision]:
-    """One decision for all prompts of a request: on every student, the deepest path that any of them takes there, and
-    of two with that path one with the exact head.
+    """One decision for all prompts of a request: on every student, the deepest path that any of them takes there, with
+    the exact head if any of them takes it.
 
     The index is that of the prompt that decided the path on the first student.
     """
@@ -212,8 +212,16 @@ def decide_together(decisions: Sequence[RouteDecision], students: Sequence[Stude
         max(range(len(decisions)), key=lambda index: _depth(decisions[index].targets[place], student))
         for place, student in enumerate(students)
     ]
-    targets = [decisions[index].targets[place] for place, index in enumerate(deepest)]
-    return deepest[0], replace(decisions[deepest[0]], fallbacks=tuple(targets[1:]))
+    targets = [
+        replace(decisions[index].targets[place], head=_head_for_all([one.targets[place] for one in decisions]))
+        for place, index in enumerate(deepest)
+    ]
+    return deepest[0], replace(decisions[deepest[0]], head=targets[0].head, fallbacks=tuple(targets[1:]))
+
+
+def _head_for_all(targets: Sequence[Target]) -> HeadKind:
+    """What was found of the cheap head on a deeper path holds for that prompt's task alone."""
+    return "cheap" if all(target.head == "cheap" for target in targets) else "exact"
 
 
 def _depth(target: Target, student: StudentState) -> tuple[int, bool]:

@@ -7,6 +7,7 @@ the exact head, b at 0.50, c at 0.73 and full at 0.96; with the exact head they 
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,11 +224,7 @@ def test_language_without_figures_takes_the_full_path(
 
 def test_path_that_was_not_measured_in_the_language_is_not_relied_on() -> None:
     english, german = measured_manifest("a:good b:good"), measured_manifest("b:good", language="de")
-    manifest = student_manifest()
-    both = type(manifest)(
-        **{name: getattr(english, name) for name in manifest.__struct_fields__}
-        | {"figures": english.figures + german.figures}
-    )
+    both = msgspec.structs.replace(english, figures=english.figures + german.figures)
     assert place(route([cheap(both)], language="en")) == ("a", "cheap", Reason.TASK)
     assert place(route([cheap(both)], language="de")) == ("b", "cheap", Reason.MIN_QUALITY)
     assert route([cheap(both)], language="fr").reason is Reason.LANGUAGE_UNMEASURED
@@ -256,6 +253,8 @@ def test_prompts_together_take_the_exact_head_if_one_of_them_needs_it() -> None:
     assert decide_together([easy, hard], [one]) == (1, hard)
     assert decide_together([easy, short], [one]) == (1, short)
     assert decide_together([hard, short], [one]) == (0, hard)
+    deep = replace(easy, path="full")
+    assert decide_together([deep, short], [one]) == (0, replace(deep, head="exact"))
 
 
 def test_costs_are_those_of_the_table_above() -> None:
