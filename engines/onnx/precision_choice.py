@@ -39,10 +39,10 @@ def choose_plan(student: Student, config: EngineConfig, num_threads: int, librar
         )
     if not has_head:
         return plan
-    pays = config.head == "cheap" or all(
-        _pays(plan.many, speeds) for speeds in speeds_of(student, plan.variants, num_threads, library).values()
-    )
-    return replace(plan, cheap_head=pays)
+    if config.head == "cheap":
+        return replace(plan, cheap_head=True)
+    speeds = speeds_of(student, plan.variants, num_threads, library)
+    return replace(plan, cheap_head=all(_pays(name, measured) for name, measured in speeds.items()))
 
 
 def _pays(name: str, speeds: Speeds) -> bool:

@@ -1,6 +1,7 @@
 """How fast the variants of a student are on this machine: measured once, kept beside the student."""
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def _head_times(
             for head, times in zip(heads, fastest, strict=True):
                 started_s = time.perf_counter()
                 head.run(normed, logits)
-                times[num_rows] = min(times.get(num_rows, 1e9), time.perf_counter() - started_s)
+                times[num_rows] = min(times.get(num_rows, math.inf), time.perf_counter() - started_s)
     return fastest[0], fastest[1]
 
 
