@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from models.sources.source import open_source
     from models.student.folder import Student
 
+    _check(arguments)
     source, student = open_source(arguments.source), Student.open(arguments.student)
     config = _config(arguments, source)
     states = _states(source, student, arguments)
@@ -61,6 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
     write_head_file(arguments.out, plan, tensors)
     print(f"wrote {arguments.out}; build it in with `fenhe build {arguments.source} --head {arguments.out} --out DIR`")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises: ConfigError for what would be found only after everything has been read and fitted."""
+    problems, out = [], arguments.out
+    if arguments.positions < 1:
+        problems.append(f"--positions must be at least 1, not {arguments.positions}")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        problems.append(f"--out {out}: name a file in a folder that exists")
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _config(arguments: argparse.Namespace, source: "ModelSource") -> "HeadFitConfig":
@@ -93,7 +105,7 @@ def _states(source: "ModelSource", student: "Student", arguments: argparse.Names
         raise ConfigError(f"{arguments.student} was not built from {arguments.source}; name a student that was")
     texts = read_texts(arguments.data, student.tokenizer, max_tokens=MAX_TEXT_TOKENS, seed=arguments.seed)
     context = min(MAX_TEXT_TOKENS, student.manifest.architecture.max_context_tokens)
-    engine = EngineConfig(max_context_tokens=context, native_folder=cache_folder(os.environ) / "native")
+    engine = EngineConfig(max_context_tokens=context, head="exact", native_folder=cache_folder(os.environ) / "native")
     runner = build_runner(student, engine)
     paths = [path.name for path in student.manifest.paths if student.manifest.exit(path.exit).is_trained]
     for stage in stages_of(student.manifest, paths):

@@ -82,6 +82,10 @@ def test_sizes_and_students_that_do_not_fit_are_refused_before_work(
     line = ["head", str(source), "--student", str(folder), "--data", str(texts), "--out", str(tmp_path / "out")]
     assert main([*line, "--rank", "68", "--frequent", "20", "--candidates", "10"]) == 2
     assert "rank 68 is above the hidden size, 64" in capsys.readouterr().err
+    assert main([*line[:-1], str(tmp_path / "nowhere" / "out"), "--positions", "0"]) == 2
+    printed = capsys.readouterr().err
+    assert "--positions must be at least 1, not 0" in printed
+    assert "nowhere/out: name a file in a folder that exists" in printed
 
 
 def test_states_of_a_rotated_student_are_turned_back(source: Path) -> None:
