@@ -93,12 +93,7 @@ def run(argv: Sequence[str]) -> int:
     machine, versions = describe_machine(), describe_versions()
     student = Student.open(options.student or find_student(os.environ, report=report_progress))
     bench = _open(student, options.threads)
-    texts = read_texts(
-        options.texts,
-        student.tokenizer,
-        max_tokens=min(MAX_TOKENS, student.manifest.architecture.max_context_tokens),
-        seed=0,
-    )[: options.rows]
+    texts = _texts(student, options)
     bench.round()  # warm-up: buffers grow
     found = gather([bench.round() for _ in count_rounds(options.rounds, report_progress)])
     same = bench.same_tokens(texts)
@@ -108,6 +103,17 @@ def run(argv: Sequence[str]) -> int:
     figures = medians(found) | same
     write_document(options.json, fill_document(figures, found, FORMULAS, machine, versions, notes))
     return 0
+
+
+def _texts(student: Student, options: argparse.Namespace) -> list[Text]:
+    """Raises: ConfigError that names a line, or when no text is left to count tokens on."""
+    max_tokens = min(MAX_TOKENS, student.manifest.architecture.max_context_tokens)
+    texts = read_texts(options.texts, student.tokenizer, max_tokens=max_tokens, seed=0)
+    if not texts:
+        raise ConfigError(
+            f"--texts: no text with a token to predict within {max_tokens} tokens; name files with shorter prompts"
+        )
+    return texts[: options.rows]
 
 
 def _open(student: Student, num_threads: int | None) -> HeadBench:

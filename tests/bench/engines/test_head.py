@@ -59,6 +59,13 @@ def test_a_student_without_a_cheap_head_is_refused(plain: Student, texts: Path) 
         run(["--student", str(plain.folder), "--texts", str(texts), "--rounds", "1"])
 
 
+def test_texts_without_tokens_to_count_on_are_refused(tmp_path: Path, plain: Student, texts: Path) -> None:
+    texts.write_bytes(b'{"prompt": "%s", "answer": "b"}\n' % (b"hello " * 2000))
+    student = with_cheap_head(plain, tmp_path / "student")
+    with pytest.raises(ConfigError, match="no text with a token to predict within 128 tokens"):
+        run(["--student", str(student.folder), "--texts", str(texts), "--rounds", "1", "--threads", "1"])
+
+
 def test_mistakes_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_options(["--texts", "x", "--rows", "0", "--rounds", "0", "--json", str(tmp_path / "nowhere" / "out.json")])
