@@ -100,12 +100,6 @@ def engine_config(
     )
 
 
-def heads_at(manifest: Manifest, precision: str) -> tuple[HeadKind, ...]:
-    """The heads that the student has at a precision."""
-    has_cheap = manifest.cheap_head is not None and manifest.variant(precision).cheap_head is not None
-    return ("exact", "cheap") if has_cheap else ("exact",)
-
-
 def _rank(precision: str) -> int:
     return PRECISE_FIRST.index(precision) if precision in PRECISE_FIRST else len(PRECISE_FIRST)
 

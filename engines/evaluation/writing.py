@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from engines.answerer import EngineAnswerer
 from engines.build import build_engine
-from engines.evaluation.choices import EvalConfig, engine_config, heads_at
+from engines.evaluation.choices import EvalConfig, engine_config
 from models.distill.data.examples import end_token
 from models.distill.data.labels import LabelSettings, Progress, label
 from models.distill.data.rows import Row as Asked
@@ -113,7 +113,7 @@ class Writer:
             config = engine_config(
                 self._config,
                 self._precision,
-                heads_at(manifest, self._precision),
+                manifest.heads_at(self._precision),
                 max_context_tokens=self._capacity,
                 max_running=MAX_RUNNING,
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.onnx.plan import PrecisionPlan
-from engines.onnx.speeds import has_cheap_head, speeds_of
+from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS
 from models.student.folder import Student
@@ -31,7 +31,7 @@ def choose_plan(student: Student, config: EngineConfig, num_threads: int, librar
     plan = _precisions(student, config, num_threads, library)
     if config.head == "exact":
         return plan
-    has_head = all(has_cheap_head(student, variant) for variant in plan.variants)
+    has_head = all("cheap" in student.manifest.heads_at(variant) for variant in plan.variants)
     if config.head == "cheap" and not has_head:
         raise ConfigError(
             f"head cheap: student {student.manifest.name!r} has none at precision {plan.describe()!r}; build it with "

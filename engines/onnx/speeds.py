@@ -49,11 +49,7 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
 
 def _lacks_heads(student: Student, variant: str, known: dict[str, Speeds]) -> bool:
     """Whether it was measured before it had a cheap head."""
-    return has_cheap_head(student, variant) and not known[variant].cheap_head_s
-
-
-def has_cheap_head(student: Student, variant: str) -> bool:
-    return any(one.name == variant and one.cheap_head is not None for one in student.manifest.variants)
+    return "cheap" in student.manifest.heads_at(variant) and not known[variant].cheap_head_s
 
 
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
@@ -79,7 +75,7 @@ def _head_times(
     student: Student, variant: str, num_threads: int, library: Path | None
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Seconds of the exact and the cheap head by rows, in turns; empty without a cheap head."""
-    if not has_cheap_head(student, variant):
+    if "cheap" not in student.manifest.heads_at(variant):
         return {}, {}
     heads = [
         HeadSession(open_session(student.graph(variant, head), num_threads, library)) for head in (HEAD, CHEAP_HEAD)

@@ -235,6 +235,11 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
         """Raises: KeyError for a name no variant has."""
         return _named(self.variants, name)
 
+    def heads_at(self, variant: str) -> tuple[HeadKind, ...]:
+        """The heads of a precision, the exact one first."""
+        has_cheap = any(one.name == variant and one.cheap_head is not None for one in self.variants)
+        return ("exact", "cheap") if has_cheap else ("exact",)
+
     def find_retention(self, path: str, task: str, variant: str) -> Retention | None:
         """What was measured for a path on a task at one precision; None when nothing was."""
         for figure in self.retention:
@@ -375,7 +380,7 @@ def find_problems(manifest: Manifest) -> list[str]:
     if num_layers != manifest.architecture.num_layers:
         problems.append(f"modules cover {num_layers} layers of {manifest.architecture.num_layers}")
     problems += _variant_problems(manifest) + _head_problems(manifest)
-    problems += _retention_problems(manifest)
+    problems += _retention_problems(manifest) + _figures_problems(manifest)
     return problems
 
 
@@ -466,5 +471,20 @@ def _retention_problems(manifest: Manifest) -> list[str]:
             problems.append(f"{what}: {figure.score} is outside its interval {figure.low} to {figure.high}")
         if key in seen:
             problems.append(f"{what} is given twice")
+        seen.add(key)
+    return problems
+
+
+def _figures_problems(manifest: Manifest) -> list[str]:
+    problems = []
+    paths = {path.name for path in manifest.paths}
+    seen = set()
+    for one in manifest.figures:
+        key = (one.path, one.head, one.task, one.variant, one.language)
+        what = f"figures of path {one.path!r} with the {one.head} head on {one.task!r} at {one.variant!r}"
+        if one.path not in paths:
+            problems.append(f"{what}: there is no such path")
+        if key in seen:
+            problems.append(f"{what} in language {one.language!r} are given twice")
         seen.add(key)
     return problems

@@ -128,7 +128,6 @@ def with_mean_compute(evaluation: "Evaluation", manifest: "Manifest") -> "Evalua
 def mean_default_compute(manifest: "Manifest", variant: str) -> float:
     """Share of the full path's compute in an answer token that an idle server spends on a short request which asks for
     nothing, mean over the tasks."""
-    from engines.evaluation.choices import heads_at
     from models.evaluation.compute import compute_share
     from models.evaluation.table import LANGUAGE
     from router.decision import Health, Reason, RoutePreferences, StudentState
@@ -140,7 +139,7 @@ def mean_default_compute(manifest: "Manifest", variant: str) -> float:
         manifest=manifest,
         variant=variant,
         health=Health.READY,
-        head=heads_at(manifest, variant)[-1],
+        head=manifest.heads_at(variant)[-1],
     )
     shares = []
     for task in SUBJECTS:

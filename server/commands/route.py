@@ -93,13 +93,12 @@ def idle_state(manifest: Manifest) -> StudentState:
         *(variant.name for variant in manifest.variants),
         "",
     ]
-    has_cheap_head = any(one.name == variants[0] and one.cheap_head is not None for one in manifest.variants)
     return StudentState(
         name=manifest.name,
         manifest=manifest,
         variant=variants[0],
         health=Health.READY,
-        head="cheap" if has_cheap_head else "exact",
+        head=manifest.heads_at(variants[0])[-1],
     )
 
 

@@ -20,6 +20,7 @@ from models.student.manifest import (
     FileEntry,
     Manifest,
     Module,
+    PathFigures,
     Quality,
     Retention,
     StudentPath,
@@ -187,6 +188,20 @@ def head(**changes: Any) -> CheapHead:
     return msgspec.structs.replace(CheapHead(rank=4, num_frequent=2, num_candidates=2, sha256=""), **changes)
 
 
+def figures(path: str = "knowledge") -> PathFigures:
+    return PathFigures(path=path, head="exact", task="math", variant="fp32", language="en")
+
+
+def test_heads_are_those_of_a_precision(manifest: Manifest) -> None:
+    cheap = msgspec.structs.replace(VARIANT, name="w8a8-native", cheap_head="c.onnx")
+    both = changed(manifest, variants=(VARIANT, cheap))
+    assert [both.heads_at(name) for name in ("fp32", "w8a8-native", "none")] == [
+        ("exact",),
+        ("exact", "cheap"),
+        ("exact",),
+    ]
+
+
 FULL = path("full", "knowledge", "reasoning", "adapter")
 
 
@@ -228,6 +243,11 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"retention": (retention(low=0.6, high=0.7),)}, "0.5 is outside its interval 0.6 to 0.7"),
         ({"retention": (retention(low=0.3, high=0.4),)}, "0.5 is outside its interval 0.3 to 0.4"),
         ({"retention": (retention(), retention(score=1.0))}, "'knowledge' on 'math' at 'fp32' is given twice"),
+        (
+            {"figures": (figures(path="nowhere"),)},
+            "'nowhere' with the exact head on 'math' at 'fp32': there is no such path",
+        ),
+        ({"figures": (figures(), figures())}, "on 'math' at 'fp32' in language 'en' are given twice"),
     ],
 )
 def test_manifest_problems_are_named(manifest: Manifest, tmp_path: Path, fields: dict[str, Any], problem: str) -> None:
