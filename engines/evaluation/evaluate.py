@@ -17,7 +17,6 @@ from engines.evaluation.choices import (
     chosen_precisions,
     chosen_reference,
     engine_config,
-    heads_at,
 )
 from engines.evaluation.points import PointMaker, mean_requests
 from engines.evaluation.scorer import EXACT_ONLY, PathRuns, columns_of, stages_of
@@ -66,6 +65,8 @@ class _Evaluation:
         self._paths = chosen_paths(self._manifest, config.paths)
         self._precisions = chosen_precisions(self._manifest, config)
         self._reference = chosen_reference(self._manifest, config)
+        self._reference_runner: OnnxRunner | None = None
+        self._full_scores: dict[str, Scores] = {}
         self._max_tokens = min(config.max_text_tokens, self._manifest.architecture.max_context_tokens)
 
     def run(self, texts: Texts) -> Evaluation:
@@ -82,32 +83,11 @@ class _Evaluation:
             return writer.own_words(prompts)
 
     def _measure(self, texts: EncodedTexts, prompts: Sequence[Prompt]) -> Evaluation:
-        reference_runner: OnnxRunner | None = None
-        full_scores: dict[str, Scores] = {}
         maker = PointMaker(student=self._student, requests=mean_requests(texts.passages), seed=self._config.seed)
         points: list[Point] = []
         # The reference comes first: every other precision is compared with it.
         for precision in dict.fromkeys((self._reference, *self._precisions)):
-            paths = self._paths if precision in self._precisions else (self._full.path,)
-            heads = heads_at(self._manifest, precision) if precision in self._precisions else EXACT_ONLY
-            written = self._written(precision, columns_of(paths, heads), prompts)
-            runner = self._loaded(precision, paths, heads)
-            scores = self._score(runner, precision, paths, heads, texts, reference_runner)
-            self._add_answers(runner, precision, scores, written)
-            reference_runner = reference_runner or runner
-            full_scores[precision] = scores[self._full]
-            speeds = self._speeds(runner, paths, heads)
-            points += [
-                maker.point(
-                    column,
-                    precision,
-                    held,
-                    full=full_scores[precision],
-                    reference=full_scores[self._reference],
-                    speeds=speeds[column],
-                )
-                for column, held in scores.items()
-            ]
+            points += self._points(precision, texts, prompts, maker)
         return Evaluation(
             student=self._manifest.name,
             full_path=self._full.path,
@@ -118,8 +98,32 @@ class _Evaluation:
             num_rows=_num_rows(texts),
             num_skipped=texts.num_skipped,
             points=tuple(points),
-            calibration=self._calibration(texts, full_scores, reference_runner),
+            calibration=self._calibration(texts),
         )
+
+    def _points(self, precision: str, texts: EncodedTexts, prompts: Sequence[Prompt], maker: PointMaker) -> list[Point]:
+        """Everything of one precision. Its runner is let go behind it, unless it is the reference's."""
+        is_chosen = precision in self._precisions
+        paths = self._paths if is_chosen else (self._full.path,)
+        heads = self._manifest.heads_at(precision) if is_chosen else EXACT_ONLY
+        written = self._written(precision, columns_of(paths, heads), prompts)
+        runner = self._loaded(precision, paths, heads)
+        scores = self._score(runner, precision, paths, heads, texts)
+        self._add_answers(runner, precision, scores, written)
+        self._reference_runner = self._reference_runner or runner
+        self._full_scores[precision] = scores[self._full]
+        speeds = self._speeds(runner, paths, heads)
+        return [
+            maker.point(
+                column,
+                precision,
+                held,
+                full=self._full_scores[precision],
+                reference=self._full_scores[self._reference],
+                speeds=speeds[column],
+            )
+            for column, held in scores.items()
+        ]
 
     def _writer(self, precision: str) -> Writer:
         return Writer(self._student, precision, self._config, progress_s=self._progress_s)
@@ -152,10 +156,9 @@ class _Evaluation:
         paths: Sequence[str],
         heads: Sequence[HeadKind],
         texts: EncodedTexts,
-        reference: OnnxRunner | None,
     ) -> PrecisionScores:
         runs = PathRuns(runner, self._manifest, paths, heads)
-        base = None if reference is None else self._full_runs(reference)
+        base = None if self._reference_runner is None else self._full_runs(self._reference_runner)
         started_s = time.monotonic()
         scores = score_texts(runs, self._full.path, texts, base, Shown(precision, self._progress_s))
         logger.info(
@@ -186,22 +189,19 @@ class _Evaluation:
             found |= {PathHead(path, head): by_rows for path, by_rows in speeds.items()}
         return found
 
-    def _calibration(
-        self, texts: EncodedTexts, full: Mapping[str, Scores], reference: OnnxRunner | None
-    ) -> Calibration | None:
+    def _calibration(self, texts: EncodedTexts) -> Calibration | None:
         precision = calibration_precision(self._manifest, self._config, self._reference)
         if precision is None:
             return None
-        base = full[self._reference]
-        if precision in full:
-            scores = full[precision]
+        base = self._full_scores[self._reference]
+        if precision in self._full_scores:
+            scores = self._full_scores[precision]
         else:
             paths = (self._full.path,)
             part = texts.part(CALIBRATION_TEXTS, CALIBRATION_PAIRS)
-            some, base = texts.taken(part), part.scores(base)
-            scores = self._score(
-                self._loaded(precision, paths, EXACT_ONLY), precision, paths, EXACT_ONLY, some, reference
-            )[self._full]
+            base = part.scores(base)
+            runner = self._loaded(precision, paths, EXACT_ONLY)
+            scores = self._score(runner, precision, paths, EXACT_ONLY, texts.taken(part))[self._full]
         compared = replace(scores, rows=[_against_reference(row) for row in scores.rows], answers=[])
         measures = [one.measure for one in measures_of(compared.rows, base.rows, self._config.seed)]
         return Calibration(
