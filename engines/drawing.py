@@ -39,7 +39,10 @@ def _mix(value: int) -> int:
 
 
 def draw(logits: Row, params: SamplingParams, point: float) -> int:
-    """The token at `point` of the cumulative distribution after temperature, min-p, top-k and top-p, in that order."""
+    """The token at `point` of the cumulative distribution after temperature, min-p, top-k and top-p, in that order.
+
+    Shapes: logits [tokens].
+    """
     # Float64 and a shift by the largest: a temperature near zero must not overflow.
     scaled = (logits.astype(np.float64) - logits.max()) / params.temperature
     if params.top_k is None and params.top_p >= 1.0 and params.min_p == 0.0:
@@ -66,7 +69,10 @@ def _draw_from_all(weights: npt.NDArray[np.float64], point: float) -> int:
 def _filtered(
     scaled: npt.NDArray[np.float64], params: SamplingParams
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The tokens that pass the filters and their weights, most probable first, ties by token id."""
+    """The tokens that pass the filters and their weights, most probable first, ties by token id.
+
+    Shapes: scaled [tokens], returns [kept] twice.
+    """
     limit = min(params.top_k or len(scaled), len(scaled))
     total = float(np.exp(scaled).sum()) if params.top_p < 1.0 and params.top_k is None else None
     if params.min_p > 0.0:

@@ -54,7 +54,7 @@ class PointMaker:
             retention=dict(retention),
             reference_retention=retention_of(measures_of(rows, reference.rows, self.seed)),
             measures=measures,
-            bytes=path_bytes(self.student, path, precision),
+            bytes=path_bytes(self.student, path, precision, column.head),
             decode_tokens_per_s=speeds,
             figures=judged(figures_of(scores, full, measures, self.seed), column, precision),
             request_compute={task: self._request_compute(column, *mean) for task, mean in self.requests.items()},

@@ -1,7 +1,7 @@
 """What a path costs: multiply-adds per token and bytes of weights."""
 
 from models.architecture import Architecture
-from models.student.folder import HEAD, Student
+from models.student.folder import HEAD, HEAD_STAGES, Student
 from models.student.manifest import HeadKind, Manifest, StudentPath
 
 ATTENTION_CONTEXT_TOKENS = 1024
@@ -64,15 +64,16 @@ def request_compute_share(
     return request_multiply_adds(manifest, path, head, **tokens) / full
 
 
-def path_bytes(student: Student, path: StudentPath, variant: str) -> int:
-    """Weights that a path needs at one precision: its modules, its exit and the head.
+def path_bytes(student: Student, path: StudentPath, variant: str, head: HeadKind = "exact") -> int:
+    """Weights that a path needs at one precision: its modules, its exit and the exact head; with the cheap head that
+    too, since log-probabilities and penalties still take the exact one.
 
     The embedding table is left out: it is mapped, and a token reads one row of it.
     """
     import onnx
 
     files: set[str] = set()
-    for stage in (*student.manifest.stages(path), HEAD):
+    for stage in {*student.manifest.stages(path), HEAD, HEAD_STAGES[head]}:
         graph = onnx.load(str(student.graph(variant, stage)), load_external_data=False).graph
         for tensor in graph.initializer:
             files |= {entry.value for entry in tensor.external_data if entry.key == "location"}

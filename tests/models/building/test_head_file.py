@@ -11,6 +11,7 @@ import pytest
 from models.building.build import build_student
 from models.building.head_file import HeadFile, HeadPlan, read_head_file, write_head_file
 from models.errors import ConfigError, WeightsError
+from models.evaluation.compute import path_bytes
 from models.graphs.cheap_head import HEAD_BIAS, HEAD_PREVIEW
 from models.graphs.decoder_graph import head_weight
 from models.graphs.rotate import FINAL_NORM, HEAD_PROJECT, RotatedSource, rotation
@@ -150,3 +151,13 @@ def test_figures_of_another_head_are_left_out(folder: Path, source: ModelSource,
             folder, tmp_path / sha256, precisions=("w8a8-native", "fp32"), head=head.file, measured=measured
         )
         assert manifest.figures == kept
+
+
+def test_bytes_with_the_cheap_head_are_those_of_both_heads(source: ModelSource, folder: Path, tmp_path: Path) -> None:
+    head = head_file(source, tmp_path / "head.safetensors")
+    build_student(folder, tmp_path / "out", modules="first:2,second:2", precisions=("w8a8-native",), head=head.file)
+    student = Student.open(tmp_path / "out")
+    full, variant = student.manifest.full_path, student.manifest.variants[0]
+    exact, both = (path_bytes(student, full, variant.name, kind) for kind in ("exact", "cheap"))
+    assert both - exact >= RANK * (HIDDEN + VOCAB) + HIDDEN * VOCAB
+    assert both == variant.weight_bytes
