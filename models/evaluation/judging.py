@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from models.evaluation.figures import Figures
 from models.evaluation.scores import PathHead
 from models.evaluation.table import LANGUAGE, JudgedFigures
-from models.evaluation.verdicts import gate, verdict_fidelity, verdict_field
+from models.evaluation.verdicts import gate, with_verdicts
 from models.student.manifest import PathFigures
 
 FIGURE_NAMES = (
@@ -38,6 +36,7 @@ def _judged(figures: Figures, task: str, column: PathHead, precision: str) -> Ju
     unjudged = PathFigures(
         path=column.path, head=column.head, task=task, variant=precision, language=LANGUAGE, **values
     )
-    fidelity, field = verdict_fidelity(unjudged), verdict_field(unjudged)
-    known = msgspec.structs.replace(unjudged, verdict_fidelity=fidelity, verdict_field=field)
-    return JudgedFigures(verdict_fidelity=fidelity, verdict_field=field, gate=gate(known), **values)
+    found = with_verdicts(unjudged)
+    return JudgedFigures(
+        verdict_fidelity=found.verdict_fidelity, verdict_field=found.verdict_field, gate=gate(found), **values
+    )

@@ -43,8 +43,8 @@ def test_the_gate_sees_the_figures_and_the_verdicts_on_them(monkeypatch: pytest.
         seen.append(figures)
         return "passed"
 
-    monkeypatch.setattr("models.evaluation.judging.verdict_fidelity", lambda figures: "failed")
-    monkeypatch.setattr("models.evaluation.judging.verdict_field", lambda figures: "passed")
+    monkeypatch.setattr("models.evaluation.verdicts.verdict_fidelity", lambda figures: "failed")
+    monkeypatch.setattr("models.evaluation.verdicts.verdict_field", lambda figures: "passed")
     monkeypatch.setattr("models.evaluation.judging.gate", gate)
     figures = {name: Figure(value=1.0, low=0.9, high=1.1, rows=100) for name in FIGURE_NAMES}
     found = judged({"legal": figures}, PathHead("math", "cheap"), "w8a8")["legal"]
