@@ -175,8 +175,9 @@ class Runner(Protocol):
         ...
 
     def exact_logits(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """The exact head's logits of some rows of the last step's result, given in ascending order. Valid until the next
-        call or step.
+        """The exact head's logits of some rows of the last step's result, in ascending order.
+
+        Valid until the next call or step.
 
         Shapes: returns [len(rows), vocab].
         """

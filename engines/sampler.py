@@ -1,7 +1,7 @@
 """From logits to tokens. Rows that need more than the largest logit are handled one at a time.
 
-The head of a sequence chooses its tokens. Of a row of the cheap head, which only previews most logits, the exact head
-gives those that a request asked about (bias, penalties, legal tokens of a grammar), and all log-probabilities.
+The head of a sequence chooses its tokens. The cheap head only previews most logits, so for its rows the logits that a
+request asks about (bias, penalties, legal tokens of a grammar) and all log-probabilities come from the exact head.
 """
 
 from collections import Counter

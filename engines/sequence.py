@@ -90,7 +90,7 @@ class GenerationRequest:
     def head_on(self, used: HeadKind) -> HeadKind:
         """The head that chooses its tokens in an engine that uses `used` where none is demanded.
 
-        Whoever has the prompt scored gets an answer by the head that scores it.
+        A prompt is scored by the exact head, and what is scored is answered by that head too.
         """
         is_scored = self.sampling.prompt_logprobs is not None
         return "exact" if self.needs_exact_head or is_scored else used

@@ -72,9 +72,10 @@ def _replace(defaults: Mapping[str, float], given: Mapping[Task, float]) -> dict
 class PolicyConfig:
     """What a path must pass or keep, and when a student counts as busy.
 
-    `rule` is for requests of quality `balanced` and for students with figures per task, and the two limits are its
-    gate's. `balanced`, `fast` and `fast_under_load` are for requests of that quality; `min_retention` holds whatever
-    the quality. Running and waiting sequences count for `busy_at`.
+    `rule` is for students with figures per task: what requests of quality `balanced` ask for, and `high` and `fast`
+    besides their own. The two limits are the gate's. `balanced`, `fast` and `fast_under_load` are the retention that
+    requests of that quality ask for, `min_retention` is asked for whatever the quality. Running and waiting sequences
+    count for `busy_at`.
     """
 
     rule: Annotated[

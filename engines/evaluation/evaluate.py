@@ -40,7 +40,7 @@ from models.student.manifest import HeadKind
 logger = logging.getLogger(__name__)
 
 CALIBRATION_TEXTS, CALIBRATION_PAIRS = 40, 240
-"""So many texts of every task and kind calibrate."""
+"""How many texts of every task and kind, and how many pairs, the calibration line is measured on."""
 
 PrecisionScores = dict[PathHead, Scores]
 

@@ -140,7 +140,7 @@ class PathRuns:
         return found
 
     def distributions(self, normed: Mapping[str, Float]) -> dict[PathHead, Distribution]:
-        """The same as distributions."""
+        """What `logits` gives, as distributions."""
         return {column: distribution_of(logits) for column, logits in self.logits(normed).items()}
 
 

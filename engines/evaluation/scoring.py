@@ -69,7 +69,7 @@ class Part:
     pairs: tuple[int, ...]
 
     def scores(self, scores: Scores) -> Scores:
-        """Those of these texts."""
+        """The scores of these texts, out of those of all."""
         return Scores(
             rows=[scores.rows[index] for index in self.rows],
             plain=[scores.plain[index] for index in self.plain],

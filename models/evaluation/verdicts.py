@@ -64,7 +64,8 @@ def verdict_fidelity(figures: PathFigures) -> Verdict:
     """Whether a path is as good as the full path itself.
 
     Perplexity at most 1.15 times the full path's on its own words, on human text and on plain text; information and
-    choice at least 0.95 of the full path's. Information must be measured on facts, elsewhere both count where they are.
+    choice at least 0.95 of the full path's. On facts information must have been measured; apart from that, information
+    and choice count only where they were.
     """
     bars = [_at_most(f"perplexity_ratio_{text}", FIDELITY_MAX_PERPLEXITY) for text in ("own", "human", "plain")]
     if figures.information_kept is not None or figures.task in TASKS_WITH_INFORMATION:
