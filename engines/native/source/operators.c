@@ -137,14 +137,14 @@ static Operator make_operator(const OperatorSpec *spec) {
 static OrtStatus *make_domain(const OrtApi *api, OrtCustomOpDomain **out) {
     static Operator operators[NUM_OPERATORS_MAX];
     static OrtCustomOpDomain *domain;
+    const OperatorSpec *const others[] = {&fenhe_slot_attention, &fenhe_quantized_product, &fenhe_candidate_logits};
+    const size_t num_others = sizeof others / sizeof *others, count = num_others + fenhe_num_row_operators;
+    if (count > NUM_OPERATORS_MAX) return fenhe_refuse(api, "fenhe: more operators than NUM_OPERATORS_MAX; raise it");
     if (domain == NULL) {
         OrtCustomOpDomain *made;
         TRY(ORT(api, CreateCustomOpDomain)("fenhe", &made));
-        for (size_t i = 0; i < fenhe_num_row_operators + 3; i++) {
-            operators[i] = make_operator(i == 0   ? &fenhe_slot_attention
-                                         : i == 1 ? &fenhe_quantized_product
-                                         : i == 2 ? &fenhe_candidate_logits
-                                                  : &fenhe_row_operators[i - 3]);
+        for (size_t i = 0; i < count; i++) {
+            operators[i] = make_operator(i < num_others ? others[i] : &fenhe_row_operators[i - num_others]);
             TRY(ORT(api, CustomOpDomain_Add)(made, &operators[i].base));
         }
         domain = made;
