@@ -37,8 +37,8 @@ class HeadFitConfig:
     """How large the head is, and how long it is refined; `steps` 0 leaves the closed form as it is."""
 
     rank: Annotated[int, Meta(ge=4)] = 96
-    num_frequent: Positive = 4096
-    num_candidates: Positive = 512
+    num_frequent: Positive = 2048
+    num_candidates: Positive = 1536
     reach: Annotated[float, Meta(gt=0.0)] = 16.0
     steps: Annotated[int, Meta(ge=0)] = 200
     batch_rows: Positive = 384
