@@ -85,7 +85,7 @@ def body_of(error: ServingError) -> bytes:
 
 def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
     """`Retry-After` in whole seconds, and the milliseconds OpenAI's clients prefer, where trying again can help;
-    `x-should-retry: false`, which they obey, where it cannot; how to authenticate where that is missing."""
+    `x-should-retry`, which they obey, says that it can or cannot; how to authenticate where that is missing."""
     if status_of(error) == HTTPStatus.UNAUTHORIZED:
         return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, NEVER_RETRY):
@@ -94,6 +94,7 @@ def headers_of(error: ServingError) -> list[tuple[bytes, bytes]]:
         return []
     wait_s = DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
     return [
+        (b"x-should-retry", b"true"),
         (b"retry-after", str(max(1, math.ceil(wait_s))).encode()),
         (b"retry-after-ms", str(max(1, math.ceil(wait_s * 1000))).encode()),
     ]

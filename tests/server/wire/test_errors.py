@@ -64,7 +64,8 @@ def test_body_is_short_whatever_the_message() -> None:
     ],
 )
 def test_retry_after_is_rounded_up(error: ServingError, told: tuple[bytes, bytes]) -> None:
-    assert headers_of(error) == [(b"retry-after", told[0]), (b"retry-after-ms", told[1])]
+    expected = [(b"x-should-retry", b"true"), (b"retry-after", told[0]), (b"retry-after-ms", told[1])]
+    assert headers_of(error) == expected
 
 
 def test_clients_are_told_not_to_retry_what_would_fail_again() -> None:
