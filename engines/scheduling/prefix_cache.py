@@ -48,6 +48,15 @@ def block_digests(token_ids: Sequence[int], num_blocks: int, salt: str = "") -> 
     return digests
 
 
+def _most_blocks(num_tokens: int) -> int:
+    return max(num_tokens - MIN_LEFT_TOKENS, 0) // BLOCK_TOKENS
+
+
+def least_computed(num_tokens: int) -> int:
+    """How many tokens of a prompt are computed even if all others are in the cache."""
+    return num_tokens - _most_blocks(num_tokens) * BLOCK_TOKENS
+
+
 def lineages(stages: Sequence[str]) -> dict[str, str]:
     """For every stage of a path, which stages its KV depends on."""
     return {stage: "/".join(stages[: index + 1]) for index, stage in enumerate(stages)}
@@ -71,7 +80,7 @@ class PrefixCache:
 
         `stages` are those of the path that have KV, in order.
         """
-        digests = block_digests(token_ids, max(len(token_ids) - MIN_LEFT_TOKENS, 0) // BLOCK_TOKENS, salt)
+        digests = block_digests(token_ids, _most_blocks(len(token_ids)), salt)
         num_blocks = len(digests)
         for stage, lineage in lineages(stages).items():
             known = next((i for i, d in enumerate(digests) if (lineage, d) not in self._entries), len(digests))

@@ -1,7 +1,8 @@
 """Admission to one student, counted in tokens: which requests start, wait or are refused.
 
-A request is charged its prompt and the longest answer it allows. That bounds what runs and what queues; estimates of
-time use what answers really took. Pure: no clock, thread or loop of its own, one owner.
+A request is charged its prompt and the longest answer it allows. That bounds what runs and what queues. How long the
+queue will take is estimated from the lengths of recent answers; what can never be in time is judged by the least that
+a request takes. Pure: no clock, thread or loop of its own, one owner.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from msgspec import Meta
 from models.bounds import Positive, Seconds, out_of_bounds
 from models.errors import DeadlineExceeded, DeadlineUnreachable, Problem, QueueFull, ServingError
 from router.admission.fair_queue import FairQueue
+from router.admission.least_time import Need
 from router.admission.pace import Pace
 from router.decision import Priority
 
@@ -70,11 +72,14 @@ class TicketStatus(Enum):
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ticket:
     """One request that asks for admission, with all its sequences: the tokens of their prompts and longest answers.
+    `needs` is the least that each of them takes.
 
     `decide` is called at most once: with None when the request may start, with an error when it is refused.
     """
 
     tenant: str | None = None
+    path: str = ""
+    needs: frozenset[Need] = frozenset()
     priority: Priority = Priority.NORMAL
     num_sequences: int = 1
     num_prompt_tokens: int
@@ -143,14 +148,14 @@ class Admission:
     def offer(self, ticket: Ticket, now_s: float) -> None:
         """Start a request or queue it. Its `decide` is called when it starts or is refused, now or later.
 
-        Raises: QueueFull, DeadlineUnreachable (try again later); DeadlineExceeded (too little time in any case).
+        Raises: QueueFull, DeadlineUnreachable (try again later); DeadlineExceeded (too little time, even alone).
         """
         self._measure(now_s)
         ticket.order = next(self._orders)
         try:
             self._check_deadline(ticket, now_s)
             if not self._is_next(ticket):
-                self._make_room(ticket)
+                self._make_room(ticket, now_s)
         except ServingError as error:
             self._close(ticket, error)
             raise
@@ -164,6 +169,7 @@ class Admission:
         self._measure(now_s)
         if ticket.status is TicketStatus.RUNNING:
             self.running.take(ticket)
+            self._pace.count_running(self.running.num_sequences, now_s)
             self._queues[ticket.priority].refund(ticket.tenant, max(0, ticket.cost_tokens - num_used_tokens))
         elif ticket.status is TicketStatus.QUEUED:
             self._unqueue(ticket)
@@ -178,14 +184,15 @@ class Admission:
         while (queue := self._next_queue()) is not None:
             ticket = queue.peek()
             assert ticket is not None
-            run_s = self._pace.run_s(ticket.answer_tokens, now_s)
-            if now_s + run_s > ticket.deadline_s:
+            least_s = self._least_s(ticket, now_s)
+            if now_s + least_s > ticket.deadline_s:
                 self._unqueue(ticket)
-                self._refuse(ticket, _too_late(ticket, now_s, run_s))
+                self._refuse(ticket, _too_late(ticket, now_s, least_s))
             elif self._has_room(ticket):
                 queue.pop()
                 self.queued.take(ticket)
                 self.running.add(ticket)
+                self._pace.count_running(self.running.num_sequences, now_s)
                 ticket.status = TicketStatus.RUNNING
                 ticket.decide(None)
             else:
@@ -220,7 +227,7 @@ class Admission:
         above = _CLASSES[: _CLASSES.index(ticket.priority) + 1]
         return not any(len(self._queues[priority]) for priority in above) and self._has_room(ticket)
 
-    def _make_room(self, ticket: Ticket) -> None:
+    def _make_room(self, ticket: Ticket, now_s: float) -> None:
         """Make room in the queue, if need be by refusing requests in it.
 
         Raises: QueueFull when too few of them are less entitled.
@@ -231,14 +238,14 @@ class Admission:
         while excess.num_sequences > 0 or excess.num_tokens > 0:
             victim = next(candidates, None)
             if victim is None:
-                raise self._queue_full(ticket)
+                raise self._queue_full(ticket, now_s)
             victims.append(victim)
             excess.take(victim)
             if excess.num_sequences <= 0 and self.queued.num_sequences == sum(one.num_sequences for one in victims):
                 break  # it would be alone in the queue: then its tokens do not count
         for victim in victims:
             self._unqueue(victim)
-            self._refuse(victim, self._queue_full(victim))
+            self._refuse(victim, self._queue_full(victim, now_s))
 
     def _excess(self, ticket: Ticket) -> Load:
         """By how much the queue would exceed its bounds; the tokens of a request that is alone in it do not count."""
@@ -265,51 +272,57 @@ class Admission:
                 yield other
 
     def _check_deadline(self, ticket: Ticket, now_s: float) -> None:
-        run_s = self._pace.run_s(ticket.answer_tokens, now_s)
-        if now_s + run_s > ticket.deadline_s:
-            raise _too_late(ticket, now_s, run_s)
-        wait_s = self._wait_s(ticket)
-        late_s = now_s + wait_s + run_s - ticket.deadline_s
+        least_s = self._least_s(ticket, now_s)
+        if now_s + least_s > ticket.deadline_s:
+            raise _too_late(ticket, now_s, least_s)
+        wait_s = self._wait_s(ticket, now_s)
+        late_s = now_s + wait_s + least_s - ticket.deadline_s
         if late_s > 0:
             raise DeadlineUnreachable(
-                f"the answer cannot be finished in time: about {wait_s:.1f} s of work are queued before it; "
+                f"the answer can probably not be finished in time: about {wait_s:.1f} s of work are queued before it; "
                 "try again later or allow more time",
                 retry_after_s=_bounded(late_s),
             )
 
-    def _wait_s(self, ticket: Ticket) -> float:
+    def _least_s(self, ticket: Ticket, now_s: float) -> float:
+        """The least time it takes once it runs, even alone; 0 where nothing is known."""
+        return max((self._pace.least_s(need, now_s) for need in ticket.needs), default=0.0)
+
+    def _wait_s(self, ticket: Ticket, now_s: float) -> float:
         """How long it will probably queue; 0 where nothing is known."""
-        rate = self._pace.drain.tokens_per_s
+        rate = self._pace.drain.lately(now_s)
         if rate is None or self._is_next(ticket):
             return 0.0
         rank = _CLASSES.index(ticket.priority)
-        above = sum(self._expected(other) for priority in _CLASSES[:rank] for other in self._queues[priority])
+        above = sum(self._expected(other, now_s) for priority in _CLASSES[:rank] for other in self._queues[priority])
         queue = self._queues[ticket.priority]
-        beside = sum(map(self._expected, queue))
-        own = self._expected(ticket) + sum(self._expected(one) for one in queue if one.tenant == ticket.tenant)
+        beside = sum(self._expected(other, now_s) for other in queue)
+        own = sum(self._expected(one, now_s) for one in (ticket, *queue) if one.tenant == ticket.tenant)
         return (above + min(beside, own * max(1, queue.num_tenants))) / rate
 
-    def _expected(self, ticket: Ticket) -> float:
-        answer = self._pace.expected_answer(ticket.answer_tokens)
+    def _expected(self, ticket: Ticket, now_s: float) -> float:
+        """How many tokens it will probably use."""
+        key = (ticket.tenant or "", ticket.path)
+        answer = self._pace.expected_answer(key, ticket.answer_tokens, now_s)
         return ticket.num_prompt_tokens + ticket.num_sequences * answer
 
-    def _queue_full(self, ticket: Ticket) -> QueueFull:
+    def _queue_full(self, ticket: Ticket, now_s: float) -> QueueFull:
         return QueueFull(
             f"{self.queued.num_sequences} sequences with up to {self.queued.num_tokens} tokens are queued, which "
             f"leaves no room for {ticket.cost_tokens} tokens more; try again later",
-            retry_after_s=self._retry_after_s(ticket),
+            retry_after_s=self._retry_after_s(ticket, now_s),
         )
 
-    def _retry_after_s(self, ticket: Ticket) -> float:
+    def _retry_after_s(self, ticket: Ticket, now_s: float) -> float:
         """When the queue will probably have room, by the measured drain rate."""
-        rate = self._pace.drain.tokens_per_s
+        rate = self._pace.drain.lately(now_s)
         if rate is None:
             return RETRY_AFTER_S
         excess = self._excess(ticket)
         share = max(
             excess.num_tokens / max(1, self.queued.num_tokens), excess.num_sequences / max(1, self.queued.num_sequences)
         )
-        expected = sum(self._expected(other) for queue in self._queues.values() for other in queue)
+        expected = sum(self._expected(other, now_s) for queue in self._queues.values() for other in queue)
         return _bounded(min(1.0, share) * expected / rate)
 
     def _unqueue(self, ticket: Ticket) -> None:
@@ -329,7 +342,7 @@ class Admission:
         if self._measured is not None:
             begun_s, num_before = self._measured
             num_tokens = self._count_tokens()
-            self._pace.drain.add(num_tokens - num_before, now_s - begun_s)
+            self._pace.drain.add(num_tokens - num_before, now_s - begun_s, now_s)
             self._measured = (now_s, num_tokens)
 
 
@@ -337,11 +350,11 @@ def _newest_first(queue: FairQueue[Ticket]) -> list[Ticket]:
     return sorted(queue, key=lambda ticket: ticket.order, reverse=True)
 
 
-def _too_late(ticket: Ticket, now_s: float, run_s: float) -> DeadlineExceeded:
+def _too_late(ticket: Ticket, now_s: float, least_s: float) -> DeadlineExceeded:
     left_s = max(0.0, ticket.deadline_s - now_s)
     return DeadlineExceeded(
-        f"the answer cannot be finished in the {left_s:.3g} s that are left: it takes about {run_s:.3g} s once it "
-        "runs; allow more time, or ask for a shorter answer with `max_tokens`"
+        f"the answer cannot be finished in the {left_s:.3g} s that are left: even alone it takes at least "
+        f"{least_s:.3g} s; allow more time, or ask for less"
     )
 
 

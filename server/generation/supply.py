@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from engines.sequence import Finish
-from models.errors import DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
+from models.errors import DeadlineExceeded, DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
 from router.cache.key import Origin, cache_key
 from router.cache.result_cache import CacheUse, Outcome
 from router.cache.similar import Question, read_question
@@ -115,7 +115,7 @@ class Supplier:
         """
         try:
             return await self._open(self.plan, outcome)
-        except (EngineUnhealthy, QueueFull, DeadlineUnreachable) as error:
+        except (EngineUnhealthy, QueueFull, DeadlineUnreachable, DeadlineExceeded) as error:
             for target in self.routed.decision.fallbacks:
                 supply = await self._fall_back(target, outcome)
                 if supply is not None:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engines.contract import Engine
-from engines.sequence import GenerationRequest
+from engines.scheduling.prefix_cache import least_computed
+from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import DeadlineExceeded, InvalidParameter, ServingError
 from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
+from router.admission.least_time import Need
 from router.admission.pace import Pace
 from router.decision import Priority
 from server.access.keys import priority_of
@@ -100,10 +102,14 @@ def terms_of(record: Record, priority: Priority | None) -> Terms:
 
 
 class StudentAdmission:
-    """Owned by the loop. `turns` decides which request is admitted, `pace` is how fast the engine works."""
+    """Owned by the loop. `turns` decides which request is admitted, `pace` is how fast the engine works.
+    `caches_prefixes` says whether the engine may have computed most of a prompt before."""
 
-    def __init__(self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace) -> None:
+    def __init__(
+        self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace, *, caches_prefixes: bool = True
+    ) -> None:
         self._bridge = bridge
+        self._caches_prefixes = caches_prefixes
         self.turns = Admission(
             bounds,
             pace,
@@ -120,7 +126,8 @@ class StudentAdmission:
         """
         turn: asyncio.Future[ServingError | None] = asyncio.get_running_loop().create_future()
         # If nobody waits any more when this is decided, the waiter was cancelled and releases the ticket itself.
-        ticket = _make_ticket(requests, terms, lambda error: settle(turn, error))
+        needs = frozenset(need_of(request, caches_prefixes=self._caches_prefixes) for request in requests)
+        ticket = _make_ticket(requests, terms, needs, lambda error: settle(turn, error))
         terms.charge(ticket.cost_tokens)
         queued_s = time.monotonic()
         try:
@@ -142,11 +149,33 @@ class StudentAdmission:
             self.turns.release(ticket, time.monotonic(), num_used)
 
 
+def need_of(request: GenerationRequest, *, caches_prefixes: bool) -> Need:
+    """The least that a sequence takes, known before it begins."""
+    num_prompt_tokens = len(request.prompt_token_ids)
+    return Need(
+        path=request.path,
+        head=request.head_on("cheap"),
+        num_prompt_tokens=num_prompt_tokens,
+        num_uncached_tokens=least_computed(num_prompt_tokens) if caches_prefixes else num_prompt_tokens,
+        num_answer_tokens=_least_answer_tokens(request.sampling),
+    )
+
+
+def _least_answer_tokens(sampling: SamplingParams) -> int:
+    may_end = not sampling.ignore_eos or sampling.stop or sampling.stop_token_ids or sampling.grammar is not None
+    return min(1, sampling.max_tokens) if may_end else sampling.max_tokens
+
+
 def _make_ticket(
-    requests: Sequence[GenerationRequest], terms: Terms, decide: Callable[[ServingError | None], None]
+    requests: Sequence[GenerationRequest],
+    terms: Terms,
+    needs: frozenset[Need],
+    decide: Callable[[ServingError | None], None],
 ) -> Ticket:
     return Ticket(
         tenant=terms.tenant,
+        path=requests[0].path,
+        needs=needs,
         priority=terms.priority,
         num_sequences=len(requests),
         num_prompt_tokens=sum(len(request.prompt_token_ids) for request in requests),

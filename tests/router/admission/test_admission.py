@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.sequence import Finish, FinishReason, Timings, Usage
+from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, Timings, Usage
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
 from router.admission.admission import Admission, AdmissionConfig, Bounds, Ticket, TicketStatus
+from router.admission.least_time import Need
 from router.admission.pace import Pace
 from router.decision import Priority
 
@@ -40,12 +41,22 @@ class Driver:
         *,
         prompt: int = 50,
         answer: int = 50,
+        least_answer: int = 1,
         num_sequences: int = 1,
         priority: Priority = Priority.NORMAL,
         deadline_s: float = FAR_S,
     ) -> Ticket:
+        need = Need(
+            path="full",
+            head="cheap",
+            num_prompt_tokens=prompt,
+            num_uncached_tokens=prompt,
+            num_answer_tokens=least_answer,
+        )
         ticket = Ticket(
             tenant=tenant,
+            path="full",
+            needs=frozenset({need}),
             priority=priority,
             num_sequences=num_sequences,
             num_prompt_tokens=prompt,
@@ -71,12 +82,23 @@ class Driver:
         self.now_s += seconds
         self.num_tokens += int(tokens_per_s * seconds)
 
-    def learn(self, *, first_s: float, each_s: float, num_tokens: int) -> None:
-        """Report one answer that took this long and has just ended."""
-        begun_s = self.now_s - first_s - each_s * (num_tokens - 1)
+    def learn(self, tenant: str | None = None, *, first_s: float, each_s: float, num_tokens: int) -> None:
+        """Let one request of 50 prompt tokens run alone and take this long."""
+        ticket = self.offer(tenant, answer=num_tokens)  # type: ignore[arg-type]
+        begun_s = self.now_s
+        self.now_s += first_s + each_s * (num_tokens - 1)
         times = Timings(queued_s=begun_s, admitted_s=begun_s, first_token_s=begun_s + first_s, finished_s=self.now_s)
-        usage = Usage(num_prompt_tokens=1, num_cached_tokens=0, num_completion_tokens=num_tokens)
-        self.pace.observe_finish(None, Finish(reason=FinishReason.STOP, path="full", usage=usage, timings=times))
+        usage = Usage(num_prompt_tokens=50, num_cached_tokens=0, num_completion_tokens=num_tokens)
+        request = GenerationRequest(
+            id="s",
+            prompt_token_ids=(0,) * 50,
+            path="full",
+            sampling=SamplingParams(max_tokens=num_tokens),
+            cache_salt=tenant or "",
+        )
+        finish = Finish(reason=FinishReason.STOP, path="full", usage=usage, timings=times)
+        self.pace.observe_finish(request, finish)
+        self.release(ticket, 50 + num_tokens)
 
 
 def is_running(ticket: Ticket) -> bool:
@@ -260,11 +282,76 @@ def test_unused_tokens_are_no_reason_to_wait_for_the_others() -> None:
 
 def test_deadline_nobody_could_keep_is_refused_at_once() -> None:
     driver = Driver()
-    driver.learn(first_s=1.0, each_s=0.1, num_tokens=101)
-    with pytest.raises(DeadlineExceeded, match=r"2 s.*5\.9 s"):
-        driver.offer(answer=50, deadline_s=2.0)
-    assert is_running(driver.offer(answer=5, deadline_s=2.0))
+    for _ in range(3):
+        driver.learn(first_s=1.0, each_s=0.1, num_tokens=20)
+    with pytest.raises(DeadlineExceeded, match=r"2 s.*at least 5\.9 s"):
+        driver.offer(answer=50, least_answer=50, deadline_s=driver.now_s + 2.0)
+    assert is_running(driver.offer(answer=5, least_answer=5, deadline_s=driver.now_s + 2.0))
     assert driver.admission.refusals == {"deadline_exceeded": 1}
+
+
+def test_answer_that_may_be_short_is_refused_for_its_first_token_alone() -> None:
+    driver = Driver()
+    for _ in range(50):
+        driver.learn(first_s=1.0, each_s=0.1, num_tokens=500)
+    assert is_running(driver.offer(answer=500, deadline_s=driver.now_s + 1.1))
+    with pytest.raises(DeadlineExceeded):
+        driver.offer(answer=500, deadline_s=driver.now_s + 0.9)
+
+
+def test_long_answers_of_one_tenant_refuse_no_short_deadline_of_another() -> None:
+    driver = Driver()
+    for _ in range(50):
+        driver.learn("verbose", first_s=0.01, each_s=0.01, num_tokens=900)
+    assert is_running(driver.offer("brief", answer=900, deadline_s=driver.now_s + 0.5))
+
+
+def test_long_answers_of_one_tenant_do_not_lengthen_the_queue_of_another() -> None:
+    refused = []
+    for talker in ("verbose", "brief"):
+        driver = Driver(bounds=replace(BOUNDS, max_queued_tokens=100_000))
+        for _ in range(30):
+            driver.learn(talker, first_s=0.01, each_s=0.01, num_tokens=900)
+        for _ in range(3):
+            driver.offer("brief", answer=900)
+        driver.drain(100, seconds=10.0)
+        try:
+            driver.offer("brief", answer=900, deadline_s=driver.now_s + 10.0)
+        except DeadlineUnreachable:
+            refused.append(talker)
+    assert refused == ["brief"]
+
+
+def test_deadline_that_cannot_be_kept_after_queueing_ends_the_request_before_it_runs() -> None:
+    driver = Driver()
+    for _ in range(3):
+        driver.learn(first_s=1.0, each_s=0.1, num_tokens=20)
+    running = [driver.offer(), driver.offer()]
+    queued = driver.offer(deadline_s=driver.now_s + 3.0)
+    driver.now_s += 2.5
+    driver.release(running[0])
+    assert isinstance(driver.error_of(queued), DeadlineExceeded)
+
+
+def test_drain_rate_of_long_ago_refuses_nobody() -> None:
+    driver = Driver()
+    tickets = [driver.offer() for _ in range(4)]
+    driver.drain(1, seconds=10.0)
+    for ticket in tickets:
+        driver.release(ticket)
+    driver.now_s += 1000.0
+    for _ in range(3):
+        driver.offer()
+    assert driver.offer(deadline_s=driver.now_s + 1.0).status is TicketStatus.QUEUED
+
+
+def test_crowded_times_are_not_taken_for_what_a_request_takes_alone() -> None:
+    driver = Driver()
+    beside = driver.offer()
+    for _ in range(50):
+        driver.learn(first_s=4.0, each_s=1.0, num_tokens=20)
+    driver.release(beside)
+    assert is_running(driver.offer(answer=20, least_answer=20, deadline_s=driver.now_s + 0.5))
 
 
 def test_deadline_that_the_queue_would_break_is_refused_with_when_to_try_again() -> None:
@@ -301,9 +388,10 @@ def test_deadline_that_passed_in_the_queue_ends_before_anything_is_computed() ->
 
 def test_stale_measurements_refuse_nobody() -> None:
     driver = Driver()
-    driver.learn(first_s=1.0, each_s=1.0, num_tokens=100)
-    driver.now_s = 1000.0
-    assert is_running(driver.offer(deadline_s=1001.0))
+    for _ in range(3):
+        driver.learn(first_s=10.0, each_s=1.0, num_tokens=100)
+    driver.now_s += 1000.0
+    assert is_running(driver.offer(least_answer=50, deadline_s=driver.now_s + 1.0))
 
 
 def test_while_loading_more_goes_in_so_that_paths_that_are_there_are_served() -> None:

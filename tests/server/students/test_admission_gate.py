@@ -11,9 +11,12 @@ import pytest
 
 from engines.config import EngineConfig
 from engines.scripted import Line
+from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, Timings, Usage
 from router.admission.admission import AdmissionConfig
 from router.decision import Priority
 from server.settings.config import Limits, ServerConfig
+from server.students.admission_gate import need_of
+from server.students.student import ServedStudent
 from tests.server.conftest import (
     SCRIPT,
     Served,
@@ -176,14 +179,75 @@ def test_deadline_never_goes_beyond_the_server_s(gather: Gather) -> None:
     assert code_of(response) == (504, "deadline_exceeded")
 
 
+def teach(student: ServedStudent, num_tokens: int) -> None:
+    """Let it have answered a short prompt alone, three times, a second a token."""
+    sampling = SamplingParams(max_tokens=num_tokens)
+    request = GenerationRequest(id="s", prompt_token_ids=(0,), path="full", sampling=sampling, needs_exact_head=True)
+    pace = student.admission.pace
+    finished_s = time.monotonic()
+    begun_s = finished_s - num_tokens
+    usage = Usage(num_prompt_tokens=1, num_cached_tokens=0, num_completion_tokens=num_tokens)
+    times = Timings(queued_s=begun_s, admitted_s=begun_s, first_token_s=begun_s + 1.0, finished_s=finished_s)
+    finish = Finish(reason=FinishReason.STOP, path="full", usage=usage, timings=times)
+    pace.count_running(1, begun_s)
+    for _ in range(3):
+        pace.observe_finish(request, finish)
+    pace.count_running(0, finished_s)
+
+
+RUNS_ON: dict[str, Any] = {"max_tokens": 100, "ignore_eos": True}
+HALF_A_MINUTE = {"x-fenhe-deadline-ms": "30000"}
+
+
 def test_deadline_that_measured_answers_could_not_keep_is_refused_at_once(gather: Gather) -> None:
     crowd = gather()
-    assert crowd.served.chat("brief", max_tokens=15).status_code == 200  # 15 tokens, 20 ms each
-    num_before = len(crowd.served.engine.submitted)
-    response = crowd.served.chat("brief", max_tokens=15, headers={"x-fenhe-deadline-ms": "50"})
+    teach(crowd.served.student, 100)
+    response = crowd.served.chat("hello", **RUNS_ON, headers=HALF_A_MINUTE)
     assert code_of(response) == (504, "deadline_exceeded")
-    assert "cannot be finished" in response.json()["error"]["message"]
-    assert len(crowd.served.engine.submitted) == num_before
+    assert response.headers["x-should-retry"] == "false"
+    assert "even alone it takes at least" in response.json()["error"]["message"]
+    assert crowd.served.engine.submitted == []
+
+
+def test_long_answers_refuse_no_short_deadline_on_an_idle_server(gather: Gather) -> None:
+    crowd = gather()
+    teach(crowd.served.student, 300)
+    assert crowd.served.chat("hello", max_tokens=300, headers=HALF_A_MINUTE).status_code == 200
+
+
+def test_deadline_that_the_queue_would_break_is_429_and_may_be_tried_again(gather: Gather) -> None:
+    crowd = gather()
+    crowd.ask("hold")
+    crowd.ask("hold 1")
+    crowd.served.student.admission.pace.drain.add(1, 10.0, time.monotonic())
+    response = crowd.served.chat("hello", max_tokens=300, headers=HALF_A_MINUTE)
+    assert code_of(response) == (429, "deadline_unreachable")
+    assert response.headers["x-should-retry"] == "true"
+    assert int(response.headers["retry-after"]) >= 1
+    assert "queued before it" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({"ignore_eos": True}, 40),
+        ({}, 1),
+        ({"ignore_eos": True, "stop": ("x",)}, 1),
+        ({"ignore_eos": True, "stop_token_ids": frozenset({3})}, 1),
+    ],
+)
+def test_least_answer_is_what_nothing_can_shorten(sampling: dict[str, Any], expected: int) -> None:
+    request = GenerationRequest(
+        id="s", prompt_token_ids=(0,) * 100, path="full", sampling=SamplingParams(max_tokens=40, **sampling)
+    )
+    need = need_of(request, caches_prefixes=True)
+    assert (need.num_answer_tokens, need.num_uncached_tokens) == (expected, 4)
+    assert need_of(request, caches_prefixes=False).num_uncached_tokens == 100
+
+
+def test_least_answer_to_a_request_for_none_is_none() -> None:
+    request = GenerationRequest(id="s", prompt_token_ids=(0,), path="full", sampling=SamplingParams(max_tokens=0))
+    assert need_of(request, caches_prefixes=True).num_answer_tokens == 0
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "soon", "1e3", "9" * 13, "١"])
@@ -257,6 +321,13 @@ def test_full_student_gives_way_to_another_that_has_room(start_pool: StartPool) 
         other = served.chat("hello")
         assert other.status_code == 200
         assert other.headers["x-fenhe-student"] != first.headers["x-fenhe-student"]
+
+
+def test_student_that_is_too_slow_gives_way_to_a_faster_one(start_pool: StartPool) -> None:
+    served = start_pool({"a": (), "b": ()})
+    teach(served.student, 100)
+    answer = served.chat("hello", **RUNS_ON, headers=HALF_A_MINUTE)
+    assert (answer.status_code, answer.headers["x-fenhe-student"]) == (200, "b")
 
 
 def test_engine_that_stops_ends_what_queues(gather: Gather) -> None:
