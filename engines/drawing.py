@@ -8,6 +8,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from engines.ranking import rank
 from engines.sequence import SamplingParams
 
 Row = npt.NDArray[np.float32]
@@ -47,10 +48,7 @@ def draw(logits: Row, params: SamplingParams, point: float) -> int:
     scaled = (logits.astype(np.float64) - logits.max()) / params.temperature
     if params.top_k is None and params.top_p >= 1.0 and params.min_p == 0.0:
         return _draw_from_all(np.exp(scaled), point)
-    tokens, weights = _filtered(scaled, params)
-    cumulated = np.cumsum(weights)
-    index = int(np.searchsorted(cumulated, point * cumulated[-1], side="right"))
-    return int(tokens[min(index, len(tokens) - 1)])
+    return _draw_filtered(scaled, params, point)
 
 
 def _draw_from_all(weights: npt.NDArray[np.float64], point: float) -> int:
@@ -66,12 +64,10 @@ def _draw_from_all(weights: npt.NDArray[np.float64], point: float) -> int:
     return index if index < len(weights) and weights[index] > 0 else int(np.flatnonzero(weights)[-1])
 
 
-def _filtered(
-    scaled: npt.NDArray[np.float64], params: SamplingParams
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The tokens that pass the filters and their weights, most probable first, ties by token id.
+def _draw_filtered(scaled: npt.NDArray[np.float64], params: SamplingParams, point: float) -> int:
+    """Filters keep the first of the tokens, most probable first, ties by token id; one of these is drawn.
 
-    Shapes: scaled [tokens], returns [kept] twice.
+    Shapes: scaled [tokens].
     """
     limit = min(params.top_k or len(scaled), len(scaled))
     total = float(np.exp(scaled).sum()) if params.top_p < 1.0 and params.top_k is None else None
@@ -79,17 +75,16 @@ def _filtered(
         tokens = np.flatnonzero(scaled >= math.log(params.min_p) - SLACK)
     else:
         tokens = _candidates(scaled, limit, None if total is None else total * params.top_p)
-    order = np.lexsort((tokens, -scaled[tokens]))
-    tokens = tokens[order][:limit]
-    weights = np.exp(scaled[tokens])
+    values = scaled[tokens]
+    weights = np.exp(values)
+    ranking = rank(values, weights)
+    num_kept = min(limit, len(tokens))
     if params.min_p > 0.0:
-        kept = int((weights >= params.min_p).sum())
-        tokens, weights = tokens[: max(kept, 1)], weights[: max(kept, 1)]
+        num_kept = min(num_kept, max(int((weights >= params.min_p).sum()), 1))
+    mass = ranking.mass_of_first(num_kept)
     if params.top_p < 1.0:
-        mass = np.cumsum(weights)
-        kept = int(np.searchsorted(mass, params.top_p * (mass[-1] if total is None else total))) + 1
-        tokens, weights = tokens[:kept], weights[:kept]
-    return tokens, weights
+        mass = min(mass, ranking.at_mass(params.top_p * (mass if total is None else total), "left").mass)
+    return int(tokens[ranking.at_mass(point * mass, "right").position])
 
 
 def _candidates(scaled: npt.NDArray[np.float64], limit: int, mass: float | None) -> npt.NDArray[np.int64]:

@@ -197,14 +197,15 @@ def _counts_tokens(params: SamplingParams) -> bool:
 
 
 def adjusted_tokens(sequence: Sequence) -> Tokens:
-    """The tokens whose logits `adjust` changes."""
+    """The tokens whose logits `adjust` changes; some of them may be there twice."""
     params = sequence.request.sampling
-    touched = set(params.logit_bias)
     if params.repetition_penalty != 1.0:
-        touched.update(sequence.token_ids)
+        seen = set(sequence.token_ids)
     elif _counts_tokens(params):
-        touched.update(sequence.token_ids[sequence.num_prompt_tokens :])
-    return np.fromiter(touched, np.int64, len(touched))
+        seen = set(sequence.token_ids[sequence.num_prompt_tokens :])
+    else:
+        return sequence.bias.tokens
+    return np.concatenate([sequence.bias.tokens, np.fromiter(seen, np.int64, len(seen))])
 
 
 def adjust(row: Row, sequence: Sequence) -> Row:
@@ -227,7 +228,6 @@ def adjust(row: Row, sequence: Sequence) -> Row:
         tokens = np.fromiter(counts.keys(), np.int64)
         times = np.fromiter(counts.values(), np.float32)
         adjusted[tokens] -= params.presence_penalty + params.frequency_penalty * times
-    for token_id, bias in params.logit_bias.items():
-        adjusted[token_id] += bias
+    adjusted[sequence.bias.tokens] += sequence.bias.values
     # An extreme penalty overflows; infinities would turn to NaN in the softmax.
     return np.clip(adjusted, -LARGEST_LOGIT, LARGEST_LOGIT)

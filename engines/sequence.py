@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from engines.grammar import Grammar, Matcher
 from engines.prefix_match import Match
 from engines.text import TextStream
@@ -174,6 +177,19 @@ class SequenceState:
     age_s: float
 
 
+@dataclass(slots=True, frozen=True)
+class Bias:
+    """A request's `logit_bias` as arrays: it may name the whole vocabulary, and every step needs it."""
+
+    tokens: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, logit_bias: Mapping[int, float]) -> "Bias":
+        num = len(logit_bias)
+        return cls(np.fromiter(logit_bias.keys(), np.int64, num), np.fromiter(logit_bias.values(), np.float32, num))
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
     """A request inside the engine. Owned by the engine thread alone.
@@ -181,7 +197,8 @@ class Sequence:
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
     `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
     computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
-    that the sequence began with. `head` chooses its tokens, from the first to the last.
+    that the sequence began with. `head` chooses its tokens, from the first to the last. `made_bias` is `bias`, once
+    that was asked for.
     """
 
     request: GenerationRequest
@@ -202,6 +219,13 @@ class Sequence:
     queued_s: float = field(default_factory=time.monotonic)
     admitted_s: float | None = None
     first_token_s: float | None = None
+    made_bias: Bias | None = field(default=None, init=False)
+
+    @property
+    def bias(self) -> Bias:
+        if self.made_bias is None:
+            self.made_bias = Bias.of(self.request.sampling.logit_bias)
+        return self.made_bias
 
     @property
     def id(self) -> str:

@@ -158,6 +158,38 @@ def test_sampler_logit_bias_bans_and_forces() -> None:
     assert sampler().sample(logits, [sequence(temperature=1.0, logit_bias={0: 100.0})])[0].token_id == 0
 
 
+class CountedBias(dict[int, float]):
+    """Counts how often it is gone through."""
+
+    num_times = 0
+
+    def keys(self) -> Any:
+        self.num_times += 1
+        return super().keys()
+
+    def items(self) -> Any:
+        self.num_times += 1
+        return super().items()
+
+    def __iter__(self) -> Any:
+        self.num_times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("head", ["exact", "cheap"])
+def test_sampler_goes_through_a_bias_once_and_not_at_every_step(head: Any) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 40)).astype(np.float32)
+    bias = CountedBias({token: float(token % 5) for token in range(40)})
+    biased = sequence(temperature=0.0, logit_bias=bias)
+    biased.head = head
+    for row in rows:
+        expected = int((row + np.arange(40) % 5).argmax())
+        sampled = sampler().sample(row[None], [biased], lambda _, row=row: row[None].copy())  # type: ignore[misc]
+        assert sampled[0].token_id == expected
+        biased.token_ids.append(expected)
+    assert bias.num_times == 1
+
+
 def test_sampler_reports_raw_logprobs_in_order() -> None:
     logits = logits_of(0.5, 0.2, 0.3)[None]
     reported = sampler().sample(logits, [sequence(temperature=0.0, logprobs=2, logit_bias={1: 100.0})])[0].logprob
