@@ -4,7 +4,6 @@ The head of a sequence chooses its tokens. The cheap head only previews most log
 request asks about (bias, penalties, legal tokens of a grammar) and all log-probabilities come from the exact head.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -200,12 +199,10 @@ def adjusted_tokens(sequence: Sequence) -> Tokens:
     """The tokens whose logits `adjust` changes; some of them may be there twice."""
     params = sequence.request.sampling
     if params.repetition_penalty != 1.0:
-        seen = set(sequence.token_ids)
-    elif _counts_tokens(params):
-        seen = set(sequence.token_ids[sequence.num_prompt_tokens :])
-    else:
-        return sequence.bias.tokens
-    return np.concatenate([sequence.bias.tokens, np.fromiter(seen, np.int64, len(seen))])
+        return np.concatenate([sequence.bias.tokens, sequence.count_tokens().tokens])
+    if _counts_tokens(params):
+        return np.concatenate([sequence.bias.tokens, sequence.count_answer().tokens])
+    return sequence.bias.tokens
 
 
 def adjust(row: Row, sequence: Sequence) -> Row:
@@ -219,15 +216,13 @@ def adjust(row: Row, sequence: Sequence) -> Row:
         return row
     adjusted = row.copy()
     if params.repetition_penalty != 1.0:
-        seen = np.unique(sequence.token_ids)
+        seen = sequence.count_tokens().tokens
         values = adjusted[seen]
         penalty = params.repetition_penalty
         adjusted[seen] = np.where(values > 0, values / penalty, values * penalty)
-    counts = Counter(sequence.token_ids[sequence.num_prompt_tokens :])
-    if counts and _counts_tokens(params):
-        tokens = np.fromiter(counts.keys(), np.int64)
-        times = np.fromiter(counts.values(), np.float32)
-        adjusted[tokens] -= params.presence_penalty + params.frequency_penalty * times
+    if _counts_tokens(params):
+        answer = sequence.count_answer()
+        adjusted[answer.tokens] -= params.presence_penalty + params.frequency_penalty * answer.counts
     adjusted[sequence.bias.tokens] += sequence.bias.values
     # An extreme penalty overflows; infinities would turn to NaN in the softmax.
     return np.clip(adjusted, -LARGEST_LOGIT, LARGEST_LOGIT)

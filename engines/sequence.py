@@ -15,6 +15,7 @@ import numpy.typing as npt
 from engines.grammar import Grammar, Matcher
 from engines.prefix_match import Match
 from engines.text import TextStream
+from engines.token_counts import TokenCounts
 from models.errors import ServingError
 from models.student.manifest import HeadKind
 
@@ -197,8 +198,8 @@ class Sequence:
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
     `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
     computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
-    that the sequence began with. `head` chooses its tokens, from the first to the last. `made_bias` is `bias`, once
-    that was asked for.
+    that the sequence began with. `head` chooses its tokens, from the first to the last. `made_bias`, `whole` and
+    `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
     """
 
     request: GenerationRequest
@@ -220,12 +221,27 @@ class Sequence:
     admitted_s: float | None = None
     first_token_s: float | None = None
     made_bias: Bias | None = field(default=None, init=False)
+    whole: TokenCounts | None = field(default=None, init=False)
+    answer: TokenCounts | None = field(default=None, init=False)
 
     @property
     def bias(self) -> Bias:
         if self.made_bias is None:
             self.made_bias = Bias.of(self.request.sampling.logit_bias)
         return self.made_bias
+
+    def count_tokens(self) -> TokenCounts:
+        """Those of prompt and answer."""
+        if self.whole is None:
+            self.whole = TokenCounts(0)
+        self.whole.follow(self.token_ids)
+        return self.whole
+
+    def count_answer(self) -> TokenCounts:
+        if self.answer is None:
+            self.answer = TokenCounts(self.num_prompt_tokens)
+        self.answer.follow(self.token_ids)
+        return self.answer
 
     @property
     def id(self) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.drawing import draw, uniform
-from engines.sampler import Sampler, adjust
+from engines.sampler import Sampler, adjust, adjusted_tokens
 from engines.sequence import GenerationRequest, SamplingParams, Sequence
 from engines.text import TextStream
 
@@ -156,6 +156,32 @@ def test_sampler_logit_bias_bans_and_forces() -> None:
     logits = np.array([[1.0, 2.0, 3.0]], np.float32)
     assert sampler().sample(logits, [sequence(temperature=0.0, logit_bias={2: -100.0})])[0].token_id == 1
     assert sampler().sample(logits, [sequence(temperature=1.0, logit_bias={0: 100.0})])[0].token_id == 0
+
+
+@pytest.mark.parametrize("head", ["exact", "cheap"])
+@pytest.mark.parametrize(
+    "penalties",
+    [{"repetition_penalty": 1.7}, {"presence_penalty": 0.5}, {"frequency_penalty": -0.3, "repetition_penalty": 0.8}],
+    ids=str,
+)
+def test_sampler_weighs_a_text_that_grows_as_one_that_is_whole(penalties: dict[str, Any], head: Any) -> None:
+    rows = np.random.default_rng(2).standard_normal((300, 90)).astype(np.float32)
+    growing = sequence(prompt=(1, 2, 2, 3), temperature=0.0, logit_bias={4: 0.3}, **penalties)
+    growing.head = head
+    for row in rows:
+        whole = sequence(prompt_of(growing), answer_of(growing), **penalties, logit_bias={4: 0.3})
+        assert adjust(row, growing).tolist() == adjust(row, whole).tolist()
+        assert set(adjusted_tokens(growing).tolist()) == set(adjusted_tokens(whole).tolist())
+        exact = row[None].copy()
+        growing.token_ids.append(sampler().sample(row[None], [growing], lambda _, exact=exact: exact)[0].token_id)  # type: ignore[misc]
+
+
+def prompt_of(growing: Sequence) -> tuple[int, ...]:
+    return tuple(growing.token_ids[: growing.num_prompt_tokens])
+
+
+def answer_of(growing: Sequence) -> tuple[int, ...]:
+    return tuple(growing.token_ids[growing.num_prompt_tokens :])
 
 
 class CountedBias(dict[int, float]):
