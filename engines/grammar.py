@@ -28,11 +28,12 @@ _OPTIONS = {"x-guidance": {"whitespace_pattern": WHITESPACE}}
 MAX_THREADS = 8
 WORD_BITS = 32
 
-# A grammar from outside must cost the engine's steps a bounded time and memory, whatever is in it: about 20 ms and
-# 40 MB at worst, and microseconds in practice.
+# A grammar from outside must cost the engine's steps a bounded time and memory, whatever is in it: about 10 ms and
+# 40 MB at worst, and microseconds in practice. The widest schemas that the server takes need half of the items.
 MAX_INITIAL_FUEL = 1_000_000
-MAX_STEP_FUEL = 200_000
-MAX_STEP_ITEMS = 50_000
+MAX_STEP_FUEL = 100_000
+MAX_STEP_ITEMS = 20_000
+MAX_ROW_ITEMS = 2000
 MAX_LEXER_STATES = 20_000
 MAX_GRAMMAR_SYMBOLS = 200_000
 
@@ -105,7 +106,7 @@ class Wrapped:
 class _Start:
     """Holds a grammar's compiled start state outside the dataclass fields, so that equality ignores it."""
 
-    __slots__ = ("_start",)
+    __slots__ = ("__weakref__", "_start")
     _start: "LLMatcher"
 
 
@@ -121,7 +122,7 @@ class Grammar(_Start):
 
 
 class GrammarCompiler:
-    """Compiles grammars for one vocabulary. Slow to make (about 0.3 s). Use it in one thread at a time."""
+    """Compiles grammars for one vocabulary. Slow to make (about 0.3 s). Threads may share it."""
 
     def __init__(self, vocabulary: Vocabulary, num_logits: int) -> None:
         """`num_logits` is the width of the model's logits; models pad their vocabularies.
@@ -215,6 +216,7 @@ def _limits() -> "LLParserLimits":
 
     return LLParserLimits(
         initial_lexer_fuel=MAX_INITIAL_FUEL,
+        max_items_in_row=MAX_ROW_ITEMS,
         step_lexer_fuel=MAX_STEP_FUEL,
         step_max_items=MAX_STEP_ITEMS,
         max_lexer_states=MAX_LEXER_STATES,

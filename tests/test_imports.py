@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "scheduling sampler prompt_scores native step_times",
         "contract drawing",
         "sequence",
-        "grammar text prefix_match ranking token_counts config machine",
+        "grammar schema_parts text prefix_match ranking token_counts config machine",
     ),
     "models": (
         "evaluation distill",

@@ -3,15 +3,14 @@
 Anything else is refused, saying where it stands. Whether a schema can be satisfied is found out by compiling it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from engines.schema_parts import LISTS, MAPS, SINGLES, escaped, subschemas
 from models.errors import InvalidParameter, ServingError, UnsupportedField
+from server.generation.schema_width import find_too_wide
 from server.settings.suggestions import find_near
 
-MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
-LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SINGLES = frozenset({"items", "additionalProperties"})
 ASSERTIONS = frozenset(
     (
         "$ref",
@@ -78,34 +77,9 @@ def check_schema(schema: Mapping[str, Any], where: str) -> None:
         for keyword in part:
             _check_keyword(keyword, part[keyword], where, pointer)
         waiting += subschemas(part, pointer)
-
-
-def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
-    """The schemas directly inside a schema, with their JSON pointers."""
-    for keyword, value in schema.items():
-        place = f"{pointer}/{_escaped(keyword)}"
-        if keyword in MAPS:
-            yield from ((f"{place}/{_escaped(name)}", inner) for name, inner in value.items())
-        elif keyword in LISTS:
-            yield from ((f"{place}/{index}", inner) for index, inner in enumerate(value))
-        elif keyword in SINGLES:
-            yield place, value
-
-
-def locate(schema: Mapping[str, Any], problem: str, problem_of: Callable[[Mapping[str, Any]], str | None]) -> str:
-    """The pointer of the innermost part that has the same problem by itself; "" for the whole."""
-    definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
-    pointer, part = "", schema
-    while True:
-        # Definitions first: parts that refer to a wrong one have its problem too.
-        inside = sorted(
-            subschemas(part, pointer), key=lambda found: not found[0].startswith(("/$defs/", "/definitions/"))
-        )
-        wrong = ((place, inner) for place, inner in inside if isinstance(inner, Mapping))
-        found = next((one for one in wrong if problem_of({**definitions, **one[1]}) == problem), None)
-        if found is None:
-            return pointer
-        pointer, part = found
+    too_wide = find_too_wide(schema)
+    if too_wide is not None:
+        raise refused(where, *too_wide)
 
 
 def refused(where: str, pointer: str, problem: str) -> ServingError:
@@ -114,7 +88,7 @@ def refused(where: str, pointer: str, problem: str) -> ServingError:
 
 
 def _check_keyword(keyword: str, value: Any, where: str, pointer: str) -> None:
-    place = f"{pointer}/{_escaped(keyword)}"
+    place = f"{pointer}/{escaped(keyword)}"
     if keyword == OPTIONS_OF_THE_LIBRARY or (keyword not in KNOWN and not keyword.startswith("x-")):
         near = find_near(keyword, KNOWN, LEAST_LIKENESS)
         hint = "" if near is None else f"; did you mean `{near}`?"
@@ -134,8 +108,3 @@ def _check_keyword(keyword: str, value: Any, where: str, pointer: str) -> None:
 def _wrong(kind: type[ServingError], where: str, pointer: str, problem: str) -> ServingError:
     at = f" at {pointer[:500]}" if pointer else ""
     return kind(f"`{where}`{at}: {problem[:500]}", param=f"{where}#{pointer[:500]}" if pointer else where)
-
-
-def _escaped(name: str) -> str:
-    """Source: RFC 6901, section 3."""
-    return name.replace("~", "~0").replace("/", "~1")

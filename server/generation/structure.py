@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.grammar import Grammar, json_body, schema_problem
+from engines.schema_parts import locate
 from models.errors import InvalidParameter
-from server.generation.json_schema import check_schema, locate, refused
+from server.generation.json_schema import check_schema, refused
 from server.generation.tools import calls_rules, functions_of, parameters_of
 from server.settings.config import Limits
 from server.students.student import ServedStudent

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from engines.schema_parts import locate
 from models.errors import InvalidParameter, ServingError, UnsupportedField
-from server.generation.json_schema import check_schema, locate
+from server.generation.json_schema import check_schema
 from server.wire.errors import body_of
 
 

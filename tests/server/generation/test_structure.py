@@ -212,3 +212,24 @@ def test_completions_have_no_formats(served: Served) -> None:
         "/v1/completions", {"model": "auto", "prompt": "x", "response_format": {"type": "json_object"}}
     )
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
+
+
+OPTIONAL = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(600)}}
+
+
+@pytest.mark.parametrize("field", ["response_format", "tools", "text"])
+def test_more_optional_properties_than_can_be_followed_are_refused(bound: Served, field: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": OPTIONAL}}
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "response_format": ("/v1/chat/completions", {"response_format": schema_format(OPTIONAL)}),
+        "tools": ("/v1/chat/completions", {"tools": [tool], "tool_choice": "required"}),
+        "text": (
+            "/v1/responses",
+            {"text": {"format": {"type": "json_schema", "name": "answer", "schema": OPTIONAL}}},
+        ),
+    }
+    path, fields = asked[field]
+    said = {"input": "hello"} if field == "text" else {"messages": [{"role": "user", "content": "hello"}]}
+    response = bound.post(path, {"model": "random", **said, **fields})
+    assert response.status_code == 400
+    assert "600 optional properties can follow each other here, more than 256" in response.json()["error"]["message"]
