@@ -61,7 +61,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "onnx loop",
         "scheduling sampler prompt_scores native step_times",
         "contract drawing",
-        "sequence",
+        "sequence grammar_process",
+        "grammar_trial",
         "grammar schema_parts text prefix_match ranking token_counts config machine",
     ),
     "models": (
