@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from engines.grammar import GrammarCompiler
 from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
@@ -19,6 +18,7 @@ from server.students.grammars import Grammars
 from server.students.open_student import Opened, Opener, make_opener
 from server.students.student import ServedStudent, Student
 from server.telemetry.admission import AdmissionCollector, Admissions
+from server.telemetry.grammars import GrammarCollector
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import Tracing, make_tracing
 from server.version import fenhe_version
@@ -127,8 +127,10 @@ class Context:
             student.bridge.attach()
 
     async def stop_engines(self) -> None:
-        """Stop every engine, which ends the sequences that are left in it."""
+        """Stop every engine, which ends the sequences that are left in it, and what compiles grammars."""
         students = (*self.students, *self.leaving.values())
+        for student in students:
+            student.grammars.close()
         await asyncio.gather(*(asyncio.to_thread(student.engine.stop, 0.0) for student in students))
 
 
@@ -177,6 +179,7 @@ def make_context(
             is_reload_good=lambda: context.live.is_reload_good,
         )
     )
+    metrics.register(GrammarCollector(lambda: [(one.name, one.grammars.counts) for one in pool.members]))
     for opened in students:
         context.serve(opened)
     return context
@@ -184,7 +187,7 @@ def make_context(
 
 def grammars_of(student: Student) -> Grammars:
     num_logits = student.manifest.architecture.vocab_size
-    return Grammars(lambda: GrammarCompiler(student.tokenizer, num_logits))
+    return Grammars(student.tokenizer, num_logits)
 
 
 async def run_in_thread_if_long(num_chars: int, work: Callable[[], T], *, limit_chars: int = LONG_TEXT_CHARS) -> T:

@@ -26,7 +26,7 @@ from server.wire.chat import ChatRequest, chat_decoder
 
 def chat_handler(context: Context) -> Handler:
     async def create_chat_completion(request: Request) -> Response:
-        return await answer(context, await read_order(request, context, chat_decoder, ChatOrder))
+        return await answer(context, await read_order(request, context, chat_decoder, ChatOrder), request)
 
     return create_chat_completion
 
@@ -34,12 +34,15 @@ def chat_handler(context: Context) -> Handler:
 class ChatOrder:
     """One chat completion to be routed and planned."""
 
-    def __init__(self, context: Context, body: ChatRequest, preferences: RoutePreferences, key: str) -> None:
+    def __init__(
+        self, context: Context, body: ChatRequest, preferences: RoutePreferences, key: str, tenant: str | None = None
+    ) -> None:
         """Raises: BadRequest and its kinds."""
         self.preferences = preferences
         self._context = context
         self._body = body
         self._key = key
+        self._tenant = tenant
         self._includes_usage = bool(stream_options(body).include_usage)
         check_choices(context, 1, body.n or 1)
         if body.store:
@@ -54,7 +57,8 @@ class ChatOrder:
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         structure = self._structure
         token_ids = await encode_messages(student, self._body.messages, functions=structure.functions)
-        return [Prompt(token_ids=token_ids, grammar=await structure.compile(student, self._context.config.limits))]
+        grammar = await structure.compile(student, self._context.config.limits, self._tenant)
+        return [Prompt(token_ids=token_ids, grammar=grammar)]
 
     def plan(self, routed: Routed) -> Plan:
         body, target, student, prompt = self._body, routed.target, routed.student, routed.prompts[0]

@@ -29,7 +29,7 @@ DEFAULT_MAX_TOKENS = 16
 
 def completion_handler(context: Context) -> Handler:
     async def create_completion(request: Request) -> Response:
-        return await answer(context, await read_order(request, context, completion_decoder, CompletionOrder))
+        return await answer(context, await read_order(request, context, completion_decoder, CompletionOrder), request)
 
     return create_completion
 
@@ -37,7 +37,14 @@ def completion_handler(context: Context) -> Handler:
 class CompletionOrder:
     """One text completion to be routed and planned: the first prompt decides the student, the hardest one the path."""
 
-    def __init__(self, context: Context, body: CompletionRequest, preferences: RoutePreferences, key: str) -> None:
+    def __init__(
+        self,
+        context: Context,
+        body: CompletionRequest,
+        preferences: RoutePreferences,
+        key: str,
+        tenant: str | None = None,
+    ) -> None:
         """Raises: BadRequest and its kinds."""
         self._context = context
         self._body = body

@@ -29,13 +29,14 @@ async def read_order(
     request: Request,
     context: Context,
     decoder: msgspec.json.Decoder[Body],
-    make_order: Callable[[Context, Body, RoutePreferences, str], OrderT],
+    make_order: Callable[[Context, Body, RoutePreferences, str, str | None], OrderT],
 ) -> OrderT:
-    """Read a request that is to be routed. `make_order` gets the context, the body, the request's preferences, and the
-    key its sequences are named after.
+    """Read a request that is to be routed. `make_order` gets the context, the body, the request's preferences, the key
+    its sequences are named after, and the tenant.
 
     Raises: HTTPException 408, 413 or 415; BadRequest and its kinds; UnknownModel; ClientGone.
     """
     body = decode_body(await read_json_body(request, context), decoder)
     preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
-    return make_order(context, body, preferences, record_of(request.scope).key)
+    record = record_of(request.scope)
+    return make_order(context, body, preferences, record.key, record.tenant)

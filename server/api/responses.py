@@ -36,7 +36,7 @@ def response_handler(context: Context) -> Handler:
     async def create_response(request: Request) -> Response:
         order = await read_order(request, context, response_decoder, ResponseOrder)
         with _own_names():
-            return await answer(context, order)
+            return await answer(context, order, request)
 
     return create_response
 
@@ -44,13 +44,20 @@ def response_handler(context: Context) -> Handler:
 class ResponseOrder:
     """One response to be routed and planned: the order of a chat completion, with bodies of its own."""
 
-    def __init__(self, context: Context, body: ResponseRequest, preferences: RoutePreferences, key: str) -> None:
+    def __init__(
+        self,
+        context: Context,
+        body: ResponseRequest,
+        preferences: RoutePreferences,
+        key: str,
+        tenant: str | None = None,
+    ) -> None:
         """Raises: BadRequest and its kinds."""
         _refuse(body)
         self._body = body
         self._key = key
         with _own_names():
-            self._chat = ChatOrder(context, chat_request(body), preferences, key)
+            self._chat = ChatOrder(context, chat_request(body), preferences, key, tenant)
         self.preferences = preferences
 
     async def conversations(self) -> list[Conversation]:

@@ -26,14 +26,16 @@ def route_handler(context: Context) -> Handler:
     return create_route
 
 
-def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences, key: str) -> Order:
+def order_of(
+    context: Context, body: RouteRequest, preferences: RoutePreferences, key: str, tenant: str | None
+) -> Order:
     """The chat or text completion whose route is asked for. Raises: BadRequest and its kinds."""
     if body.messages is not None and body.prompt is None:
         chat = ChatRequest(model=body.model, messages=body.messages, fenhe=body.fenhe)
-        return ChatOrder(context, chat, preferences, key)
+        return ChatOrder(context, chat, preferences, key, tenant)
     if body.prompt is not None and body.messages is None:
         completion = CompletionRequest(model=body.model, prompt=body.prompt, fenhe=body.fenhe)
-        return CompletionOrder(context, completion, preferences, key)
+        return CompletionOrder(context, completion, preferences, key, tenant)
     raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
 
 

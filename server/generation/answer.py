@@ -5,6 +5,7 @@ import logging
 import time
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,9 +24,12 @@ from server.telemetry.request_record import Record, record_of
 logger = logging.getLogger(__name__)
 
 
-async def answer(context: Context, order: Order) -> "Answer":
-    """The response that generates what an order asks for. Raises: what `route` and the order's `plan` raise."""
-    routed = await route(context, order)
+async def answer(context: Context, order: Order, request: Request) -> "Answer":
+    """The response that generates what an order asks for. Nothing goes on once the client disconnects or the deadline
+    passes. Raises: ClientGone, DeadlineExceeded; what `route` and the order's `plan` raise."""
+    terms = terms_of(record_of(request.scope), order.preferences.priority)
+    with cancelled_by(request.receive, terms) as cancellation:
+        routed = await cancellation.run(route(context, order))
     context.metrics.routes.observe(routed.decision, routed.seconds)
     return Answer(context, order, routed, order.plan(routed))
 

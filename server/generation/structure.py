@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.grammar import Grammar, json_body, schema_problem
-from engines.schema_parts import locate
+from engines.grammar import Grammar, json_body
 from models.errors import InvalidParameter
 from server.generation.json_schema import check_schema, refused
 from server.generation.tools import calls_rules, functions_of, parameters_of
 from server.settings.config import Limits
+from server.students.grammars import SchemaRefused
 from server.students.student import ServedStudent
 from server.wire.base import encoder
 from server.wire.chat import ChatRequest, FunctionDefinition, JsonObjectFormat, JsonSchemaFormat, NamedToolChoice
@@ -26,19 +26,18 @@ class Structure:
     functions: tuple[FunctionDefinition, ...] = ()
     schemas: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
-    def check(self) -> None:
-        """Find the schema that cannot be followed; slow. Raises: InvalidParameter that names the place in it."""
-        for where, schema in self.schemas:
-            problem = schema_problem(schema)
-            if problem is not None:
-                raise refused(where, locate(schema, problem, schema_problem), problem)
+    async def compile(self, student: ServedStudent, limits: Limits, tenant: str | None) -> Grammar | None:
+        """The grammar in one student's tokens, None for free text.
 
-    async def compile(self, student: ServedStudent, limits: Limits) -> Grammar | None:
-        """The grammar in one student's tokens, None for free text. Raises: InvalidParameter."""
+        Raises: InvalidParameter that names the place in the schema; QueueFull, Unavailable when too many are compiled.
+        """
         if self.source is None:
             return None
+        time_limit_s = limits.grammar_timeout_s
         try:
-            return await student.grammars.compile(self.source, self.check, limits.grammar_timeout_s)
+            return await student.grammars.compile(self.source, self.schemas, tenant=tenant, time_limit_s=time_limit_s)
+        except SchemaRefused as found:
+            raise refused(found.where, found.pointer, found.problem) from None
         except InvalidParameter as error:
             if error.param is not None:
                 raise

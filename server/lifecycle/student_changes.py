@@ -156,6 +156,7 @@ class StudentChanges:
         """Stop an engine, which ends the sequences it still runs."""
         try:
             await run_in_daemon_thread(partial(student.engine.stop, grace_s))
+            student.grammars.close()
         except Exception:
             logger.exception("stopping a student failed name=%s", student.name)
 

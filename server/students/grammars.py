@@ -1,69 +1,311 @@
-"""Compiled grammars of one student: made in a thread of their own and kept for the next request.
+"""Compiled grammars of one student: tried out in a process that can be ended, then compiled here and kept.
 
-Owned by the loop; only compiling itself happens elsewhere. Bounded in number, in time and, by the library, in size.
+Owned by the loop. Bounded in number, time and memory, and fair between tenants, who learn nothing of each other's.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
-from engines.grammar import Grammar, GrammarCompiler
-from models.errors import InvalidParameter
+from engines.config import MIB
+from engines.grammar import Grammar, GrammarCompiler, Vocabulary
+from engines.grammar_process import TrialDied, TrialProcess, TrialTooLong
+from engines.grammar_trial import WORK_BYTES, Outcome, Trial, Words, words_of
+from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
+from server.students.grammar_line import GrammarLine
+from server.students.kept_grammars import Compiled, Kept, Key, Live
+from server.telemetry.grammars import GrammarCounts
+from server.threads import run_in_daemon_thread
 
-MAX_GRAMMARS = 128
-"""Kept per student: a few hundred KB each for ordinary schemas."""
+MAX_KEPT_BYTES = 64 * MIB
+"""Per student. One grammar takes about 0.1 MB for an ordinary schema, a few MB for one of 64 KB."""
+MAX_GRAMMAR_BYTES = 16 * MIB
+MAX_LIVE_BYTES = 512 * MIB
+"""Kept or used by requests that are not answered yet; where there are tenants, half of it for one."""
+NUM_PROCESSES = 2
+MAX_WAIT_S = 15.0
+ABANDONED_S = 0.5
+"""How much longer a trial runs for which nobody waits: most are over by then, and a process takes as long to start."""
+RETRY_AFTER_S = 5.0
 
-MakeCompiler = Callable[[], GrammarCompiler]
+logger = logging.getLogger(__name__)
+
+
+class Process(Protocol):
+    """What is needed of a `TrialProcess`."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    def run(self, trial: Trial, /) -> Outcome: ...
+
+    def end(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+MakeProcess = Callable[[Callable[[], Words]], Process]
+
+
+class SchemaRefused(Exception):
+    """`problem` is why the schema in the field `where` cannot be followed, `pointer` the place in it."""
+
+    def __init__(self, where: str, pointer: str, problem: str) -> None:
+        super().__init__(problem)
+        self.where = where
+        self.pointer = pointer
+        self.problem = problem
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """A grammar to be compiled, for all who ask for it meanwhile. `process` is where it runs, None while it waits."""
+
+    key: Key
+    trial: Trial
+    result: asyncio.Future[Compiled]
+    num_askers: int = 0
+    process: Process | None = None
+    begun_s: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def tenant(self) -> str | None:
+        return self.key[0]
+
+
+class Compiler:
+    """The student's vocabulary in the forms that are needed to compile, each made once, at first need, in a thread."""
+
+    def __init__(self, vocabulary: Vocabulary, num_logits: int) -> None:
+        self._vocabulary = vocabulary
+        self._num_logits = num_logits
+        self._lock = threading.Lock()
+        self._words: Words | None = None
+        self._compiler: GrammarCompiler | None = None
+
+    def words(self) -> Words:
+        with self._lock:
+            if self._words is None:
+                self._words = words_of(self._vocabulary, self._num_logits)
+            return self._words
+
+    def compiler(self) -> GrammarCompiler:
+        """Raises: ConfigError, InvalidParameter: this student's answers cannot follow a grammar."""
+        with self._lock:
+            if self._compiler is None:
+                self._compiler = GrammarCompiler(self._vocabulary, self._num_logits)
+            return self._compiler
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class GrammarBounds:
+    max_kept_bytes: int = MAX_KEPT_BYTES
+    max_grammar_bytes: int = MAX_GRAMMAR_BYTES
+    max_live_bytes: int = MAX_LIVE_BYTES
+    num_processes: int = NUM_PROCESSES
+    max_wait_s: float = MAX_WAIT_S
+    abandoned_s: float = ABANDONED_S
 
 
 class Grammars:
-    """`make_compiler` is called in the thread, at the first grammar: it reads the whole vocabulary."""
+    """Grammars of one student. `close` ends its processes; nothing is compiled afterwards."""
 
-    def __init__(self, make_compiler: MakeCompiler, max_grammars: int = MAX_GRAMMARS) -> None:
-        self._make_compiler = make_compiler
-        self._max_grammars = max_grammars
-        self._kept: OrderedDict[str, Grammar] = OrderedDict()
-        self._running: dict[str, asyncio.Task[Grammar]] = {}
-        self._compiler: GrammarCompiler | None = None
-        self._thread: ThreadPoolExecutor | None = None
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        num_logits: int,
+        bounds: GrammarBounds | None = None,
+        make_process: MakeProcess = TrialProcess,
+    ) -> None:
+        self._bounds = bounds or GrammarBounds()
+        self._compiler = Compiler(vocabulary, num_logits)
+        self._idle = [make_process(self._compiler.words) for _ in range(self._bounds.num_processes)]
+        self._processes = tuple(self._idle)
+        self._line: GrammarLine[Job] = GrammarLine(self._bounds.num_processes, RETRY_AFTER_S)
+        self._kept = Kept(self._bounds.max_kept_bytes)
+        self._live = Live()
+        self._jobs: dict[Key, Job] = {}
+        self._is_closed = False
+        self._counts = GrammarCounts()
 
-    async def compile(self, source: str, check: Callable[[], None], timeout_s: float) -> Grammar:
-        """Compile a grammar from its text. `check` runs first, in the same thread, and raises if something is wrong.
+    @property
+    def counts(self) -> GrammarCounts:
+        self._counts.num_bytes = self._live.num_bytes()
+        return self._counts
 
-        Raises: what `check` raises; InvalidParameter when it cannot be compiled, or not in time.
+    async def compile(
+        self,
+        source: str,
+        schemas: Sequence[tuple[str, Mapping[str, Any]]],
+        *,
+        tenant: str | None,
+        time_limit_s: float,
+    ) -> Grammar:
+        """Compile a grammar from its text, within a time that begins with the work. `schemas` are those in the text, by
+        the field they came in. When whoever asked is cancelled and nobody else asks for it, the work ends.
+
+        Raises: SchemaRefused, InvalidParameter when it cannot be compiled or costs too much; QueueFull, Unavailable
+        when it would have to wait for too long; Stopping.
         """
-        kept = self._kept.get(source)
+        key = (tenant, source)
+        kept = self._kept.find(key)
         if kept is not None:
-            self._kept.move_to_end(source)
+            self._counts.outcomes["kept"] += 1
             return kept
-        task = self._running.get(source)
-        if task is None:
-            task = self._running[source] = asyncio.get_running_loop().create_task(self._run(source, check))
-            task.add_done_callback(lambda done: self._finish(source, done))
+        job = self._jobs.get(key) or self._begin(key, schemas, time_limit_s)
+        job.num_askers += 1
         try:
-            # Shielded: others may wait for the same grammar, and the result is kept for the next try.
-            return await asyncio.wait_for(asyncio.shield(task), timeout_s)
-        except TimeoutError:
+            return (await asyncio.shield(job.result)).grammar
+        finally:
+            job.num_askers -= 1
+            if not job.num_askers and not job.result.done():
+                self._abandon(job)
+
+    def close(self) -> None:
+        """End the processes, and tell everybody who waits."""
+        self._is_closed = True
+        for job in list(self._jobs.values()):
+            self._fail(job, Stopping("the student is being stopped", retry_after_s=RETRY_AFTER_S))
+        for process in self._processes:
+            process.close()
+
+    def _begin(self, key: Key, schemas: Sequence[tuple[str, Mapping[str, Any]]], time_limit_s: float) -> Job:
+        if self._is_closed:
+            raise Stopping("the student is being stopped", retry_after_s=RETRY_AFTER_S)
+        loop = asyncio.get_running_loop()
+        texts = [(where, json.dumps(schema)) for where, schema in schemas]
+        trial = Trial(source=key[1], schemas=texts, time_limit_s=time_limit_s)
+        job = Job(key=key, trial=trial, result=loop.create_future())
+        try:
+            self._check_memory(job.tenant)
+            self._line.push(job.tenant, job)
+        except (QueueFull, Unavailable):
+            self._counts.outcomes["turned_away"] += 1
+            raise
+        self._jobs[key] = job
+        job.timer = loop.call_later(self._bounds.max_wait_s, self._turn_away, job)
+        self._run_next()
+        return job
+
+    def _check_memory(self, tenant: str | None) -> None:
+        """Raises: Unavailable while requests hold all the memory that there is for grammars."""
+        most = self._bounds.max_live_bytes
+        if self._live.num_bytes() >= most or (tenant is not None and self._live.num_bytes_of(tenant) >= most // 2):
+            raise Unavailable(
+                "the schemas of requests that are not answered yet take all the memory for them; try again later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def _run_next(self) -> None:
+        while self._idle and (job := self._line.pop()) is not None:
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        _stop_timer(job)
+        started = next((one for one in self._idle if one.pid is not None), self._idle[0])
+        self._idle.remove(started)
+        job.process, job.begun_s = started, time.perf_counter()
+        done = run_in_daemon_thread(partial(self._work, started, job.trial))
+        done.add_done_callback(partial(self._finish, job))
+
+    def _work(self, process: Process, trial: Trial) -> Compiled:
+        """What a thread does: first there, where it can be ended, then here, which takes as long as it took there."""
+        compiler = self._compiler.compiler()
+        try:
+            outcome = process.run(trial)
+        except TrialTooLong:
             raise InvalidParameter(
-                f"the schema took longer than {timeout_s:g} s to compile (limits.grammar_timeout_s); make it simpler"
+                f"the schema takes longer than {trial.time_limit_s:g} s to compile (limits.grammar_timeout_s); "
+                "make it simpler"
             ) from None
+        except TrialDied as death:
+            raise _error_of(death) from None
+        if outcome.problem is not None:
+            if outcome.where is not None:
+                raise SchemaRefused(outcome.where, outcome.pointer, outcome.problem)
+            raise InvalidParameter(outcome.problem)
+        if outcome.num_bytes > self._bounds.max_grammar_bytes:
+            raise InvalidParameter(
+                f"the compiled schema takes {outcome.num_bytes / MIB:.1f} MiB, more than "
+                f"{self._bounds.max_grammar_bytes / MIB:g}; make it simpler"
+            )
+        return Compiled(grammar=compiler.compile(trial.source), num_bytes=outcome.num_bytes)
 
-    async def _run(self, source: str, check: Callable[[], None]) -> Grammar:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fenhe-grammar")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compile, source, check)
+    def _finish(self, job: Job, done: "asyncio.Future[Compiled]") -> None:
+        _stop_timer(job)
+        assert job.process is not None
+        self._idle.append(job.process)
+        self._line.release(job.tenant)
+        seconds = time.perf_counter() - job.begun_s
+        self._counts.seconds += seconds
+        error = done.exception()
+        self._counts.outcomes["compiled" if error is None else "refused"] += 1
+        if error is not None:
+            logger.info("grammar refused tenant=%s seconds=%.3f error=%s", job.tenant, seconds, type(error).__name__)
+            self._fail(job, error)
+        else:
+            num_bytes = done.result().num_bytes
+            logger.info("grammar compiled tenant=%s seconds=%.3f bytes=%d", job.tenant, seconds, num_bytes)
+            self._live.add(job.tenant, done.result())
+            self._kept.add(job.key, done.result())
+            self._forget(job)
+            if not job.result.done():
+                job.result.set_result(done.result())
+        if not self._is_closed:
+            self._run_next()
 
-    def _compile(self, source: str, check: Callable[[], None]) -> Grammar:
-        check()
-        if self._compiler is None:
-            self._compiler = self._make_compiler()
-        return self._compiler.compile(source)
+    def _turn_away(self, job: Job) -> None:
+        self._line.remove(job.tenant, job)
+        self._counts.outcomes["turned_away"] += 1
+        self._fail(
+            job,
+            Unavailable(
+                f"the schema waited {self._bounds.max_wait_s:g} s for others to be compiled; try again later",
+                retry_after_s=RETRY_AFTER_S,
+            ),
+        )
 
-    def _finish(self, source: str, task: asyncio.Task[Grammar]) -> None:
-        self._running.pop(source, None)
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._kept[source] = task.result()
-        if len(self._kept) > self._max_grammars:
-            self._kept.popitem(last=False)
+    def _abandon(self, job: Job) -> None:
+        """Nobody waits for it any more. One that runs may finish, if that takes no longer than to start afresh."""
+        self._forget(job)
+        job.result.cancel()
+        if job.process is None:
+            _stop_timer(job)
+            self._line.remove(job.tenant, job)
+        else:
+            job.timer = asyncio.get_running_loop().call_later(self._bounds.abandoned_s, job.process.end)
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._forget(job)
+        if job.process is None:
+            _stop_timer(job)
+        if not job.result.done():
+            job.result.set_exception(error)
+            job.result.exception()  # asked for: nobody may be left to hear it
+
+    def _forget(self, job: Job) -> None:
+        if self._jobs.get(job.key) is job:
+            del self._jobs[job.key]
+
+
+def _stop_timer(job: Job) -> None:
+    if job.timer is not None:
+        job.timer.cancel()
+        job.timer = None
+
+
+def _error_of(death: TrialDied) -> InvalidParameter | Unavailable:
+    if not death.blames_trial:
+        logger.warning("grammar process ended error=%s", death)
+        return Unavailable("the process that compiles schemas was ended; try again", retry_after_s=RETRY_AFTER_S)
+    return InvalidParameter(
+        f"the schema takes more than {WORK_BYTES // MIB} MiB to compile, or the grammar library fails on it; "
+        "make it simpler"
+    )

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,34 @@ def test_grace_over_ends_streams_with_an_error_and_exits_zero() -> None:
             last = events_of(b"".join(parts))[-1]
         assert last["error"]["code"] == "stopping"
         assert running.process.wait(10) == 0
+
+
+def children_of(process: "subprocess.Popen[str]") -> list[int]:
+    files = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
+def exists(pid: int) -> bool:
+    file = Path(f"/proc/{pid}/stat")
+    return file.exists() and file.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_schema_that_is_compiled_ends_with_the_server(signum: signal.Signals) -> None:
+    costly = {"allOf": [{"type": "string", "pattern": f".*a.{{{30 + i}}}b.*"} for i in range(13)]}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": costly}}
+    with run(grace_s=0.1) as running, ThreadPoolExecutor() as threads:
+        asked = threads.submit(running.http.post, "/v1/chat/completions", json=BODY | {"response_format": form})
+        assert until(lambda: bool(children_of(running.process)))
+        (child,) = children_of(running.process)
+        running.process.send_signal(signum)
+        assert running.process.wait(10) == (0 if signum is signal.SIGTERM else -signum)
+        assert until(lambda: not exists(child))
+        if signum is signal.SIGTERM:
+            assert asked.result().json()["error"]["code"] == "stopping"
+        else:
+            with pytest.raises(httpx.TransportError):
+                asked.result()
 
 
 def test_second_signal_ends_at_once() -> None:

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from engines.scripted import Line
@@ -12,7 +13,9 @@ from engines.sequence import GenerationRequest
 from models.errors import DeadlineExceeded, StepFailed
 from server.generation.answer import Answer, answer
 from server.students.event_bridge import ClientGone
+from server.students.grammars import Grammars
 from server.telemetry.request_record import KEY, Record
+from server.wire.chat import JsonObjectFormat
 from tests.server.generation.conftest import Backend, Open
 
 BROKEN = Line(pieces=("a",) * 3, delay_s=0.05, error=StepFailed("the forward pass failed"))
@@ -44,7 +47,11 @@ class Exchange:
 
 
 async def run(backend: Backend, exchange: Exchange, **fields: Any) -> None:
-    response = await answer(backend.context, backend.order(key=exchange.record.key, **fields))
+    response = await answer(
+        backend.context,
+        backend.order(key=exchange.record.key, **fields),
+        Request(exchange.scope, exchange.receive),
+    )
     assert isinstance(response, Answer)
     await response(exchange.scope, exchange.receive, exchange.send)
 
@@ -109,6 +116,27 @@ async def test_follower_whose_time_is_up_is_not_tried_again(
     assert len(backend.engines["tiny"].submitted) == 1
     assert backend.context.num_streams == 0
     assert "trying once more" not in caplog.text
+
+
+async def test_client_that_leaves_is_not_compiled_for(open_backend: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, exchange = open_backend(), Exchange()
+    waiting: list[str] = []
+
+    async def wait(self: Grammars, source: str, schemas: Any, **limits: Any) -> Any:
+        waiting.append(source)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waiting.remove(source)
+
+    monkeypatch.setattr(Grammars, "compile", wait)
+    running = asyncio.create_task(run(backend, exchange, response_format=JsonObjectFormat()))
+    while not waiting:
+        await asyncio.sleep(0)
+    exchange.leave()
+    with pytest.raises(ClientGone):
+        await running
+    assert waiting == []
 
 
 async def test_client_that_leaves_ends_the_generation(open_backend: Open) -> None:

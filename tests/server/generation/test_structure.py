@@ -1,16 +1,20 @@
 """`response_format` as the official client sends it: answers parse, and schemas that cannot be followed are refused."""
 
+import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import openai
 import pydantic
 import pytest
 
 from engines.scripted import Line
 from models.errors import EngineUnhealthy
-from server.settings.config import Limits, ServerConfig
+from server.settings.config import KeysConfig, Limits, ServerConfig
 from tests.server.conftest import Served, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.random_engine import backward_student, open_random
 
@@ -214,6 +218,8 @@ def test_completions_have_no_formats(served: Served) -> None:
     assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
 
 
+COSTLY = {"allOf": [{"type": "string", "pattern": f".*a.{{{30 + i}}}b.*"} for i in range(13)]}
+"""Takes seconds to compile, and hundreds of MB."""
 OPTIONAL = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(600)}}
 
 
@@ -233,3 +239,27 @@ def test_more_optional_properties_than_can_be_followed_are_refused(bound: Served
     response = bound.post(path, {"model": "random", **said, **fields})
     assert response.status_code == 400
     assert "600 optional properties can follow each other here, more than 256" in response.json()["error"]["message"]
+
+
+def test_a_tenant_s_costly_schemas_hold_up_no_other_tenant(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    entries = [f'[[key]]\nname = "{name}"\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\n' for name in "ab"]
+    file.write_text("".join(entries), encoding="utf-8")
+    config = ServerConfig(keys=KeysConfig(file=file), limits=Limits(grammar_timeout_s=1.0))
+    with run_server([open_random()], config) as running, ThreadPoolExecutor() as threads:
+
+        def ask_for(key: str, schema: Any) -> httpx.Response:
+            body = {"model": "random", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+            headers = {"authorization": f"Bearer {key}"}
+            return running.post(
+                "/v1/chat/completions", {**body, "response_format": schema_format(schema)}, headers=headers
+            )
+
+        heavy = [threads.submit(ask_for, "a", {**COSTLY, "title": str(number)}) for number in range(4)]
+        light = [ask_for("b", {"const": f"answer {number}"}) for number in range(4)]
+        assert [one.status_code for one in light] == [200] * 4
+        errors = [one.result().json()["error"] for one in heavy]
+        metrics = httpx.get(f"{running.url}/metrics", headers={"authorization": "Bearer a"}).text
+    assert all("make it simpler" in error["message"] and error["param"] == "response_format" for error in errors)
+    assert 'fenhe_grammars_total{outcome="compiled",student="random"} 4.0' in metrics
+    assert 'fenhe_grammars_total{outcome="refused",student="random"} 4.0' in metrics
