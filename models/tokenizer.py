@@ -19,6 +19,8 @@ from models.errors import ConfigError, InvalidParameter
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
+TOKENIZER_FILES = (TOKENIZER_NAME, SETTINGS_NAME, TEMPLATE_NAME)
+"""The last one only where the model came with a template."""
 
 SPACE_MARK = "\u2581"
 """How sentencepiece writes a space."""

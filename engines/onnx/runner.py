@@ -175,7 +175,7 @@ class OnnxRunner:
         return 2 * self._manifest.num_layers_in(stage) * architecture.kv_size * itemsize
 
     def _open(self, variant: str, stage: str) -> ort.InferenceSession:
-        return open_session(self._student.graph(variant, stage), self._limits.num_threads, self._limits.library)
+        return open_session(self._student.whole_graph(variant, stage), self._limits.num_threads, self._limits.library)
 
     def _make_kv(self, stage: str) -> SlotKv:
         architecture = self._manifest.architecture

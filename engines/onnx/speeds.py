@@ -78,7 +78,8 @@ def _head_times(
     if "cheap" not in student.manifest.heads_at(variant):
         return {}, {}
     heads = [
-        HeadSession(open_session(student.graph(variant, head), num_threads, library)) for head in (HEAD, CHEAP_HEAD)
+        HeadSession(open_session(student.whole_graph(variant, head), num_threads, library))
+        for head in (HEAD, CHEAP_HEAD)
     ]
     architecture = student.manifest.architecture
     fastest: list[dict[int, float]] = [{}, {}]

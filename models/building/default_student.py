@@ -40,41 +40,41 @@ def _sha256(file: Path | None) -> str:
     return "" if file is None else sha256_of([file])
 
 
-def find_student(environ: Mapping[str, str], report: Callable[[str], None]) -> Path:
+def find_student(environ: Mapping[str, str], report: Callable[[str], None], *, verify: bool = True) -> Path:
     """The folder of the default student; `report` gets a line before anything that takes long.
 
     A student that is damaged, of another version, or with other exits or another head than this package has is built
     again, and replaced only when the new one is complete. If it cannot be built, an old one that still opens is served.
-    Processes that start together build it once.
+    Processes that start together build it once. Without `verify` only missing and short files count as damage.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
     parts = _Parts(exits=_packaged("exits"), head=_packaged("head"), measured=_packaged_figures())
-    if _is_current(folder, parts):  # nothing to write: the cache may be read-only
+    if _is_current(folder, parts, verify):  # nothing to write: the cache may be read-only
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock")).acquire()
     except OSError as error:
-        _serve_unchanged(folder, error, report)
+        _serve_unchanged(folder, verify, error, report)
         return folder
     with lock:
-        _bring_up_to_date(folder, cache, parts, report)
+        _bring_up_to_date(folder, cache, parts, verify, report)
     return folder
 
 
-def _is_current(folder: Path, parts: _Parts) -> bool:
-    manifest = _opened(folder, lambda line: None)
+def _is_current(folder: Path, parts: _Parts, verify: bool) -> bool:
+    manifest = _opened(folder, verify, lambda line: None)
     if manifest is None or not parts.are_in(manifest):
         return False
     return (parts.measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
 
 
-def _serve_unchanged(folder: Path, error: OSError, report: Callable[[str], None]) -> None:
+def _serve_unchanged(folder: Path, verify: bool, error: OSError, report: Callable[[str], None]) -> None:
     """Raises: ConfigError when there is nothing to serve in a folder that cannot be written."""
-    if _opened(folder, report) is None:
+    if _opened(folder, verify, report) is None:
         raise _unwritable(folder, error) from error
     report(
         f"serving the {DEFAULT_MODEL} in {folder} as it is: it differs from this version's and cannot be replaced: "
@@ -89,8 +89,8 @@ def _unwritable(folder: Path, error: OSError) -> ConfigError:
     )
 
 
-def _bring_up_to_date(folder: Path, cache: Path, parts: _Parts, report: Callable[[str], None]) -> None:
-    manifest = _opened(folder, report)
+def _bring_up_to_date(folder: Path, cache: Path, parts: _Parts, verify: bool, report: Callable[[str], None]) -> None:
+    manifest = _opened(folder, verify, report)
     if manifest is not None and parts.are_in(manifest):
         _store_figures(folder, manifest, parts.measured, report)
         _store_sampling(folder, report)
@@ -201,12 +201,16 @@ def _packaged_figures() -> Measured | None:
         raise ConfigError(f"{file} cannot be read: {error}; install fenhe again, or remove the file") from error
 
 
-def _opened(folder: Path, report: Callable[[str], None]) -> Manifest | None:
-    """The manifest of a student that can be served; None when there is none."""
+def _opened(folder: Path, verify: bool, report: Callable[[str], None]) -> Manifest | None:
+    """The manifest of a student that can be served; None when there is none. Which precision will serve is not known
+    here, so every file must be whole."""
     if not (folder / MANIFEST_NAME).exists():
         return None
     try:
-        return Student.open(folder).manifest
+        student = Student.open(folder, verify=verify)
+        if verify:
+            student.verify()
+        return student.manifest
     except (ConfigError, WeightsError) as error:
         report(f"the student in {folder} cannot be used: {error}")
         return None

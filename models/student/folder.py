@@ -1,15 +1,15 @@
 """A student folder, opened: its manifest, tokenizer and files. Loads no weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
-from models.student.manifest import HeadKind, Manifest, read_manifest
-from models.tokenizer import Tokenizer
+from models.student.manifest import HeadKind, Manifest, Variant, read_manifest
+from models.student.verification import FileVerifier
+from models.tokenizer import TEMPLATE_NAME, TOKENIZER_FILES, Tokenizer
 
 HEAD = "head"
 CHEAP_HEAD = "cheap_head"
@@ -18,17 +18,24 @@ HEAD_STAGES: dict[HeadKind, str] = {"exact": HEAD, "cheap": CHEAP_HEAD}
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Student:
-    """An opened folder; `graph` and `embedding` name the files that an engine loads."""
+    """An opened folder; an engine loads `whole_graph` and `embedding`. `is_verified`: every file that is loaded was
+    compared with its checksum first."""
 
     folder: Path
     manifest: Manifest
     tokenizer: Tokenizer
+    is_verified: bool = True
+    _verifier: FileVerifier = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_verifier", FileVerifier(self.folder, self.manifest.files))
 
     @classmethod
-    def open(cls, folder: Path) -> "Student":
+    def open(cls, folder: Path, *, verify: bool = True) -> "Student":
         """Read the manifest and tokenizer, and check that every file is there in full.
 
-        Raises: ConfigError (no student folder, wrong manifest), WeightsError (a file is missing or cut short).
+        Raises: ConfigError (no student folder, wrong manifest), WeightsError (a file is missing or cut short, the
+        tokenizer is damaged).
         """
         manifest = read_manifest(folder)
         for entry in manifest.files:
@@ -39,30 +46,41 @@ class Student:
                 raise WeightsError(
                     f"{file} has {file.stat().st_size} bytes instead of {entry.size_bytes}; build the student again"
                 )
-        return cls(folder=folder, manifest=manifest, tokenizer=Tokenizer.load(folder))
+        if verify:
+            names = [name for name in TOKENIZER_FILES if name != TEMPLATE_NAME or (folder / name).exists()]
+            FileVerifier(folder, manifest.files).verify(names)
+        return cls(folder=folder, manifest=manifest, tokenizer=Tokenizer.load(folder), is_verified=verify)
 
-    def verify(self) -> None:
-        """Compare every file with its SHA-256; reads them all.
+    def verify(self, *, anew: bool = False) -> None:
+        """Compare every file with its SHA-256, also those that no precision here would load. Files that are known to
+        be whole are read again only `anew`.
 
         Raises: WeightsError that names the first file that differs.
         """
-        for entry in self.manifest.files:
-            if sha256_of([self.folder / entry.name]) != entry.sha256:
-                raise WeightsError(f"{self.folder / entry.name} is damaged; build the student again")
+        self._verifier.verify(anew=anew)
+
+    def whole_graph(self, variant: str, stage: str) -> Path:
+        """`graph`, after a look at its bytes and those of its weights.
+
+        Raises: ConfigError as `graph` does, WeightsError that names a damaged file.
+        """
+        graph = self.graph(variant, stage)
+        if self.is_verified:
+            self._verifier.verify([graph.relative_to(self.folder).as_posix()])
+            self._verifier.verify(self._named_in(graph))
+        return graph
+
+    def _named_in(self, graph: Path) -> list[str]:
+        """The files whose names a graph has in it: all that it reads its weights from."""
+        content = graph.read_bytes()
+        return [entry.name for entry in self.manifest.files if Path(entry.name).name.encode() in content]
 
     def graph(self, variant: str, stage: str) -> Path:
         """The graph file of a module, an exit, `head` or `cheap_head`.
 
         Raises: ConfigError for a precision that was not built, or that has no cheap head.
         """
-        try:
-            graphs = self.manifest.variant(variant)
-        except KeyError:
-            known = ", ".join(v.name for v in self.manifest.variants)
-            raise ConfigError(
-                f"student {self.manifest.name!r} has no precision {variant!r}, only {known}; "
-                "build it with `fenhe build --precision`"
-            ) from None
+        graphs = self._variant(variant)
         if stage == CHEAP_HEAD and graphs.cheap_head is None:
             raise ConfigError(
                 f"student {self.manifest.name!r} has no cheap head at precision {variant!r}; build it with "
@@ -72,6 +90,22 @@ class Student:
         return self.folder / (heads.get(stage) or graphs.stages[stage])
 
     def embedding(self, variant: str) -> npt.NDArray[np.float32]:
-        """The embedding table, mapped rather than read. Shapes: [vocab, hidden_size]."""
-        table: npt.NDArray[np.float32] = np.load(self.folder / self.manifest.variant(variant).embedding, mmap_mode="r")
+        """The embedding table, mapped rather than read. Shapes: [vocab, hidden_size].
+
+        Raises: ConfigError for a precision that was not built, WeightsError for a damaged file.
+        """
+        name = self._variant(variant).embedding
+        if self.is_verified:
+            self._verifier.verify([name])
+        table: npt.NDArray[np.float32] = np.load(self.folder / name, mmap_mode="r")
         return table
+
+    def _variant(self, variant: str) -> Variant:
+        try:
+            return self.manifest.variant(variant)
+        except KeyError:
+            known = ", ".join(v.name for v in self.manifest.variants)
+            raise ConfigError(
+                f"student {self.manifest.name!r} has no precision {variant!r}, only {known}; "
+                "build it with `fenhe build --precision`"
+            ) from None

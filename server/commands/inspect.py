@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.verify:
         from models.student.folder import Student
 
-        Student.open(arguments.folder).verify()
+        Student.open(arguments.folder).verify(anew=True)
         print("every file has the SHA-256 that the manifest names")
         return 0
     if arguments.json:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from models.student.folder import Student
 from models.student.manifest import MANIFEST_NAME, CheapHead, Variant, find_problems
+from tests.file_entries import entries_of
 
 NUM_EXACT = 24
 """Tokens below this one are exact."""
@@ -32,6 +33,8 @@ def with_cheap_head(student: Student, folder: Path) -> Student:
         variants=tuple(_add_head(folder, variant, manifest.architecture.vocab_size) for variant in manifest.variants),
         cheap_head=CheapHead(rank=4, num_frequent=NUM_EXACT, num_candidates=8, sha256="0" * 64),
     )
+    added = [entry for entry in entries_of(folder) if entry.name in {one.cheap_head for one in manifest.variants}]
+    manifest = msgspec.structs.replace(manifest, files=(*manifest.files, *added))
     assert find_problems(manifest) == []
     (folder / MANIFEST_NAME).write_bytes(msgspec.json.encode(manifest))
     return Student.open(folder)

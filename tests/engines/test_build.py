@@ -12,7 +12,7 @@ from engines.onnx.plan import PrecisionPlan
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
-from models.student.folder import Student
+from models.student.folder import HEAD, Student
 from tests.engines.cheap_heads import with_cheap_head
 from tests.models.greedy_text import NUM_TOKENS, chat_ids
 
@@ -74,9 +74,37 @@ def test_engine_on_a_damaged_graph_becomes_unhealthy_and_tells_its_waiters(
     sampling = SamplingParams(max_tokens=2)
     engine.submit(GenerationRequest(id="a", prompt_token_ids=(5,), path="full", sampling=sampling))
     engine.start(listener.publish)
-    assert "cannot be loaded" in str(listener.finish("a").error)
+    error = str(listener.finish("a").error)
+    assert "the student cannot be loaded" in error
+    assert graph.name not in error
     engine.stop(0)
-    assert not engine.status().is_healthy
+    status = engine.status()
+    assert not status.is_healthy
+    assert f"{graph} is damaged" in str(status.error_detail)
+    assert [path.is_servable for path in status.paths if path.is_default] == [False]
+
+
+def test_engine_loads_what_is_whole_before_it_finds_damage(tiny_source: Any, tmp_path: Path) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32", "w8a8"))
+    student = Student.open(tmp_path / "student")
+    for name in ("adapter.fp32.weights", "knowledge.w8a8.weights"):  # the second one is never loaded
+        file = student.folder / name
+        file.write_bytes(bytes(file.stat().st_size))
+    runner = build_runner(student, EngineConfig(precision="fp32", max_running=2))
+    *whole, damaged, _ = student.manifest.stage_order()
+    assert damaged == "adapter"
+    for stage in (HEAD, *whole):
+        runner.load(stage)
+    with pytest.raises(WeightsError, match=r"adapter\.fp32\.weights is damaged"):
+        runner.load(damaged)
+
+
+def test_build_refuses_an_embedding_that_is_damaged(tiny_source: Any, tmp_path: Path) -> None:
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    file = tmp_path / "student" / "embedding.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match=r"embedding\.npy is damaged.*fenhe build"):
+        build_engine(Student.open(tmp_path / "student"), EngineConfig(precision="fp32"))
 
 
 def test_build_refuses_wrong_settings_together(tiny_student: Any) -> None:

@@ -1,5 +1,6 @@
 """The default student is pulled and built once, with the exits that are in the package."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,12 @@ from models.sources.fetch import WHEELS
 from models.sources.source import open_source
 from models.student.manifest import CheapHead, Measured, PathFigures, Quality, read_manifest, write_manifest
 from tests.disk_faults import refuse_writes
+from tests.file_entries import entries_of
 from tests.models.exit_files import write_tiny_exits
 from tests.server.conftest import make_manifest, make_tokenizer
+
+WEIGHTS = bytes(100)
+"""Of a precision that is not the one served."""
 
 
 @dataclass(slots=True)
@@ -53,8 +58,11 @@ class Cache:
         out.mkdir(parents=True)
         digest = sha256_of([exits]) if exits else ""
         made = None if head is None else CheapHead(rank=4, num_frequent=2, num_candidates=2, sha256=sha256_of([head]))
-        write_manifest(out, msgspec.structs.replace(make_manifest(), exits_sha256=digest, cheap_head=made))
         make_tokenizer().save(out)
+        (out / "int4.weights").write_bytes(WEIGHTS)
+        files = entries_of(out)
+        manifest = msgspec.structs.replace(make_manifest(), exits_sha256=digest, cheap_head=made, files=files)
+        write_manifest(out, manifest)
 
 
 @pytest.fixture
@@ -286,4 +294,46 @@ def test_default_student_that_cannot_be_written_names_the_folder_and_the_fix(cac
         cache.find()
     for part in (str(cache.folder / "students" / "smollm2-135m"), "Read-only", "FENHE_CACHE", "--student"):
         assert part in caught.value.message
+    assert cache.calls == []
+
+
+def damage(folder: Path) -> None:
+    (folder / "int4.weights").write_bytes(bytes(99) + b"x")
+
+
+def test_default_student_that_is_damaged_is_built_again(cache: Cache) -> None:
+    folder = cache.find()
+    damage(folder)
+    del cache.lines[:], cache.calls[:]
+    assert cache.find() == folder
+    assert cache.calls == ["pull smollm2-135m", "build model.gguf"]
+    assert f"{folder / 'int4.weights'} is damaged" in cache.lines[0]
+    assert (folder / "int4.weights").read_bytes() == WEIGHTS
+    del cache.lines[:], cache.calls[:]
+    cache.find()
+    assert (cache.lines, cache.calls) == ([], [])
+
+
+@pytest.mark.parametrize("is_writable", [False, True])
+def test_default_student_that_is_damaged_is_not_served_where_none_can_be_built(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, is_writable: bool
+) -> None:
+    def pull(name: str, folder: Path, **options: Any) -> Path:
+        raise ConfigError("no network")
+
+    damage(cache.find())
+    monkeypatch.setattr(models.building.default_student, "pull", pull)
+    with (
+        contextlib.nullcontext() if is_writable else refuse_writes(cache.folder),
+        pytest.raises(ConfigError, match="no network" if is_writable else "holds no complete student"),
+    ):
+        cache.find()
+    assert any("int4.weights is damaged" in line for line in cache.lines)
+
+
+def test_default_student_is_not_read_where_verification_is_off(cache: Cache) -> None:
+    folder = cache.find()
+    damage(folder)
+    del cache.calls[:]
+    assert find_student({"FENHE_CACHE": str(cache.folder)}, cache.lines.append, verify=False) == folder
     assert cache.calls == []

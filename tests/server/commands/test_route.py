@@ -12,6 +12,7 @@ from server.commands import route
 from server.commands.cli import main
 from server.commands.route import idle_state, show
 from server.wire.status import RouteReply, TargetReply
+from tests.file_entries import entries_of
 from tests.server.conftest import Served, WordClassifier, make_manifest, make_tokenizer
 
 REPLY = RouteReply(
@@ -56,7 +57,7 @@ def test_route_json_is_the_answer_itself() -> None:
 
 def make_folder(folder: Path) -> Path:
     make_tokenizer().save(folder)
-    write_manifest(folder, make_manifest())
+    write_manifest(folder, msgspec.structs.replace(make_manifest(), files=entries_of(folder)))
     return folder
 
 
