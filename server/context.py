@@ -165,7 +165,7 @@ def make_context(
         router=router,
         metrics=metrics,
         cache=cache,
-        opener=opener or make_opener(config.engine),
+        opener=opener or make_opener(config.engine, verify=config.verify_students),
         keyring=Keyring(load_keys(config.keys) if keys is None else keys),
         draft_config=draft_config,
         leaving=leaving,

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     report = logging.getLogger("fenhe").info if is_json else _report
     _survive_hangup(report)
     with open_socket(config) as listener:
-        opener = make_opener(config.engine, lambda: find_student(os.environ, report=report))
+        find_default = partial(find_student, os.environ, report, verify=config.verify_students)
+        opener = make_opener(config.engine, find_default, verify=config.verify_students)
         classifier = load_classifier(config.router)
         students = open_all(config.student, opener)
         context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, draft_config=draft)

@@ -178,6 +178,13 @@ class ServerConfig:
             "what its model's authors recommend"
         ),
     ] = True
+    verify_students: Annotated[
+        bool,
+        Meta(
+            description="whether a student's files are compared with their SHA-256 before they are loaded; what has "
+            "not changed since is not read again"
+        ),
+    ] = True
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="the least serious lines that are logged")
     ] = "info"

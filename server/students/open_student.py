@@ -31,8 +31,9 @@ Opener = Callable[[StudentConfig], Opened]
 """Slow: reads files and may measure. Raises: ConfigError, WeightsError."""
 
 
-def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = None) -> Opener:
-    """An opener of student folders; `find_default` gives the folder of a student that names none."""
+def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = None, *, verify: bool = True) -> Opener:
+    """An opener of student folders; `find_default` gives the folder of a student that names none. `verify`: files are
+    compared with their checksums before they are loaded."""
 
     def open_student(config: StudentConfig) -> Opened:
         from engines.build import build_engine
@@ -41,7 +42,7 @@ def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = 
         folder = config.folder or (find_default() if find_default is not None else None)
         if folder is None:
             raise ConfigError("a student needs its `folder`")
-        student = Student.open(folder)
+        student = Student.open(folder, verify=verify)
         return Opened(
             name=config.name or student.manifest.name,
             student=student,

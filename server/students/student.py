@@ -69,6 +69,9 @@ class Student(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
+    @property
+    def is_verified(self) -> bool: ...
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ServedStudent(Member):
@@ -128,9 +131,14 @@ class ServedStudent(Member):
     @property
     def digest(self) -> str:
         """Changes with anything that answers depend on, their head apart: files, cut, trained exits, precision,
-        version."""
+        version.
+
+        Of a verified student the checksums in the manifest are those of what it has loaded. One that is not may answer
+        from other files than its manifest says, so it has a digest of its own.
+        """
         if self._digest is None:
-            facts = [msgspec.json.encode(self.manifest), self.fixed.variant.encode(), self.version.encode()]
+            verified = b"verified" if self.student.is_verified else b"not verified"
+            facts = [msgspec.json.encode(self.manifest), self.fixed.variant.encode(), self.version.encode(), verified]
             self._digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
         return self._digest
 

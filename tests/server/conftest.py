@@ -47,6 +47,7 @@ class TinyStudent:
     folder: Path
     manifest: Manifest
     tokenizer: StudentTokenizer
+    is_verified: bool = True
 
 
 def make_manifest(name: str = STUDENT) -> Manifest:

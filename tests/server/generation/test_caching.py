@@ -658,14 +658,18 @@ def test_replicas_share_answers_and_outlive_their_store(student: TinyStudent, tm
         assert num_asked(two) == 4
 
 
-@pytest.mark.parametrize("change", ["version", "source_sha256", "exits_sha256", "variants"])
+@pytest.mark.parametrize("change", ["version", "source_sha256", "exits_sha256", "variants", "files", "is_verified"])
 def test_digest_of_a_student_changes_with_what_answers_depend_on(start: Start, change: str) -> None:
     served = start().student
     before = served.digest
     if change == "version":
         other = dataclasses.replace(served, version="another")
+    elif change == "is_verified":
+        assert isinstance(served.student, TinyStudent)
+        other = dataclasses.replace(served, student=dataclasses.replace(served.student, is_verified=False))
     else:
-        manifest = msgspec.structs.replace(served.manifest, **{change: ("1",) if change == "variants" else "1"})
+        value = ("1",) if change in ("variants", "files") else "1"
+        manifest = msgspec.structs.replace(served.manifest, **{change: value})
         student = TinyStudent(folder=served.student.folder, manifest=manifest, tokenizer=make_tokenizer())
         other = dataclasses.replace(served, student=student)
     assert other.digest != before
