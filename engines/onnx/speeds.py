@@ -34,7 +34,9 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
     machine = f"{processor}, {num_threads} threads, onnxruntime {ort.__version__}"
     kept = read_speeds(student.folder)
     known = dict(kept.variants) if kept is not None and kept.machine == machine else {}
-    missing = [variant for variant in variants if variant not in known or _lacks_heads(student, variant, known)]
+    missing = [
+        variant for variant in variants if variant not in known or not _is_complete(student, variant, known[variant])
+    ]
     if missing:
         logger.info("measuring speeds precisions=%s: once on this machine, takes some seconds", ",".join(missing))
     for variant in missing:
@@ -47,9 +49,11 @@ def speeds_of(student: Student, variants: Sequence[str], num_threads: int, libra
     return {variant: known[variant] for variant in variants}
 
 
-def _lacks_heads(student: Student, variant: str, known: dict[str, Speeds]) -> bool:
-    """Whether it was measured before it had a cheap head."""
-    return "cheap" in student.manifest.heads_at(variant) and not known[variant].cheap_head_s
+def _is_complete(student: Student, variant: str, speeds: Speeds) -> bool:
+    """Whether all was measured that is now: another version of fenhe, and before there was a cheap head, measured
+    something else."""
+    heads = (speeds.exact_head_s, speeds.cheap_head_s) if "cheap" in student.manifest.heads_at(variant) else ()
+    return set(speeds.decode_step_s) == set(DECODE_ROWS) and all(set(times) == set(HEAD_ROWS) for times in heads)
 
 
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from models.bounds import Seconds
 from models.file_writing import write_whole
 
 SPEEDS_NAME = "speeds.json"
@@ -15,10 +16,10 @@ class Speeds(msgspec.Struct, frozen=True, kw_only=True):
     `exact_head_s` and `cheap_head_s` are the heads alone by number of rows, where the variant has a cheap one.
     """
 
-    decode_step_s: dict[int, float]
-    prefill_token_s: float
-    exact_head_s: dict[int, float] = {}
-    cheap_head_s: dict[int, float] = {}
+    decode_step_s: dict[int, Seconds]
+    prefill_token_s: Seconds
+    exact_head_s: dict[int, Seconds] = {}
+    cheap_head_s: dict[int, Seconds] = {}
 
     def decode_token_s(self, num_rows: int) -> float:
         """Per token at the measured row count nearest to `num_rows`."""
@@ -37,7 +38,7 @@ def read_speeds(folder: Path) -> SpeedFile | None:
     """The speeds kept in a student folder; None when there are none that can be read."""
     try:
         return msgspec.json.decode((folder / SPEEDS_NAME).read_bytes(), type=SpeedFile)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from engines.onnx import speeds
 from models.student.folder import Student
-from models.student.speeds import SPEEDS_NAME, SpeedFile, Speeds, read_speeds
+from models.student.speeds import SPEEDS_NAME, SpeedFile, Speeds
 from tests.engines.onnx.test_precision_choice import MEASURED, speed
 
 
@@ -54,9 +54,36 @@ def test_speeds_that_are_measured_are_announced_and_those_that_are_kept_are_not(
     assert "int8,w8a8: once on this machine" in caplog.text
 
 
-def test_speeds_of_a_damaged_file_are_measured_again(tmp_path: Path) -> None:
-    (tmp_path / SPEEDS_NAME).write_text("{")
-    assert read_speeds(tmp_path) is None
+DAMAGES = {
+    "cut": ("{", ""),
+    "nested": ("{", "[" * 100_000),
+    "zero": ('"prefill_token_s": 0.001', '"prefill_token_s": 0.0'),
+    "negative": ('"1": 0.01', '"1": -0.01'),
+    "infinite": ('"1": 0.01', '"1": 1e999'),
+    "other rows": ('"32":', '"33":'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_speeds_of_a_damaged_file_are_measured_again(
+    tiny_student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: tuple[str, str]
+) -> None:
+    original = tiny_student("llama").student
+    student = Student(folder=tmp_path, manifest=original.manifest, tokenizer=original.tokenizer)
+    measured: list[str] = []
+
+    def measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
+        measured.append(variant)
+        return MEASURED[variant]
+
+    monkeypatch.setattr(speeds, "_measure", measure)
+    speeds.speeds_of(student, ["fp32"], 2, None)
+    file = tmp_path / SPEEDS_NAME
+    damaged = file.read_text().replace(*damage, 1)
+    assert damaged != file.read_text()
+    file.write_text(damaged)
+    assert speeds.speeds_of(student, ["fp32"], 2, None) == {"fp32": MEASURED["fp32"]}
+    assert measured == ["fp32", "fp32"]
 
 
 def test_speeds_where_nothing_can_be_written_are_still_given(
