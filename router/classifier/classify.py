@@ -3,6 +3,7 @@
 A decision is a sum of integers, so it is the same on every machine; only its last step is in floating point.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from router.tasks import GENERAL, SUBJECTS, TASKS, Task
 FORMAT_VERSION = 1
 SHIPPED = Path(__file__).parents[1] / "data" / "classifier.safetensors"
 METADATA_KEY = "fenhe"
+CHECKSUM = "sha256"
+"""A tensor, since the order in which metadata is written is not fixed: training gives the same bytes every time."""
 MAX_CONTEXT_TURNS = 3
 """How many earlier turns count, of the user and of the system each."""
 
@@ -159,12 +162,15 @@ def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
         with safe_open(str(file), framework="numpy") as stored:
             text = (stored.metadata() or {}).get(METADATA_KEY)
             weights = stored.get_tensor("weights")
+            stated = stored.get_tensor(CHECKSUM) if CHECKSUM in stored.keys() else None  # noqa: SIM118 - no mapping
     except FileNotFoundError:
         raise ConfigError(f"there is no classifier at {file}; {remedy}") from None
     except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a type numpy lacks
         raise ConfigError(f"{file} is not a classifier: {error}; {remedy}") from error
     if text is None:
         raise ConfigError(f"{file} is not a classifier: it has no settings; {remedy}")
+    if stated is not None and stated.tobytes() != checksum(text, weights).tobytes():
+        raise ConfigError(f"{file} is damaged: its settings and weights have another SHA-256 than it says; {remedy}")
     try:
         settings = msgspec.json.decode(text, type=Settings)
     except msgspec.DecodeError as error:
@@ -173,6 +179,11 @@ def read_classifier(file: Path) -> tuple[Settings, npt.NDArray[np.int8]]:
     if problems:
         raise ConfigError(f"{file}: {'; '.join(problems)}; {remedy}")
     return settings, weights
+
+
+def checksum(settings: str, weights: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """The SHA-256 that a file has of its settings and weights; earlier versions of fenhe wrote none. Shapes: [32]."""
+    return np.frombuffer(hashlib.sha256(settings.encode() + weights.tobytes()).digest(), np.uint8)
 
 
 def find_problems(settings: Settings, weights: npt.NDArray[np.generic]) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from models.errors import ConfigError
 from models.file_writing import write_whole
-from router.classifier.classify import FORMAT_VERSION, METADATA_KEY, Settings
+from router.classifier.classify import CHECKSUM, FORMAT_VERSION, METADATA_KEY, Settings, checksum
 from router.classifier.features import read_features
 from router.tasks import GENERAL, TASKS
 from router.training.augment import Variation
@@ -202,4 +202,5 @@ def write_classifier(out: Path, model: LinearModel, calibration: Calibration, co
         trained_on=digest,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, save({"weights": weights}, {METADATA_KEY: msgspec.json.encode(settings).decode()}))
+    text = msgspec.json.encode(settings).decode()
+    write_whole(out, save({"weights": weights, CHECKSUM: checksum(text, weights)}, {METADATA_KEY: text}))

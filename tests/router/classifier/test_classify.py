@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from models.errors import ConfigError
-from router.classifier.classify import NOTHING, SHIPPED, TaskClassifier, find_problems, read_classifier
+from router.classifier.classify import CHECKSUM, NOTHING, SHIPPED, TaskClassifier, find_problems, read_classifier
 from router.classifier.features import read_features
 from router.conversation import Conversation
 from router.decision import TaskScores
@@ -274,6 +275,20 @@ def stored(dtype: str, num_bytes: int) -> bytes:
     metadata = {"fenhe": msgspec.json.encode(classifier_settings()).decode()}
     header = json.dumps({"__metadata__": metadata, "weights": tensor}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(num_bytes * 5 << NUM_BITS)
+
+
+def test_shipped_file_has_a_checksum_and_one_of_an_earlier_version_is_read_without(tmp_path: Path) -> None:
+    with safe_open(str(SHIPPED), framework="numpy") as stored:
+        assert CHECKSUM in stored.keys()  # noqa: SIM118
+    file = tmp_path / "damaged.safetensors"
+    content = bytearray(SHIPPED.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_classifier(file)
+    read_settings, weights = read_classifier(SHIPPED)
+    write_file(file, read_settings, weights)
+    assert read_classifier(file)[0] == read_settings
 
 
 @pytest.mark.parametrize(

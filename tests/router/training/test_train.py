@@ -84,6 +84,29 @@ def test_trained_file_is_a_classifier_that_knows_its_rows(trained: tuple[Trained
     assert classifier.classify_text("写一首关于大海的诗").task == "creative"
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.999])
+def test_trained_file_with_a_flipped_bit_is_damaged(
+    trained: tuple[Trained, Path, list[str]], tmp_path: Path, place: float
+) -> None:
+    data = bytearray(trained[1].read_bytes())
+    data[int(len(data) * place)] ^= 1
+    file = tmp_path / "flipped.safetensors"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"{file} is damaged: .*fenhe router train"):
+        read_classifier(file)
+
+
+def test_trained_file_whose_settings_were_edited_is_damaged(
+    trained: tuple[Trained, Path, list[str]], tmp_path: Path
+) -> None:
+    data = trained[1].read_bytes()
+    file = tmp_path / "edited.safetensors"
+    file.write_bytes(data.replace(rb"\"scale\":0.0", rb"\"scale\":9.0", 1))
+    assert file.read_bytes() != data
+    with pytest.raises(ConfigError, match="is damaged"):
+        read_classifier(file)
+
+
 def test_trained_file_has_the_context_weights_of_the_configuration(trained: tuple[Trained, Path, list[str]]) -> None:
     settings, _ = read_classifier(trained[1])
     wanted = TrainConfig()
