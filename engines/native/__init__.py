@@ -36,23 +36,32 @@ from functools import cache
 from pathlib import Path
 
 from engines.native.build import BuildError, build_library, find_library
-from engines.native.check import find_fault
+from engines.native.check import find_fault, is_damaged
+from models.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
 
 @cache
 def library_path(cache_folder: Path) -> Path | None:
-    """The library for `SessionOptions.register_custom_ops_library`, compiled and tried once per machine.
+    """The library for `SessionOptions.register_custom_ops_library`, compiled and tried once per machine, and again when
+    it was damaged since.
 
     None, with one logged reason, where there is no compiler or the trial failed: serve with stock operators.
     """
     try:
-        library = find_library(cache_folder) or build_library(cache_folder)
+        library = find_library(cache_folder)
+        if library is not None and library.parent == cache_folder and is_damaged(library, cache_folder):
+            logger.warning("native operators damaged library=%s: compiled again", library)
+            library = None
+        library = library or build_library(cache_folder)
+        fault = find_fault(library, cache_folder)
     except BuildError as error:
         logger.info("native operators unavailable reason=%s", error)
         return None
-    fault = find_fault(library, cache_folder)
+    except OSError as error:
+        logger.warning("native operators unavailable reason=%s", reason_of(error))
+        return None
     if fault is not None:
         logger.warning("native operators rejected library=%s reason=%s", library, fault)
         return None

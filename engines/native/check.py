@@ -7,7 +7,9 @@ from pathlib import Path
 
 import onnxruntime
 
+from models.checksums import sha256_of
 from models.errors import reason_of
+from models.file_writing import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +17,11 @@ TRIAL_TIMEOUT_S = 120.0
 
 
 def find_fault(library: Path, cache_folder: Path) -> str | None:
-    """Why the library must not be used, or None. A success is remembered per release of onnxruntime."""
-    passed = cache_folder / f"{library.name}.passed-{onnxruntime.__version__}"
-    if passed.exists():
+    """Why the library must not be used, or None. A success is remembered for these bytes and this release of
+    onnxruntime."""
+    passed = _passed_file(library, cache_folder)
+    sha256 = sha256_of([library])
+    if _read(passed) == sha256:
         return None
     command = [sys.executable, "-m", "engines.native.trial", str(library)]
     try:
@@ -28,7 +32,22 @@ def find_fault(library: Path, cache_folder: Path) -> str | None:
         return f"the trial ended with {trial.returncode}: {trial.stderr.strip()[-500:]}"
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        passed.touch()
+        write_whole(passed, sha256.encode())
     except OSError as error:
         logger.info("trial not remembered reason=%r: it runs again at every start", reason_of(error))
     return None
+
+
+def is_damaged(library: Path, cache_folder: Path) -> bool:
+    """Whether other bytes of the same name passed here: the trial does not run all there is, so that cannot tell."""
+    passed = _read(_passed_file(library, cache_folder))
+    return bool(passed) and passed != sha256_of([library])
+
+
+def _passed_file(library: Path, cache_folder: Path) -> Path:
+    """Holds the SHA-256 of the library that passed; nothing if an earlier version of fenhe wrote it."""
+    return cache_folder / f"{library.name}.passed-{onnxruntime.__version__}"
+
+
+def _read(passed: Path) -> str:
+    return passed.read_text(encoding="utf-8", errors="replace") if passed.exists() else ""

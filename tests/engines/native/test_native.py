@@ -1,5 +1,6 @@
 """The compiled operators: right against numpy and stock operators, and bit-identical whatever runs beside them."""
 
+import errno
 import logging
 import os
 import platform
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -437,6 +438,106 @@ def test_a_library_that_fails_its_trial_is_rejected(
     assert library_path(tmp_path / "cache") is None
     assert "rejected" in caplog.text
     library_path.cache_clear()
+
+
+@dataclass(slots=True)
+class Trials:
+    """A cache in which `compiled` libraries pass their trial unless they are damaged."""
+
+    folder: Path
+    done: list[str] = field(default_factory=list)
+
+    def compile(self, folder: Path) -> Path:
+        self.done.append("compile")
+        self.library.parent.mkdir(exist_ok=True)
+        self.library.write_bytes(b"whole")
+        return self.library
+
+    def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        self.done.append("trial")
+        is_good = Path(command[-1]).read_bytes() in (b"whole", b"other")
+        return subprocess.CompletedProcess([], 0 if is_good else 1, stderr="wrong")
+
+    @property
+    def library(self) -> Path:
+        return self.folder / build.library_name()
+
+    def start(self) -> tuple[Path | None, list[str]]:
+        """What the next process uses, and what it does for it."""
+        self.done.clear()
+        library_path.cache_clear()
+        try:
+            return library_path(self.folder), list(self.done)
+        finally:
+            library_path.cache_clear()
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trials:
+    trials = Trials(tmp_path / "cache")
+    (tmp_path / "package").mkdir()
+    monkeypatch.setattr(build, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr("engines.native.build_library", trials.compile)
+    monkeypatch.setattr("subprocess.run", trials.run)
+    return trials
+
+
+def test_a_library_is_tried_once(trials: Trials) -> None:
+    assert trials.start() == (trials.library, ["compile", "trial"])
+    assert trials.start() == (trials.library, [])
+
+
+def test_a_library_that_was_damaged_is_compiled_again(trials: Trials, caplog: pytest.LogCaptureFixture) -> None:
+    """Whether or not the trial would notice."""
+    trials.start()
+    trials.library.write_bytes(b"other")
+    assert trials.start() == (trials.library, ["compile"])
+    assert trials.library.read_bytes() == b"whole"
+    assert "operators damaged" in caplog.text
+    assert trials.start() == (trials.library, [])
+
+
+def test_a_damaged_library_is_not_used_where_none_can_be_compiled(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> Path:
+        raise BuildError("no C compiler")
+
+    trials.start()
+    trials.library.write_bytes(b"other")
+    monkeypatch.setattr("engines.native.build_library", refuse)
+    assert trials.start() == (None, [])
+
+
+def test_another_library_that_came_with_the_package_is_tried(trials: Trials) -> None:
+    trials.start()
+    shipped = build.PACKAGE / build.library_name()
+    shipped.write_bytes(b"other")
+    assert trials.start() == (shipped, ["trial"])
+    assert trials.start() == (shipped, [])
+
+
+def test_a_library_that_fails_its_first_trial_is_not_compiled_again(trials: Trials) -> None:
+    trials.folder.mkdir()
+    trials.library.write_bytes(b"damaged")
+    assert trials.start() == (None, ["trial"])
+
+
+def test_a_library_that_cannot_be_read_is_not_used(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(files: list[Path]) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    trials.start()
+    monkeypatch.setattr("engines.native.check.sha256_of", fail)
+    assert trials.start() == (None, [])
+
+
+def test_a_library_of_an_earlier_version_is_tried_once_more(trials: Trials) -> None:
+    trials.start()
+    (mark,) = trials.folder.glob("*.passed-*")
+    mark.write_bytes(b"")
+    assert trials.start() == (trials.library, ["trial"])
+    assert trials.start() == (trials.library, [])
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="one variant elsewhere")
