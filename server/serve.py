@@ -1,7 +1,7 @@
 """Running a server: listening, signals, and an orderly stop.
 
 First SIGTERM or SIGINT: the server is no longer ready, refuses new work, lets running requests finish within the grace
-period, and exits with 0. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
+period, and exits with 0 at most two seconds after that, whatever clients do. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
 """
 
 import asyncio
@@ -25,8 +25,9 @@ from server.lifecycle.reload import reload
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
-LAST_BYTES_S = 5
-"""How long connections may take to close once every answer was written."""
+LAST_BYTES_S = 0.8
+"""How long clients may take to read what is left once the engines have stopped, and again once connections are asked to
+close. Together less than the two seconds that the server has after the grace period."""
 
 
 class Server(uvicorn.Server):
@@ -81,6 +82,21 @@ class Server(uvicorn.Server):
             await self._wait_idle(LAST_BYTES_S)
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the connections; those of clients that do not read, or have not sent their request, are cut off."""
+        cut_off = asyncio.get_running_loop().call_later(LAST_BYTES_S, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut_off.cancel()
+
+    def _cut_off(self) -> None:
+        """Their requests end as they do when a client goes away."""
+        transports = [connection.transport for connection in self.server_state.connections]
+        logger.warning("cutting off connections=%d", len(transports))
+        for transport in transports:
+            transport.abort()
+
     async def _wait_idle(self, limit_s: float) -> None:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + limit_s
@@ -100,7 +116,7 @@ def uvicorn_config(context: Context) -> uvicorn.Config:
         access_log=config.access_log,
         server_header=False,
         timeout_keep_alive=config.keep_alive_s,
-        timeout_graceful_shutdown=LAST_BYTES_S,
+        timeout_graceful_shutdown=None,  # `Server.shutdown` has a bound of its own
     )
 
 

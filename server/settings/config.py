@@ -156,7 +156,10 @@ class ServerConfig:
             extra={"unset": "the default student"},
         ),
     ] = (StudentConfig(),)
-    grace_s: Annotated[float, Meta(ge=0.0, description="seconds that running requests may take after SIGTERM")] = 30.0
+    grace_s: Annotated[
+        float,
+        Meta(ge=0.0, description="seconds that running requests may take after SIGTERM; the process ends 2 s later"),
+    ] = 25.0
     keep_alive_s: Annotated[
         Positive, Meta(description="seconds that an idle connection stays open between requests")
     ] = 5

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.server.conftest import events_of, until
@@ -112,6 +113,26 @@ def test_a_schema_that_is_compiled_ends_with_the_server(signum: signal.Signals) 
         else:
             with pytest.raises(httpx.TransportError):
                 asked.result()
+
+
+def test_clients_that_do_not_read_or_send_cannot_hold_the_server_up() -> None:
+    """One never reads its stream, one never sends the body that it has announced, one stays silent."""
+    with run(grace_s=0.2) as running:
+        host, port = running.http.base_url.host, running.http.base_url.port
+        stuck = [socket.create_connection((host, port)) for _ in range(3)]
+        stuck[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        body = msgspec.json.encode(BODY | {"max_tokens": 4000})
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        stuck[0].sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        stuck[1].sendall(head + b"content-length: 100\r\n\r\n{")
+        assert until(lambda: running.status("/health") == 200)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(10) == 0
+        _, log = running.process.communicate()
+        assert "cutting off connections=" in log
+        assert "Traceback" not in log
+        for client in stuck:
+            client.close()
 
 
 def test_second_signal_ends_at_once() -> None:
