@@ -1,7 +1,8 @@
 """Running a server: listening, signals, and an orderly stop.
 
 First SIGTERM or SIGINT: the server is no longer ready, refuses new work, lets running requests finish within the grace
-period, and exits with 0 at most two seconds after that, whatever clients do. Second: the process ends at once, by that signal. SIGHUP: settings and keys are read again.
+period, and exits with 0 at most two seconds after that, whatever clients do. Second: the process ends at once, by that
+signal. SIGHUP: settings and keys are read again.
 """
 
 import asyncio
