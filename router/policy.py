@@ -321,7 +321,8 @@ def choose_path(
     task, `language` that of its text, None where it has none."""
     full = student.manifest.full_path.name
     if preferences.path is not None:
-        return PathChoice(path=preferences.path, head=student.head, reason=Reason.WISHED_PATH)
+        head: HeadKind = "exact" if preferences.quality is Quality.FULL else student.head
+        return PathChoice(path=preferences.path, head=head, reason=Reason.WISHED_PATH)
     if preferences.quality is Quality.FULL:
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
     ladder = Ladder(student, task, config.min_retention.get(task, 0.0), language)

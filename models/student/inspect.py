@@ -9,7 +9,7 @@ from models.architecture import Architecture
 from models.graphs.precisions import PRECISIONS
 from models.sampling import RecommendedSampling
 from models.student.folder import Student
-from models.student.manifest import Exit, Manifest, StudentPath
+from models.student.manifest import CheapHead, Exit, Manifest, StudentPath
 from models.student.speeds import Speeds, read_speeds
 
 MIB = 1 << 20
@@ -40,9 +40,13 @@ def _lines(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield from ("", "paths")
     for path in manifest.paths:
         yield f"  {path.name:<14} {_path(manifest, path)}"
-    yield f"  tasks: {', '.join(f'{task} -> {path}' for task, path in manifest.tasks.items())}"
+    yield f"  shallowest by task: {', '.join(f'{task} -> {path}' for task, path in manifest.tasks.items())}"
+    if manifest.cheap_head is not None:
+        yield f"  {_cheap_head(manifest.cheap_head)}"
     yield from ("", "precisions")
     yield from _precisions(manifest, folder)
+    yield from ("", "verdicts, fidelity / the field's, by task (docs/evaluation.md)")
+    yield from _verdicts(manifest)
     yield from ("", "measured quality")
     if not manifest.quality:
         yield "  nothing measured"
@@ -65,6 +69,22 @@ def _sampling(sampling: RecommendedSampling | None) -> str:
     given = {} if sampling is None else msgspec.structs.asdict(sampling)
     named = [f"{name} {value:g}" for name, value in given.items() if value is not None]
     return ", ".join(named) or "none"
+
+
+def _cheap_head(head: CheapHead) -> str:
+    exact = f"{head.num_frequent} frequent tokens and at most {head.num_candidates} others exact"
+    return f"cheap head: rank {head.rank}, {exact}"
+
+
+def _verdicts(manifest: Manifest) -> Iterator[str]:
+    if not manifest.figures:
+        yield "  nothing measured"
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for one in manifest.figures:
+        said = f"{one.task} {one.verdict_fidelity} / {one.verdict_field}"
+        rows.setdefault((one.path, one.head, one.variant), []).append(said)
+    for (path, head, variant), tasks in rows.items():
+        yield f"  {path:<14} {head:<6} {variant:<12} {', '.join(tasks)}"
 
 
 def _exits_title(manifest: Manifest) -> str:

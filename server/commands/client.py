@@ -67,7 +67,7 @@ def headers(api_key: str | None) -> dict[str, str]:
 
 def connection_failure(url: str, error: Exception) -> Unavailable:
     if isinstance(error, ConnectionRefusedError):
-        return Unavailable(f"no server answers at {url}; start one with `fenhe serve`")
+        return Unavailable(f"no server answers at {url}; start one with `fenhe serve`, or name another with --url")
     return Unavailable(f"the connection to {url} failed: {error or type(error).__name__}")
 
 

@@ -194,6 +194,11 @@ def test_named_path_is_taken_with_the_head_that_serves(serving: HeadKind, path: 
     assert place(found) == (path, serving, Reason.WISHED_PATH)
 
 
+def test_named_path_has_the_exact_head_where_full_quality_is_asked_for() -> None:
+    found = route([cheap(measured_manifest("full:good"))], path="full", quality=FULL)
+    assert place(found) == ("full", "exact", Reason.WISHED_PATH)
+
+
 @pytest.mark.parametrize(
     ("language", "measured", "preferences", "expected"),
     [
