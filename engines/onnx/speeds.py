@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 DECODE_ROWS = (1, 4, 32)
 HEAD_ROWS = (1, 8, 32)
-HEAD_RUNS = 30
+HEAD_RUNS = 60
 PREFILL_TOKENS = 256
 POSITION = 100
 NUM_RUNS = 5
