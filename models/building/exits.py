@@ -21,12 +21,11 @@ from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import replacing
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT
-from models.sampling import RecommendedSampling
+from models.sources.derived_source import DerivedSource
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource, expected_shapes
 from models.student.cut import FULL_PATH, TASKS, full_path, own_end, stacked
 from models.student.manifest import DepthRule, Exit, Layout, Record, StudentPath, layout_problems
-from models.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe"
@@ -236,34 +235,18 @@ class Exits:
             raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
 
 
-class ExitSource:
+class ExitSource(DerivedSource):
     """A `ModelSource` whose layers are an exit's blocks, and whose other tensors are those of the base model."""
 
     def __init__(self, exits: Exits, exit: PlannedExit, base: ModelSource) -> None:
+        super().__init__(base, msgspec.structs.replace(base.architecture, num_layers=exit.num_blocks), exits.file)
         self._exits = exits
         self._exit = exit
-        self._base = base
         self._own = _shapes(exit, base.architecture)
-        self.architecture: Architecture = msgspec.structs.replace(base.architecture, num_layers=exit.num_blocks)
 
     @property
     def name(self) -> str:
         return f"{self._base.name} {self._exit.name}"
-
-    @property
-    def licence(self) -> str:
-        return self._base.licence
-
-    @property
-    def sampling(self) -> RecommendedSampling | None:
-        return self._base.sampling
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (*self._base.files, self._exits.file)
-
-    def sha256(self) -> str:
-        return sha256_of(self.files)
 
     def tensor_names(self) -> frozenset[str]:
         shared = (name for name in self._base.tensor_names() if not name.startswith("model.layers."))
@@ -277,9 +260,6 @@ class ExitSource:
         if name in self._own:
             return self._exits.read(_stored(self._exit, name))
         return self._base.read(self._shared(name))
-
-    def tokenizer(self) -> Tokenizer:
-        return self._base.tokenizer()
 
     def _shared(self, name: str) -> str:
         """The name, unless it is of a layer: a layer of the base would be mistaken for a block of the exit."""

@@ -24,11 +24,10 @@ from models.file_writing import write_whole
 from models.graphs.cheap_head import HEAD_BIAS, HEAD_PREVIEW, Candidates
 from models.graphs.decoder_graph import head_weight
 from models.graphs.rotate import HEAD_PROJECT
-from models.sampling import RecommendedSampling
+from models.sources.derived_source import DerivedSource
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource
 from models.student.manifest import CheapHead, Record
-from models.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe_head"
@@ -169,32 +168,12 @@ class HeadFile:
         return HeadSource(self, base)
 
 
-class HeadSource:
+class HeadSource(DerivedSource):
     """A `ModelSource` that adds `HEAD_PROJECT`, `HEAD_PREVIEW` and `HEAD_BIAS` to those of the base model."""
 
     def __init__(self, head: HeadFile, base: ModelSource) -> None:
+        super().__init__(base, base.architecture, head.file)
         self._head = head
-        self._base = base
-        self.architecture: Architecture = base.architecture
-
-    @property
-    def name(self) -> str:
-        return self._base.name
-
-    @property
-    def licence(self) -> str:
-        return self._base.licence
-
-    @property
-    def sampling(self) -> RecommendedSampling | None:
-        return self._base.sampling
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (*self._base.files, self._head.file)
-
-    def sha256(self) -> str:
-        return sha256_of(self.files)
 
     def tensor_names(self) -> frozenset[str]:
         return self._base.tensor_names() | {HEAD_PROJECT, HEAD_PREVIEW, HEAD_BIAS}
@@ -215,9 +194,6 @@ class HeadSource:
         if name == HEAD_BIAS:
             return np.asarray(self._exact() @ stored.read("offset"), np.float32)
         return self._base.read(name)
-
-    def tokenizer(self) -> Tokenizer:
-        return self._base.tokenizer()
 
     def _exact(self) -> Array:
         return self._base.read(head_weight(self._base))

@@ -13,16 +13,13 @@ Source: QuaRot (arXiv 2404.00456, section 4).
 """
 
 import re
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.architecture import Architecture
-from models.sampling import RecommendedSampling
+from models.sources.derived_source import DerivedSource
 from models.sources.source import ModelSource
-from models.tokenizer import Tokenizer
 
 Array = npt.NDArray[np.float32]
 
@@ -80,59 +77,36 @@ def hadamard(size: int) -> Array:
     return np.asarray(signs / np.sqrt(size), np.float32)
 
 
-class RotatedSource:
+class RotatedSource(DerivedSource):
     """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied.
 
     Its `down_proj` expects the product of gate and up cut into `hadamard_size` equal parts and mixed by `hadamard`.
     """
 
     def __init__(self, source: ModelSource) -> None:
-        self._source = source
+        super().__init__(source, msgspec.structs.replace(source.architecture, has_tied_head=False))
         self._rotation = rotation(source.architecture.hidden_size)
-        self.architecture: Architecture = msgspec.structs.replace(source.architecture, has_tied_head=False)
-
-    @property
-    def name(self) -> str:
-        return self._source.name
-
-    @property
-    def licence(self) -> str:
-        return self._source.licence
-
-    @property
-    def sampling(self) -> RecommendedSampling | None:
-        return self._source.sampling
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self._source.files
-
-    def sha256(self) -> str:
-        return self._source.sha256()
 
     def tensor_names(self) -> frozenset[str]:
-        return self._source.tensor_names() | {HEAD}
+        return self._base.tensor_names() | {HEAD}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        tied = name == HEAD and self._source.architecture.has_tied_head
-        return self._source.shape(EMBEDDING if tied else name)
-
-    def tokenizer(self) -> Tokenizer:
-        return self._source.tokenizer()
+        tied = name == HEAD and self._base.architecture.has_tied_head
+        return self._base.shape(EMBEDDING if tied else name)
 
     def read(self, name: str) -> Array:
         """Shapes: as the other source has them; norms over the residual stream become ones."""
         if name == HEAD:
-            tied = self._source.architecture.has_tied_head
-            weight = self._source.read(EMBEDDING if tied else HEAD)
-            return self._read_residual(weight, self._source.read(FINAL_NORM))
-        values = self._source.read(name)
+            tied = self._base.architecture.has_tied_head
+            weight = self._base.read(EMBEDDING if tied else HEAD)
+            return self._read_residual(weight, self._base.read(FINAL_NORM))
+        values = self._base.read(name)
         found = _LAYER.fullmatch(name)
         return self._other_tensor(values, name) if found is None else self._layer_tensor(values, found[1], found[2])
 
     def _other_tensor(self, values: Array, name: str) -> Array:
         if name == HEAD_PROJECT:
-            values = self._read_residual(values, self._source.read(FINAL_NORM))
+            values = self._read_residual(values, self._base.read(FINAL_NORM))
         elif name == FINAL_NORM:
             values = np.ones_like(values)
         elif name == MAP_WEIGHT:
@@ -145,7 +119,7 @@ class RotatedSource:
         if part in _NORM_BEFORE.values():
             return np.ones_like(values)
         if part in _NORM_BEFORE:
-            return self._read_residual(values, self._source.read(prefix + _NORM_BEFORE[part]))
+            return self._read_residual(values, self._base.read(prefix + _NORM_BEFORE[part]))
         if _WRITES_RESIDUAL.fullmatch(part):
             values = self._rotation.T @ values
         return _mixed_inputs(values) if part == "mlp.down_proj.weight" else values
