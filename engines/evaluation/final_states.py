@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from engines.evaluation.scorer import PathRuns
 from models.errors import ConfigError
-from models.evaluation.rows import prompt_text
+from models.evaluation.json_lines import parsed_lines
+from models.evaluation.rows import prompt_ids
 from models.graphs.rotate import FINAL_NORM, rotation
 from models.sources.source import ModelSource
 from models.student.manifest import Manifest
@@ -56,26 +57,17 @@ def read_texts(files: Sequence[Path], tokenizer: Tokenizer, *, max_tokens: int, 
 
 
 def _read_rows(file: Path) -> Iterator[TextRow]:
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of texts") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = msgspec.json.decode(line, type=TextRow)
-            except msgspec.DecodeError as error:
-                raise ConfigError(f"{file}:{number}: {error}; a row is {{prompt, answer}} or {{text}}") from error
-            if not row.text and not (row.prompt and row.answer):
-                raise ConfigError(f"{file}:{number}: a row needs a prompt and an answer, or a text")
-            yield row
+    for where, row in parsed_lines(file, TextRow, "{prompt, answer} or {text}", "texts"):
+        if not row.text and not (row.prompt and row.answer):
+            raise ConfigError(f"{where}: a row needs a prompt and an answer, or a text")
+        yield row
 
 
 def _text_of(row: TextRow, tokenizer: Tokenizer, max_tokens: int) -> Text:
     if row.text:
         token_ids = tokenizer.encode(row.text, parse_special=False)[:max_tokens]
         return Text(task="", token_ids=tuple(token_ids), boundary=1)
-    prompt = tokenizer.encode(prompt_text(row.prompt, tokenizer), add_special=tokenizer.chat_template is None)
+    prompt = prompt_ids(row.prompt, tokenizer)
     answer = tokenizer.encode(row.answer, parse_special=False)
     return Text(task=row.task, token_ids=(*prompt, *answer)[:max_tokens], boundary=len(prompt))
 

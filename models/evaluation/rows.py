@@ -12,6 +12,7 @@ import msgspec
 
 from models.errors import ConfigError
 from models.evaluation.distractors import wrong_numbers
+from models.evaluation.json_lines import parsed_lines
 from models.tokenizer import Tokenizer
 
 NUMBER_MARK = "####"
@@ -90,23 +91,10 @@ def read_file(file: Path, dataset: str, limit: int | None = None) -> list[Row]:
 
 
 def _read_rows(file: Path, dataset: str) -> Iterator[Row]:
-    try:
-        with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _row(line, dataset, f"{file}:{number}")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
-
-
-def _row(line: bytes, dataset: str, where: str) -> Row:
-    try:
-        parsed = msgspec.json.decode(line, type=JsonRow)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{where}: {error}; a row is {{task, prompt, answer}}, perhaps with choices") from error
-    if not parsed.prompt or not parsed.answer:
-        raise ConfigError(f"{where}: the prompt and the answer must have text")
-    return row_of(parsed, dataset)
+    for where, parsed in parsed_lines(file, JsonRow, "{task, prompt, answer}, perhaps with choices"):
+        if not parsed.prompt or not parsed.answer:
+            raise ConfigError(f"{where}: the prompt and the answer must have text")
+        yield row_of(parsed, dataset)
 
 
 def row_of(parsed: JsonRow, dataset: str) -> Row:
@@ -162,7 +150,7 @@ def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | Non
 
     None when the prompt leaves no room for an answer. A choice that does not fit is left out.
     """
-    prompt = tokenizer.encode(prompt_text(row.prompt, tokenizer), add_special=tokenizer.chat_template is None)
+    prompt = prompt_ids(row.prompt, tokenizer)
     answer = tokenizer.encode(row.answer, parse_special=False)
     room = max_tokens - len(prompt)
     if room < 1 or not answer or not prompt:
@@ -180,6 +168,11 @@ def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | Non
         branch_end=len(prompt) + len(right),
         branches=tuple(tuple(ids[shared:]) for ids in wrong),
     )
+
+
+def prompt_ids(prompt: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that a chat request of this one message begins with."""
+    return tokenizer.encode(prompt_text(prompt, tokenizer), add_special=tokenizer.chat_template is None)
 
 
 def prompt_text(prompt: str, tokenizer: Tokenizer) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from models.errors import ConfigError
+from models.evaluation.json_lines import parsed_lines, raw_lines
 from models.evaluation.rows import Row, read_file
 from models.tokenizer import Tokenizer
 
@@ -118,7 +119,7 @@ def _files(places: Sequence[Path]) -> Iterator[Path]:
 
 def _first_keys(file: Path) -> set[str]:
     """Empty where the first line is no JSON object: whoever reads the file says what is wrong with it."""
-    for _, line in _raw_lines(file):
+    for _, line in raw_lines(file):
         try:
             return set(msgspec.json.decode(line, type=dict[str, object]))
         except msgspec.DecodeError:
@@ -128,26 +129,13 @@ def _first_keys(file: Path) -> set[str]:
 
 def _lines(file: Path, kind: type[L], form: str) -> Iterator[L]:
     is_empty = True
-    for number, line in _raw_lines(file):
+    for where, parsed in parsed_lines(file, kind, form):
         is_empty = False
-        try:
-            parsed = msgspec.json.decode(line, type=kind)
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"{file}:{number}: {error}; a row is {form}") from error
         if not all(text.strip() for text in msgspec.structs.astuple(parsed)):
-            raise ConfigError(f"{file}:{number}: every part of {form} must have text")
+            raise ConfigError(f"{where}: every part of {form} must have text")
         yield parsed
     if is_empty:
         raise ConfigError(f"{file} has no rows; every line is {form}")
-
-
-def _raw_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not empty, with their numbers."""
-    try:
-        with file.open("rb") as lines:
-            yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}; name a JSONL file of rows to score") from error
 
 
 def _limited(texts: Iterator[PlainText], limit: int | None) -> Iterator[PlainText]:
