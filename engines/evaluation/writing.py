@@ -104,7 +104,8 @@ class Writer:
         manifest = self._student.manifest
         cheap = "" if manifest.cheap_head is None or column.head == "exact" else manifest.cheap_head.sha256
         exits = "" if column.path == manifest.full_path.name else manifest.exits_sha256
-        return " ".join((manifest.source_sha256, self._precision, column.path, exits, column.head, cheap))
+        widths = [manifest.widths_sha256] if manifest.path(column.path).width else []
+        return " ".join((manifest.source_sha256, self._precision, column.path, exits, column.head, cheap, *widths))
 
     def started(self) -> EngineAnswerer:
         """The engine, started when this is first asked for."""

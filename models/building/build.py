@@ -19,6 +19,7 @@ from tqdm import tqdm
 from models.building.exits import Exits, read_exits
 from models.building.head_file import HeadFile, read_head_file
 from models.building.recommended_sampling import recommended_sampling
+from models.building.width_file import WidthFile, read_width_file
 from models.checksums import sha256_of
 from models.errors import ConfigError
 from models.file_writing import naming
@@ -37,6 +38,7 @@ from models.student.manifest import (
     Layout,
     Manifest,
     Measured,
+    Module,
     Variant,
     find_problems,
     write_manifest,
@@ -60,16 +62,18 @@ def build_student(
     precisions: Sequence[str] = DEFAULT_PRECISIONS,
     exits: Path | None = None,
     head: Path | None = None,
+    widths: Path | None = None,
     measured: Measured | None = None,
     show_progress: bool = False,
 ) -> Manifest:
     """Cut a GGUF file or Hugging Face folder into modules and write the student folder `out`.
 
     With an `exits` file the cut, exits, paths, tasks and depth rules are what it says; a `head` file adds the cheap
-    head. `measured` figures go into the manifest when they are of a student with the same exits and head.
+    head, a `widths` file narrow paths. `measured` figures go into the manifest when they are of a student with the same
+    exits, head and widths.
 
-    Raises: ConfigError (unsupported model, wrong cut, exits or head of another model, `out` in the way), WeightsError
-    (damaged weights, a head file that does not fit).
+    Raises: ConfigError (unsupported model, wrong cut, exits, head or widths of another model, `out` in the way),
+    WeightsError (damaged weights, a head or widths file that does not fit).
     """
     _check_options(out, modules, precisions, exits)
     model = open_source(source)
@@ -81,6 +85,10 @@ def build_student(
     if cheap is not None:
         cheap.check(model)
     layout = _layout(model, modules, trained)
+    narrow = None if widths is None else read_width_file(widths)
+    if narrow is not None:
+        narrow.check(model, layout)
+        layout = narrow.plan.layout(layout)
     started_s = time.monotonic()
     with naming(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +100,7 @@ def build_student(
                 layout=layout,
                 exits=trained,
                 head=cheap,
+                widths=narrow,
                 precisions=tuple(precisions),
             )
             manifest = build.run(name or model.name, measured, show_progress)
@@ -141,6 +150,7 @@ class _Build:
     layout: Layout
     exits: Exits | None
     head: HeadFile | None
+    widths: WidthFile | None
     precisions: tuple[str, ...]
     digests: dict[str, str] = field(default_factory=dict)
     weight_bytes: dict[str, int] = field(default_factory=dict)
@@ -168,8 +178,7 @@ class _Build:
         """Every module, every exit, and the head."""
         stages: dict[str, _Stage] = {}
         for module in self.layout.modules:
-            layers = range(module.first_layer, module.first_layer + module.num_layers)
-            stages[module.name] = self._own(partial(write_stage, layers=layers, final_norm=None))
+            stages[module.name] = self._module(module)
         for exit in self.layout.exits:
             stages[exit.name] = self._exit(exit)
         stages[HEAD] = self._own(write_head)
@@ -178,6 +187,15 @@ class _Build:
             write = partial(write_cheap_head, candidates=self.head.candidates)
             stages[CHEAP_HEAD] = _Stage(write=write, source=source, rotated=RotatedSource(source))
         return stages
+
+    def _module(self, module: Module) -> _Stage:
+        layers = range(module.first_layer, module.first_layer + module.num_layers)
+        if self.widths is None:
+            return self._own(partial(write_stage, layers=layers, final_norm=None))
+        source = self.widths.source_for(self.model)
+        widths = {layer: self.widths.layer_widths(layer) for layer in layers}
+        write = partial(write_stage, layers=layers, final_norm=None, widths=widths)
+        return _Stage(write=write, source=source, rotated=RotatedSource(source))
 
     def _own(self, write: WriteGraph) -> _Stage:
         return _Stage(write=write, source=self.model, rotated=self.rotated)
@@ -205,9 +223,11 @@ class _Build:
     def _manifest(self, name: str, measured: Measured | None) -> Manifest:
         source_sha256 = self.model.sha256()
         exits_sha256 = "" if self.exits is None else self.exits.sha256
+        widths_sha256 = "" if self.widths is None else self.widths.sha256
+        head_sha256 = "" if self.head is None else self.head.sha256
         if measured is None or measured.exits_sha256 != exits_sha256:
             measured = Measured(exits_sha256=exits_sha256)
-        head_sha256 = "" if self.head is None else self.head.sha256
+        measured = measured.of_paths(self.layout.paths, widths_sha256)
         return Manifest(
             format_version=FORMAT_VERSION,
             name=name,
@@ -228,6 +248,8 @@ class _Build:
             exits_sha256=exits_sha256,
             sampling=recommended_sampling(self.model, source_sha256),
             cheap_head=None if self.head is None else self.head.record(),
+            widths=self.layout.widths,
+            widths_sha256=widths_sha256,
         )
 
     def _variant(self, precision: str) -> Variant:

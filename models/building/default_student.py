@@ -18,8 +18,8 @@ from models.student.manifest import MANIFEST_NAME, Manifest, Measured, read_mani
 
 DEFAULT_MODEL = "smollm2-135m"
 PACKAGED = Path(__file__).parents[1] / "data"
-"""May hold `smollm2-135m.exits.safetensors`, `smollm2-135m.head.safetensors`, and what `fenhe eval` measured of both in
-`smollm2-135m.quality.json`."""
+"""May hold `smollm2-135m.exits.safetensors`, `smollm2-135m.head.safetensors` and `smollm2-135m.widths.safetensors`, and
+what `fenhe eval` measured of them in `smollm2-135m.quality.json`."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -28,12 +28,14 @@ class _Parts:
 
     exits: Path | None
     head: Path | None
+    widths: Path | None
     measured: Measured | None
 
     def are_in(self, manifest: Manifest) -> bool:
-        """Whether a student was built with these exits and this head."""
+        """Whether a student was built with these exits, this head and these widths."""
         head_sha256 = "" if manifest.cheap_head is None else manifest.cheap_head.sha256
-        return (manifest.exits_sha256, head_sha256) == (_sha256(self.exits), _sha256(self.head))
+        built_from = (manifest.exits_sha256, head_sha256, manifest.widths_sha256)
+        return built_from == (_sha256(self.exits), _sha256(self.head), _sha256(self.widths))
 
 
 def _sha256(file: Path | None) -> str:
@@ -43,15 +45,17 @@ def _sha256(file: Path | None) -> str:
 def find_student(environ: Mapping[str, str], report: Callable[[str], None], *, verify: bool = True) -> Path:
     """The folder of the default student; `report` gets a line before anything that takes long.
 
-    A student that is damaged, of another version, or with other exits or another head than this package has is built
-    again, and replaced only when the new one is complete. If it cannot be built, an old one that still opens is served.
-    Processes that start together build it once. Without `verify` only missing and short files count as damage.
+    A student that is damaged, of another version, or with other exits, widths or another head than this package has is
+    built again, and replaced only when the new one is complete. If it cannot be built, an old one that still opens is
+    served. Processes that start together build it once. Without `verify` only missing and short files count as damage.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
-    parts = _Parts(exits=_packaged("exits"), head=_packaged("head"), measured=_packaged_figures())
+    parts = _Parts(
+        exits=_packaged("exits"), head=_packaged("head"), widths=_packaged("widths"), measured=_packaged_figures()
+    )
     if _is_current(folder, parts, verify):  # nothing to write: the cache may be read-only
         return folder
     try:
@@ -118,6 +122,7 @@ def _build(folder: Path, cache: Path, parts: _Parts, report: Callable[[str], Non
         name=DEFAULT_MODEL,
         exits=parts.exits,
         head=parts.head,
+        widths=parts.widths,
         measured=parts.measured,
         show_progress=True,
     )
@@ -138,11 +143,12 @@ def _store_figures(folder: Path, manifest: Manifest, measured: Measured | None, 
         if measured.exits_sha256 == manifest.exits_sha256:
             report(f"taking over what was measured of {DEFAULT_MODEL} from this version of fenhe")
             cheap_head = "" if manifest.cheap_head is None else manifest.cheap_head.sha256
+            held = measured.of_paths(manifest.paths, manifest.widths_sha256)
             taken = msgspec.structs.replace(
                 manifest,
-                quality=measured.quality,
-                retention=measured.retention,
-                figures=measured.figures_with(cheap_head),
+                quality=held.quality,
+                retention=held.retention,
+                figures=held.figures_with(cheap_head),
             )
             write_manifest(folder, taken)
         _figures_mark(folder).write_text(_figures_sha256(), encoding="utf-8")

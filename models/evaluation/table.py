@@ -271,10 +271,11 @@ def path_figures(point: Point) -> list[PathFigures]:
 
 
 def measured_of(manifest: Manifest) -> Measured:
-    """What was measured of a student, to be given to others that are built with the same exits and head."""
+    """What was measured of a student, to be given to others that are built with the same exits, head and widths."""
     return Measured(
         exits_sha256=manifest.exits_sha256,
         cheap_head_sha256="" if manifest.cheap_head is None else manifest.cheap_head.sha256,
+        widths_sha256=manifest.widths_sha256,
         quality=manifest.quality,
         retention=manifest.retention,
         figures=manifest.figures,

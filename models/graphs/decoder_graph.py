@@ -3,10 +3,13 @@
 Stage graphs (modules and exits) read `hidden` [batch, length, hidden_size] and, for each of their layers i, the
 caller's key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, capacity, head_dim]. They write `output`
 and the same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of
-each row's last token, `total_length` the largest of them plus one. A row's tokens end at its last position.
+each row's last token, `total_length` the largest of them plus one. A row's tokens end at its last position. Modules of
+a student with widths also read `rows_by_width` (`models/graphs/widths.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +19,11 @@ from models.architecture import Architecture
 from models.graphs.linear import LinearInput, LinearWriter, Matrix
 from models.graphs.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
+from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths
 from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
+NO_WIDTHS: Mapping[int, LayerWidths] = MappingProxyType({})
 KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
@@ -42,8 +47,20 @@ class LayerWriter(Protocol):
         """numpy name of the KV cache's element type."""
         ...
 
-    def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
-        """Write layer `index` of the source; its KV buffers are number `slot` of the stage."""
+    def layer(
+        self,
+        graph: GraphWriter,
+        source: ModelSource,
+        index: int,
+        slot: int,
+        residual: Residual,
+        widths: LayerWidths | None = None,
+    ) -> Residual:
+        """Write layer `index` of the source; its KV buffers are number `slot` of the stage.
+
+        With `widths` the source has its neurons in their order and the widths' own matrices, and the graph an input
+        `rows_by_width`.
+        """
         ...
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
@@ -67,20 +84,24 @@ def write_stage(
     layers: range,
     final_norm: str | None,
     has_map: bool = False,
+    widths: Mapping[int, LayerWidths] = NO_WIDTHS,
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight; a map goes before all).
 
-    Returns the graph's inputs and outputs.
+    `widths` are those of the layers, by their index. Returns the graph's inputs and outputs.
     """
     architecture = source.architecture
     residual = Residual(total=_mapped(graph, source, "hidden") if has_map else "hidden")
     for slot, index in enumerate(layers):
-        residual = writer.layer(graph, source, index, slot, residual)
+        residual = writer.layer(graph, source, index, slot, residual, widths.get(index))
     if final_norm is None:
         writer.add(graph, residual, "output")
     else:
         writer.norm(graph, source, final_norm, residual, "output")
-    return _stage_inputs(architecture, writer, len(layers)), _stage_outputs(architecture, writer, len(layers))
+    num_rows = [len(widths[index].neurons) for index in layers[:1] if index in widths]
+    inputs = _stage_inputs(architecture, writer, len(layers))
+    inputs += [TensorSpec(name=ROWS_BY_WIDTH, kind=TensorProto.INT32, dimensions=(count,)) for count in num_rows]
+    return inputs, _stage_outputs(architecture, writer, len(layers))
 
 
 def write_head(
@@ -148,7 +169,16 @@ class StockLayerWriter:
     mixes_down_input: bool = False
     kv_type: str = "float32"
 
-    def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
+    def layer(
+        self,
+        graph: GraphWriter,
+        source: ModelSource,
+        index: int,
+        slot: int,
+        residual: Residual,
+        widths: LayerWidths | None = None,
+    ) -> Residual:
+        assert widths is None
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
         attended = self._attention(graph, source, prefix, slot, normed)

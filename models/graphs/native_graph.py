@@ -11,6 +11,7 @@ from models.graphs.linear import LinearInput, Matrix
 from models.graphs.onnx_graph import FENHE, GraphWriter
 from models.graphs.quantise import quantise_columns
 from models.graphs.rotate import hadamard_size
+from models.graphs.widths import LayerWidths
 from models.sources.source import ModelSource
 
 
@@ -20,7 +21,16 @@ class NativeLayerWriter:
 
     kv_type: str = "float16"
 
-    def layer(self, graph: GraphWriter, source: ModelSource, index: int, slot: int, residual: Residual) -> Residual:
+    def layer(
+        self,
+        graph: GraphWriter,
+        source: ModelSource,
+        index: int,
+        slot: int,
+        residual: Residual,
+        widths: LayerWidths | None = None,
+    ) -> Residual:
+        assert widths is None
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
         pending = self._attention(graph, source, f"{prefix}.self_attn", slot, normed)

@@ -41,7 +41,9 @@ _NORM_BEFORE = {
     "mlp.gate_proj.weight": "post_attention_layernorm.weight",
     "mlp.up_proj.weight": "post_attention_layernorm.weight",
 }
-_WRITES_RESIDUAL = re.compile(r"(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)")
+_WRITES_RESIDUAL = re.compile(r"(self_attn|mlp)\.(widths\.\d+\.)?(o_proj|down_proj)\.(weight|bias)")
+_READS_PRODUCT = re.compile(r"mlp\.(widths\.\d+\.)?down_proj\.weight")
+"""With the matrices that belong to a width alone (`models/graphs/widths.py`)."""
 _LAYER = re.compile(r"(model\.layers\.\d+\.)(.+)")
 
 
@@ -80,7 +82,8 @@ def hadamard(size: int) -> Array:
 class RotatedSource(DerivedSource):
     """A `ModelSource` that reads another one's weights in the rotated basis. Its head is never tied.
 
-    Its `down_proj` expects the product of gate and up cut into `hadamard_size` equal parts and mixed by `hadamard`.
+    Its `down_proj` expects the product of gate and up cut into `hadamard_size` equal parts and mixed by `hadamard`;
+    that of a width expects its own neurons so, in as many parts as `hadamard_size` of their number.
     """
 
     def __init__(self, source: ModelSource) -> None:
@@ -122,7 +125,7 @@ class RotatedSource(DerivedSource):
             return self._read_residual(values, self._base.read(prefix + _NORM_BEFORE[part]))
         if _WRITES_RESIDUAL.fullmatch(part):
             values = self._rotation.T @ values
-        return _mixed_inputs(values) if part == "mlp.down_proj.weight" else values
+        return _mixed_inputs(values) if _READS_PRODUCT.fullmatch(part) else values
 
     def _read_residual(self, weight: Array, gamma: Array) -> Array:
         """A matrix that reads the normalised residual stream, with the norm's weight folded in."""

@@ -1,5 +1,6 @@
 """Reads one safetensors file tensor by tensor, as fp32, without torch (numpy has no bfloat16 of its own)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "BF16": np.dtype("<u2"),
 }
+_INTEGERS: dict[str, np.dtype[Any]] = {"I8": np.dtype("<i1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -43,22 +45,29 @@ class SafetensorsFile:
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """A fresh fp32 copy of a tensor. Shapes: as stored. Raises: WeightsError for an unsupported type of number."""
+        values = self._read(name, _DTYPES)
+        if self.tensors[name].dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False)
+
+    def read_integers(self, name: str) -> npt.NDArray[np.int64]:
+        """A fresh copy of a tensor of integers. Shapes: as stored. Raises: WeightsError for other numbers."""
+        return self._read(name, _INTEGERS).astype(np.int64)
+
+    def _read(self, name: str, dtypes: Mapping[str, np.dtype[Any]]) -> npt.NDArray[Any]:
         tensor = self.tensors[name]
-        dtype = _DTYPES.get(tensor.dtype)
+        dtype = dtypes.get(tensor.dtype)
         if dtype is None:
-            known = ", ".join(_DTYPES)
+            known = ", ".join(dtypes)
             raise WeightsError(f"{self.file}: tensor {name} is stored as {tensor.dtype}; only {known} can be read")
         start, end = (self._data_start + offset for offset in tensor.data_offsets)
-        values = self._data[start:end].copy().view(dtype)
-        if tensor.dtype == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        return values.astype(np.float32, copy=False).reshape(tensor.shape)
+        return self._data[start:end].copy().view(dtype).reshape(tensor.shape)
 
     def _check(self, name: str, tensor: StoredTensor) -> None:
         start, end = tensor.data_offsets
         if self._data_start + end > len(self._data):
             raise WeightsError(f"{self.file} is cut short: tensor {name} lies beyond its end; fetch it again")
-        dtype = _DTYPES.get(tensor.dtype)
+        dtype = (_DTYPES | _INTEGERS).get(tensor.dtype)
         if start > end or (dtype and end - start != int(np.prod(tensor.shape)) * dtype.itemsize):
             raise WeightsError(f"{self.file} is damaged: the bytes of tensor {name} do not fit its shape")
 

@@ -4,7 +4,9 @@ Owns the JSON form and its consistency rules. It opens no weights and knows no e
 """
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,6 +21,9 @@ FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 _HEADS = ("head", "cheap_head")
 """The stages that a student has besides its modules and exits (`models/student/folder.py`)."""
+
+WIDTH_BLOCK = 64
+"""Widths are multiples of this many neurons: what an AVX-512 register holds at int8, and two blocks of int4."""
 
 HeadKind = Literal["exact", "cheap"]
 Verdict = Literal["passed", "failed", "undecided"]
@@ -64,12 +69,25 @@ class Exit(Record, frozen=True, kw_only=True):
         return not self.num_blocks and not self.has_map
 
 
-class StudentPath(Record, frozen=True, kw_only=True):
-    """The modules a request runs, in order, and the exit it leaves by."""
+class Width(Record, frozen=True, kw_only=True):
+    """How many of each layer's feed-forward neurons a narrow path runs: the first `neurons` in the layer's own order.
+
+    They have an output matrix of their own (W_down), and with `has_own_output` attention has one too (W_o); all else
+    is shared with the whole width.
+    """
+
+    name: str
+    neurons: tuple[int, ...]
+    has_own_output: bool = False
+
+
+class StudentPath(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The modules a request runs, in order, at which width, and the exit it leaves by; `width` "" is the whole one."""
 
     name: str
     modules: tuple[str, ...]
     exit: str
+    width: str = ""
 
 
 class DepthRule(Record, frozen=True, kw_only=True):
@@ -174,6 +192,13 @@ class Layout(Record, frozen=True, kw_only=True):
     paths: tuple[StudentPath, ...]
     tasks: dict[str, str]
     depth_rules: tuple[DepthRule, ...]
+    widths: tuple[Width, ...] = ()
+    """Widest first. Each has the neurons of the next one too."""
+
+    @property
+    def full_path(self) -> StudentPath:
+        """The path that runs every module at the whole width and leaves by the model's own end."""
+        return next(path for path in self.paths if _is_full(path, self))
 
 
 class Measured(Record, frozen=True, kw_only=True):
@@ -185,6 +210,20 @@ class Measured(Record, frozen=True, kw_only=True):
     figures: tuple[PathFigures, ...] = ()
     cheap_head_sha256: str = ""
     """Of the head file it was measured with ("": none)."""
+    widths_sha256: str = ""
+    """Of the widths file it was measured with ("": none)."""
+
+    def of_paths(self, paths: Iterable[StudentPath], widths_sha256: str) -> "Measured":
+        """What holds for a student with these paths and widths: with other widths, only what is of the whole one."""
+        if widths_sha256 == self.widths_sha256:
+            return self
+        whole = {path.name for path in paths if not path.width}
+        return msgspec.structs.replace(
+            self,
+            quality=tuple(one for one in self.quality if one.path in whole),
+            retention=tuple(one for one in self.retention if one.path in whole),
+            figures=tuple(one for one in self.figures if one.path in whole),
+        )
 
     def figures_with(self, cheap_head_sha256: str) -> tuple[PathFigures, ...]:
         """Those that hold for a student with this cheap head: those of the exact head, and of the very same one."""
@@ -192,7 +231,7 @@ class Measured(Record, frozen=True, kw_only=True):
         return tuple(one for one in self.figures if one.head == "exact" or is_same)
 
 
-T = TypeVar("T", StudentPath, Exit, Module, Variant)
+T = TypeVar("T", StudentPath, Exit, Module, Variant, Width)
 
 
 class Manifest(Record, frozen=True, kw_only=True, dict=True):
@@ -218,6 +257,10 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     cheap_head: CheapHead | None = None
     sampling: RecommendedSampling | None = None
     """How the model's authors recommend to sample from it, for requests that do not say."""
+    widths: tuple[Width, ...] = ()
+    """Widest first. Each has the neurons of the next one too."""
+    widths_sha256: str = ""
+    """Of the file that the widths came from; empty when there was none."""
 
     def path(self, name: str) -> StudentPath:
         """Raises: KeyError for a name no path has."""
@@ -234,6 +277,14 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     def variant(self, name: str) -> Variant:
         """Raises: KeyError for a name no variant has."""
         return _named(self.variants, name)
+
+    def width_rank(self, path: StudentPath) -> int:
+        """0 for a path of the whole width, then 1 for the widest width, and so on."""
+        return (["", *(width.name for width in self.widths)]).index(path.width)
+
+    def neurons(self, path: StudentPath, layer: int) -> int:
+        """How many feed-forward neurons a path runs in a layer of its modules. Exits have no widths."""
+        return _named(self.widths, path.width).neurons[layer] if path.width else self.architecture.intermediate_size
 
     def heads_at(self, variant: str) -> tuple[HeadKind, ...]:
         """The heads of a precision, the exact one first."""
@@ -267,13 +318,18 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
 
     @property
     def full_path(self) -> StudentPath:
-        """The path that runs every module and leaves by the model's own end."""
-        return next(path for path in self.paths if _is_full(path, self.layout))
+        """The path that runs every module at the whole width and leaves by the model's own end."""
+        return self.layout.full_path
 
     @property
     def layout(self) -> Layout:
         return Layout(
-            modules=self.modules, exits=self.exits, paths=self.paths, tasks=self.tasks, depth_rules=self.depth_rules
+            modules=self.modules,
+            exits=self.exits,
+            paths=self.paths,
+            tasks=self.tasks,
+            depth_rules=self.depth_rules,
+            widths=self.widths,
         )
 
     def stages(self, path: StudentPath) -> tuple[str, ...]:
@@ -330,7 +386,7 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
 
 
 def _is_full(path: StudentPath, layout: Layout) -> bool:
-    if path.modules != tuple(module.name for module in layout.modules):
+    if path.width or path.modules != tuple(module.name for module in layout.modules):
         return False
     return any(exit.name == path.exit and exit.is_plain for exit in layout.exits)
 
@@ -379,6 +435,7 @@ def find_problems(manifest: Manifest) -> list[str]:
     num_layers = sum(module.num_layers for module in manifest.modules)
     if num_layers != manifest.architecture.num_layers:
         problems.append(f"modules cover {num_layers} layers of {manifest.architecture.num_layers}")
+    problems += width_problems(manifest.widths, manifest.architecture)
     problems += _variant_problems(manifest) + _head_problems(manifest)
     problems += _retention_problems(manifest) + _figures_problems(manifest)
     return problems
@@ -387,6 +444,30 @@ def find_problems(manifest: Manifest) -> list[str]:
 def layout_problems(layout: Layout) -> list[str]:
     """Everything inconsistent in a layout, as sentences; empty when it is sound."""
     return _module_problems(layout) + _path_problems(layout)
+
+
+def width_problems(widths: tuple[Width, ...], architecture: Architecture) -> list[str]:
+    """What is wrong with widths for a model of this architecture, as sentences; empty when they are sound."""
+    names = [width.name for width in widths]
+    problems = _twice(names) + _name_problems("width", names)
+    for width in widths:
+        if len(width.neurons) != architecture.num_layers:
+            problems.append(
+                f"width {width.name!r} has neurons for {len(width.neurons)} layers of {architecture.num_layers}"
+            )
+        problems += [
+            f"width {width.name!r} has {count} neurons in layer {layer}: that must be a multiple of {WIDTH_BLOCK}, and "
+            f"at most the layer's {architecture.intermediate_size}"
+            for layer, count in enumerate(width.neurons)
+            if count % WIDTH_BLOCK or not 0 < count <= architecture.intermediate_size
+        ]
+    for wider, narrower in pairwise(widths):
+        if any(more < less for more, less in zip(wider.neurons, narrower.neurons, strict=False)):
+            problems.append(
+                f"width {narrower.name!r} does not lie within {wider.name!r}: widths are listed widest first, and each "
+                "has at least the neurons of the next one in every layer"
+            )
+    return problems
 
 
 def _module_problems(layout: Layout) -> list[str]:
@@ -418,8 +499,11 @@ def _path_problems(layout: Layout) -> list[str]:
     problems = _name_problems("path", names) + _twice(names)
     modules = [module.name for module in layout.modules]
     exits = {exit.name: exit for exit in layout.exits}
+    widths = {"", *(width.name for width in layout.widths)}
     paths = set(names)
     for path in layout.paths:
+        if path.width not in widths:
+            problems.append(f"path {path.name!r} has an unknown width {path.width!r}")
         if not path.modules or list(path.modules) != [name for name in modules if name in path.modules]:
             problems.append(f"path {path.name!r} must name modules in their order, each once")
         elif path.exit not in exits:

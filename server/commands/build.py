@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modules", metavar="NAME:LAYERS,...", help="knowledge:9,reasoning:15,adapter:6, for example")
     parser.add_argument("--exits", type=Path, metavar="FILE", help="trained exits to build in; they say where to cut")
     parser.add_argument("--head", type=Path, metavar="FILE", help="a cheap head to build in, from `fenhe head`")
+    parser.add_argument("--widths", type=Path, metavar="FILE", help="narrow paths to build in, from a file of widths")
     parser.add_argument("--precision", metavar="NAME,...", help="variants to write (default: all that serving needs)")
 
 
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         precisions=DEFAULT_PRECISIONS if named is None else named.split(","),
         exits=arguments.exits,
         head=arguments.head,
+        widths=arguments.widths,
         show_progress=sys.stderr.isatty(),
     )
     print(f"built {manifest.name} in {arguments.out}; see it with `fenhe inspect {arguments.out}`")

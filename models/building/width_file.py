@@ -1,0 +1,285 @@
+"""The widths of a model in one file: each layer's order of neurons, and the matrices that belong to a width alone.
+
+A safetensors file. Its metadata key `fenhe` holds the `WidthPlan`. `order.{layer}` [intermediate] is a permutation of
+the layer's neurons, of which a width has the first ones; `{width}.layers.{layer}.down` [hidden, neurons] is the
+matrix that a width multiplies them with, columns in that order; `{width}.layers.{layer}.output` [hidden, q_size] is
+its output matrix of attention, where the plan says that it has one.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from models.architecture import Architecture
+from models.checksums import sha256_of
+from models.errors import ConfigError, WeightsError
+from models.file_writing import write_whole
+from models.graphs.widths import LayerWidths, own_down, own_output
+from models.sources.derived_source import DerivedSource
+from models.sources.safetensors_file import SafetensorsFile
+from models.sources.source import ModelSource
+from models.student.manifest import Layout, Record, StudentPath, Width, layout_problems, width_problems
+
+FORMAT_VERSION = 1
+METADATA_KEY = "fenhe"
+REMEDY = "export the widths again for this model"
+
+Array = npt.NDArray[np.float32]
+Part = Literal["down", "output"]
+
+
+class NarrowPath(Record, frozen=True, kw_only=True):
+    """A path at a width: all modules and the model's own end, unless it says otherwise."""
+
+    name: str
+    width: str
+    modules: tuple[str, ...] | None = None
+    exit: str | None = None
+
+
+class WidthPlan(Record, frozen=True, kw_only=True):
+    """What a widths file holds besides its weights.
+
+    `source_sha256` is of the model that the widths were made for. `widths` are listed widest first. `training` is
+    whatever the model card should say.
+    """
+
+    format_version: int = FORMAT_VERSION
+    source_sha256: str
+    widths: tuple[Width, ...]
+    paths: tuple[NarrowPath, ...]
+    training: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def layout(self, base: Layout) -> Layout:
+        """A student's layout with these widths and paths; the full path stays the last one."""
+        full = base.full_path
+        every = tuple(module.name for module in base.modules)
+        narrow = tuple(
+            StudentPath(
+                name=path.name,
+                modules=every if path.modules is None else path.modules,
+                exit=full.exit if path.exit is None else path.exit,
+                width=path.width,
+            )
+            for path in self.paths
+        )
+        others = tuple(path for path in base.paths if path != full)
+        return msgspec.structs.replace(base, paths=(*others, *narrow, full), widths=self.widths)
+
+
+def write_width_file(file: Path, plan: WidthPlan, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a widths file; the same plan and tensors give the same bytes. fp16 stays fp16.
+
+    Shapes: `order.{layer}` [intermediate], `{width}.layers.{layer}.down` [hidden, neurons],
+    `{width}.layers.{layer}.output` [hidden, q_size].
+    """
+    from safetensors.numpy import save
+
+    text = msgspec.json.encode(plan, order="deterministic").decode()
+    stored = {name: np.ascontiguousarray(tensors[name], _stored_type(tensors[name])) for name in sorted(tensors)}
+    write_whole(file, save(stored, metadata={METADATA_KEY: text}))
+
+
+def _stored_type(values: npt.NDArray[Any]) -> type[np.generic]:
+    if not np.issubdtype(values.dtype, np.integer):
+        return np.float16 if values.dtype == np.float16 else np.float32
+    return np.int16 if values.max(initial=0) <= np.iinfo(np.int16).max else np.int32
+
+
+def read_width_file(file: Path) -> "WidthFile":
+    """Open a widths file; its tensors stay on disk until a student is built from them.
+
+    Raises: ConfigError (no widths file), WeightsError (damaged or cut short).
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file} is not there; give a file of widths")
+    stored = SafetensorsFile(file)
+    text = stored.metadata.get(METADATA_KEY)
+    if text is None:
+        raise ConfigError(f"{file} is not a file of widths: it has no plan under {METADATA_KEY!r}; {REMEDY}")
+    try:
+        plan = msgspec.json.decode(text, type=WidthPlan)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
+    if plan.format_version != FORMAT_VERSION:
+        raise ConfigError(f"{file}: format_version {plan.format_version} is not {FORMAT_VERSION}; {REMEDY}")
+    return WidthFile(file=file, plan=plan, stored=stored)
+
+
+@dataclass(kw_only=True, frozen=True)
+class WidthFile:
+    """A widths file, opened."""
+
+    file: Path
+    plan: WidthPlan
+    stored: SafetensorsFile
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256_of([self.file])
+
+    def check(self, model: ModelSource, base: Layout) -> None:
+        """Check the file against the model and the layout that a student is to be built from. Reads every tensor, one
+        at a time.
+
+        Raises: ConfigError (made for another model, widths that do not fit it, paths that do not fit the layout),
+        WeightsError (missing, misshapen or unknown tensors, an order that is none, numbers that are not finite).
+        """
+        if self.plan.source_sha256 != model.sha256():
+            raise ConfigError(
+                f"{self.file}: the widths were made for a model with SHA-256 {self.plan.source_sha256[:12]}..., and "
+                f"{model.name} ({model.files[0]}) has {model.sha256()[:12]}...; build from that model, or {REMEDY}"
+            )
+        problems = width_problems(self.plan.widths, model.architecture)
+        if not self.plan.widths:
+            problems.append("it has no widths")
+        problems += layout_problems(self.plan.layout(base))
+        problems += [f"path {path.name!r} names no width" for path in self.plan.paths if not path.width]
+        if problems:
+            raise ConfigError(f"{self.file} does not fit {model.name}: {'; '.join(problems)}; {REMEDY}")
+        self._check_tensors(_shapes(self.plan.widths, model.architecture))
+        for layer in range(model.architecture.num_layers):
+            self.order(layer)
+            for width in self.plan.widths:
+                self.read(width, layer, "down")
+                if width.has_own_output:
+                    self.read(width, layer, "output")
+
+    def order(self, layer: int) -> npt.NDArray[np.int64]:
+        """Which neuron stands at each place of a layer's order. Shapes: [intermediate].
+
+        Raises: WeightsError when it is no permutation.
+        """
+        order = self.stored.read_integers(_order_name(layer))
+        if not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise WeightsError(
+                f"{self.file}: tensor {_order_name(layer)} must have every neuron from 0 to {len(order) - 1} once; "
+                f"{REMEDY}"
+            )
+        return order
+
+    def read(self, width: Width, layer: int, part: Part) -> Array:
+        """One of a width's own matrices. Shapes: `down` [hidden, neurons], `output` [hidden, q_size].
+
+        Raises: WeightsError for numbers that are not finite.
+        """
+        name = _matrix_name(width.name, layer, part)
+        values = self.stored.read(name)
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{self.file}: tensor {name} is not finite; {REMEDY}")
+        return values
+
+    def layer_widths(self, layer: int) -> LayerWidths:
+        """A layer's widths, as its graph needs them."""
+        order, widths = self.order(layer), self.plan.widths
+        return LayerWidths(
+            neurons=(len(order), *(width.neurons[layer] for width in widths)),
+            has_own_output=(False, *(width.has_own_output for width in widths)),
+            order=order,
+        )
+
+    def source_for(self, base: ModelSource) -> "WidthSource":
+        """The model with its neurons in the layers' orders, and the widths' own matrices beside its own."""
+        return WidthSource(self, base)
+
+    def narrow_tensors(self, base: ModelSource, name: str) -> dict[str, Array]:
+        """What a width computes as tensors of a model: those of `base` that it replaces, under their names.
+
+        Shapes: as in the model, with the width's neurons in place of all.
+        Raises: KeyError for a name that no width has.
+        """
+        width = {width.name: width for width in self.plan.widths}[name]
+        tensors: dict[str, Array] = {}
+        for layer in range(base.architecture.num_layers):
+            prefix, kept = f"model.layers.{layer}", self.order(layer)[: width.neurons[layer]]
+            tensors |= {f"{prefix}.{part}": base.read(f"{prefix}.{part}")[kept] for part in _GATE_UP}
+            tensors[f"{prefix}.{_DOWN}"] = self.read(width, layer, "down")
+            if width.has_own_output:
+                tensors[f"{prefix}.self_attn.o_proj.weight"] = self.read(width, layer, "output")
+        return tensors
+
+    def _check_tensors(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        tensors, problems = self.stored.tensors, []
+        if missing := sorted(expected.keys() - tensors.keys()):
+            problems.append(f"missing tensors: {', '.join(missing)}")
+        if unknown := sorted(tensors.keys() - expected.keys()):
+            problems.append(f"unknown tensors: {', '.join(unknown)}")
+        misshapen = [
+            f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ]
+        if misshapen:
+            problems.append(f"misshapen tensors: {', '.join(misshapen)}")
+        if problems:
+            raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
+
+
+class WidthSource(DerivedSource):
+    """A `ModelSource` of the same model with its neurons in the layers' orders, and the matrices of every width."""
+
+    def __init__(self, widths: WidthFile, base: ModelSource) -> None:
+        super().__init__(base, base.architecture, widths.file)
+        self._widths = widths
+        self._own: dict[str, tuple[Width, int, Part]] = {}
+        for entry, width in enumerate(widths.plan.widths, start=1):
+            for layer in range(base.architecture.num_layers):
+                self._own[own_down(layer, entry)] = (width, layer, "down")
+                if width.has_own_output:
+                    self._own[own_output(layer, entry)] = (width, layer, "output")
+
+    def tensor_names(self) -> frozenset[str]:
+        return self._base.tensor_names() | self._own.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._own:
+            return self._base.shape(name)
+        width, layer, part = self._own[name]
+        return _matrix_shape(width, layer, part, self.architecture)
+
+    def read(self, name: str) -> Array:
+        """Shapes: as in the base model; `own_down` [hidden, neurons], `own_output` [hidden, q_size]."""
+        if name in self._own:
+            return self._widths.read(*self._own[name])
+        values = self._base.read(name)
+        found = _NEURONS.fullmatch(name)
+        if found is None:
+            return values
+        order = self._widths.order(int(found[1]))
+        return values[:, order] if found[2] == _DOWN else values[order]
+
+
+_DOWN = "mlp.down_proj.weight"
+_GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+_NEURONS = re.compile(rf"model\.layers\.(\d+)\.({'|'.join(map(re.escape, (*_GATE_UP, _DOWN)))})")
+
+
+def _shapes(widths: tuple[Width, ...], architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a file that has these widths."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(architecture.num_layers):
+        shapes[_order_name(layer)] = (architecture.intermediate_size,)
+        for width in widths:
+            parts: tuple[Part, ...] = ("down", "output") if width.has_own_output else ("down",)
+            for part in parts:
+                shapes[_matrix_name(width.name, layer, part)] = _matrix_shape(width, layer, part, architecture)
+    return shapes
+
+
+def _matrix_shape(width: Width, layer: int, part: Part, architecture: Architecture) -> tuple[int, int]:
+    return architecture.hidden_size, width.neurons[layer] if part == "down" else architecture.q_size
+
+
+def _order_name(layer: int) -> str:
+    return f"order.{layer}"
+
+
+def _matrix_name(width: str, layer: int, part: Part) -> str:
+    return f"{width}.layers.{layer}.{part}"
