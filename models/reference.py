@@ -5,8 +5,12 @@ Tensor names carry shapes: T positions of this call, S positions with the cache,
 N heads, K key heads, D head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
 
 from models.errors import ConfigError
 from models.rope import inverse_frequencies
@@ -18,6 +22,8 @@ try:
     from torch.nn.functional import embedding, linear, rms_norm, silu
 except ImportError as error:
     raise ConfigError("the numeric reference needs torch; install it with `pip install 'fenhe[dev]'`") from error
+
+NOTHING: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,13 +46,19 @@ class KvCache:
 
 
 class ReferenceDecoder:
-    """All weights in memory at fp32, one sequence at a time."""
+    """All weights in memory at fp32, one sequence at a time.
 
-    def __init__(self, source: ModelSource) -> None:
+    `changed` tensors take the place of the source's, such as those of a width (`WidthFile.narrow_tensors`).
+    """
+
+    def __init__(self, source: ModelSource, changed: Mapping[str, npt.NDArray[np.float32]] = NOTHING) -> None:
         """Raises: WeightsError for an incomplete model."""
         check_complete(source)
         self.architecture = source.architecture
-        self._weights = {name: torch.from_numpy(source.read(name)) for name in expected_shapes(source.architecture)}
+        self._weights = {
+            name: torch.from_numpy(changed[name] if name in changed else source.read(name))
+            for name in expected_shapes(source.architecture)
+        }
         self._frequencies = torch.from_numpy(inverse_frequencies(source.architecture))
 
     def embed(self, ids: Sequence[int]) -> Tensor:

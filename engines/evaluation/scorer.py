@@ -30,7 +30,7 @@ class StageRunner(Protocol):
 
     def embed(self, token_ids: Sequence[int]) -> Float: ...
 
-    def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int) -> Float: ...
+    def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int, width: str = "") -> Float: ...
 
     def run_head(self, normed: Float, head: HeadKind = "exact") -> Float: ...
 
@@ -120,7 +120,7 @@ class PathRuns:
             hidden = embedded if run.parent is None else outputs[run.parent]
             if run.stage in self._kvless:
                 hidden = np.ascontiguousarray(hidden[:, first:])
-            outputs.append(self._runner.run_stage(run.stage, hidden, slot=run.slot, start=start))
+            outputs.append(self._runner.run_stage(run.stage, hidden, slot=run.slot, start=start, width=run.width))
         found = {}
         for path, index in self._tree.exits.items():
             is_cut = self._tree.runs[index].stage in self._kvless

@@ -8,11 +8,15 @@ from models.student.manifest import Manifest
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class StageRun:
-    """One stage on the output of run `parent` (None: the embedding), with its KV in `slot`."""
+    """One stage on the output of run `parent` (None: the embedding), with its KV in `slot`.
+
+    `width` is that of a module's rows; exits have none.
+    """
 
     stage: str
     parent: int | None
     slot: int
+    width: str = ""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -32,18 +36,22 @@ class RunTree:
 
 
 def make_tree(manifest: Manifest, paths: Sequence[str]) -> RunTree:
-    """A stage that several paths reach with different inputs runs once for each, in slots of its own."""
+    """A stage that several paths reach with different inputs or at different widths runs once for each, in slots of its
+    own."""
     runs: list[StageRun] = []
-    known: dict[tuple[int | None, str], int] = {}
+    known: dict[tuple[int | None, str, str], int] = {}
     exits = {}
-    for path in paths:
+    for name in paths:
+        path = manifest.path(name)
         parent: int | None = None
-        for stage in manifest.stages(manifest.path(path)):
-            if (parent, stage) not in known:
-                known[parent, stage] = len(runs)
+        for stage in manifest.stages(path):
+            width = path.width if stage in path.modules else ""
+            key = (parent, stage, width)
+            if key not in known:
+                known[key] = len(runs)
                 slot = sum(run.stage == stage for run in runs)
-                runs.append(StageRun(stage=stage, parent=parent, slot=slot))
-            parent = known[parent, stage]
+                runs.append(StageRun(stage=stage, parent=parent, slot=slot, width=width))
+            parent = known[key]
         assert parent is not None
-        exits[path] = parent
+        exits[name] = parent
     return RunTree(runs=tuple(runs), exits=exits)

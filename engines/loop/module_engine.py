@@ -70,6 +70,7 @@ class ModuleEngine:
             path.name: tuple(s for s in student.manifest.stages(path) if runner.kv_bytes_per_token(s))
             for path in student.manifest.paths
         }
+        widths = {path.name: path.width for path in student.manifest.paths}
         bytes_per_token = {
             path: sum(runner.kv_bytes_per_token(stage) for stage in stages) for path, stages in self._kv_stages.items()
         }
@@ -93,9 +94,10 @@ class ModuleEngine:
             cache=self._cache,
             depths=student.manifest.path_ranks,
             stages=self._kv_stages,
+            widths=widths,
             resolve_path=self._loading.resolve,
         )
-        self._slot_moves = SlotMoves(runner, self._cache, self._kv_stages)
+        self._slot_moves = SlotMoves(runner, self._cache, self._kv_stages, widths)
         self._sampler = Sampler(self._tokenizer.token_bytes)
         self._counters = Counters()
         self._num_failures_in_a_row = 0

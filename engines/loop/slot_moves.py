@@ -12,12 +12,15 @@ from engines.sequence import Sequence
 
 
 class SlotMoves:
-    """`stages` gives the stages of a path that have KV, in order."""
+    """`stages` gives the stages of a path that have KV, in order, `widths` its width."""
 
-    def __init__(self, runner: Runner, cache: PrefixCache, stages: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, runner: Runner, cache: PrefixCache, stages: Mapping[str, tuple[str, ...]], widths: Mapping[str, str]
+    ) -> None:
         self._runner = runner
         self._cache = cache
         self._stages = stages
+        self._widths = widths
 
     def prepare(self, plan: StepPlan) -> None:
         """Bring every slot into the state that the step's forward pass expects."""
@@ -39,6 +42,7 @@ class SlotMoves:
             self._stages[sequence.path],
             lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
             sequence.request.cache_salt,
+            self._widths[sequence.path],
         )
         self._cache.release(sequence.match)
 

@@ -38,6 +38,25 @@ class RunnerLimits:
     library: Path | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class RowRange:
+    """Rows of a step that run a stage together, widest first; `bounds` has where the rows of each width end."""
+
+    first: int
+    bounds: list[int]
+    rank: int = 0
+    """Of the last row's width, 0 for the whole one."""
+
+    @property
+    def end(self) -> int:
+        return self.bounds[-1]
+
+    def extend_to(self, index: int, rank: int) -> None:
+        """Take in the rows up to `index`, which has the width of this rank; padding before it counts as narrow too."""
+        self.rank = rank
+        self.bounds[rank:] = [index + 1] * (len(self.bounds) - rank)
+
+
 class OnnxRunner:
     """`Runner` on CPU sessions.
 
@@ -63,6 +82,8 @@ class OnnxRunner:
         self._hidden = np.zeros((limits.num_slots, 1, hidden_size), np.float32)
         self._positions = np.zeros(limits.num_slots, np.int32)
         self._total_length = np.zeros((), np.int32)
+        self._width_ranks = {path.name: manifest.width_rank(path.width) for path in manifest.paths}
+        self._rows_by_width = np.zeros(1 + len(manifest.widths), np.int32)
         # Padding rows may share a slot with a prefilling sequence, so a step can have more rows than slots.
         self._normed = np.zeros((2 * limits.num_slots, hidden_size), np.float32)
         self._logits = np.zeros((2 * limits.num_slots, manifest.architecture.vocab_size), np.float32)
@@ -82,8 +103,19 @@ class OnnxRunner:
                     opened_head = self._open_head(variant, HEAD_STAGES[head])
                     self._heads[variant, head] = _warm_head(opened_head, self._manifest.architecture)
             else:
-                opened = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables)
+                opened = self._open_stage(variant, stage)
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
+
+    def _open_stage(self, variant: str, stage: str) -> StageSession:
+        """Raises: WeightsError for a graph of other widths than the student."""
+        session = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables)
+        expected = 1 if stage in self._exit_names else 1 + len(self._manifest.widths)
+        if session.num_widths != expected:
+            raise WeightsError(
+                f"{self._student.graph(variant, stage)} has {session.num_widths - 1} widths, and the student "
+                f"{expected - 1} there; build the student again with `fenhe build --widths`"
+            )
+        return session
 
     def _open_head(self, variant: str, stage: str) -> HeadSession:
         """Raises: WeightsError for a head of other sizes than the student."""
@@ -147,7 +179,7 @@ class OnnxRunner:
         """What the first module reads, at the precision of prompts. Shapes: returns [1, tokens, hidden_size]."""
         return self._embeddings[self._plan.prefill][list(token_ids)][None]
 
-    def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int) -> Float:
+    def run_stage(self, stage: str, hidden: Float, *, slot: int, start: int, width: str = "") -> Float:
         """Every position of one sequence through one stage, for callers that need all; KV before `start` is written.
 
         Shapes: hidden and result [1, tokens, hidden_size]. The result of an exit is normed.
@@ -160,6 +192,7 @@ class OnnxRunner:
             slot=slot,
             last_positions=np.array([last], np.int32),
             total_length=np.array(last + 1, np.int32),
+            rows_by_width=self._all_at(self._manifest.width_rank(width), 1),
         )
         return output
 
@@ -197,34 +230,38 @@ class OnnxRunner:
         self._positions[:num_rows] = [row.position for row in rows]
         self._total_length[...] = 1 + self._positions[:num_rows].max()
         normed = self._normed[:num_rows, None]
-        for stage, first, end in self._row_ranges(rows):
+        for stage, run in self._row_ranges(rows):
             is_exit = stage in self._exit_names
+            first, end = run.first, run.end
+            self._rows_by_width[:] = [bound - first for bound in run.bounds]
             self._stages[stage, variant].run(
                 hidden[first:end],
                 normed[first:end] if is_exit else hidden[first:end],
                 slot=first,
                 last_positions=self._positions[first:end],
                 total_length=self._total_length,
+                rows_by_width=self._rows_by_width,
             )
 
-    def _row_ranges(self, rows: Sequence[DecodeRow]) -> list[tuple[str, int, int]]:
-        """The rows (stage, first, end) of every stage that this step needs, in running order.
+    def _row_ranges(self, rows: Sequence[DecodeRow]) -> list[tuple[str, RowRange]]:
+        """The rows of every stage that this step needs, in running order.
 
-        One range per stage, padding included, unless rows that must not run it lie between those that must.
+        One range per stage, padding included, unless rows that must not run it lie between those that must, or a
+        module has a row that is wider than the one before. Exits have no widths.
         """
-        ranges: dict[str, list[tuple[int, int]]] = {}
+        ranges: dict[str, list[RowRange]] = {}
         last_row = -1  # the latest row that is not padding
         for index, row in enumerate(rows):
             if row.path is None:
                 continue
             for stage in self._path_stages[row.path]:
+                rank = 0 if stage in self._exit_names else self._width_ranks[row.path]
                 of_stage = ranges.setdefault(stage, [])
-                if of_stage and of_stage[-1][1] == last_row + 1:
-                    of_stage[-1] = (of_stage[-1][0], index + 1)
-                else:
-                    of_stage.append((index, index + 1))
+                if not of_stage or of_stage[-1].end != last_row + 1 or of_stage[-1].rank > rank:
+                    of_stage.append(RowRange(first=index, bounds=[index] * len(self._rows_by_width)))
+                of_stage[-1].extend_to(index, rank)
             last_row = index
-        return [(stage, first, end) for stage in self._stage_order for first, end in ranges.get(stage, ())]
+        return [(stage, run) for stage in self._stage_order for run in ranges.get(stage, ())]
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's
@@ -291,14 +328,30 @@ class OnnxRunner:
             slot=group[0].slot,
             last_positions=np.array(last, np.int32),
             total_length=np.array(max(last) + 1, np.int32),
+            rows_by_width=self._all_at(self._width_ranks[group[0].path], len(group)),
         )
+
+    def _all_at(self, rank: int, num_rows: int) -> npt.NDArray[np.int32]:
+        """`rows_by_width` of rows that all have the width of this rank. Shapes: [1 + widths]."""
+        self._rows_by_width[:rank], self._rows_by_width[rank:] = 0, num_rows
+        return self._rows_by_width
 
 
 def _warm_stage(stage: StageSession, architecture: Architecture, spare_slot: int) -> StageSession:
-    """Run a stage once in a slot that no sequence uses: operators pack their weights at their first run."""
+    """Run a stage once at every width in a slot that no sequence uses: operators pack their weights at their first
+    run."""
     hidden = np.zeros((1, 1, architecture.hidden_size), np.float32)
     last_positions, total_length = np.zeros(1, np.int32), np.ones((), np.int32)
-    stage.run(hidden, hidden, slot=spare_slot, last_positions=last_positions, total_length=total_length)
+    for rank in range(stage.num_widths):
+        rows_by_width = np.array([entry >= rank for entry in range(stage.num_widths)], np.int32)
+        stage.run(
+            hidden,
+            hidden,
+            slot=spare_slot,
+            last_positions=last_positions,
+            total_length=total_length,
+            rows_by_width=rows_by_width,
+        )
     stage.forget_bindings()
     return stage
 

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
+from models.graphs.widths import ROWS_BY_WIDTH
 
 MAX_CACHED_BINDINGS = 64
 
@@ -65,16 +66,19 @@ class StageSession:
         slot: int,
         last_positions: npt.NDArray[np.int32],
         total_length: npt.NDArray[np.int32],
+        rows_by_width: npt.NDArray[np.int32],
     ) -> None:
         """Run the stage over rows in consecutive slots, the first in `slot`; `output` may be `hidden` itself.
 
-        Shapes: hidden, output [batch, length, hidden_size], last_positions [batch], total_length [].
+        Shapes: hidden, output [batch, length, hidden_size], last_positions [batch], total_length [], rows_by_width
+        [1 + widths], which stages without widths do not read.
         """
-        arrays = (hidden, output, last_positions, total_length)
+        shared = {"last_positions": last_positions, "total_length": total_length, ROWS_BY_WIDTH: rows_by_width}
+        arrays = (hidden, output, *shared.values())
         key = (*hidden.shape, slot, *(array.ctypes.data for array in arrays))
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bind(hidden, output, slot, last_positions, total_length)
+            binding = self._bind(hidden, output, slot, shared)
             self._bindings[key] = binding
             if len(self._bindings) > MAX_CACHED_BINDINGS:
                 self._bindings.popitem(last=False)
@@ -86,26 +90,18 @@ class StageSession:
         """Drop the kept bindings: their arrays are gone."""
         self._bindings.clear()
 
-    def _bind(
-        self,
-        hidden: Float,
-        output: Float,
-        slot: int,
-        last_positions: npt.NDArray[np.int32],
-        total_length: npt.NDArray[np.int32],
-    ) -> ort.IOBinding:
+    @property
+    def num_widths(self) -> int:
+        """How many widths its rows can have, the whole one included; 1 for a graph without widths."""
+        return next((value.shape[0] for value in self._session.get_inputs() if value.name == ROWS_BY_WIDTH), 1)
+
+    def _bind(self, hidden: Float, output: Float, slot: int, shared: dict[str, npt.NDArray[Any]]) -> ort.IOBinding:
         binding = self._session.io_binding()
         _bind_input(binding, "hidden", hidden)
         _bind_output(binding, "output", output)
         if self._kv is not None:
             used = {value.name for value in self._session.get_inputs()}
-            shared = {
-                "last_positions": last_positions,
-                "total_length": total_length,
-                "cos": self._tables.cos,
-                "sin": self._tables.sin,
-            }
-            for name, array in shared.items():
+            for name, array in (shared | {"cos": self._tables.cos, "sin": self._tables.sin}).items():
                 if name in used:
                     _bind_input(binding, name, array)
             for layer in range(self._kv.num_layers):

@@ -1,7 +1,8 @@
 """KV of prompt beginnings that were computed before, in blocks, per module.
 
-A block is known by its tokens, everything before them, and the modules its KV went through; so the knowledge module's
-KV of a shared prefix serves every path, and a deeper path never takes a prefix whose deeper KV was not written.
+A block is known by its tokens, everything before them, and the modules its KV went through at which width; so the
+knowledge module's KV of a shared prefix serves every path of one width, and a deeper path never takes a prefix whose
+deeper KV was not written.
 Holds copies; knows nothing of slots or tensors beyond their size.
 
 Example: a prompt of 100 tokens ran on the path knowledge, and its first 70 on knowledge, reasoning. Blocks of 32
@@ -11,7 +12,7 @@ begins at token 96 on the first path, and at token 64 on the second: there the t
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +58,9 @@ def least_computed(num_tokens: int) -> int:
     return num_tokens - _most_blocks(num_tokens) * BLOCK_TOKENS
 
 
-def lineages(stages: Sequence[str]) -> dict[str, str]:
-    """For every stage of a path, which stages its KV depends on."""
-    return {stage: "/".join(stages[: index + 1]) for index, stage in enumerate(stages)}
+def lineages(stages: Sequence[str], width: str = "") -> dict[str, str]:
+    """For every stage of a path, on which stages at which width its KV depends ("": the whole width)."""
+    return {stage: ":".join((width, "/".join(stages[: index + 1]))) for index, stage in enumerate(stages)}
 
 
 class PrefixCache:
@@ -75,21 +76,22 @@ class PrefixCache:
         self.counters: dict[str, StageCounters] = {}
         self._entries: OrderedDict[BlockKey, _Entry] = OrderedDict()
 
-    def match(self, token_ids: Sequence[int], stages: Sequence[str], salt: str = "") -> Match:
+    def match(self, token_ids: Sequence[int], stages: Sequence[str], salt: str = "", width: str = "") -> Match:
         """Find and hold the longest prefix whose KV is cached for all stages, at least two tokens short of the whole.
 
-        `stages` are those of the path that have KV, in order.
+        `stages` are those of the path that have KV, in order, and `width` is the path's.
         """
         digests = block_digests(token_ids, _most_blocks(len(token_ids)), salt)
         num_blocks = len(digests)
-        for stage, lineage in lineages(stages).items():
+        ways = lineages(stages, width)
+        for stage, lineage in ways.items():
             known = next((i for i, d in enumerate(digests) if (lineage, d) not in self._entries), len(digests))
             self._count(stage, len(token_ids), known * BLOCK_TOKENS)
             num_blocks = min(num_blocks, known)
-        keys = [(lineage, digest) for lineage in lineages(stages).values() for digest in digests[:num_blocks]]
+        keys = [(lineage, digest) for lineage in ways.values() for digest in digests[:num_blocks]]
         for key in keys:
             self._entries[key].num_holders += 1
-        self._touch(stages, digests[:num_blocks])
+        self._touch(ways, digests[:num_blocks])
         return Match(num_tokens=num_blocks * BLOCK_TOKENS if stages else 0, keys=keys)
 
     def blocks(self, match: Match) -> list[Block]:
@@ -112,17 +114,19 @@ class PrefixCache:
         stages: Sequence[str],
         read: Callable[[str, int], Block],
         salt: str = "",
+        width: str = "",
     ) -> None:
         """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet.
 
         Shapes: `read` returns [layers, 2, kv_heads, BLOCK_TOKENS, head_dim].
         """
         digests = block_digests(token_ids, len(token_ids) // BLOCK_TOKENS, salt)
+        ways = lineages(stages, width)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
         chain = Match()
         # Block by block through all stages: a chain that fits only in part is useful up to there.
         for index, digest in enumerate(digests):
-            for stage, lineage in lineages(stages).items():
+            for stage, lineage in ways.items():
                 key = (lineage, digest)
                 if key not in self._entries and not self._add(key, read(stage, index * BLOCK_TOKENS)):
                     break
@@ -132,7 +136,7 @@ class PrefixCache:
                 continue
             break
         self.release(chain)
-        self._touch(stages, digests)
+        self._touch(ways, digests)
 
     def count_held(self) -> tuple[int, int]:
         """Bytes stored, and how many times blocks are held: counted afresh, for the audit."""
@@ -150,9 +154,9 @@ class PrefixCache:
         self.used_bytes += block.nbytes
         return True
 
-    def _touch(self, stages: Sequence[str], digests: Sequence[Digest]) -> None:
-        """Mark blocks as used, deepest stage and last block first."""
-        for lineage in reversed(list(lineages(stages).values())):
+    def _touch(self, ways: Mapping[str, str], digests: Sequence[Digest]) -> None:
+        """Mark blocks of the lineages of a path's stages as used, deepest stage and last block first."""
+        for lineage in reversed(list(ways.values())):
             for digest in reversed(digests):
                 if (lineage, digest) in self._entries:
                     self._entries.move_to_end((lineage, digest))

@@ -110,8 +110,8 @@ class StepPlan:
 class Scheduler:
     """Owns every living sequence, waiting or running, and the slots of those that run.
 
-    `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV; `resolve_path` returns the
-    path a sequence may run now, or None while it has to wait for modules to load.
+    `depths` ranks paths, 0 the deepest; `stages` gives the stages of a path that have KV, `widths` its width;
+    `resolve_path` returns the path a sequence may run now, or None while it has to wait for modules to load.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class Scheduler:
         cache: PrefixCache,
         depths: Mapping[str, int],
         stages: Mapping[str, tuple[str, ...]],
+        widths: Mapping[str, str],
         resolve_path: Callable[[str, WhileLoading], str | None],
     ) -> None:
         self.waiting: deque[Sequence] = deque()
@@ -136,6 +137,7 @@ class Scheduler:
         self._cache = cache
         self._depths = depths
         self._stages = stages
+        self._widths = widths
         self._resolve_path = resolve_path
 
     def add(self, sequence: Sequence) -> None:
@@ -248,7 +250,8 @@ class Scheduler:
     def _find_prefix(self, sequence: Sequence) -> Match:
         if sequence.num_unscored_tokens:  # cached KV does not include the tokens' log-probabilities
             return Match()
-        return self._cache.match(sequence.token_ids, self._stages[sequence.path], sequence.request.cache_salt)
+        salt, width = sequence.request.cache_salt, self._widths[sequence.path]
+        return self._cache.match(sequence.token_ids, self._stages[sequence.path], salt, width)
 
     def _carry_out(self, moves: list[Move], plan: StepPlan) -> None:
         """Record moves in the sequences concerned: the slot map has already made them."""

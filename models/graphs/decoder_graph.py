@@ -19,7 +19,8 @@ from models.architecture import Architecture
 from models.graphs.linear import LinearInput, LinearWriter, Matrix
 from models.graphs.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
-from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths
+from models.graphs.row_groups import RowGroups
+from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths, own_down, own_output
 from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
@@ -161,12 +162,14 @@ def _kv_specs(prefix: str, architecture: Architecture, writer: LayerWriter, num_
 class StockLayerWriter:
     """Operators that every ONNX Runtime build carries, KV in fp32.
 
-    `mixes_down_input` belongs to weights in a rotated basis (`models/graphs/rotate.py`).
+    `mixes_down_input` belongs to weights in a rotated basis (`models/graphs/rotate.py`). With `keeps_neuron_order` rows
+    of the whole width sum over neurons as a student without widths does, to the last bit.
     """
 
     linear: LinearWriter
     head_linear: LinearWriter
     mixes_down_input: bool = False
+    keeps_neuron_order: bool = False
     kv_type: str = "float32"
 
     def layer(
@@ -178,13 +181,16 @@ class StockLayerWriter:
         residual: Residual,
         widths: LayerWidths | None = None,
     ) -> Residual:
-        assert widths is None
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
-        attended = self._attention(graph, source, prefix, slot, normed)
-        residual = Residual(total=total, pending=attended)
+        attended = self.linear.prepare(graph, self._attention(graph, source, prefix, slot, normed))
+        pending = self._attention_output(graph, source, index, attended, widths)
+        residual = Residual(total=total, pending=pending)
         total, normed = self._normalise(graph, source, f"{prefix}.post_attention_layernorm.weight", residual)
-        return Residual(total=total, pending=self._feed_forward(graph, source, prefix, normed))
+        prepared = self.linear.prepare(graph, normed)
+        if widths is None:
+            return Residual(total=total, pending=self._feed_forward(graph, source, prefix, prepared))
+        return Residual(total=total, pending=self._feed_forward_by_width(graph, source, index, prepared, widths))
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
         if residual.pending is None:
@@ -235,7 +241,21 @@ class StockLayerWriter:
             do_rotary=1,
             local_window_size=architecture.sliding_window or -1,
         )
-        return self._project(graph, source, f"{prefix}.self_attn", ("o_proj",), self.linear.prepare(graph, attended))
+        return attended
+
+    def _attention_output(
+        self, graph: GraphWriter, source: ModelSource, index: int, attended: LinearInput, widths: LayerWidths | None
+    ) -> str:
+        prefix = f"model.layers.{index}.self_attn"
+        if widths is None or len(widths.output_runs) == 1:
+            return self._project(graph, source, prefix, ("o_proj",), attended)
+        groups = RowGroups(graph=graph, num_entries=len(widths.neurons))
+        outputs = []
+        for run in widths.output_runs:
+            rows = groups.between(attended, run.first, run.last)
+            weight = own_output(index, run.first) if run.own else f"{prefix}.o_proj.weight"
+            outputs.append(self.linear.multiply(graph, rows, weight.removesuffix(".weight"), source.read(weight)))
+        return self._biased(graph, source, prefix, ("o_proj",), groups.joined(outputs))
 
     def _query_key_value(
         self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str
@@ -266,16 +286,46 @@ class StockLayerWriter:
         )
         return graph.node("Reshape", [normed, joined])
 
-    def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, normed: str) -> str:
-        prepared = self.linear.prepare(graph, normed)
+    def _feed_forward(self, graph: GraphWriter, source: ModelSource, prefix: str, prepared: LinearInput) -> str:
         gate_up = self._project(graph, source, f"{prefix}.mlp", GATE_UP, prepared)
-        sizes = np.array([source.architecture.intermediate_size] * 2, np.int64)
-        gate, up = graph.nodes("Split", [gate_up, graph.weight("gate_up_sizes", sizes)], 2, axis=-1)
-        silu = graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0)
-        product = graph.node("Mul", [silu, up])
+        product = _swiglu(graph, gate_up, source.architecture.intermediate_size, "gate_up_sizes")
         if self.mixes_down_input:
             product = _mixed(graph, product, source.architecture.intermediate_size)
         return self._project(graph, source, f"{prefix}.mlp", ("down_proj",), self.linear.prepare(graph, product))
+
+    def _feed_forward_by_width(
+        self, graph: GraphWriter, source: ModelSource, index: int, prepared: LinearInput, widths: LayerWidths
+    ) -> str:
+        """Blocks of neurons for the rows that run them, then the rows of each width with its own output matrix."""
+        prefix = f"model.layers.{index}.mlp"
+        groups = RowGroups(graph=graph, num_entries=len(widths.neurons))
+        gate, up = (source.read(f"{prefix}.{part}.weight") for part in GATE_UP)
+        products: list[list[str]] = [[] for _ in widths.neurons]
+        for block in widths.blocks:
+            rows, neurons = groups.first(prepared, block.entry), slice(block.first, block.end)
+            name = f"{prefix}.{'_'.join(GATE_UP)}.{block.first}"
+            gate_up = self.linear.multiply(graph, rows, name, np.concatenate([gate[neurons], up[neurons]]))
+            product = _swiglu(graph, gate_up, block.size, f"gate_up_sizes_{block.size}")
+            for entry, of_width in enumerate(groups.split(product, block.entry)):
+                products[entry].append(of_width)
+        outputs = [
+            self._down_at(graph, source, index, entry, _end_to_end(graph, parts), widths)
+            for entry, parts in enumerate(products)
+        ]
+        return groups.joined(outputs)
+
+    def _down_at(
+        self, graph: GraphWriter, source: ModelSource, index: int, entry: int, product: str, widths: LayerWidths
+    ) -> str:
+        """The neurons of the width at `entry` times its output matrix."""
+        name = own_down(index, entry) if entry else f"model.layers.{index}.mlp.down_proj.weight"
+        weight = source.read(name)
+        if not entry and self.keeps_neuron_order:
+            product = graph.node("Gather", [product, graph.weight(f"{name}.places", widths.places)], axis=-1)
+            weight = weight[:, widths.places]
+        elif self.mixes_down_input:
+            product = _mixed(graph, product, widths.neurons[entry], of=f"_{widths.neurons[entry]}")
+        return self.linear.multiply(graph, self.linear.prepare(graph, product), name.removesuffix(".weight"), weight)
 
     def _project(
         self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
@@ -283,17 +333,36 @@ class StockLayerWriter:
         """One product with the named matrices joined, and their biases added."""
         name = f"{prefix}.{'_'.join(parts)}"
         result = self.linear.multiply(graph, prepared, name, stacked(source, prefix, parts))
+        return self._biased(graph, source, prefix, parts, result)
+
+    def _biased(self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], result: str) -> str:
         bias = stacked_bias(source, prefix, parts)
-        return result if bias is None else graph.node("Add", [result, graph.weight(f"{name}.bias", bias)])
+        name = f"{prefix}.{'_'.join(parts)}.bias"
+        return result if bias is None else graph.node("Add", [result, graph.weight(name, bias)])
 
 
-def _mixed(graph: GraphWriter, value: str, width: int) -> str:
-    """The Hadamard transform over the parts of a value. Shapes: [batch, length, width], in and out."""
+def _swiglu(graph: GraphWriter, gate_up: str, num_neurons: int, sizes: str) -> str:
+    """Shapes: gate_up [batch, length, 2 * num_neurons], returns [batch, length, num_neurons]."""
+    halves = graph.weight(sizes, np.array([num_neurons] * 2, np.int64))
+    gate, up = graph.nodes("Split", [gate_up, halves], 2, axis=-1)
+    return graph.node("Mul", [graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0), up])
+
+
+def _end_to_end(graph: GraphWriter, parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else graph.node("Concat", parts, axis=-1)
+
+
+def _mixed(graph: GraphWriter, value: str, width: int, of: str = "") -> str:
+    """The Hadamard transform over the parts of a value; `of` tells its constants from those of another width.
+
+    Shapes: [batch, length, width], in and out.
+    """
     size = hadamard_size(width)
-    split = graph.weight("split_parts", np.array([0, 0, size, width // size], np.int64))
-    joined = graph.weight("join_parts", np.array([0, 0, width], np.int64))
+    split = graph.weight(f"split_parts{of}", np.array([0, 0, size, width // size], np.int64))
+    joined = graph.weight(f"join_parts{of}", np.array([0, 0, width], np.int64))
     parts = graph.node("Reshape", [value, split])
-    return graph.node("Reshape", [graph.node("MatMul", [graph.weight("hadamard", hadamard(size)), parts]), joined])
+    mixed = graph.node("MatMul", [graph.weight(f"hadamard{of}", hadamard(size)), parts])
+    return graph.node("Reshape", [mixed, joined])
 
 
 def stacked(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix:

@@ -87,6 +87,7 @@ class GraphWriter:
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._num_values = 0
+        self._once: set[str] = set()
 
     def node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
@@ -106,6 +107,13 @@ class GraphWriter:
     ) -> None:
         """Add a node whose outputs are graph outputs or otherwise known by name; `""` skips one."""
         self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+
+    def node_once(self, output: str, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node whose output has this name, unless the graph has it already; returns the name."""
+        if output not in self._once:
+            self._once.add(output)
+            self.named_node(kind, inputs, [output], **attributes)
+        return output
 
     def weight(self, name: str, array: npt.NDArray[Any]) -> str:
         """Add a constant, outside the graph file when it is large; the same name twice is the same constant.

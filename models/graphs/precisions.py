@@ -27,7 +27,7 @@ class Precision:
 PRECISIONS: dict[str, Precision] = {
     "fp32": Precision(
         weights="fp32",
-        writer=StockLayerWriter(linear=Fp32Linear(), head_linear=Fp32Linear()),
+        writer=StockLayerWriter(linear=Fp32Linear(), head_linear=Fp32Linear(), keeps_neuron_order=True),
         description="the reference",
     ),
     "int8": Precision(

@@ -278,9 +278,9 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
         """Raises: KeyError for a name no variant has."""
         return _named(self.variants, name)
 
-    def width_rank(self, path: StudentPath) -> int:
-        """0 for a path of the whole width, then 1 for the widest width, and so on."""
-        return (["", *(width.name for width in self.widths)]).index(path.width)
+    def width_rank(self, width: str) -> int:
+        """0 for the whole width (""), 1 for the widest of the others, and so on."""
+        return ["", *(one.name for one in self.widths)].index(width)
 
     def neurons(self, path: StudentPath, layer: int) -> int:
         """How many feed-forward neurons a path runs in a layer of its modules. Exits have no widths."""
@@ -369,12 +369,16 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
     def path_ranks(self) -> dict[str, int]:
         """Ranks of the paths by name, 0 the deepest: sorted by rank, the rows that run a module come first in a step.
 
-        Among paths of equal depth those with the same exit are neighbours, so that the exit runs once for all of them.
+        Paths of equal depth come widest first, so that their modules run once for all of them; among those of equal
+        width those with the same exit are neighbours, so that the exit does.
 
         Raises: ConfigError when no order does that for all modules.
         """
         exits = [exit.name for exit in self.exits]
-        ordered = sorted(self.paths, key=lambda path: (-len(path.modules), exits.index(path.exit)))
+        ordered = sorted(
+            self.paths,
+            key=lambda path: (-len(path.modules), self.width_rank(path.width), exits.index(path.exit)),
+        )
         for module in self.modules:
             needs = [module.name in path.modules for path in ordered]
             if needs != sorted(needs, reverse=True):

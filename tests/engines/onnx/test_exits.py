@@ -178,9 +178,11 @@ def test_exits_mixed_in_one_step_equal_each_alone(
 
 def test_exits_run_once_a_step_when_their_rows_are_neighbours(build: Callable[..., Built]) -> None:
     runner = build().tape().runner
-    ranges: Any = lambda *paths: runner._row_ranges(  # noqa: E731
-        [DecodeRow(path=path, position=3, token_id=1) for path in paths]
-    )
+
+    def ranges(*paths: str | None) -> list[tuple[str, int, int]]:
+        found = runner._row_ranges([DecodeRow(path=path, position=3, token_id=1) for path in paths])
+        return [(stage, run.first, run.end) for stage, run in found]
+
     assert ranges("full", None, "legal", "math", None, "riddle", "fact") == [
         ("knowledge", 0, 7),
         ("math_exit", 3, 6),

@@ -58,6 +58,7 @@ class Stage:
             slot=slot,
             last_positions=np.full(len(hidden), last, np.int32),
             total_length=np.array(last + 1, np.int32),
+            rows_by_width=np.ones(1, np.int32),
         )
         return output
 
@@ -71,7 +72,8 @@ def test_stage_session_works_in_place_as_into_another_array(tiny_student: Any) -
     hidden = random_hidden(1)
     expected = stage.run(hidden)
     positions, length = np.array([3], np.int32), np.array(4, np.int32)
-    stage.stage.run(hidden, hidden, slot=0, last_positions=positions, total_length=length)
+    rows = np.ones(1, np.int32)
+    stage.stage.run(hidden, hidden, slot=0, last_positions=positions, total_length=length, rows_by_width=rows)
     np.testing.assert_array_equal(hidden, expected)
 
 
@@ -90,7 +92,15 @@ def test_stage_session_keeps_a_bounded_number_of_bindings(tiny_student: Any, mon
     outputs = [np.empty_like(array) for array in hidden]
     lasts = [np.array([seed], np.int32) for seed in range(5)]
     lengths = [np.array(seed + 1, np.int32) for seed in range(5)]
+    rows = np.ones(1, np.int32)
     for index in (0, 1, 2, 3, 4, 3, 0, 4):
-        stage.stage.run(hidden[index], outputs[index], slot=0, last_positions=lasts[index], total_length=lengths[index])
+        stage.stage.run(
+            hidden[index],
+            outputs[index],
+            slot=0,
+            last_positions=lasts[index],
+            total_length=lengths[index],
+            rows_by_width=rows,
+        )
         assert len(stage.stage._bindings) <= 2
         np.testing.assert_array_equal(outputs[index], Stage(tiny_student("llama").student).run(hidden[index]))

@@ -43,6 +43,7 @@ class Rig:
             cache=PrefixCache(0),
             depths=DEPTHS,
             stages=STAGES,
+            widths=dict.fromkeys(STAGES, ""),
             resolve_path=self._resolve,
         )
 
