@@ -78,10 +78,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "models.distill": (
         "ablation dry_run",
         "distiller",
+        "narrowing",
         "run",
         "cutting",
         "config",
-        "loss",
+        "loss width_settings",
         "teacher",
         "network steering data",
         "work_folder",

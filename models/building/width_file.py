@@ -3,7 +3,9 @@
 A safetensors file. Its metadata key `fenhe` holds the `WidthPlan`. `order.{layer}` [intermediate] is a permutation of
 the layer's neurons, of which a width has the first ones; `{width}.layers.{layer}.down` [hidden, neurons] is the
 matrix that a width multiplies them with, columns in that order; `{width}.layers.{layer}.output` [hidden, q_size] is
-its output matrix of attention, where the plan says that it has one.
+its output matrix of attention, where the plan says that it has one. Each may have a compact form instead
+(`models/building/width_encoding.py`): int8, or a difference, for `down` from the widest width's, for `output` from the
+model's own.
 """
 
 import re
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
+from models.building.width_encoding import decode_difference, decode_int8, num_groups
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import write_whole
@@ -90,6 +93,8 @@ def write_width_file(file: Path, plan: WidthPlan, tensors: Mapping[str, npt.NDAr
 def _stored_type(values: npt.NDArray[Any]) -> type[np.generic]:
     if not np.issubdtype(values.dtype, np.integer):
         return np.float16 if values.dtype == np.float16 else np.float32
+    if values.dtype == np.int8:
+        return np.int8
     return np.int16 if values.max(initial=0) <= np.iinfo(np.int16).max else np.int32
 
 
@@ -148,9 +153,9 @@ class WidthFile:
         for layer in range(model.architecture.num_layers):
             self.order(layer)
             for width in self.plan.widths:
-                self.read(width, layer, "down")
+                self.read(model, width, layer, "down")
                 if width.has_own_output:
-                    self.read(width, layer, "output")
+                    self.read(model, width, layer, "output")
 
     def order(self, layer: int) -> npt.NDArray[np.int64]:
         """Which neuron stands at each place of a layer's order. Shapes: [intermediate].
@@ -165,16 +170,32 @@ class WidthFile:
             )
         return order
 
-    def read(self, width: Width, layer: int, part: Part) -> Array:
+    def read(self, model: ModelSource, width: Width, layer: int, part: Part) -> Array:
         """One of a width's own matrices. Shapes: `down` [hidden, neurons], `output` [hidden, q_size].
 
         Raises: WeightsError for numbers that are not finite.
         """
         name = _matrix_name(width.name, layer, part)
-        values = self.stored.read(name)
+        if name in self.stored.tensors:
+            values = self.stored.read(name)
+        elif f"{name}.int8" in self.stored.tensors:
+            values = decode_int8(self.stored.read_integers(f"{name}.int8"), self.stored.read(f"{name}.scales"))
+        else:
+            values = self._read_difference(name, self._base(model, layer, part))
         if not np.isfinite(values).all():
             raise WeightsError(f"{self.file}: tensor {name} is not finite; {REMEDY}")
         return values
+
+    def _read_difference(self, name: str, base: Array) -> Array:
+        left, right = (self.stored.read_integers(f"{name}.{side}") for side in ("left", "right"))
+        left_scales, right_scales = (self.stored.read(f"{name}.{side}_scales") for side in ("left", "right"))
+        return decode_difference(left, left_scales, right, right_scales, base)
+
+    def _base(self, model: ModelSource, layer: int, part: Part) -> Array:
+        """What a difference is added to. Shapes: [hidden, at least its columns]."""
+        if part == "down":
+            return self.read(model, self.plan.widths[0], layer, "down")
+        return model.read(f"model.layers.{layer}.self_attn.o_proj.weight")
 
     def layer_widths(self, layer: int) -> LayerWidths:
         """A layer's widths, as its graph needs them."""
@@ -200,26 +221,46 @@ class WidthFile:
         for layer in range(base.architecture.num_layers):
             prefix, kept = f"model.layers.{layer}", self.order(layer)[: width.neurons[layer]]
             tensors |= {f"{prefix}.{part}": base.read(f"{prefix}.{part}")[kept] for part in _GATE_UP}
-            tensors[f"{prefix}.{_DOWN}"] = self.read(width, layer, "down")
+            tensors[f"{prefix}.{_DOWN}"] = self.read(base, width, layer, "down")
             if width.has_own_output:
-                tensors[f"{prefix}.self_attn.o_proj.weight"] = self.read(width, layer, "output")
+                tensors[f"{prefix}.self_attn.o_proj.weight"] = self.read(base, width, layer, "output")
         return tensors
 
     def _check_tensors(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """`expected` has the shape of every order and every matrix; a matrix may be stored in any form."""
+        stored: dict[str, tuple[int, ...]] = {}
+        for name, shape in expected.items():
+            stored |= {name: shape} if name.startswith("order.") else self._stored_form(name, shape)
         tensors, problems = self.stored.tensors, []
-        if missing := sorted(expected.keys() - tensors.keys()):
+        if missing := sorted(stored.keys() - tensors.keys()):
             problems.append(f"missing tensors: {', '.join(missing)}")
-        if unknown := sorted(tensors.keys() - expected.keys()):
+        if unknown := sorted(tensors.keys() - stored.keys()):
             problems.append(f"unknown tensors: {', '.join(unknown)}")
         misshapen = [
             f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-            for name, shape in expected.items()
+            for name, shape in stored.items()
             if name in tensors and tensors[name].shape != shape
         ]
         if misshapen:
             problems.append(f"misshapen tensors: {', '.join(misshapen)}")
         if problems:
             raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
+
+    def _stored_form(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The tensors that a matrix is stored as, and their shapes."""
+        tensors, (rows, columns) = self.stored.tensors, shape
+        if f"{name}.int8" in tensors:
+            return {f"{name}.int8": shape, f"{name}.scales": (rows, num_groups(columns))}
+        is_base = name == _matrix_name(self.plan.widths[0].name, int(name.split(".")[-2]), "down")
+        if f"{name}.left" not in tensors or is_base:
+            return {name: shape}
+        (rank,) = tensors[f"{name}.left"].shape[1:] or (0,)
+        return {
+            f"{name}.left": (rows, rank),
+            f"{name}.left_scales": (rank,),
+            f"{name}.right": (rank, columns),
+            f"{name}.right_scales": (rank,),
+        }
 
 
 class WidthSource(DerivedSource):
@@ -247,7 +288,7 @@ class WidthSource(DerivedSource):
     def read(self, name: str) -> Array:
         """Shapes: as in the base model; `own_down` [hidden, neurons], `own_output` [hidden, q_size]."""
         if name in self._own:
-            return self._widths.read(*self._own[name])
+            return self._widths.read(self._base, *self._own[name])
         values = self._base.read(name)
         found = _NEURONS.fullmatch(name)
         if found is None:

@@ -30,6 +30,7 @@ from models.distill.steering.schedules import (
 from models.distill.steering.transfer_control import TransferConfig
 from models.distill.steering.weighting import GradientGuideConfig, WeightAverageConfig
 from models.distill.teacher.switch import TeacherSwitchConfig
+from models.distill.width_settings import LegSettings, Sample, WidthSettings
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS
@@ -137,7 +138,8 @@ class DistillConfig:
 
     `teacher` is a GGUF file, a Hugging Face folder, or a name `fenhe pull` knows; the student's frozen trunk is the
     teacher's own. `teachers` are further ones with the same vocabulary, whose soft targets are switched between or
-    averaged (`ensemble`). `transfer = "sequence"` trains on the teachers' text alone, for other vocabularies.
+    averaged (`ensemble`). `transfer = "sequence"` trains on the teachers' text alone, for other vocabularies. With
+    `widths` the run makes narrow paths, and no exits.
     """
 
     teacher: str
@@ -171,6 +173,7 @@ class DistillConfig:
     quantised: QuantisedSettings | None = None
     adversarial: AdversarialSettings | None = None
     branches: BranchSettings | None = None
+    widths: WidthSettings | None = None
 
     @property
     def data_settings(self) -> DataSettings:
@@ -203,6 +206,11 @@ class DistillConfig:
             if loss not in LOSS_NAMES
         ]
         found += self._exit_problems()
+        if self.widths is not None and self.exits:
+            found.append(
+                "widths and exits are trained in runs of their own; give one of them here, and build with both files "
+                "(`fenhe build --exits FILE --widths FILE`)"
+            )
         if self.branches is not None and self.exits and all(exit.tasks for exit in self.exits):
             found.append("branches need an exit that learns all tasks; every exit has `tasks`")
         names = [exit.exit_name for exit in self.exits]
@@ -308,7 +316,7 @@ def _refuse_unknown(values: dict[str, Any], kind: type, where: str, prefix: str)
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{where}: there is no setting {prefix}{key}; there are {', '.join(sorted(known))}")
-        inner = _TABLES.get(key) if kind is DistillConfig else None
+        inner = _TABLES.get(key) if kind is DistillConfig else _INNER_TABLES.get(f"{prefix}{key}")
         for table in value if isinstance(value, list) else [value]:
             if inner is not None and isinstance(table, dict):
                 _refuse_unknown(table, inner, where, f"{prefix}{key}.")
@@ -332,4 +340,10 @@ _TABLES: dict[str, type] = {
     "quantised": QuantisedSettings,
     "adversarial": AdversarialSettings,
     "branches": BranchSettings,
+    "widths": WidthSettings,
+}
+_INNER_TABLES: dict[str, type] = {
+    "widths.samples": Sample,
+    "widths.leg": LegSettings,
+    "widths.leg.learning_rate": LearningRateSchedule,
 }

@@ -10,12 +10,16 @@ import torch
 
 from models.building.build import build_student
 from models.building.exits import read_exits, write_exits
-from models.distill.config import DistillConfig
+from models.distill.config import AUTO, DistillConfig
 from models.distill.cutting.layout import Layout, check_tasks, new_exit, plan_of, planned_exits
 from models.distill.cutting.measured_cut import cut_modules, measure_layers
-from models.distill.data.labels import Answerer
+from models.distill.data.examples import Example, encode_rows
+from models.distill.data.labels import Answerer, LabelSettings
+from models.distill.data.plain import encode_plain, read_plain
 from models.distill.data.preparation import Prepared, prepare, refuse_unwritten
+from models.distill.data.rows import Row
 from models.distill.loss.objective import Teacher
+from models.distill.narrowing.narrowing import Narrowing, with_plain
 from models.distill.network.decoder import Trunk
 from models.distill.network.exit_model import ExitModel
 from models.distill.run.branches import train_branches
@@ -26,6 +30,7 @@ from models.distill.run.teachers import Teachers
 from models.distill.run.trainer import Trainer
 from models.distill.teacher.cache import CachedTeacher
 from models.distill.teacher.torch_answerer import TorchAnswerer
+from models.distill.width_settings import WidthSettings
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
@@ -119,6 +124,8 @@ class Distiller:
             raise ConfigError("; ".join(problems))
         if keep:
             self._refuse_other_checkpoints(resume)
+        if self.config.widths is not None:
+            return self._train_widths(self.config.widths, resume)
         prepared, layout, own = self.prepared(), self.layout(), self.reading()
         check_tasks(self.config, {example.task for example in prepared.examples})
         exits, further = self._new_exits(layout, own.cache), self.teachers.further(prepared.examples)
@@ -150,6 +157,29 @@ class Distiller:
         self.exits = exits
         if keep:
             self._write_exits(layout)
+        return self.progress
+
+    def _train_widths(self, settings: WidthSettings, resume: bool) -> Progress:
+        """A leg over the teacher's answers and plain text, the same examples in the same order wherever it runs."""
+        examples: dict[Example, None] = {}
+        held_out: list[Row] = []
+        for sample in settings.samples:
+            labels = replace(self.config.labels, temperature=sample.temperature, seed=sample.seed)
+            prepared = self._prepare(labels)
+            examples |= dict.fromkeys(prepared.examples)
+            held_out = held_out or prepared.held_out
+        plain = encode_plain(read_plain(map(Path, settings.plain)), self.source.tokenizer())
+        narrowing = Narrowing(
+            source=self.source,
+            trunk=self.trunk,
+            examples=with_plain(list(examples), plain, settings.plain_share, self.config.seed),
+            held_out=encode_rows(held_out, self.source.tokenizer(), self.config.text.max_tokens)[0],
+            settings=settings,
+            work=self.work,
+            report=self._report,
+        )
+        done = narrowing.run(resume=resume)
+        self.progress = Progress(step=done.step, num_tokens=done.num_tokens)
         return self.progress
 
     def reading(self) -> Teacher:
@@ -187,15 +217,23 @@ class Distiller:
 
         Raises: ConfigError before `train`, for exits of another run, or when the folder is in the way.
         """
-        file = self.exits_file()
+        narrow = self.config.widths is not None
         first = self.source.files[0]
         return build_student(
             first if first.suffix == ".gguf" else first.parent,
             Path(out or self.config.out),
             name=self.config.name,
+            modules=self.config.modules if narrow and self.config.modules != AUTO else None,
             precisions=self.config.precisions or DEFAULT_PRECISIONS,
-            exits=file,
+            exits=None if narrow else self.exits_file(),
+            widths=self.widths_file() if narrow else None,
         )
+
+    def widths_file(self) -> Path:
+        """What `train` wrote, perhaps in an earlier process. Raises: ConfigError when it is not there."""
+        if not self.work.widths.exists():
+            raise ConfigError(f"{self.work.widths} is not there; call train() first")
+        return self.work.widths
 
     def exits_file(self) -> Path:
         """What `train` wrote, perhaps in an earlier process.
@@ -216,23 +254,26 @@ class Distiller:
     def prepared(self) -> Prepared:
         """The examples; the teacher answers what has no answer."""
         if self._prepared is None:
-            self.work.path.mkdir(parents=True, exist_ok=True)
-            writer = self.teachers.writer()
-            with (self._open_answerer or _torch_answerer)(writer) as answerer:
-                self._prepared = prepare(
-                    self.config.data_settings,
-                    self.config.labels,
-                    self.source.tokenizer(),
-                    answerer,
-                    self.work,
-                    teacher=writer.sha256(),
-                    teacher_tokenizer=writer.tokenizer(),
-                    seed=self.config.seed,
-                    progress=lambda done, total: self._report("answers by the teacher", done, total),
-                )
+            self._prepared = self._prepare(self.config.labels)
             if self.config.transfer == "sequence":
                 refuse_unwritten(self._prepared.num_by_teacher)
         return self._prepared
+
+    def _prepare(self, labels: LabelSettings) -> Prepared:
+        self.work.path.mkdir(parents=True, exist_ok=True)
+        writer = self.teachers.writer()
+        with (self._open_answerer or _torch_answerer)(writer) as answerer:
+            return prepare(
+                self.config.data_settings,
+                labels,
+                self.source.tokenizer(),
+                answerer,
+                self.work,
+                teacher=writer.sha256(),
+                teacher_tokenizer=writer.tokenizer(),
+                seed=self.config.seed,
+                progress=lambda done, total: self._report("answers by the teacher", done, total),
+            )
 
     def layout(self) -> Layout:
         """The cut that is configured, or found by looking at the teacher's layers on some of the training text."""

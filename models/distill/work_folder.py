@@ -49,6 +49,14 @@ class WorkFolder:
     def exits(self) -> Path:
         return self.path / "exits.safetensors"
 
+    def calibration(self, key: str) -> Path:
+        """How the teacher's neurons move together; `key` identifies the teacher and the text."""
+        return self.path / f"calibration-{key[:16]}.pt"
+
+    @property
+    def widths(self) -> Path:
+        return self.path / "widths.safetensors"
+
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation.json"

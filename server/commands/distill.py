@@ -85,6 +85,10 @@ def _check_exported(distiller: "Distiller", out: Path, is_resumed: bool) -> None
     from models.checksums import sha256_of
 
     in_the_way = f"{out} is in the way; remove it or give another --out"
+    if distiller.config.widths is not None:
+        if not is_resumed or read_manifest(out).widths_sha256 != sha256_of([distiller.widths_file()]):
+            raise ConfigError(f"{in_the_way}, or go on with --resume if it was built from this run's widths")
+        return
     exits = distiller.work.exits
     if not (out / MANIFEST_NAME).exists() or not exits.exists():
         raise ConfigError(in_the_way)

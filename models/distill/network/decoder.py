@@ -51,10 +51,25 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden_BTH: Tensor) -> Tensor:
         """Every position sees itself and those before it; padding belongs at the end. Shapes: [B, T, H] in and out."""
-        hidden_BTH = hidden_BTH + self._attention(self._norm(hidden_BTH, "input_layernorm"))
-        normed_BTH = self._norm(hidden_BTH, "post_attention_layernorm")
-        gated = silu(self._project(normed_BTH, "mlp.gate_proj")) * self._project(normed_BTH, "mlp.up_proj")
-        return hidden_BTH + self._project(gated, "mlp.down_proj")
+        hidden_BTH = self.attended(hidden_BTH)
+        return hidden_BTH + self.down(self.gated(hidden_BTH))
+
+    def attended(self, hidden_BTH: Tensor) -> Tensor:
+        """The hidden state with what attention adds. Shapes: [B, T, H] in and out."""
+        return hidden_BTH + self._project(self.mixed(hidden_BTH), "self_attn.o_proj")
+
+    def gated(self, attended_BTH: Tensor) -> Tensor:
+        """What the feed-forward neurons say, which `down_proj` reads. Shapes: [B, T, H] to [B, T, neurons]."""
+        normed_BTH = self.feed_forward_norm(attended_BTH)
+        return silu(self._project(normed_BTH, "mlp.gate_proj")) * self._project(normed_BTH, "mlp.up_proj")
+
+    def feed_forward_norm(self, attended_BTH: Tensor) -> Tensor:
+        """Shapes: [B, T, H] in and out."""
+        return self._norm(attended_BTH, "post_attention_layernorm")
+
+    def down(self, gated_BTI: Tensor) -> Tensor:
+        """What the feed-forward half adds to the hidden state. Shapes: [B, T, neurons] to [B, T, H]."""
+        return self._project(gated_BTI, "mlp.down_proj")
 
     def attention_maps(self, hidden_BTH: Tensor) -> Tensor:
         """Attention probabilities for the layer's input. Shapes: returns [B, N, T, T]."""
@@ -69,15 +84,16 @@ class DecoderLayer(nn.Module):
         for name, value in self.named_parameters():
             yield tensor_name(name), value.detach()
 
-    def _attention(self, normed_BTH: Tensor) -> Tensor:
-        queries, keys, values = self._heads(normed_BTH)
+    def mixed(self, hidden_BTH: Tensor) -> Tensor:
+        """What attention reads from earlier positions, head by head. Shapes: [B, T, H] to [B, T, N * D]."""
+        queries, keys, values = self._heads(self._norm(hidden_BTH, "input_layernorm"))
         window = self.architecture.sliding_window
-        length = normed_BTH.shape[1]
+        length = hidden_BTH.shape[1]
         mask = self._visible(length) if window is not None and window < length else None
         mixed = scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
-        return self._project(mixed.transpose(1, 2).flatten(2), "self_attn.o_proj")
+        return mixed.transpose(1, 2).flatten(2)
 
     def _heads(self, normed_BTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shapes: [B, N, T, D], [B, K, T, D] twice."""
@@ -110,9 +126,13 @@ class DecoderLayer(nn.Module):
         return rms_norm(values, values.shape[-1:], weight.to(values.dtype), self.architecture.norm_eps)
 
     def _project(self, values: Tensor, name: str) -> Tensor:
-        bias = self._parameters.get(parameter_name(f"{name}.bias"))
+        bias = self.bias(name)
         weight = self._parameter(f"{name}.weight").to(values.dtype)
         return linear(values, weight, None if bias is None else bias.to(values.dtype))
+
+    def bias(self, name: str) -> Tensor | None:
+        """The bias of a projection, such as `mlp.down_proj`; None where the model has none."""
+        return self._parameters.get(parameter_name(f"{name}.bias"))
 
     def _parameter(self, name: str) -> Tensor:
         return self.get_parameter(parameter_name(name))

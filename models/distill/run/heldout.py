@@ -11,6 +11,7 @@ from models.distill.data.examples import Example, encode_rows
 from models.distill.data.rows import Row
 from models.distill.network.decoder import Trunk, padded
 from models.distill.network.exit_model import ExitModel
+from models.distill.network.narrow_model import NarrowModel
 from models.tokenizer import Tokenizer
 
 HEAD_TOKENS = 512
@@ -48,6 +49,23 @@ def score_held_out(
             key = (name, example.task)
             sums[key] = sums.get(key, torch.zeros(5, dtype=torch.float64)) + measured
     return [_figure(exit, task, total) for (exit, task), total in sorted(sums.items())]
+
+
+@torch.no_grad()
+def score_widths(model: NarrowModel, widths: Sequence[str], examples: Sequence[Example]) -> list[HeldOutFigure]:
+    """Score every width on the answers of examples; `exit` of a figure is the width's name."""
+    trunk = model.trunk
+    sums: dict[tuple[str, str], Tensor] = {}
+    for example in examples:
+        first = max(example.num_prompt_tokens - 1, 0)
+        ids_BT = padded([example.token_ids])[0].to(trunk.device)
+        full_BTH = trunk.norm(trunk.run(trunk.embed(ids_BT), range(trunk.architecture.num_layers)))
+        target_T = torch.tensor(example.token_ids[first + 1 :], device=trunk.device)
+        for width in widths:
+            measured = _compare(trunk, model(ids_BT, width)[0, first:-1], full_BTH[0, first:-1], target_T)
+            key = (width, example.task)
+            sums[key] = sums.get(key, torch.zeros(5, dtype=torch.float64)) + measured
+    return [_figure(width, task, total) for (width, task), total in sorted(sums.items())]
 
 
 def _first_of_each_task(rows: Iterable[Row], max_rows: int) -> list[Row]:

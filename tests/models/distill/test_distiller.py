@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from models.building.exits import read_exits
+from models.building.width_file import WidthPlan, read_width_file, write_width_file
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
 from models.distill.data.preparation import DataSettings
 from models.distill.distiller import Distiller
@@ -24,6 +25,7 @@ from models.distill.run.passes import Passes
 from models.distill.run.teacher_choice import TeacherChoice
 from models.distill.steering.adaptive_weights import AdaptiveWeights
 from models.distill.steering.schedules import LearningRateSchedule, Stage, TemperatureSchedule
+from models.distill.width_settings import LegSettings, Sample, WidthSettings
 from models.errors import ConfigError, StepFailed
 from models.sampling import RecommendedSampling
 from models.student.manifest import read_manifest
@@ -442,3 +444,73 @@ def test_distiller_judges_divergence_anew_in_every_stage(config: DistillConfig) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(divergence, "SETTLED_STEPS", 5)
         assert trained(replace(config, stages=stages, training=training)).progress.phase.startswith("soft")
+
+
+def narrow(config: DistillConfig, tmp_path: Path, **fields: Any) -> DistillConfig:
+    plain = tmp_path / "plain.jsonl"
+    draw = random.Random(3)
+    lines = [{"task": "fact", "text": " ".join(draw.choices(WORDS, k=60))} for _ in range(12)]
+    plain.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    widths = WidthSettings(
+        shares={"wide": 0.75, "narrow": 0.5},
+        least_share=0.25,
+        samples=(Sample(temperature=0.7),),
+        plain=(str(plain),),
+        measured_tokens=200,
+        rank=64,
+        output_rank=64,
+        leg=LegSettings(max_seconds=1e9, batch_tokens=256, frequent_tokens=50, head_tokens=20),
+        **fields,
+    )
+    return replace(config, widths=widths, modules="auto")
+
+
+def test_widths_are_trained_and_built_into_a_student(
+    tiny_source: MakeSource, config: DistillConfig, tmp_path: Path
+) -> None:
+    teacher = tiny_source("llama", intermediate_size=512)
+    config = narrow(replace(config, teacher=str(teacher)), tmp_path)
+    trained(config).export()
+    manifest = read_manifest(Path(config.out))
+    assert [width.name for width in manifest.widths] == ["wide", "narrow"]
+    assert [sum(width.neurons) for width in manifest.widths] == [4 * 384, 4 * 256]
+    assert {path.name: path.width for path in manifest.paths} == {"full": "", "wide": "wide", "narrow": "narrow"}
+    (leg,) = read_width_file(config.work_folder.widths).plan.training["legs"]
+    assert leg["tokens"] > 1000
+    assert leg["tokens_by_task"].keys() == {"math", "fact", "plain fact"}
+    assert set(leg["held_out_kl"]) == {f"{width} {task}" for width in ("wide", "narrow") for task in ("math", "fact")}
+
+
+def test_a_second_leg_begins_where_the_first_ended(
+    tiny_source: MakeSource, config: DistillConfig, tmp_path: Path
+) -> None:
+    teacher = tiny_source("llama", intermediate_size=512)
+    first = narrow(replace(config, teacher=str(teacher)), tmp_path)
+    trained(first)
+    start = first.work_folder.widths
+    second = narrow(replace(first, work=str(tmp_path / "second")), tmp_path, start=str(start))
+    trained(second)
+    one, other = (read_width_file(file) for file in (start, second.work_folder.widths))
+    assert one.plan.widths == other.plan.widths
+    before, after = one.plan.training["legs"], other.plan.training["legs"]
+    assert after[0] == before[0]
+    assert len(after) == 2
+    assert sum(after[1]["held_out_kl"].values()) < sum(after[0]["held_out_kl"].values())
+
+
+def test_widths_of_another_model_are_no_start(tiny_source: MakeSource, config: DistillConfig, tmp_path: Path) -> None:
+    teacher = tiny_source("llama", intermediate_size=512)
+    file = tmp_path / "other.safetensors"
+    write_width_file(file, WidthPlan(source_sha256="0" * 64, widths=(), paths=()), {})
+    with pytest.raises(ConfigError, match=r"leave widths\.start out"):
+        trained(narrow(replace(config, teacher=str(teacher)), tmp_path, start=str(file)))
+
+
+def test_widths_and_exits_are_not_trained_together(config: DistillConfig, tmp_path: Path) -> None:
+    both = replace(narrow(config, tmp_path), exits=(ExitConfig(after="knowledge"),))
+    assert any("runs of their own" in problem for problem in both.problems())
+
+
+def test_export_before_training_widths_is_refused(config: DistillConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"call train\(\) first"):
+        Distiller(config=narrow(config, tmp_path)).export()
