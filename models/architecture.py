@@ -50,3 +50,8 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+    def layer_multiply_adds(self, num_neurons: int | None = None) -> int:
+        """Multiply-adds of one token in the matrices of a layer, with that many feed-forward neurons (None: all)."""
+        inner = self.intermediate_size if num_neurons is None else num_neurons
+        return self.hidden_size * (2 * self.q_size + 2 * self.kv_size + 3 * inner)

@@ -30,7 +30,7 @@ class Ladder:
     def __init__(self, student: StudentState, task: Task, floor: float, language: str | None = None) -> None:
         self.manifest = student.manifest
         self.names = [path.name for path in student.manifest.paths_by_depth]
-        self._layers = student.manifest.layers_by_depth
+        self._multiply_adds = student.manifest.multiply_adds_by_depth
         self.task = task
         self._variant = student.variant
         self._heads: tuple[HeadKind, ...] = ("cheap", "exact") if student.head == "cheap" else ("exact",)
@@ -53,8 +53,9 @@ class Ladder:
         return not measured or self._language in measured
 
     def is_deeper(self, depth: int, other: int) -> bool:
-        """Paths with the same number of layers, which differ in their exits, are equally deep."""
-        return depth > other and (depth == self.full_depth or self._layers[depth] > self._layers[other])
+        """Whether its layers compute more; paths that differ only in their exits are equally deep."""
+        more = self._multiply_adds[depth] > self._multiply_adds[other]
+        return depth > other and (depth == self.full_depth or more)
 
     def keeps(self, depth: int, level: float) -> bool:
         """Whether a path keeps at least `level` and the task's floor; the full path always does."""

@@ -9,7 +9,7 @@ from models.student.folder import Student
 def prefix_paths(student: Student) -> list[str]:
     """The paths that run the first one, two, ... modules: the depths a step can mix. Shallowest first."""
     names = tuple(module.name for module in student.manifest.modules)
-    by_modules = {path.modules: path.name for path in student.manifest.paths}
+    by_modules = {path.modules: path.name for path in student.manifest.paths if not path.width}
     prefixes = [names[:count] for count in range(1, len(names) + 1)]
     return [by_modules[prefix] for prefix in prefixes if prefix in by_modules]
 

@@ -57,7 +57,7 @@ def _is_complete(student: Student, variant: str, speeds: Speeds) -> bool:
 
 
 def _measure(student: Student, variant: str, num_threads: int, library: Path | None) -> Speeds:
-    path = min(student.manifest.paths, key=lambda path: len(path.modules))
+    path = min(student.manifest.paths, key=lambda path: (len(path.modules), student.manifest.multiply_adds_on(path)))
     limits = RunnerLimits(num_slots=max(DECODE_ROWS), capacity_tokens=512, num_threads=num_threads, library=library)
     runner = OnnxRunner(student, PrecisionPlan(many=variant), limits)
     for stage in (*student.manifest.stages(path), HEAD):

@@ -28,7 +28,7 @@ from models.graphs.widths import LayerWidths, own_down, own_output
 from models.sources.derived_source import DerivedSource
 from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource
-from models.student.manifest import Layout, Record, StudentPath, Width, layout_problems, width_problems
+from models.student.manifest import DepthRule, Layout, Record, StudentPath, Width, layout_problems, width_problems
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fenhe"
@@ -50,14 +50,17 @@ class NarrowPath(Record, frozen=True, kw_only=True):
 class WidthPlan(Record, frozen=True, kw_only=True):
     """What a widths file holds besides its weights.
 
-    `source_sha256` is of the model that the widths were made for. `widths` are listed widest first. `training` is
-    whatever the model card should say.
+    `source_sha256` is of the model that the widths were made for. `widths` are listed widest first. Tasks and prompt
+    lengths take the paths that they would take without the file, unless `tasks` or `depth_rules` say otherwise.
+    `training` is whatever the model card should say.
     """
 
     format_version: int = FORMAT_VERSION
     source_sha256: str
     widths: tuple[Width, ...]
     paths: tuple[NarrowPath, ...]
+    tasks: dict[str, str] = msgspec.field(default_factory=dict)
+    depth_rules: tuple[DepthRule, ...] | None = None
     training: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def layout(self, base: Layout) -> Layout:
@@ -74,7 +77,13 @@ class WidthPlan(Record, frozen=True, kw_only=True):
             for path in self.paths
         )
         others = tuple(path for path in base.paths if path != full)
-        return msgspec.structs.replace(base, paths=(*others, *narrow, full), widths=self.widths)
+        return msgspec.structs.replace(
+            base,
+            paths=(*others, *narrow, full),
+            tasks=base.tasks | self.tasks,
+            depth_rules=base.depth_rules if self.depth_rules is None else self.depth_rules,
+            widths=self.widths,
+        )
 
 
 def write_width_file(file: Path, plan: WidthPlan, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

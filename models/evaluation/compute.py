@@ -1,6 +1,7 @@
 """What a path costs: multiply-adds per token and bytes of weights."""
 
 from models.architecture import Architecture
+from models.graphs.widths import is_read_at
 from models.student.folder import HEAD, HEAD_STAGES, Student
 from models.student.manifest import HeadKind, Manifest, StudentPath
 
@@ -10,9 +11,11 @@ ATTENTION_CONTEXT_TOKENS = 1024
 
 def layer_multiply_adds(architecture: Architecture, context_tokens: int = 0) -> int:
     """Multiply-adds of one layer for one token: its matrices, and attention over `context_tokens` keys and values."""
-    hidden, inner = architecture.hidden_size, architecture.intermediate_size
-    matrices = hidden * (2 * architecture.q_size + 2 * architecture.kv_size + 3 * inner)
-    return matrices + 2 * architecture.q_size * context_tokens
+    return architecture.layer_multiply_adds() + _attention_multiply_adds(architecture, context_tokens)
+
+
+def _attention_multiply_adds(architecture: Architecture, context_tokens: int) -> int:
+    return 2 * architecture.q_size * context_tokens
 
 
 def head_multiply_adds(manifest: Manifest, head: HeadKind = "exact") -> int:
@@ -31,7 +34,8 @@ def layers_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: 
     """Multiply-adds of one token on a path without the head, which is all that a prompt token needs."""
     architecture = manifest.architecture
     mapped = architecture.hidden_size**2 if manifest.exit(path.exit).has_map else 0
-    return manifest.num_layers_on(path) * layer_multiply_adds(architecture, context_tokens) + mapped
+    attention = manifest.num_layers_on(path) * _attention_multiply_adds(architecture, context_tokens)
+    return manifest.multiply_adds_on(path) + attention + mapped
 
 
 def path_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0, head: HeadKind = "exact") -> int:
@@ -65,16 +69,26 @@ def request_compute_share(
 
 
 def path_bytes(student: Student, path: StudentPath, variant: str, head: HeadKind = "exact") -> int:
-    """Weights that a path needs at one precision: its modules, its exit and the exact head; with the cheap head that
-    too, since log-probabilities and penalties still take the exact one.
+    """Weights that a path needs at one precision: its modules at its width, its exit and the exact head; with the cheap
+    head that too, since log-probabilities and penalties still take the exact one.
 
     The embedding table is left out: it is mapped, and a token reads one row of it.
     """
     import onnx
 
+    manifest = student.manifest
+    rank = manifest.width_rank(path.width)
+    neurons = [manifest.neurons(path, layer) for layer in range(manifest.architecture.num_layers)]
+    has_own_output = rank > 0 and manifest.widths[rank - 1].has_own_output
     files: set[str] = set()
-    for stage in {*student.manifest.stages(path), HEAD, HEAD_STAGES[head]}:
+    num_unread_bytes = 0
+    for stage in {*manifest.stages(path), HEAD, HEAD_STAGES[head]}:
         graph = onnx.load(str(student.graph(variant, stage)), load_external_data=False).graph
         for tensor in graph.initializer:
-            files |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-    return sum((student.folder / name).stat().st_size for name in files)
+            stored = {entry.key: entry.value for entry in tensor.external_data}
+            if "location" not in stored:
+                continue
+            files.add(stored["location"])
+            if manifest.widths and not is_read_at(rank, tensor.name, neurons, has_own_output):
+                num_unread_bytes += int(stored["length"])
+    return sum((student.folder / name).stat().st_size for name in files) - num_unread_bytes

@@ -20,7 +20,7 @@ from models.graphs.linear import LinearInput, LinearWriter, Matrix
 from models.graphs.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
 from models.graphs.row_groups import RowGroups
-from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths, own_down, own_output
+from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths, block_name, own_down, own_output
 from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
@@ -303,8 +303,8 @@ class StockLayerWriter:
         products: list[list[str]] = [[] for _ in widths.neurons]
         for block in widths.blocks:
             rows, neurons = groups.first(prepared, block.entry), slice(block.first, block.end)
-            name = f"{prefix}.{'_'.join(GATE_UP)}.{block.first}"
-            gate_up = self.linear.multiply(graph, rows, name, np.concatenate([gate[neurons], up[neurons]]))
+            weight = np.concatenate([gate[neurons], up[neurons]])
+            gate_up = self.linear.multiply(graph, rows, block_name(index, block), weight)
             product = _swiglu(graph, gate_up, block.size, f"gate_up_sizes_{block.size}")
             for entry, of_width in enumerate(groups.split(product, block.entry)):
                 products[entry].append(of_width)

@@ -8,6 +8,8 @@ lie side by side. Every width multiplies its neurons with an output matrix of it
 of its own in attention too.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,3 +92,26 @@ def own_down(layer: int, entry: int) -> str:
 def own_output(layer: int, entry: int) -> str:
     """The name in a source of attention's output matrix for the width at `entry`. Shapes: [hidden, q_size]."""
     return f"model.layers.{layer}.self_attn.widths.{entry}.o_proj.weight"
+
+
+def block_name(layer: int, block: NeuronBlock) -> str:
+    """The name in a graph's weights of the gate and up rows of a block."""
+    return f"model.layers.{layer}.mlp.gate_proj_up_proj.{block.first}"
+
+
+_BLOCK = re.compile(r"model\.layers\.(\d+)\.mlp\.gate_proj_up_proj\.(\d+)(\..*)?")
+_OWN = re.compile(r"model\.layers\.\d+\.(?:mlp|self_attn)\.widths\.(\d+)\..*")
+_WHOLE_DOWN = re.compile(r"model\.layers\.\d+\.mlp\.down_proj(\..*)?")
+_SHARED_OUTPUT = re.compile(r"model\.layers\.\d+\.self_attn\.o_proj(\..*)?")
+
+
+def is_read_at(entry: int, name: str, neurons: Sequence[int], has_own_output: bool) -> bool:
+    """Whether rows of the width at `entry` read the tensor of this name in a module's weights. `neurons` are those of
+    the width, by layer."""
+    if found := _BLOCK.fullmatch(name):
+        return neurons[int(found[1])] > int(found[2])
+    if found := _OWN.fullmatch(name):
+        return int(found[1]) == entry
+    if _WHOLE_DOWN.fullmatch(name):
+        return not entry
+    return not (has_own_output and _SHARED_OUTPUT.fullmatch(name))

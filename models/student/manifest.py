@@ -354,16 +354,28 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
         """Decoder layers that a token passes on a path, exit blocks included."""
         return sum(self.num_layers_in(stage) for stage in self.stages(path))
 
-    @cached_property
-    def paths_by_depth(self) -> tuple[StudentPath, ...]:
-        """Shallowest first by layers, in the manifest's order between equals; the full path is last in any case."""
-        full = self.full_path
-        return tuple(sorted(self.paths, key=lambda path: (path is full, self.num_layers_on(path))))
+    def multiply_adds_on(self, path: StudentPath) -> int:
+        """Multiply-adds of one token in the matrices of a path's decoder layers, exit blocks included."""
+        blocks = self.exit(path.exit).num_blocks * self.architecture.layer_multiply_adds()
+        return blocks + sum(
+            self.architecture.layer_multiply_adds(self.neurons(path, layer))
+            for module in map(self.module, path.modules)
+            for layer in range(module.first_layer, module.first_layer + module.num_layers)
+        )
 
     @cached_property
-    def layers_by_depth(self) -> tuple[int, ...]:
-        """How many layers each of `paths_by_depth` has."""
-        return tuple(self.num_layers_on(path) for path in self.paths_by_depth)
+    def paths_by_depth(self) -> tuple[StudentPath, ...]:
+        """Shallowest first, in the manifest's order between equals; the full path is last in any case.
+
+        The deeper of two paths is the one whose layers compute more: because it has more, or wider ones.
+        """
+        full = self.full_path
+        return tuple(sorted(self.paths, key=lambda path: (path is full, self.multiply_adds_on(path))))
+
+    @cached_property
+    def multiply_adds_by_depth(self) -> tuple[int, ...]:
+        """What the layers of each of `paths_by_depth` compute for a token."""
+        return tuple(self.multiply_adds_on(path) for path in self.paths_by_depth)
 
     @cached_property
     def path_ranks(self) -> dict[str, int]:

@@ -443,7 +443,7 @@ def test_paths_by_depth_are_found_once_for_each_manifest() -> None:
     other = msgspec.structs.replace(manifest, paths=manifest.paths[1:])
     assert manifest.paths_by_depth is manifest.paths_by_depth
     assert [path.name for path in other.paths_by_depth] == ["b", "c", "full"]
-    assert other.layers_by_depth == tuple(other.num_layers_on(path) for path in other.paths_by_depth)
+    assert other.multiply_adds_by_depth == tuple(other.multiply_adds_on(path) for path in other.paths_by_depth)
 
 
 @pytest.mark.parametrize(
