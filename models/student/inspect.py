@@ -9,7 +9,7 @@ from models.architecture import Architecture
 from models.graphs.precisions import PRECISIONS
 from models.sampling import RecommendedSampling
 from models.student.folder import Student
-from models.student.manifest import CheapHead, Exit, Manifest, StudentPath
+from models.student.manifest import CheapHead, Exit, Manifest, StudentPath, Width
 from models.student.speeds import Speeds, read_speeds
 
 MIB = 1 << 20
@@ -37,6 +37,10 @@ def _lines(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield from ("", _exits_title(manifest))
     for exit in manifest.exits:
         yield f"  {exit.name:<14} behind {exit.after}: {_exit(manifest, exit)}"
+    if manifest.widths:
+        yield from ("", f"widths (file with sha256 {manifest.widths_sha256[:12]}...)")
+        for width in manifest.widths:
+            yield f"  {width.name:<14} {_width(manifest, width)}"
     yield from ("", "paths")
     for path in manifest.paths:
         yield f"  {path.name:<14} {_path(manifest, path)}"
@@ -93,6 +97,13 @@ def _exits_title(manifest: Manifest) -> str:
     return f"exits, trained (file with sha256 {manifest.exits_sha256[:12]}...)"
 
 
+def _width(manifest: Manifest, width: Width) -> str:
+    least, most = min(width.neurons), max(width.neurons)
+    span = str(least) if least == most else f"{least} to {most}"
+    own = "output matrices of feed-forward and attention" if width.has_own_output else "output matrices"
+    return f"{span} of {manifest.architecture.intermediate_size} neurons in every layer, {own} of its own"
+
+
 def _exit(manifest: Manifest, exit: Exit) -> str:
     if exit.is_plain and exit.after == manifest.modules[-1].name:
         return "the model's own end"
@@ -113,6 +124,8 @@ def _path(manifest: Manifest, path: StudentPath) -> str:
     text = (
         f"{' > '.join(path.modules)} > {exit.name}, {num_layers} of {manifest.architecture.num_layers} layers{blocks}"
     )
+    if path.width:
+        text += f", width {path.width}"
     return text if exit.is_trained else f"{text}, exit not trained"
 
 

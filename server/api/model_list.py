@@ -58,6 +58,7 @@ def _describe(context: Context, student: ServedStudent, model: NamedModel, statu
         path=path.name,
         is_routed=model.path is None,
         modules=list(path.modules),
+        width=path.width or None,
         exit=path.exit,
         share_of_layers=round(manifest.num_layers_on(path) / manifest.architecture.num_layers, 4),
         head=status.head,

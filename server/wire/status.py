@@ -44,7 +44,8 @@ class VerdictReply(Reply, frozen=True, kw_only=True):
 
 
 class ModelFenhe(Reply, frozen=True, kw_only=True):
-    """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1.
+    """What a model id stands for. `share_of_layers` counts exit blocks, so it may pass 1. `width` is how wide its
+    modules run, null for the whole width.
 
     `compute_share`: what an answer token costs with the head that serves, over one on the full path with the exact
     head. `verdicts` are those of the precision that serves; a student that was measured before they existed has none.
@@ -58,6 +59,7 @@ class ModelFenhe(Reply, frozen=True, kw_only=True):
     path: str
     is_routed: bool
     modules: list[str]
+    width: str | None
     exit: str
     share_of_layers: float
     head: HeadKind

@@ -34,7 +34,7 @@ PLAN = WidthPlan(
 
 
 def width_plan_for(source: ModelSource, **fields: Any) -> WidthPlan:
-    return msgspec.structs.replace(PLAN, source_sha256=source.sha256(), **fields)
+    return msgspec.structs.replace(PLAN, **{"source_sha256": source.sha256(), **fields})
 
 
 def random_width_tensors(architecture: Architecture, widths: tuple[Width, ...] = WIDTHS) -> Tensors:

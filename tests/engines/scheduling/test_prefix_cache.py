@@ -82,6 +82,19 @@ def test_prefix_cache_separates_paths_that_skip_a_module() -> None:
     assert cache.match(tokens, ("k", "r", "a")).num_tokens == 0
 
 
+def test_prefix_cache_separates_widths_from_the_first_module_on() -> None:
+    every = {lineage for width in ("", "wide", "slim") for lineage in lineages(("k", "r"), width).values()}
+    assert len(every) == 6
+    cache = PrefixCache(1 << 20)
+    tokens = list(range(80))
+    cache.insert(tokens, ("k", "r"), reader(tokens), width="slim")
+    assert cache.match(tokens, ("k", "r")).num_tokens == 0
+    assert cache.match(tokens, ("k",), width="wide").num_tokens == 0
+    assert cache.match(tokens, ("k",), width="slim").num_tokens == 64
+    cache.insert(tokens, ("k",), reader(tokens))
+    assert cache.used_bytes == 6 * BLOCK_BYTES
+
+
 def test_prefix_cache_digests_depend_on_everything_before() -> None:
     one = block_digests([1] * 64, 2)
     other = block_digests([2] + [1] * 63, 2)

@@ -25,6 +25,7 @@ from models.student.manifest import (
     Retention,
     StudentPath,
     Variant,
+    Width,
     find_problems,
     read_manifest,
     write_manifest,
@@ -202,6 +203,10 @@ def test_heads_are_those_of_a_precision(manifest: Manifest) -> None:
     ]
 
 
+def width(name: str, neurons: int) -> Width:
+    return Width(name=name, neurons=(neurons,) * 10)
+
+
 FULL = path("full", "knowledge", "reasoning", "adapter")
 
 
@@ -248,6 +253,16 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
             "'nowhere' with the exact head on 'math' at 'fp32': there is no such path",
         ),
         ({"figures": (figures(), figures())}, "on 'math' at 'fp32' in language 'en' are given twice"),
+        ({"widths": (width("slim", 32),)}, "'slim' has 32 neurons in layer 0: that must be a multiple of 64"),
+        ({"widths": (width("slim", 128),)}, "and at most the layer's 96"),
+        ({"widths": (Width(name="slim", neurons=(64,) * 9),)}, "'slim' has neurons for 9 layers of 10"),
+        ({"widths": (width("slim", 64), width("slim", 64))}, "the name 'slim' is used twice"),
+        ({"widths": (width("a/b", 64),)}, "a width cannot be called 'a/b'"),
+        ({"paths": (FULL, msgspec.structs.replace(FULL, name="thin", width="slim"))}, "an unknown width 'slim'"),
+        (
+            {"widths": (width("slim", 64),), "paths": (msgspec.structs.replace(FULL, width="slim"),)},
+            "no path runs every module",
+        ),
     ],
 )
 def test_manifest_problems_are_named(manifest: Manifest, tmp_path: Path, fields: dict[str, Any], problem: str) -> None:
@@ -308,6 +323,22 @@ def test_num_layers_on_a_path_counts_those_of_its_exit(manifest: Manifest) -> No
 
 def test_path_ranks_rank_the_deepest_first(manifest: Manifest) -> None:
     assert manifest.path_ranks == {"full": 0, "reasoning": 1, "knowledge": 2}
+
+
+def test_path_ranks_rank_the_widest_first_among_equally_deep_paths(manifest: Manifest) -> None:
+    widths = (width("wide", 64), width("slim", 64))
+    full, shallow = manifest.full_path, manifest.path("knowledge")
+    narrow = tuple(
+        msgspec.structs.replace(path, name=f"{path.name}-{one.name}", width=one.name)
+        for one in reversed(widths)
+        for path in (shallow, full)
+    )
+    ranks = msgspec.structs.replace(manifest, widths=widths, paths=(*narrow, *manifest.paths)).path_ranks
+    assert sorted(ranks, key=ranks.__getitem__) == [
+        *("full", "full-wide", "full-slim"),
+        "reasoning",
+        *("knowledge", "knowledge-wide", "knowledge-slim"),
+    ]
 
 
 def test_path_ranks_refuse_paths_whose_rows_cannot_be_a_prefix(manifest: Manifest) -> None:

@@ -50,6 +50,7 @@ def test_models_lists_every_path_honestly(start: Start) -> None:
     assert (full["share_of_layers"], full["is_loaded"], full["num_loaded_stages"]) == (1.0, False, 3)
     assert [figure["cross_entropy"] for figure in full["quality"]] == [2.3]
     assert shallow["quality"] == []
+    assert (full["width"], shallow["width"]) == (None, None)
 
 
 def test_models_shows_one(served: Served) -> None:
