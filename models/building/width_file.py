@@ -64,7 +64,11 @@ class WidthPlan(Record, frozen=True, kw_only=True):
     training: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def layout(self, base: Layout) -> Layout:
-        """A student's layout with these widths and paths; the full path stays the last one."""
+        """A student's layout with these widths and paths; the full path stays the last one.
+
+        Exits that nobody trained, and the paths that leave by them, are dropped unless a narrow path names them:
+        they are for experiments with depth, and answer with noise.
+        """
         full = base.full_path
         every = tuple(module.name for module in base.modules)
         narrow = tuple(
@@ -76,9 +80,13 @@ class WidthPlan(Record, frozen=True, kw_only=True):
             )
             for path in self.paths
         )
-        others = tuple(path for path in base.paths if path != full)
+        named = {path.exit for path in narrow}
+        exits = tuple(exit for exit in base.exits if exit.is_trained or exit.name in named)
+        kept = {exit.name for exit in exits}
+        others = tuple(path for path in base.paths if path != full and path.exit in kept)
         return msgspec.structs.replace(
             base,
+            exits=exits,
             paths=(*others, *narrow, full),
             tasks=base.tasks | self.tasks,
             depth_rules=base.depth_rules if self.depth_rules is None else self.depth_rules,

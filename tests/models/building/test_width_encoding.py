@@ -88,7 +88,7 @@ def test_a_file_reads_every_form(source: ModelSource, tmp_path: Path) -> None:
         for layer in range(4):
             for part in ("down", "output") if width.has_own_output else ("down",):
                 wanted = dense[f"{width.name}.layers.{layer}.{part}"].astype(np.float32)
-                assert np.abs(file.read(source, width, layer, part) - wanted).max() < 0.02  # type: ignore[arg-type]
+                assert np.abs(file.read(source, width, layer, part) - wanted).max() < 0.02
 
 
 BREAKS: dict[str, Callable[[Tensors], object]] = {

@@ -58,8 +58,8 @@ def test_widths_survive_their_file_and_have_the_same_bytes_again(
     stored = random_width_tensors(source.architecture)
     np.testing.assert_array_equal(widths.order(2), stored["order.2"])
     for width in WIDTHS:
-        np.testing.assert_array_equal(widths.read(width, 1, "down"), stored[f"{width.name}.layers.1.down"])
-    output = widths.read(WIDTHS[1], 3, "output")
+        np.testing.assert_array_equal(widths.read(source, width, 1, "down"), stored[f"{width.name}.layers.1.down"])
+    output = widths.read(source, WIDTHS[1], 3, "output")
     assert output.dtype == np.float32
     np.testing.assert_array_equal(output, stored["mid.layers.3.output"].astype(np.float32))
     assert widths.stored.tensors["mid.layers.3.output"].dtype == "F16"
@@ -144,7 +144,7 @@ def width(name: str, *neurons: int) -> Width:
         ({"widths": (width("a:b", 64, 64, 64, 64),)}, "a width cannot be called 'a:b'"),
         ({"paths": (NarrowPath(name="x", width="fat"),)}, "path 'x' has an unknown width 'fat'"),
         ({"paths": (NarrowPath(name="x", width=""),)}, "path 'x' names no width"),
-        ({"paths": (NarrowPath(name="knowledge", width="slim"),)}, "the name 'knowledge' is used twice"),
+        ({"paths": (NarrowPath(name="x", width="slim"),) * 2}, "the name 'x' is used twice"),
         ({"paths": (NarrowPath(name="full", width="slim"),)}, "the name 'full' is used twice"),
         ({"paths": (NarrowPath(name="x", width="slim", modules=("mind",)),)}, "path 'x' must name modules"),
         ({"paths": (NarrowPath(name="x", width="slim", modules=("knowledge",)),)}, "its exit is elsewhere"),
@@ -249,7 +249,16 @@ def test_build_takes_widths_paths_tasks_and_rules_from_the_file(
     every = ("knowledge", "reasoning", "adapter")
     assert manifest.path("middle") == StudentPath(name="middle", modules=every, exit="adapter_exit", width="mid")
     assert manifest.full_path == StudentPath(name="full", modules=every, exit="adapter_exit")
-    assert [path.name for path in manifest.paths] == ["knowledge", "reasoning", "wide", "middle", "slim", "full"]
+    assert [path.name for path in manifest.paths] == ["wide", "middle", "slim", "full"]
+    assert [exit.name for exit in manifest.exits] == ["adapter_exit"]  # nobody trained the others
+
+
+def test_an_untrained_exit_stays_if_a_narrow_path_names_it(source: ModelSource, folder: Path, tmp_path: Path) -> None:
+    short = NarrowPath(name="short", width="slim", modules=("knowledge",), exit="knowledge_exit")
+    file = write_tiny_widths(tmp_path / "widths", source, paths=(*PLAN.paths, short))
+    manifest = build_student(folder, tmp_path / "out", modules=MODULES, precisions=("fp32",), widths=file)
+    assert [exit.name for exit in manifest.exits] == ["knowledge_exit", "adapter_exit"]
+    assert [path.name for path in manifest.paths] == ["knowledge", "wide", "middle", "slim", "short", "full"]
 
 
 def test_build_with_exits_and_widths_has_the_paths_of_both(source: ModelSource, folder: Path, tmp_path: Path) -> None:
@@ -279,7 +288,6 @@ def test_narrow_paths_compute_their_neurons_alone(student: Student) -> None:
     assert counted["full"] == 4 * LAYER + 4 * 256 * NEURON + HEAD
     assert counted["wide"] == 4 * LAYER + (192 + 192 + 256 + 192) * NEURON + HEAD
     assert counted["slim"] == 4 * LAYER + (64 + 64 + 128 + 64) * NEURON + HEAD
-    assert counted["knowledge"] == LAYER + 256 * NEURON + HEAD
     assert compute_share(manifest, manifest.path("slim")) == counted["slim"] / counted["full"]
     attention = path_multiply_adds(manifest, manifest.path("slim"), 10) - counted["slim"]
     assert attention == 4 * 2 * 64 * 10
@@ -287,9 +295,9 @@ def test_narrow_paths_compute_their_neurons_alone(student: Student) -> None:
 
 def test_deeper_paths_are_those_that_compute_more(student: Student) -> None:
     names = [path.name for path in student.manifest.paths_by_depth]
-    assert names == ["knowledge", "slim", "middle", "reasoning", "wide", "full"]
+    assert names == ["slim", "middle", "wide", "full"]
     ranks = student.manifest.path_ranks
-    assert sorted(ranks, key=ranks.__getitem__) == ["full", "wide", "middle", "slim", "reasoning", "knowledge"]
+    assert sorted(ranks, key=ranks.__getitem__) == ["full", "wide", "middle", "slim"]
 
 
 @pytest.mark.parametrize(("variant", "item_bytes"), [("fp32", 4), ("w8a8", 1)])
