@@ -5,7 +5,6 @@ except two caches, whose entries every thread would fill in alike.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from tokenizers import Tokenizer as Backend
 
 from models.chat_template import ChatTemplate
 from models.errors import ConfigError, InvalidParameter
+from models.least_tokens import find_least_tokens
+from models.token_bytes import byte_level_bytes, sentencepiece_bytes
 
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_FILES = (TOKENIZER_NAME, SETTINGS_NAME, TEMPLATE_NAME)
 """The last one only where the model came with a template."""
-
-SPACE_MARK = "\u2581"
-"""How sentencepiece writes a space."""
 
 
 class TokenizerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +53,7 @@ class Tokenizer:
         self._is_byte_level = _is_byte_level(description)
         self._special_ids = frozenset(id for id, token in added.items() if token["special"])
         self._bytes: dict[int, bytes] = {}
+        self._least_tokens = find_least_tokens(description)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -79,18 +78,24 @@ class Tokenizer:
 
         `add_special` adds the tokens (such as BOS) that the model expects around a raw prompt; a rendered template
         has them already. `parse_special` False reads "<|im_end|>" and the like as ordinary text.
+        The interpreter is free meanwhile: `encode_batch_fast` releases it, `encode` does not.
         Raises: InvalidParameter for half a surrogate pair, which JSON can carry and UTF-8 cannot.
         """
         backend = self._backend if parse_special else self._literal()
         try:
-            ids: list[int] = backend.encode(text, add_special_tokens=add_special).ids
+            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
         except TypeError as error:
             raise InvalidParameter("the text has half a surrogate pair in it; it is not valid Unicode") from error
         return ids
 
+    def least_tokens(self, text: str) -> int:
+        """A bound that the number of the text's tokens is never below, found without tokenising; 0 where this tokenizer
+        allows none to be proven."""
+        return 0 if self._least_tokens is None else self._least_tokens.of(text)
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        """Text of ids; bytes that are not UTF-8 become U+FFFD. The interpreter is free meanwhile."""
+        text: str = self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0]
         return text
 
     def token_bytes(self, id: int) -> bytes:
@@ -162,34 +167,3 @@ def _decoders(decoder: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         return
     for inner in decoder["decoders"]:
         yield from _decoders(inner)
-
-
-def byte_alphabet() -> dict[int, str]:
-    """The character that stands for each byte in a byte-level vocabulary.
-
-    Source: GPT-2's encoder: printable Latin-1 stands for itself, the rest follow from U+0100 in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-_BYTE_OF = {character: byte for byte, character in byte_alphabet().items()}
-
-
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-
-
-def byte_level_bytes(token: str) -> bytes:
-    """Bytes of a byte-level token; one that uses other characters was added as plain text."""
-    try:
-        return bytes([_BYTE_OF[character] for character in token])
-    except KeyError:
-        return token.encode()
-
-
-def sentencepiece_bytes(token: str) -> bytes:
-    """Bytes of a sentencepiece token: `<0x0A>` is the one byte, anything else its text."""
-    if _BYTE_TOKEN.fullmatch(token):
-        return bytes.fromhex(token[3:5])
-    return token.replace(SPACE_MARK, " ").encode()

@@ -72,8 +72,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "graphs",
         "sources",
         "tokenizer",
-        "chat_template rope bounds",
-        "errors architecture checksums file_writing sampling",
+        "chat_template rope bounds least_tokens",
+        "token_bytes errors architecture checksums file_writing sampling",
     ),
     "models.distill": (
         "ablation dry_run",

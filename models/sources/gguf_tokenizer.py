@@ -13,7 +13,8 @@ from tokenizers.models import BPE
 
 from models.errors import ConfigError, WeightsError
 from models.sources.gguf_header import GgufHeader
-from models.tokenizer import SPACE_MARK, Tokenizer, TokenizerSettings
+from models.token_bytes import SPACE_MARK
+from models.tokenizer import Tokenizer, TokenizerSettings
 
 
 class TokenKind(IntEnum):

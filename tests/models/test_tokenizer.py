@@ -1,4 +1,7 @@
 import json
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +180,33 @@ def test_added_text_tokens_have_bytes(tiny_source: Any) -> None:
     assert tokenizer.encode("<think>") == [320]
     assert tokenizer.token_bytes(320) == b"<think>"
     assert tokenizer.decode([320]) == "<think>"
+
+
+@pytest.fixture
+def patient_threads() -> Iterator[None]:
+    """A thread keeps the interpreter until it waits or gives it up."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    yield
+    sys.setswitchinterval(interval_s)
+
+
+@pytest.mark.usefixtures("patient_threads")
+@pytest.mark.parametrize("works_on", ["text", "ids"])
+def test_tokenizer_leaves_the_interpreter_to_others(tokenizer: Tokenizer, works_on: str) -> None:
+    text = "nothing is like this " * 40_000
+    ids = tokenizer.encode(text)
+    begun, others_ran = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def work() -> None:
+        begun.set()
+        tokenizer.encode(text) if works_on == "text" else tokenizer.decode(ids)
+        seen.append(others_ran.is_set())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait(10)
+    others_ran.set()
+    thread.join(60)
+    assert seen == [True]

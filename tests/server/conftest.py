@@ -19,8 +19,9 @@ from engines.config import EngineConfig
 from engines.scripted import Line, ScriptedEngine
 from models.architecture import Architecture
 from models.student.manifest import FORMAT_VERSION, DepthRule, Exit, Manifest, Module, Quality, Retention, StudentPath
+from models.token_bytes import byte_alphabet
 from models.tokenizer import Tokenizer as StudentTokenizer
-from models.tokenizer import TokenizerSettings, byte_alphabet
+from models.tokenizer import TokenizerSettings
 from router.conversation import Conversation
 from router.decision import TaskScores
 from router.tasks import GENERAL, TASKS, Task

@@ -14,7 +14,8 @@ from engines.contract import Block, StepInput
 from engines.loop.module_engine import ModuleEngine
 from models.student.folder import Student
 from models.student.manifest import HeadKind, Manifest
-from models.tokenizer import Tokenizer, TokenizerSettings, byte_alphabet
+from models.token_bytes import byte_alphabet
+from models.tokenizer import Tokenizer, TokenizerSettings
 from server.students.open_student import Opened
 from tests.server.conftest import TEMPLATE, make_manifest, make_tokenizer
 

@@ -10,7 +10,8 @@ from models.errors import ConfigError, WeightsError
 from models.sources.gguf_header import GgufHeader
 from models.sources.gguf_tokenizer import build_tokenizer
 from models.sources.source import open_source
-from models.tokenizer import SPACE_MARK, Tokenizer
+from models.token_bytes import SPACE_MARK
+from models.tokenizer import Tokenizer
 
 WORDS = "the quick brown fox jumps over the lazy dog and the other foxes jump over it too"
 SENTENCES = [WORDS, " two  spaces", "x", "the\nfox", "é 中", "thefox the fox", "<s>the", "fox</s> the"]
@@ -66,7 +67,7 @@ def test_gguf_tokenizer_cuts_text_as_its_family_does(pre: str, text: str, pieces
 
 
 def cut_by(pre: str, text: str) -> list[str]:
-    from models.tokenizer import byte_alphabet
+    from models.token_bytes import byte_alphabet
 
     spelled = "".join(byte_alphabet()[byte] for byte in text.encode())
     runs = {spelled[i:j] for i in range(len(spelled)) for j in range(i + 1, len(spelled) + 1)}
