@@ -37,7 +37,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "students",
         "telemetry",
         "wire access",
-        "settings threads version",
+        "long_work",
+        "settings tenant_line threads version",
     ),
     "bench": (
         "router engines distill",

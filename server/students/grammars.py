@@ -18,9 +18,9 @@ from engines.grammar import Grammar, GrammarCompiler, Vocabulary
 from engines.grammar_process import TrialDied, TrialProcess, TrialTooLong
 from engines.grammar_trial import WORK_BYTES, Outcome, Trial, Words, words_of
 from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
-from server.students.grammar_line import GrammarLine
 from server.students.kept_grammars import Compiled, Kept, Key, Live
 from server.telemetry.grammars import GrammarCounts
+from server.tenant_line import TenantLine
 from server.threads import run_in_daemon_thread
 
 MAX_KEPT_BYTES = 64 * MIB
@@ -128,7 +128,9 @@ class Grammars:
         self._compiler = Compiler(vocabulary, num_logits)
         self._idle = [make_process(self._compiler.words) for _ in range(self._bounds.num_processes)]
         self._processes = tuple(self._idle)
-        self._line: GrammarLine[Job] = GrammarLine(self._bounds.num_processes, RETRY_AFTER_S)
+        self._line: TenantLine[Job] = TenantLine(
+            self._bounds.num_processes, what_waits="schemas wait to be compiled", retry_after_s=RETRY_AFTER_S
+        )
         self._kept = Kept(self._bounds.max_kept_bytes)
         self._live = Live()
         self._jobs: dict[Key, Job] = {}

@@ -11,7 +11,6 @@ import pytest
 from engines.grammar_process import TrialDied
 from engines.grammar_trial import Outcome, Trial, Words
 from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
-from server.students.grammar_line import MAX_WAITING_OF_TENANT
 from server.students.grammars import GrammarBounds, Grammars, SchemaRefused
 from tests.server.conftest import make_tokenizer
 
@@ -156,7 +155,7 @@ async def test_another_tenant_passes_one_whose_schemas_take_long(trials: Trials)
 async def test_too_many_of_one_tenant_are_told_to_come_back(trials: Trials) -> None:
     grammars = make_grammars(trials)
     trials.hold()
-    held = [start(grammars, f"a{i}", "heavy") for i in range(MAX_WAITING_OF_TENANT + 1)]
+    held = [start(grammars, f"a{i}", "heavy") for i in range(9)]
     await trials.begun(1)
     with pytest.raises(QueueFull) as caught:
         await compile(grammars, "one more", "heavy")

@@ -1,25 +1,34 @@
-"""Who compiles next: tenants in turn, a bounded number of each, and never all places for one of several."""
+"""Whose work is next: tenants in turn, a bounded number of each, and never all places for one of several."""
 
 from collections import Counter, OrderedDict, deque
 from typing import Generic, TypeVar
 
 from models.errors import QueueFull, Unavailable
 
-MAX_WAITING = 64
-MAX_WAITING_OF_TENANT = 8
-
 Job = TypeVar("Job")
 
 
-class GrammarLine(Generic[Job]):
-    """Holds no clock and starts nothing; `retry_after_s` is what it tells those whom it turns away.
+class TenantLine(Generic[Job]):
+    """Holds no clock and starts nothing. `what_waits` (`schemas wait to be compiled`) and `retry_after_s` are what it
+    tells those whom it turns away.
 
     Where there are tenants none gets the last place: whatever its jobs cost, another tenant's can begin.
     """
 
-    def __init__(self, num_places: int, retry_after_s: float) -> None:
+    def __init__(
+        self,
+        num_places: int,
+        *,
+        what_waits: str,
+        retry_after_s: float,
+        max_waiting: int = 64,
+        max_waiting_of_tenant: int = 8,
+    ) -> None:
         self._num_places = num_places
+        self._what_waits = what_waits
         self._retry_after_s = retry_after_s
+        self._max_waiting = max_waiting
+        self._max_waiting_of_tenant = max_waiting_of_tenant
         self._waiting: OrderedDict[str | None, deque[Job]] = OrderedDict()
         self._running: Counter[str | None] = Counter()
 
@@ -30,14 +39,14 @@ class GrammarLine(Generic[Job]):
     def push(self, tenant: str | None, job: Job) -> None:
         """Raises: QueueFull for a tenant that has enough of them already, Unavailable when all have."""
         own = self._waiting.get(tenant, ())
-        if len(own) >= MAX_WAITING_OF_TENANT:
+        if len(own) >= self._max_waiting_of_tenant:
             raise QueueFull(
-                f"{len(own)} of your schemas wait to be compiled already; try again later",
+                f"{len(own)} of your {self._what_waits} already; try again later",
                 retry_after_s=self._retry_after_s,
             )
-        if self.num_waiting >= MAX_WAITING:
+        if self.num_waiting >= self._max_waiting:
             raise Unavailable(
-                f"{MAX_WAITING} schemas wait to be compiled; try again later", retry_after_s=self._retry_after_s
+                f"{self._max_waiting} {self._what_waits}; try again later", retry_after_s=self._retry_after_s
             )
         self._waiting.setdefault(tenant, deque()).append(job)
 

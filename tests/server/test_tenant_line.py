@@ -3,11 +3,19 @@
 import pytest
 
 from models.errors import QueueFull, Unavailable
-from server.students.grammar_line import MAX_WAITING, MAX_WAITING_OF_TENANT, GrammarLine
+from server.tenant_line import TenantLine
+
+MAX_WAITING, MAX_OF_TENANT = 20, 3
 
 
-def make_line(num_places: int = 2) -> GrammarLine[str]:
-    return GrammarLine(num_places, 5.0)
+def make_line(num_places: int = 2) -> TenantLine[str]:
+    return TenantLine(
+        num_places,
+        what_waits="things wait",
+        retry_after_s=5.0,
+        max_waiting=MAX_WAITING,
+        max_waiting_of_tenant=MAX_OF_TENANT,
+    )
 
 
 def test_tenants_take_turns() -> None:
@@ -41,9 +49,9 @@ def test_without_tenants_every_place_is_used() -> None:
 
 def test_a_tenant_s_line_is_bounded_by_itself() -> None:
     line = make_line()
-    for number in range(MAX_WAITING_OF_TENANT):
+    for number in range(MAX_OF_TENANT):
         line.push("a", str(number))
-    with pytest.raises(QueueFull) as caught:
+    with pytest.raises(QueueFull, match="3 of your things wait already") as caught:
         line.push("a", "one more")
     assert caught.value.retry_after_s == 5.0
     line.push("b", "another's")
@@ -53,7 +61,7 @@ def test_all_lines_together_are_bounded() -> None:
     line = make_line()
     for number in range(MAX_WAITING):
         line.push(f"tenant {number}", "job")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="20 things wait"):
         line.push("one more", "job")
 
 
