@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.access.keys import Key, Keyring, load_keys
+from server.long_work import LongWork
 from server.settings.config import Draft, ServerConfig
 from server.students.admission_gate import StudentAdmission, bounds_of
 from server.students.event_bridge import Bridge
@@ -22,11 +22,6 @@ from server.telemetry.grammars import GrammarCollector
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import Tracing, make_tracing
 from server.version import fenhe_version
-
-LONG_TEXT_CHARS = 4096
-"""Longer texts are tokenised in a thread: this many characters take about a millisecond."""
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +59,7 @@ class Context:
     leaving: dict[str, ServedStudent] = field(default_factory=dict)
     refused_connections: Counter[str] = field(default_factory=Counter)
     drain: Drain = field(default_factory=Drain)
+    long_work: LongWork = field(default_factory=LongWork)
     tracing: Tracing | None = None
     version: str = field(default_factory=fenhe_version)
 
@@ -188,8 +184,3 @@ def make_context(
 def grammars_of(student: Student) -> Grammars:
     num_logits = student.manifest.architecture.vocab_size
     return Grammars(student.tokenizer, num_logits)
-
-
-async def run_in_thread_if_long(num_chars: int, work: Callable[[], T], *, limit_chars: int = LONG_TEXT_CHARS) -> T:
-    """Run `work`: in a thread when it has long text to go through, so that the loop goes on streaming."""
-    return await asyncio.to_thread(work) if num_chars > limit_chars else work()

@@ -30,9 +30,9 @@ def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, 
 
 
 def _check_vocabulary(request: GenerationRequest, vocab_size: int) -> None:
-    unknown = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
-    if unknown or any(not 0 <= token < vocab_size for token in request.sampling.logit_bias):
-        raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
+    for tokens in (request.prompt_token_ids, request.sampling.logit_bias):  # both may be long
+        if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+            raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
     grammar = request.sampling.grammar
     if grammar is not None and grammar.vocab_size != vocab_size:
         raise InvalidParameter("the grammar was compiled for another student's vocabulary")

@@ -100,6 +100,20 @@ class Meter:
             )
         self._tokens.take(num_tokens, now_s)
 
+    def reserve(self, num_tokens: int, now_s: float) -> int:
+        """Charge work whose tokens are not known yet with the most they may be, or with a whole minute's where that is
+        less; return what was charged. Raises: RateLimited."""
+        reserved = min(num_tokens, self._tokens.per_minute)
+        self.charge(reserved, now_s)
+        return reserved
+
+    def settle(self, num_reserved: int, num_used: int, now_s: float) -> None:
+        """Charge what the work really used instead of what was reserved for it, even if the key has less left."""
+        if num_used > num_reserved:
+            self._tokens.take(num_used - num_reserved, now_s)
+        else:
+            self._tokens.give_back(num_reserved - num_used, now_s)
+
     def refund(self, num_tokens: int, now_s: float) -> None:
         """Return tokens that were charged and not used."""
         self._tokens.give_back(num_tokens, now_s)

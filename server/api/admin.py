@@ -14,13 +14,12 @@ from router.cache.key import key_prefix
 from server.access.keys import bearer_digests, is_one_of
 from server.api.handler import Handler
 from server.context import Context
-from server.generation.limits import read_json_body
+from server.generation.limits import read_struct
 from server.lifecycle.reload import reload
 from server.lifecycle.student_changes import Arrival, StudentChanges
 from server.settings.config import StudentConfig
 from server.students.student import ServedStudent
 from server.threads import run_in_daemon_thread
-from server.wire.decode import decode_body
 from server.wire.replies import json_response
 from server.wire.status import FlushReply, StudentList, StudentReply, StudentRequest, student_decoder
 
@@ -40,7 +39,7 @@ def add_handler(context: Context, changes: StudentChanges) -> Handler:
 
     async def add_student(request: Request) -> Response:
         check_key(context, request)
-        body = decode_body(await read_json_body(request, context), student_decoder)
+        body = await read_struct(request, context, student_decoder)
         folder = _folder_of(body)
         own_name = await run_in_daemon_thread(partial(_name_in, folder))
         name = own_name if body.name is None else body.name

@@ -13,13 +13,14 @@ from server.api.chat_body import ChatBodyWriter
 from server.api.handler import Handler, read_order
 from server.context import Context
 from server.generation.answer import answer
-from server.generation.limits import answer_tokens, check_choices
+from server.generation.limits import answer_tokens, check_choices, max_prompt_tokens
 from server.generation.plan import Job, Plan
 from server.generation.prompts import Prompt, conversation_in, encode_messages
-from server.generation.routing import Routed
+from server.generation.routing import Envelope, Routed
 from server.generation.sampling import recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.generation.structure import structure_of
+from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent
 from server.wire.chat import ChatRequest, chat_decoder
 
@@ -34,15 +35,12 @@ def chat_handler(context: Context) -> Handler:
 class ChatOrder:
     """One chat completion to be routed and planned."""
 
-    def __init__(
-        self, context: Context, body: ChatRequest, preferences: RoutePreferences, key: str, tenant: str | None = None
-    ) -> None:
+    def __init__(self, context: Context, body: ChatRequest, preferences: RoutePreferences, envelope: Envelope) -> None:
         """Raises: BadRequest and its kinds."""
         self.preferences = preferences
+        self.envelope = envelope
         self._context = context
         self._body = body
-        self._key = key
-        self._tenant = tenant
         self._includes_usage = bool(stream_options(body).include_usage)
         check_choices(context, 1, body.n or 1)
         if body.store:
@@ -52,16 +50,30 @@ class ChatOrder:
         self._structure = structure_of(body, context.config.limits)
 
     async def conversations(self) -> list[Conversation]:
-        return [conversation_in(self._body.messages)]
+        envelope, messages = self.envelope, self._body.messages
+        run = self._context.long_work.run
+        return [await run(envelope.num_bytes, lambda: conversation_in(messages), envelope.tenant)]
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        structure = self._structure
-        token_ids = await encode_messages(student, self._body.messages, functions=structure.functions)
-        grammar = await structure.compile(student, self._context.config.limits, self._tenant)
+        structure, limits, envelope = self._structure, self._context.config.limits, self.envelope
+
+        def encode() -> tuple[int, ...]:
+            max_tokens = max_prompt_tokens(limits, student)
+            return encode_messages(student, self._body.messages, functions=structure.functions, max_tokens=max_tokens)
+
+        run = self._context.long_work.run
+        token_ids = await run(envelope.num_bytes, encode, envelope.tenant, short_bytes=TEXT_BYTES)
+        grammar = await structure.compile(student, limits, envelope.tenant)
         return [Prompt(token_ids=token_ids, grammar=grammar)]
 
     def plan(self, routed: Routed) -> Plan:
-        body, target, student, prompt = self._body, routed.target, routed.student, routed.prompts[0]
+        key, body, target, student, prompt = (
+            self.envelope.key,
+            self._body,
+            routed.target,
+            routed.student,
+            routed.prompts[0],
+        )
         limits, num_prompt_tokens = self._context.config.limits, len(prompt.token_ids)
         sampling = sampling_params(
             body,
@@ -72,12 +84,12 @@ class ChatOrder:
         )
         sampling = dataclasses.replace(sampling, grammar=prompt.grammar)
         job = Job(
-            id=f"chatcmpl-{self._key}",
+            id=f"chatcmpl-{key}",
             created=int(time.time()),
             model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(body, self._key, [prompt.token_ids], [sampling], target),
+            requests=choice_requests(body, key, [prompt.token_ids], [sampling], target),
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,

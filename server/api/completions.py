@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,15 +15,18 @@ from server.api.completions_body import CompletionBodyWriter
 from server.api.handler import Handler, read_order
 from server.context import Context
 from server.generation.answer import answer
-from server.generation.limits import answer_tokens, check_choices
+from server.generation.limits import answer_tokens, check_choices, max_prompt_tokens
 from server.generation.plan import Job, Plan
 from server.generation.preferences import preferences_for_prompts
 from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
-from server.generation.routing import Routed
+from server.generation.routing import Envelope, Routed
 from server.generation.sampling import recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
+from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent, find_student
 from server.wire.completions import CompletionRequest, completion_decoder
+
+T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 16
 """Source: OpenAI API reference, completions: max_tokens defaults to 16."""
@@ -42,13 +47,12 @@ class CompletionOrder:
         context: Context,
         body: CompletionRequest,
         preferences: RoutePreferences,
-        key: str,
-        tenant: str | None = None,
+        envelope: Envelope,
     ) -> None:
         """Raises: BadRequest and its kinds."""
         self._context = context
         self._body = body
-        self._key = key
+        self.envelope = envelope
         self._includes_usage = bool(stream_options(body).include_usage)
         self._prompts = split_prompt(body.prompt)
         check_choices(context, len(self._prompts), body.n or 1)
@@ -56,11 +60,22 @@ class CompletionOrder:
 
     async def conversations(self) -> list[Conversation]:
         student = find_student(self._context.students, self._body.model)
-        return [Conversation(last=await prompt_text(student, prompt)) for prompt in self._prompts]
+        return await self._run(lambda: [Conversation(last=prompt_text(student, prompt)) for prompt in self._prompts])
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
-        is_echo = bool(self._body.echo)
-        return [await encode_prompt(student, prompt, keeps_text=is_echo) for prompt in self._prompts]
+        keeps_text, max_tokens = bool(self._body.echo), max_prompt_tokens(self._context.config.limits, student)
+
+        def encode() -> list[Prompt]:
+            return [
+                encode_prompt(student, prompt, keeps_text=keeps_text, max_tokens=max_tokens) for prompt in self._prompts
+            ]
+
+        return await self._run(encode)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Work on the prompts' text."""
+        envelope = self.envelope
+        return await self._context.long_work.run(envelope.num_bytes, work, envelope.tenant, short_bytes=TEXT_BYTES)
 
     def plan(self, routed: Routed) -> Plan:
         body, target, student, prompts = self._body, routed.target, routed.student, routed.prompts
@@ -69,12 +84,12 @@ class CompletionOrder:
         samplings = [self._sampling(student, prompt) for prompt in prompts]
         token_ids = [prompt.token_ids for prompt in prompts]
         job = Job(
-            id=f"cmpl-{self._key}",
+            id=f"cmpl-{self.envelope.key}",
             created=int(time.time()),
             model=answered_model(body.model, student),
             path=target.path,
             fingerprint=student.fingerprint,
-            requests=choice_requests(body, self._key, token_ids, samplings, target),
+            requests=choice_requests(body, self.envelope.key, token_ids, samplings, target),
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,

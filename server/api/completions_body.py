@@ -10,7 +10,7 @@ from models.errors import ServingError
 from server.generation.plan import Job, Part
 from server.generation.sequences import finish_reason, text_of
 from server.wire import sse
-from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.base import ChoiceFenhe, UsageReply, encoded, encoder
 from server.wire.completions import TextChoice, TextCompletion, TextLogprobs
 from server.wire.errors import body_of
 
@@ -116,4 +116,4 @@ def _top(logprob: TokenLogprob) -> dict[str, float]:
 
     Source: OpenAI API reference, completions: up to `logprobs` + 1 elements.
     """
-    return {text_of(other): other.logprob for other in (*logprob.alternatives, logprob)}
+    return encoded({text_of(other): other.logprob for other in (*logprob.alternatives, logprob)})

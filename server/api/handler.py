@@ -9,13 +9,12 @@ from starlette.responses import Response
 
 from router.decision import RoutePreferences
 from server.context import Context
-from server.generation.limits import read_json_body
+from server.generation.limits import decode_json, read_json_body
 from server.generation.preferences import TASK_HEADER, preferences_of
-from server.generation.routing import Order
+from server.generation.routing import Envelope, Order
 from server.telemetry.request_record import record_of
 from server.wire.chat import ChatRequest
 from server.wire.completions import CompletionRequest
-from server.wire.decode import decode_body
 from server.wire.responses import ResponseRequest
 from server.wire.status import RouteRequest
 
@@ -29,14 +28,19 @@ async def read_order(
     request: Request,
     context: Context,
     decoder: msgspec.json.Decoder[Body],
-    make_order: Callable[[Context, Body, RoutePreferences, str, str | None], OrderT],
+    make_order: Callable[[Context, Body, RoutePreferences, Envelope], OrderT],
 ) -> OrderT:
-    """Read a request that is to be routed. `make_order` gets the context, the body, the request's preferences, the key
-    its sequences are named after, and the tenant.
+    """Read a request that is to be routed, beside the loop if it is long.
 
     Raises: HTTPException 408, 413 or 415; BadRequest and its kinds; UnknownModel; ClientGone.
     """
-    body = decode_body(await read_json_body(request, context), decoder)
-    preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+    raw = await read_json_body(request, context)
     record = record_of(request.scope)
-    return make_order(context, body, preferences, record.key, record.tenant)
+    envelope = Envelope(key=record.key, tenant=record.tenant, num_bytes=len(raw))
+
+    def read() -> OrderT:
+        body = decode_json(raw, decoder, context.config.limits)
+        preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
+        return make_order(context, body, preferences, envelope)
+
+    return await context.long_work.run(len(raw), read, record.tenant)

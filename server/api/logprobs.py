@@ -2,11 +2,13 @@
 
 from engines.sequence import TokenLogprob
 from server.generation.sequences import text_of
+from server.wire.base import encoded
 from server.wire.chat import ContentLogprob, TopLogprob
 
 
 def content_logprobs(logprobs: list[TokenLogprob]) -> list[ContentLogprob]:
-    return [_content_logprob(logprob) for logprob in logprobs]
+    """Each of them encoded already."""
+    return [encoded(_content_logprob(logprob)) for logprob in logprobs]
 
 
 def _content_logprob(logprob: TokenLogprob) -> ContentLogprob:

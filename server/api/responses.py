@@ -18,7 +18,7 @@ from server.context import Context
 from server.generation.answer import answer
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
-from server.generation.routing import Routed
+from server.generation.routing import Envelope, Routed
 from server.students.student import ServedStudent
 from server.wire.chat import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.wire.responses import LOGPROBS, InputItem, RefusalInput, ResponseRequest, response_decoder
@@ -49,15 +49,14 @@ class ResponseOrder:
         context: Context,
         body: ResponseRequest,
         preferences: RoutePreferences,
-        key: str,
-        tenant: str | None = None,
+        envelope: Envelope,
     ) -> None:
         """Raises: BadRequest and its kinds."""
         _refuse(body)
         self._body = body
-        self._key = key
+        self.envelope = envelope
         with _own_names():
-            self._chat = ChatOrder(context, chat_request(body), preferences, key, tenant)
+            self._chat = ChatOrder(context, chat_request(body), preferences, envelope)
         self.preferences = preferences
 
     async def conversations(self) -> list[Conversation]:
@@ -68,8 +67,8 @@ class ResponseOrder:
 
     def plan(self, routed: Routed) -> Plan:
         plan = self._chat.plan(routed)
-        job = replace(plan.job, id=f"resp_{self._key}", created=int(time.time()), includes_usage=True, done=b"")
-        return replace(plan, job=job, writer=ResponseBodyWriter(job, self._body, self._key))
+        job = replace(plan.job, id=f"resp_{self.envelope.key}", created=int(time.time()), includes_usage=True, done=b"")
+        return replace(plan, job=job, writer=ResponseBodyWriter(job, self._body, self.envelope.key))
 
 
 def _refuse(body: ResponseRequest) -> None:

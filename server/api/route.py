@@ -5,11 +5,12 @@ from starlette.responses import Response
 
 from models.errors import InvalidParameter
 from router.decision import RouteDecision, RoutePreferences, TaskScores
+from server.api.charge import charged
 from server.api.chat import ChatOrder
 from server.api.completions import CompletionOrder
 from server.api.handler import Handler, read_order
 from server.context import Context
-from server.generation.routing import Order, Routed, route
+from server.generation.routing import Envelope, Order, Routed, route
 from server.telemetry.request_record import record_of
 from server.wire.chat import ChatRequest
 from server.wire.completions import CompletionRequest
@@ -19,23 +20,24 @@ from server.wire.status import RouteReply, RouteRequest, TargetReply, route_deco
 
 def route_handler(context: Context) -> Handler:
     async def create_route(request: Request) -> Response:
-        routed = await route(context, await read_order(request, context, route_decoder, order_of))
-        record_of(request.scope).begin(routed.decision, routed.target)
+        record, order = record_of(request.scope), await read_order(request, context, route_decoder, order_of)
+        with charged(record, order.envelope.num_bytes) as charge:
+            routed = await route(context, order)
+            charge.num_tokens = sum(len(prompt.token_ids) for prompt in routed.prompts)
+        record.begin(routed.decision, routed.target)
         return json_response(_describe(routed))
 
     return create_route
 
 
-def order_of(
-    context: Context, body: RouteRequest, preferences: RoutePreferences, key: str, tenant: str | None
-) -> Order:
+def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences, envelope: Envelope) -> Order:
     """The chat or text completion whose route is asked for. Raises: BadRequest and its kinds."""
     if body.messages is not None and body.prompt is None:
         chat = ChatRequest(model=body.model, messages=body.messages, fenhe=body.fenhe)
-        return ChatOrder(context, chat, preferences, key, tenant)
+        return ChatOrder(context, chat, preferences, envelope)
     if body.prompt is not None and body.messages is None:
         completion = CompletionRequest(model=body.model, prompt=body.prompt, fenhe=body.fenhe)
-        return CompletionOrder(context, completion, preferences, key, tenant)
+        return CompletionOrder(context, completion, preferences, envelope)
     raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
 
 

@@ -1,15 +1,22 @@
 """`POST /tokenize` and `/detokenize`: the student's own tokenizer, with the bodies that vLLM uses."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
+from server.api.charge import charged
 from server.api.handler import Handler
-from server.context import Context, run_in_thread_if_long
-from server.generation.limits import read_json_body
-from server.generation.prompts import check_token_ids, encode_messages, encode_text
+from server.context import Context
+from server.generation.cancellation import cancelled_by
+from server.generation.limits import decode_json, read_json_body
+from server.generation.prompts import check_token_ids, encode_messages
+from server.long_work import TEXT_BYTES
+from server.students.admission_gate import terms_of
 from server.students.student import ServedStudent, find_student
-from server.wire.decode import decode_body
+from server.telemetry.request_record import record_of
 from server.wire.replies import json_response
 from server.wire.tokens import (
     DetokenizeResponse,
@@ -19,43 +26,64 @@ from server.wire.tokens import (
     tokenize_decoder,
 )
 
+T = TypeVar("T")
+
 
 def tokenize_handler(context: Context) -> Handler:
     async def tokenize(request: Request) -> Response:
-        body = decode_body(await read_json_body(request, context), tokenize_decoder)
-        student = find_student(context.students, body.model)
-        tokens = await _encode(student, body)
-        texts = None
-        if body.return_token_strs:
-            texts = [student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
-        return json_response(
-            TokenizeResponse(
-                count=len(tokens),
-                max_model_len=student.max_context_tokens,
-                tokens=list(tokens),
-                token_strs=texts,
-            )
-        )
+        raw = await read_json_body(request, context)
+
+        def work() -> tuple[int, Response]:
+            body = decode_json(raw, tokenize_decoder, context.config.limits)
+            reply = _tokenized(find_student(context.students, body.model), body)
+            return reply.count, json_response(reply)
+
+        with charged(record_of(request.scope), len(raw)) as charge:  # a token has a byte at least
+            charge.num_tokens, response = await _run(context, request, len(raw), work)
+        return response
 
     return tokenize
 
 
-async def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
+async def _run(context: Context, request: Request, num_bytes: int, work: Callable[[], T]) -> T:
+    """Work on text. Raises: ClientGone, DeadlineExceeded; what the work raises."""
+    terms = terms_of(record_of(request.scope), None)
+    with cancelled_by(request.receive, terms) as cancellation:
+        return await cancellation.run(
+            context.long_work.run(num_bytes, work, terms.tenant, short_bytes=TEXT_BYTES),
+        )
+
+
+def _tokenized(student: ServedStudent, body: TokenizeRequest) -> TokenizeResponse:
+    tokens, texts = _encode(student, body), None
+    if body.return_token_strs:
+        texts = [student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
+    return TokenizeResponse(
+        count=len(tokens), max_model_len=student.max_context_tokens, tokens=list(tokens), token_strs=texts
+    )
+
+
+def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
     if body.messages is not None:
-        return await encode_messages(student, body.messages, add_generation_prompt=body.add_generation_prompt)
+        return encode_messages(student, body.messages, add_generation_prompt=body.add_generation_prompt)
     assert body.prompt is not None
-    return await encode_text(student, body.prompt, add_special=body.add_special_tokens)
+    return tuple(student.tokenizer.encode(body.prompt, add_special=body.add_special_tokens))
 
 
 def detokenize_handler(context: Context) -> Handler:
     async def detokenize(request: Request) -> Response:
-        body = decode_body(await read_json_body(request, context), detokenize_decoder)
-        student = find_student(context.students, body.model)
-        ids = check_token_ids(student, body.tokens, "tokens")
-        tokenizer = student.tokenizer
-        text = await run_in_thread_if_long(len(ids), lambda: tokenizer.decode(ids, skip_special=False))
-        return json_response(DetokenizeResponse(prompt=text))
+        raw = await read_json_body(request, context)
+
+        def work() -> tuple[int, Response]:
+            body = decode_json(raw, detokenize_decoder, context.config.limits)
+            student = find_student(context.students, body.model)
+            ids = check_token_ids(student, body.tokens, "tokens")
+            return len(ids), json_response(DetokenizeResponse(prompt=student.tokenizer.decode(ids, skip_special=False)))
+
+        with charged(record_of(request.scope), len(raw)) as charge:
+            charge.num_tokens, response = await _run(context, request, len(raw), work)
+        return response
 
     return detokenize

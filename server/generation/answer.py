@@ -16,7 +16,7 @@ from server.generation.cache_control import cache_use
 from server.generation.cancellation import Cancellation, cancelled_by
 from server.generation.delivery import Delivery
 from server.generation.plan import Plan
-from server.generation.routing import Order, Routed, route
+from server.generation.routing import Order, Routed, plan_of, route
 from server.generation.supply import JoinedFailure, Supplier, Supply
 from server.students.admission_gate import terms_of
 from server.telemetry.request_record import Record, record_of
@@ -30,8 +30,9 @@ async def answer(context: Context, order: Order, request: Request) -> "Answer":
     terms = terms_of(record_of(request.scope), order.preferences.priority)
     with cancelled_by(request.receive, terms) as cancellation:
         routed = await cancellation.run(route(context, order))
-    context.metrics.routes.observe(routed.decision, routed.seconds)
-    return Answer(context, order, routed, order.plan(routed))
+        context.metrics.routes.observe(routed.decision, routed.seconds)
+        plan = await cancellation.run(plan_of(context, order, routed))
+    return Answer(context, order, routed, plan)
 
 
 class Answer(Response):
@@ -105,6 +106,11 @@ class Answer(Response):
         if not is_counted:
             self._context.cache.count(supply.outcome, supply.found)
         delivery = Delivery(
-            supply=supply, decision=self._routed.decision, record=record, send=send, started_s=self._started_s
+            supply=supply,
+            decision=self._routed.decision,
+            record=record,
+            send=send,
+            started_s=self._started_s,
+            long_work=self._context.long_work,
         )
         await delivery.run(first)

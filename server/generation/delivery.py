@@ -2,18 +2,19 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from starlette.types import Send
 
-from engines.sequence import Finish
+from engines.sequence import Finish, TokenLogprob
 from router.cache.result_cache import Outcome
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
 from server.generation.plan import Batch, BodyWriter, Part, merge
 from server.generation.supply import Supply
 from server.generation.usage import token_share, total_usage
+from server.long_work import LongWork
 from server.telemetry.request_record import SPARED, Record
 from server.wire import sse
 
@@ -29,6 +30,10 @@ similar, how similar."""
 ANSWER_HEADERS = (*ROUTE_HEADERS, COMPUTE_HEADER, *CACHE_HEADERS)
 """All of these."""
 
+PIECE_BYTES = 256 * 1024
+"""How much of a whole body is given to the connection at a time."""
+LOGPROB_BYTES = 64
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -41,6 +46,7 @@ class Delivery:
     record: Record
     send: Send
     started_s: float
+    long_work: LongWork
 
     async def run(self, first: Batch) -> None:
         """`first` is what was taken from the stream already. Raises: what ended the generation."""
@@ -57,7 +63,8 @@ class Delivery:
             _add(parts, await stream.take())
         finishes = [part.finish for part in parts if part.finish is not None]
         usage = total_usage(self.supply.plan, finishes)
-        body = self.supply.plan.writer.whole(parts, usage)
+        writer = self.supply.plan.writer
+        body = await self._write(sum(map(_num_bytes, parts)), lambda: writer.whole(parts, usage))
         self.record.finish(finishes, usage)
         elapsed_ms = (time.monotonic() - self.started_s) * 1000
         headers = [
@@ -67,18 +74,21 @@ class Delivery:
             *self._headers(finishes[0].path),
         ]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        for start in range(0, len(body), PIECE_BYTES):  # a connection takes in a piece what it is given in one
+            is_last = start + PIECE_BYTES >= len(body)
+            await self._send_chunk(body[start : start + PIECE_BYTES], more=not is_last)
 
     async def _send_stream(self, first: Batch) -> None:
         job, writer, stream = self.supply.plan.job, self.supply.plan.writer, self.supply.stream
         finishes: dict[int, Finish] = {}
-        body = writer.opening() + _encode(writer, first, finishes)
+        opening = writer.opening()
+        body = opening + await self._encode(first, finishes)
         headers = [*sse.HEADERS, *self._headers(job.path)]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         self.record.is_event_stream, self.record.frame_error = True, writer.failed
         await self._send_chunk(body)
         while len(finishes) < len(job.requests):
-            body = _encode(writer, await stream.take(), finishes)
+            body = await self._encode(await stream.take(), finishes)
             if body:
                 await self._send_chunk(body)
         ordered = [finishes[index] for index in sorted(finishes)]
@@ -87,8 +97,17 @@ class Delivery:
         tail = writer.usage(usage) if job.includes_usage else b""
         await self.send({"type": "http.response.body", "body": tail + job.done})
 
-    async def _send_chunk(self, body: bytes) -> None:
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _send_chunk(self, body: bytes, *, more: bool = True) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _encode(self, batch: Batch, finishes: dict[int, Finish]) -> bytes:
+        """The chunks of a batch: one step's, or all that came while the client was slow."""
+        writer = self.supply.plan.writer
+        num_bytes = sum(_num_logprob_bytes(event.logprobs) for _, event in batch)
+        return await self._write(num_bytes, lambda: _encode(writer, batch, finishes))
+
+    async def _write(self, num_bytes: int, work: Callable[[], bytes]) -> bytes:
+        return await self.long_work.run(num_bytes, work, self.record.tenant)
 
     def _headers(self, path: str) -> Headers:
         supply = self.supply
@@ -96,6 +115,15 @@ class Delivery:
         share = 0.0 if supply.outcome in SPARED else token_share(supply.plan, path)
         compute = (COMPUTE_HEADER.encode(), f"{share:.2f}".encode())
         return [*routed, compute, *cache_headers(supply.outcome, supply.found)]
+
+
+def _num_bytes(part: Part) -> int:
+    return sum(map(len, part.texts)) + _num_logprob_bytes(part.logprobs)
+
+
+def _num_logprob_bytes(logprobs: Sequence[TokenLogprob]) -> int:
+    """About what they take in a body. All of a request report as many alternatives as the last one."""
+    return len(logprobs) * (1 + len(logprobs[-1].alternatives)) * LOGPROB_BYTES if logprobs else 0
 
 
 def _add(parts: Sequence[Part], batch: Batch) -> None:

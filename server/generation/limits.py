@@ -1,7 +1,9 @@
 """Bounds of a request: the size and kind of its body before it is parsed, its tokens before it is queued."""
 
 import asyncio
+from typing import TypeVar
 
+import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -10,11 +12,16 @@ from server.context import Context
 from server.settings.config import Limits
 from server.students.event_bridge import ClientGone
 from server.students.student import ServedStudent
-from server.wire.json_depth import check_depth
+from server.telemetry.request_record import record_of
+from server.wire.base import RequestBody
+from server.wire.decode import decode_body
+from server.wire.json_shape import check_shape
+
+W = TypeVar("W", bound=RequestBody)
 
 
 async def read_json_body(request: Request, context: Context) -> bytes:
-    """The whole body.
+    """The whole body, unchecked.
 
     Raises: HTTPException 408, 413 or 415; BadRequest; ClientGone.
     """
@@ -23,13 +30,27 @@ async def read_json_body(request: Request, context: Context) -> bytes:
     _check_announced_length(request, limits.max_body_bytes)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            body = await _read(request, limits.max_body_bytes)
+            return await _read(request, limits.max_body_bytes)
     except TimeoutError:
         raise HTTPException(
             408, f"the body did not arrive within {limits.body_timeout_s:g} s (limits.body_timeout_s)"
         ) from None
-    check_depth(body, limits.max_json_depth)
-    return body
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[W], limits: Limits) -> W:
+    """Raises: BadRequest, UnsupportedField, InvalidParameter; each names the field or the limit."""
+    check_shape(body, max_depth=limits.max_json_depth, max_nodes=limits.max_json_nodes)
+    return decode_body(body, decoder)
+
+
+async def read_struct(request: Request, context: Context, decoder: msgspec.json.Decoder[W]) -> W:
+    """The whole body, decoded, beside the loop if it is long.
+
+    Raises: what `read_json_body` and `decode_json` raise.
+    """
+    body, limits = await read_json_body(request, context), context.config.limits
+    tenant = record_of(request.scope).tenant
+    return await context.long_work.run(len(body), lambda: decode_json(body, decoder, limits), tenant)
 
 
 def _check_kind(request: Request) -> None:
@@ -93,6 +114,12 @@ def check_choices(context: Context, num_prompts: int, n: int) -> None:
         )
 
 
+def max_prompt_tokens(limits: Limits, student: ServedStudent) -> int:
+    """The longest prompt that leaves room for an answer."""
+    max_context = student.max_context_tokens
+    return min(limits.max_prompt_tokens or max_context, max_context - 1)
+
+
 def answer_tokens(
     limits: Limits, student: ServedStudent, num_prompt_tokens: int, wanted: int | None, param: str
 ) -> int:
@@ -100,8 +127,7 @@ def answer_tokens(
 
     Raises: ContextTooLong, InvalidParameter.
     """
-    max_context = student.max_context_tokens
-    max_prompt = min(limits.max_prompt_tokens or max_context, max_context - 1)
+    max_context, max_prompt = student.max_context_tokens, max_prompt_tokens(limits, student)
     if num_prompt_tokens > max_prompt:
         raise ContextTooLong(
             f"the prompt has {num_prompt_tokens} tokens; at most {max_prompt} fit the context or limit",

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.grammar import Grammar
-from models.errors import BadRequest, InvalidParameter
+from models.errors import BadRequest, ContextTooLong, InvalidParameter
 from router.conversation import Conversation, conversation_of
-from server.context import run_in_thread_if_long
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
-from server.students.student import ServedStudent, Template
+from server.students.student import ServedStudent
 from server.wire.chat import FunctionDefinition, Message
 
 TextPrompt = str | list[int]
@@ -29,17 +28,19 @@ def conversation_in(messages: list[Message]) -> Conversation:
     return conversation_of((message.role, _text(message, f"messages[{i}]")) for i, message in enumerate(messages))
 
 
-async def encode_messages(
+def encode_messages(
     student: ServedStudent,
     messages: list[Message],
     *,
     functions: Sequence[FunctionDefinition] = (),
     add_generation_prompt: bool = True,
+    max_tokens: int | None = None,
 ) -> tuple[int, ...]:
     """The token ids of a conversation's prompt, which also describes `functions`.
 
     Raises: BadRequest for a student without a chat template, or when the template refuses the messages;
-    InvalidParameter for calls and results that do not fit together.
+    InvalidParameter for calls and results that do not fit together; ContextTooLong, before anything is tokenised, for
+    what certainly has more than `max_tokens`.
     """
     template = student.tokenizer.chat_template
     if template is None:
@@ -51,20 +52,8 @@ async def encode_messages(
     tools = tools_for_template(functions) if functions and template.writes_tools else None
     if not template.writes_tools:
         plain = as_text(plain, functions)
-    num_chars = sum(len(message["content"]) for message in plain)
-    return await run_in_thread_if_long(
-        num_chars, lambda: _render(student, template, plain, tools, add_generation_prompt)
-    )
-
-
-def _render(
-    student: ServedStudent,
-    template: Template,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
-    add_generation_prompt: bool,
-) -> tuple[int, ...]:
-    text = template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+    text = template.render(plain, tools=tools, add_generation_prompt=add_generation_prompt)
+    check_length(student, text, max_tokens, "messages")
     ids = tuple(student.tokenizer.encode(text))
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
@@ -100,19 +89,25 @@ def _text(message: Message, where: str) -> str:
     return "\n".join(part.text for part in content)
 
 
-async def encode_text(student: ServedStudent, text: str, *, add_special: bool = True) -> tuple[int, ...]:
-    tokenizer = student.tokenizer
-    return await run_in_thread_if_long(len(text), lambda: tuple(tokenizer.encode(text, add_special=add_special)))
+def check_length(student: ServedStudent, text: str, max_tokens: int | None, param: str) -> None:
+    """Raises: ContextTooLong for a text that is proven to have more tokens than `max_tokens`."""
+    if max_tokens is None or len(text) <= max_tokens:
+        return
+    least = student.tokenizer.least_tokens(text)
+    if least > max_tokens:
+        raise ContextTooLong(
+            f"the prompt has at least {least} tokens; at most {max_tokens} fit the context or limit", param=param
+        )
 
 
 def check_token_ids(student: ServedStudent, ids: list[int], param: str) -> tuple[int, ...]:
     """Raises: InvalidParameter for an id the student does not have."""
     vocab_size = student.tokenizer.vocab_size
-    for id in ids:
-        if id >= vocab_size:
-            raise InvalidParameter(
-                f"`{param}`: {id} is no token id of student `{student.name}` (0 to {vocab_size - 1})", param=param
-            )
+    if max(ids, default=0) >= vocab_size:
+        wrong = next(id for id in ids if id >= vocab_size)
+        raise InvalidParameter(
+            f"`{param}`: {wrong} is no token id of student `{student.name}` (0 to {vocab_size - 1})", param=param
+        )
     return tuple(ids)
 
 
@@ -131,10 +126,14 @@ def split_prompt(prompt: str | list[str | int | list[int]]) -> list[TextPrompt]:
     return several
 
 
-async def encode_prompt(student: ServedStudent, prompt: TextPrompt, *, keeps_text: bool = False) -> Prompt:
-    """Raises: InvalidParameter for one that is empty or not in the student's vocabulary."""
+def encode_prompt(
+    student: ServedStudent, prompt: TextPrompt, *, keeps_text: bool = False, max_tokens: int | None = None
+) -> Prompt:
+    """Raises: InvalidParameter for one that is empty or not in the student's vocabulary; ContextTooLong, before it is
+    tokenised, for one that certainly has more than `max_tokens`."""
     if isinstance(prompt, str):
-        token_ids = await encode_text(student, prompt)
+        check_length(student, prompt, max_tokens, "prompt")
+        token_ids = tuple(student.tokenizer.encode(prompt, add_special=True))
         if not token_ids:
             raise InvalidParameter("`prompt`: there is nothing to complete in an empty prompt", param="prompt")
         return Prompt(token_ids=token_ids, text=prompt if keeps_text else "")
@@ -143,10 +142,10 @@ async def encode_prompt(student: ServedStudent, prompt: TextPrompt, *, keeps_tex
     return Prompt(token_ids=token_ids, text=text)
 
 
-async def prompt_text(student: ServedStudent, prompt: TextPrompt) -> str:
+def prompt_text(student: ServedStudent, prompt: TextPrompt) -> str:
     """A prompt as text, for the classifier; ids that the student does not have are left out."""
     if isinstance(prompt, str):
         return prompt
     vocab_size, tokenizer = student.tokenizer.vocab_size, student.tokenizer
     known = [id for id in prompt if id < vocab_size]
-    return await run_in_thread_if_long(len(known), lambda: tokenizer.decode(known))
+    return tokenizer.decode(known)

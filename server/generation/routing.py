@@ -5,24 +5,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from models.errors import ServingError
+from models.errors import ContextTooLong, ServingError
 from router.conversation import Conversation
 from router.decision import Candidates, RouteDecision, RoutePreferences, Target, TaskScores
 from router.language import find_language
 from router.policy import needs_language, needs_task
-from server.context import Context, run_in_thread_if_long
+from server.context import Context
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
 from server.students.student import ServedStudent
 
-LONG_CONVERSATION_CHARS = 200_000
-"""Longer ones are classified in a thread; shorter ones take less time than starting a thread does."""
-
 T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Envelope:
+    """What is known of a request beside what its body says: the key its sequences are named after, its tenant, and how
+    many bytes the body has."""
+
+    key: str
+    tenant: str | None = None
+    num_bytes: int = 0
 
 
 class Order(Protocol):
     """A request that any student can be asked to answer."""
+
+    @property
+    def envelope(self) -> Envelope: ...
 
     @property
     def preferences(self) -> RoutePreferences: ...
@@ -36,7 +46,10 @@ class Order(Protocol):
         ...
 
     def plan(self, routed: "Routed") -> Plan:
-        """What to generate, and how to write it. Raises: ContextTooLong, InvalidParameter."""
+        """What to generate, and how to write it; called beside the loop for a long body.
+
+        Raises: ContextTooLong, InvalidParameter.
+        """
         ...
 
 
@@ -117,18 +130,32 @@ def _per_prompt(found: Sequence[T], prompts: Sequence[Prompt]) -> Sequence[T]:
     return found if len(found) == len(prompts) else [found[0]] * len(prompts)
 
 
+async def plan_of(context: Context, order: Order, routed: Routed) -> Plan:
+    """Raises: ContextTooLong, InvalidParameter."""
+    envelope = order.envelope
+    return await context.long_work.run(envelope.num_bytes, lambda: order.plan(routed), envelope.tenant)
+
+
 async def _encode(
     context: Context, order: Order, candidates: Candidates
 ) -> tuple[Candidates, ServedStudent, list[Prompt]]:
-    """The prompts in the tokens of the first candidate whose context holds them; of the first when none does."""
+    """The prompts in the tokens of the first candidate whose context holds them; of the first when none does.
+
+    Raises: ContextTooLong when none does and that is known without tokenising; what the order's `encode` raises.
+    """
     first: tuple[ServedStudent, list[Prompt]] | None = None
+    refusal: ContextTooLong | None = None
     unable: dict[str, str] = {}
     for state in candidates.students:
         try:
             student = context.pool.find(state.name)
             prompts = await order.encode(student)
+        except ContextTooLong as error:
+            refusal = refusal or error
+            unable[state.name] = error.message
+            continue
         except ServingError as error:
-            if first is None:
+            if first is None and refusal is None:
                 raise
             unable[state.name] = error.message
             continue
@@ -137,6 +164,8 @@ async def _encode(
             return candidates.without(unable), student, prompts
         first = first or (student, prompts)
         unable[state.name] = why
+    if refusal is not None:
+        raise refusal
     assert first is not None
     return candidates, *first
 
@@ -156,15 +185,16 @@ async def _read(context: Context, order: Order) -> Read:
     begun_s = time.perf_counter()
     return Read(
         languages=[find_language(one.last) for one in conversations] if wants_languages else (None,),
-        scores=await _classify(context, conversations) if wants_scores else (None,),
+        scores=await _classify(context, order.envelope, conversations) if wants_scores else (None,),
         seconds=time.perf_counter() - begun_s,
     )
 
 
-async def _classify(context: Context, conversations: Sequence[Conversation]) -> list[TaskScores | None]:
-    num_chars = sum(len(text) for one in conversations for text in (one.last, *one.earlier, *one.system))
-    return await run_in_thread_if_long(
-        num_chars,
+async def _classify(
+    context: Context, envelope: Envelope, conversations: Sequence[Conversation]
+) -> list[TaskScores | None]:
+    return await context.long_work.run(
+        envelope.num_bytes,
         lambda: [context.router.classify(conversation) for conversation in conversations],
-        limit_chars=LONG_CONVERSATION_CHARS,
+        envelope.tenant,
     )

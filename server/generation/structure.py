@@ -47,6 +47,7 @@ class Structure:
 
 def structure_of(body: ChatRequest, limits: Limits) -> Structure:
     """Raises: InvalidParameter, UnsupportedField; each names the field."""
+    _check_size(_given(body), limits)  # before anything goes through them
     functions = functions_of(body)
     schema = _format_schema(body)
     if isinstance(body.tool_choice, NamedToolChoice) and schema is not None:
@@ -61,8 +62,15 @@ def structure_of(body: ChatRequest, limits: Limits) -> Structure:
         raise InvalidParameter("`ignore_eos`: an answer with a form ends where the form does", param="ignore_eos")
     schemas = [(FORMAT_SCHEMA, schema)] if schema is not None else []
     schemas += [(f"tools[{i}].function.parameters", parameters_of(one)) for i, one in enumerate(functions)]
-    _check_size(schemas, limits)
     return Structure(source=_source(body, functions, schema), functions=functions, schemas=tuple(schemas))
+
+
+def _given(body: ChatRequest) -> list[tuple[str, Mapping[str, Any]]]:
+    """The schemas that count, by the field they came in, none of them checked."""
+    wanted, tools = body.response_format, () if body.tool_choice == "none" else body.tools or ()
+    schema = wanted.json_schema.schema if isinstance(wanted, JsonSchemaFormat) else None
+    schemas: list[tuple[str, Mapping[str, Any]]] = [] if schema is None else [(FORMAT_SCHEMA, schema)]
+    return schemas + [(f"tools[{i}].function.parameters", parameters_of(tool.function)) for i, tool in enumerate(tools)]
 
 
 def _format_schema(body: ChatRequest) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from router.decision import Target
 from server.context import Context
 from server.generation.limits import check_room
 from server.generation.plan import Plan
-from server.generation.routing import Order, Routed, reroute
+from server.generation.routing import Order, Routed, plan_of, reroute
 from server.generation.shared_generation import Share, stream_of
 from server.generation.usage import compute_of
 from server.students.admission_gate import Terms
@@ -69,7 +69,9 @@ class Supplier:
         it fails or is cancelled first, the next one queues. The cache is asked first: a hit waits in no queue."""
         origin, requests = self._origin(), self.plan.job.requests
         question = await self._question(origin)
-        share = Share(self.context.cache, cache_key(origin, requests), len(requests), self.use, self.terms, question)
+        envelope = self.order.envelope
+        key = await self.context.long_work.run(envelope.num_bytes, lambda: cache_key(origin, requests), envelope.tenant)
+        share = Share(self.context.cache, key, len(requests), self.use, self.terms, question)
         held.callback(share.close)
         found = await share.find()
         if found is not None:
@@ -143,7 +145,8 @@ class Supplier:
         metrics.observe(plan.student.name, task, finish.path, spent=compute.spent, full=compute.full)
 
     async def _plan_at(self, target: Target) -> Plan:
-        return self.order.plan(await reroute(self.context, self.order, self.routed, target))
+        routed = await reroute(self.context, self.order, self.routed, target)
+        return await plan_of(self.context, self.order, routed)
 
     def _origin(self) -> Origin:
         student, target = self.plan.student, self.plan.target

@@ -13,6 +13,7 @@ from engines.grammar import json_body, literal
 from models.errors import InvalidParameter
 from server.generation.json_schema import check_schema
 from server.wire.chat import ChatRequest, FunctionDefinition, Message, NamedToolChoice
+from server.wire.json_shape import json_shape
 
 OPEN_MARK = "<tool_call>"
 CALL_START = '\n{"name": "'
@@ -21,6 +22,8 @@ CALL_END = "}\n</tool_call>"
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 MAX_TOOLS = 128
 """Source: OpenAI API reference, chat: at most 128 functions."""
+MAX_NODES = 50_000
+"""Arrays and objects in the arguments of an earlier call: reading and writing them stops all other threads."""
 
 ToolChoice = str | NamedToolChoice | None
 
@@ -148,6 +151,8 @@ def calls_for_template(message: Message, where: str) -> list[dict[str, Any]]:
 
 
 def _arguments(text: str, param: str) -> dict[str, Any]:
+    if json_shape(text.encode(errors="replace")).num_nodes > MAX_NODES:
+        raise InvalidParameter(f"`{param}` has more than {MAX_NODES} arrays and objects", param=param)
     try:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):

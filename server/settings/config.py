@@ -41,6 +41,7 @@ class Limits:
     max_prompts: Annotated[Positive, Meta(description="prompts of one request")] = 32
     max_requests: Annotated[Positive, Meta(description="open requests, all students together")] = 512
     max_json_depth: Annotated[Positive, Meta(description="how deeply a body may be nested")] = 64
+    max_json_nodes: Annotated[Positive, Meta(description="arrays and objects of a body")] = 200_000
     max_head_bytes: Annotated[Positive, Meta(description="size of the request line and the headers")] = 64 * 1024
     max_headers: Annotated[Positive, Meta(description="headers of one request")] = 128
     max_url_bytes: Annotated[Positive, Meta(description="size of a URL")] = 8 * 1024

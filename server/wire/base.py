@@ -4,7 +4,7 @@ Bodies are msgspec structs with one typed decoder per request. They own shapes a
 decided in `server/generation` and `server/api`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,8 @@ from msgspec import Meta
 from models.sampling import PositiveProbability, Probability, RepetitionPenalty, Temperature, TopK
 from router.decision import Priority, Quality
 from router.tasks import Task
+
+T = TypeVar("T")
 
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 
@@ -152,3 +154,9 @@ any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 encoder = msgspec.json.Encoder()
+
+
+def encoded(value: T) -> T:
+    """The JSON of a value, which takes its place inside a larger one: a long list is then written piece by piece, and
+    others may run between two pieces."""
+    return cast(T, msgspec.Raw(encoder.encode(value)))

@@ -160,6 +160,13 @@ def statuses(running: Running, num_connections: int) -> list[int]:
     return found
 
 
+def test_garbage_collector_is_not_called_for_every_few_objects() -> None:
+    """In a process of its own: it is for the whole process."""
+    code = "import gc; from server.serve import tame_collector; tame_collector(); print(gc.get_threshold()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 10_000
+
+
 def test_few_open_files_are_a_503_and_a_warning() -> None:
     with run(grace_s=1, open_files=(104, 104)) as running:
         found = statuses(running, 110)

@@ -88,3 +88,22 @@ def test_other_limits_keep_what_was_used() -> None:
 )
 def test_duration_is_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_work_of_unknown_size_is_settled_by_what_it_used() -> None:
+    meter = Meter(LIMITS, 0.0)
+    reserved = meter.reserve(500, 0.0)
+    with pytest.raises(RateLimited):
+        meter.reserve(200, 0.0)
+    meter.settle(reserved, 100, 0.0)
+    assert told(meter, 0.0)["remaining-tokens"] == "500"
+
+
+def test_work_that_may_use_more_than_a_minute_s_worth_takes_all_of_it_and_is_owed() -> None:
+    meter = Meter(LIMITS, 0.0)
+    reserved = meter.reserve(10_000, 0.0)
+    assert reserved == 600
+    meter.settle(reserved, 900, 0.0)
+    with pytest.raises(RateLimited) as caught:
+        meter.reserve(1, 0.0)
+    assert caught.value.retry_after_s == pytest.approx(30.1)

@@ -16,7 +16,7 @@ from router.cache.result_cache import CacheUse
 from router.decision import RoutePreferences
 from server.api.chat import ChatOrder
 from server.context import Context, make_context
-from server.generation.routing import Order, route
+from server.generation.routing import Envelope, Order, route
 from server.generation.supply import Supplier
 from server.settings.config import Limits, ServerConfig
 from server.students.admission_gate import Terms
@@ -35,7 +35,7 @@ class Backend:
 
     def order(self, prompt: str = "hello", key: str = "r", **fields: Any) -> ChatOrder:
         body = ChatRequest(model="auto", messages=[Message(role="user", content=prompt)], temperature=0.0, **fields)
-        return ChatOrder(self.context, body, RoutePreferences(), key)
+        return ChatOrder(self.context, body, RoutePreferences(), Envelope(key=key))
 
     async def supplier(
         self, order: Order | None = None, use: CacheUse = USE, id: str = "r", head: HeadKind | None = None

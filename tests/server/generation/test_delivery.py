@@ -18,6 +18,7 @@ from server.generation.delivery import Delivery, cache_headers, route_headers
 from server.generation.plan import Batch, Part
 from server.generation.shared_generation import Kept
 from server.generation.supply import Supply
+from server.long_work import LongWork
 from server.students.event_bridge import EventStream
 from server.telemetry.request_record import Record
 from server.wire.base import StreamOptions, UsageReply
@@ -56,7 +57,12 @@ class Line:
         self.sent: list[Message] = []
         self.record = Record(id="r", key="r")
         self.delivery = Delivery(
-            supply=supply, decision=DECISION, record=self.record, send=self._send, started_s=time.monotonic()
+            supply=supply,
+            decision=DECISION,
+            record=self.record,
+            send=self._send,
+            started_s=time.monotonic(),
+            long_work=LongWork(),
         )
 
     async def _send(self, message: Message) -> None:

@@ -12,7 +12,7 @@ from models.student.manifest import HeadKind
 from router.cache.result_cache import Outcome
 from router.decision import RoutePreferences
 from server.api.completions import CompletionOrder
-from server.generation.routing import Order
+from server.generation.routing import Envelope, Order
 from server.wire.completions import CompletionRequest
 from tests.server.generation.conftest import Backend, Open
 from tests.server.generation.test_supply import kept, text_of
@@ -37,7 +37,7 @@ async def outcome_of(
 
 def completion(backend: Backend, **fields: bool | int) -> CompletionOrder:
     body = CompletionRequest(model="auto", prompt="hello", temperature=0.0, **fields)  # type: ignore[arg-type]
-    return CompletionOrder(backend.context, body, RoutePreferences(), "r")
+    return CompletionOrder(backend.context, body, RoutePreferences(), Envelope(key="r"))
 
 
 def last_submitted(backend: Backend, student: str = "tiny") -> GenerationRequest:

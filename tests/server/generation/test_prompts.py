@@ -13,7 +13,6 @@ from server.generation.prompts import (
     conversation_in,
     encode_messages,
     encode_prompt,
-    encode_text,
     prompt_text,
     split_prompt,
 )
@@ -36,46 +35,46 @@ def spoken(served: ServedStudent, ids: tuple[int, ...]) -> str:
 
 async def test_messages_go_through_the_template() -> None:
     served = make_served()
-    ids = await encode_messages(served, [Message(role="user", content="hi")])
+    ids = encode_messages(served, [Message(role="user", content="hi")])
     assert spoken(served, ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    ids = await encode_messages(served, [Message(role="user", content="hi")], add_generation_prompt=False)
+    ids = encode_messages(served, [Message(role="user", content="hi")], add_generation_prompt=False)
     assert spoken(served, ids) == "<|im_start|>user\nhi<|im_end|>\n"
 
 
 async def test_developer_messages_are_system_messages_to_a_template() -> None:
     served = make_served()
-    ids = await encode_messages(served, [Message(role="developer", content="be kind")])
+    ids = encode_messages(served, [Message(role="developer", content="be kind")])
     assert spoken(served, ids).startswith("<|im_start|>system\nbe kind")
 
 
 async def test_parts_of_a_message_are_lines() -> None:
     served = make_served()
     parts = [TextPart(type="text", text="one"), TextPart(type="text", text="two")]
-    assert "one\ntwo" in spoken(served, await encode_messages(served, [Message(role="user", content=parts)]))
+    assert "one\ntwo" in spoken(served, encode_messages(served, [Message(role="user", content=parts)]))
 
 
 @pytest.mark.parametrize(("refusal", "expected"), [(None, ""), ("I cannot", "I cannot")])
 async def test_assistant_s_message_without_content_has_its_refusal(refusal: str | None, expected: str) -> None:
     served = make_served()
     message = Message(role="assistant", content=None, refusal=refusal)
-    assert f"assistant\n{expected}<|im_end|>" in spoken(served, await encode_messages(served, [message]))
+    assert f"assistant\n{expected}<|im_end|>" in spoken(served, encode_messages(served, [message]))
 
 
 async def test_message_without_content_is_refused_by_its_place() -> None:
     messages = [Message(role="user", content="hi"), Message(role="user", content=None)]
     with pytest.raises(InvalidParameter) as caught:
-        await encode_messages(make_served(), messages)
+        encode_messages(make_served(), messages)
     assert caught.value.param == "messages[1].content"
 
 
 async def test_student_without_a_template_takes_no_messages() -> None:
     with pytest.raises(BadRequest, match="/v1/completions"):
-        await encode_messages(make_served(None), [Message(role="user", content="hi")])
+        encode_messages(make_served(None), [Message(role="user", content="hi")])
 
 
 async def test_template_that_leaves_nothing_is_an_error() -> None:
     with pytest.raises(InvalidParameter, match="nothing is left"):
-        await encode_messages(make_served("{# nothing #}"), [Message(role="user", content="hi")])
+        encode_messages(make_served("{# nothing #}"), [Message(role="user", content="hi")])
 
 
 def test_conversation_has_the_last_words_and_what_came_before() -> None:
@@ -124,20 +123,15 @@ def test_token_ids_are_the_student_s(ids: list[int], is_known: bool) -> None:
 async def test_prompt_keeps_its_text_only_for_an_echo() -> None:
     served = make_served()
     for prompt in ("hi", list(b"hi")):
-        assert (await encode_prompt(served, prompt)).text == ""
-        kept = await encode_prompt(served, prompt, keeps_text=True)
+        assert encode_prompt(served, prompt).text == ""
+        kept = encode_prompt(served, prompt, keeps_text=True)
         assert (kept.text, kept.token_ids) == ("hi", tuple(b"hi"))
 
 
 async def test_empty_prompt_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="nothing to complete"):
-        await encode_prompt(make_served(), "")
+        encode_prompt(make_served(), "")
 
 
 async def test_text_to_classify_leaves_out_ids_that_the_student_does_not_have() -> None:
-    assert await prompt_text(make_served(), [*b"hi", 9999]) == "hi"
-
-
-async def test_long_text_is_encoded_too() -> None:
-    served = make_served()
-    assert len(await encode_text(served, "x" * 5000)) == 5000
+    assert prompt_text(make_served(), [*b"hi", 9999]) == "hi"
