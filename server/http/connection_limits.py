@@ -9,6 +9,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from server.http.half_close import HalfClose
 from server.http.held_reading import HeldReading
 from server.http.lingering_close import LingeringTransport
 from server.http.open_files import num_allowed
@@ -44,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._lingering: LingeringTransport
+        self._half_close = HalfClose(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._lingering = LingeringTransport(transport, self.loop, self._is_sending)
@@ -60,6 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing may refer to this object any more: what it holds must not wait for a garbage collection."""
         self._cancel_timers()
+        self._half_close.forget()
         self._unset_keepalive_if_required()
         self._lingering.forget()
         super().connection_lost(exc)
@@ -72,12 +75,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed += data
         self._parse()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. Whole requests are answered all the same, unless it turns out to have left."""
+        self._half_close.begin()
+        return self._is_answering
+
     def _parse(self) -> None:
         """Parse what came until there is a whole request without an answer; hold the rest."""
         while self._unparsed and not self._is_answering and not self.transport.is_closing():
             self._parse_piece(self._requests.take_piece(self._unparsed))
         if self.transport.is_closing():
             self._unparsed.clear()
+        elif self._half_close.has_begun and not self._is_answering:
+            self._close()
         elif len(self._unparsed) > HIGH_WATER_LIMIT:
             self._reading.hold()
         else:  # hold a little and go on reading: otherwise a client that disconnects is not noticed
@@ -178,12 +188,22 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._requests.stage is not Stage.BODY and self.cycle is not None and not self.cycle.response_complete
 
     @property
+    def is_silent(self) -> bool:
+        return self._is_answering and not self.cycle.response_started
+
+    @property
+    def knows_interim(self) -> bool:
+        return self.scope["http_version"] != "1.0"  # RFC 9110 15.2
+
+    @property
     def _is_idle(self) -> bool:
         """Between two requests; before the first one, the timer of the head runs."""
         return not self._is_in_head and self.cycle is not None and self.cycle.response_complete
 
     def _is_sending(self) -> bool:
         """Whether the client may be in the middle of a request."""
+        if self._half_close.has_begun:
+            return False
         is_in_head = self._is_in_head and self._num_head_bytes > 0
         return is_in_head or self._requests.stage is Stage.BODY or bool(self._unparsed)
 
