@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from models.errors import ServingError
+from models.errors import ContextTooLong, ServingError
 from router.cache.result_cache import CacheUse, Outcome
 from server.context import Context
 from server.generation.cache_control import cache_use
@@ -27,12 +27,24 @@ logger = logging.getLogger(__name__)
 async def answer(context: Context, order: Order, request: Request) -> "Answer":
     """The response that generates what an order asks for. Nothing goes on once the client disconnects or the deadline
     passes. Raises: ClientGone, DeadlineExceeded; what `route` and the order's `plan` raise."""
-    terms = terms_of(record_of(request.scope), order.preferences.priority)
+    record = record_of(request.scope)
+    terms = terms_of(record, order.preferences.priority)
     with cancelled_by(request.receive, terms) as cancellation:
         routed = await cancellation.run(route(context, order))
         context.metrics.routes.observe(routed.decision, routed.seconds)
-        plan = await cancellation.run(plan_of(context, order, routed))
+        plan = await cancellation.run(_plan_or_charge(context, order, routed, record))
     return Answer(context, order, routed, plan)
+
+
+async def _plan_or_charge(context: Context, order: Order, routed: Routed, record: Record) -> Plan:
+    """Raises: ContextTooLong for a prompt that turned out not to fit: it costs its key what was read of it; other kinds
+    of BadRequest."""
+    try:
+        return await plan_of(context, order, routed)
+    except ContextTooLong:
+        if record.meter is not None:
+            record.meter.settle(0, sum(len(prompt.token_ids) for prompt in routed.prompts), time.monotonic())
+        raise
 
 
 class Answer(Response):

@@ -67,6 +67,15 @@ def test_a_text_of_more_bytes_than_a_minute_s_tokens_is_counted_all_the_same(met
     assert ask(metered, "/tokenize", messages=[{"role": "user", "content": "<|im_end|>" * 500}]).status_code == 200
 
 
+def test_a_prompt_that_was_tokenised_in_vain_costs_its_tokens(metered: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(metered.student.tokenizer), "least_tokens", lambda *_: 0)
+    before = num_left(ask(metered, "/tokenize", prompt=""))
+    response = ask(metered, "/v1/completions", model="auto", prompt="x" * 1000)
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    spent = before - num_left(ask(metered, "/tokenize", prompt=""))
+    assert 940 < spent <= 1000
+
+
 def test_what_is_refused_costs_nothing(metered: Served) -> None:
     for _ in range(5):
         assert ask(metered, "/tokenize", prompt="x" * 2000, messages=[]).status_code == 400
