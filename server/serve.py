@@ -22,6 +22,7 @@ from server.app import create_app
 from server.context import Context
 from server.http.connection_limits import make_protocol
 from server.http.open_files import raise_limit
+from server.lifecycle.memory import IdleMemory
 from server.lifecycle.reload import reload
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,14 @@ class Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP"):  # Windows has none
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_reload)
         self._announce(self.url)
-        await super().main_loop()
+        idle_memory = asyncio.create_task(IdleMemory(is_idle=self._is_idle).run())
+        try:
+            await super().main_loop()
+        finally:
+            idle_memory.cancel()
+
+    def _is_idle(self) -> bool:
+        return not self._context.drain.open_keys and not self._context.num_streams
 
     @property
     def url(self) -> str:

@@ -1,8 +1,6 @@
 """Students added and removed while the server runs: opened and stopped in the background."""
 
 import asyncio
-import ctypes
-import gc
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from typing import Any
 from models.errors import BadRequest, InvalidParameter, NotFound, ServingError, Stopping
 from router.pool import name_problem
 from server.context import Context
+from server.lifecycle.memory import give_memory_back
 from server.settings.config import StudentConfig
 from server.students.open_student import Opened
 from server.students.student import ServedStudent
@@ -21,18 +20,6 @@ logger = logging.getLogger(__name__)
 
 LAST_OPENING_S = 2.0
 """How long `close` waits for an opening: a process that exits while a session is being made may crash."""
-
-
-def give_memory_back() -> None:
-    """Return what a removed student held to the system: an engine is full of cycles, which wait for the collector,
-    and glibc keeps freed weights until it is asked to trim. Other C libraries have no such call."""
-    gc.collect()
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, TypeError, AttributeError):  # Windows has no CDLL(None), musl and macOS no such function
-        logger.debug("no malloc_trim here")
-    else:
-        trim(0)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -15,7 +15,7 @@ from engines.scripted import Line, ScriptedEngine
 from models.errors import ConfigError
 from models.student.manifest import write_manifest
 from server.lifecycle import student_changes
-from server.lifecycle.student_changes import give_memory_back
+from server.lifecycle.memory import give_memory_back
 from server.settings.config import AdminConfig, ServerConfig, StudentConfig
 from server.students.open_student import Opened
 from tests.server.conftest import SCRIPT, Served, StartPool, events_of, make_engine, make_manifest, make_student, until
