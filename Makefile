@@ -9,7 +9,7 @@ SLOWER := clients vllm deploy browser
 # Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
-.PHONY: help serve test check lint format bench soak clean $(SLOWER:%=test-%)
+.PHONY: help serve test check lint format bench soak chaos clean $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
+	@echo "make chaos   attacks on a server of its own: what it withstands, what others feel (5 minutes)"
 	@echo "make clean   remove the virtual environment and caches; models stay in ~/.cache/fenhe"
 
 $(BIN)/python:
@@ -65,6 +66,9 @@ bench: $(VENV)/.installed-bench
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m loadtest.soak --json soak.json
+
+chaos: $(VENV)/.installed-dev
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m loadtest.chaos --json chaos.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

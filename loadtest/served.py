@@ -21,7 +21,12 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-KEYED = {"FENHE_KEYS__SHA256": ",".join(map(_digest, TENANT_KEYS))}
+def keyed(*keys: str) -> dict[str, str]:
+    """Settings of a server that asks for one of these keys; each is a tenant's."""
+    return {"FENHE_KEYS__SHA256": ",".join(map(_digest, keys))}
+
+
+KEYED = keyed(*TENANT_KEYS)
 """Settings of a server that asks for keys."""
 
 
@@ -38,13 +43,16 @@ def installed_command() -> str:
 
 
 class ServedProcess:
-    """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; what it prints goes to `log`."""
+    """`fenhe serve` on a free loopback port. `settings` are `FENHE_*` variables; what it prints goes to `log`. `within`
+    is a command that the server's own is given to, and that it must replace."""
 
-    def __init__(self, settings: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], log: Path, arguments: Sequence[str] = (), within: Sequence[str] = ()
+    ) -> None:
         environ = os.environ | {"FENHE_ADMIN__KEY_SHA256": _digest(ADMIN_KEY)} | dict(settings)
         self._log = log
         self._file = log.open("wb")
-        command = [installed_command(), "serve", "--port", "0", *arguments]
+        command = [*within, installed_command(), "serve", "--port", "0", *arguments]
         self._process = subprocess.Popen(command, env=environ, stdout=self._file, stderr=subprocess.STDOUT)
 
     @property
@@ -59,14 +67,14 @@ class ServedProcess:
         """Raises: RuntimeError with the end of its log when it does not come up."""
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s and self.is_alive:
-            found = _URL.search(self._log.read_text(errors="replace"))
+            found = _URL.search(self.log_text())
             if found is not None:
                 return found.group()
             time.sleep(0.1)
         raise RuntimeError(f"the server did not come up; the end of {self._log}:\n{self.log_end()}")
 
     def log_end(self, num_chars: int = 2000) -> str:
-        return self._log.read_text(errors="replace")[-num_chars:]
+        return self.log_text()[-num_chars:]
 
     def resident_bytes(self) -> int:
         """Anonymous memory in RAM, which a leak makes grow. Mapped weights and pages of files are not counted."""
@@ -79,10 +87,23 @@ class ServedProcess:
     def num_open_files(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def stop(self, limit_s: float = 60.0) -> int:
-        """End it as an operator would, and return its exit status."""
+    def log_text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def signal_end(self) -> None:
         if self.is_alive:
             self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, limit_s: float) -> int | None:
+        """Its exit status; None while it lives on."""
+        try:
+            return self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self, limit_s: float = 60.0) -> int:
+        """End it as an operator would, and return its exit status."""
+        self.signal_end()
         try:
             status = self._process.wait(limit_s)
         except subprocess.TimeoutExpired:

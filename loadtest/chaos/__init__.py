@@ -1,0 +1,1 @@
+"""Bounded attacks on a server of one's own, and what they may do to it: `python -m loadtest.chaos`."""
