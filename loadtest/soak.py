@@ -6,6 +6,7 @@ held, and every accepted sequence ended exactly once.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import statistics
@@ -14,14 +15,17 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
 from loadtest.aftermath import aftermath
 from loadtest.ledger import Ledger, Outcome
-from loadtest.served import KEYED, ServedProcess
+from loadtest.redis_process import BINARY, redis_server
+from loadtest.served import ADMIN_KEY, KEYED, ServedProcess
 from loadtest.soak_client import send
-from loadtest.soak_kinds import Sent, draw
+from loadtest.soak_faults import GOOD_SETTINGS, Reload, send_fault
+from loadtest.soak_kinds import Drawn, Sent, draw
 
 NUM_REQUESTS = 50_000
 NUM_CLIENTS = 24
@@ -35,6 +39,9 @@ SETTINGS = {
     **KEYED,
 }
 """The caches are small enough to be full before the warm-up ends, so memory that grows later is a leak."""
+FILES_PER_CLIENT = 2
+"""A connection of its own, and one to Redis."""
+REDIS_OPTIONS = ("--maxmemory", "16mb", "--maxmemory-policy", "allkeys-lru")
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -63,12 +70,16 @@ class Memory:
 
 @dataclass(slots=True, kw_only=True)
 class Soak:
+    """`settings_file` is what a reload reads again."""
+
     options: Options
     server: ServedProcess
     url: str
+    settings_file: Path
     ledger: Ledger = field(default_factory=Ledger)
     memory: Memory = field(default_factory=Memory)
     _left: int = 0
+    _reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         self._left = self.options.num_requests
@@ -82,12 +93,29 @@ class Soak:
 
     async def _work(self, client: httpx.AsyncClient, rng: random.Random) -> None:
         while self._left > 0 and self.server.is_alive:
-            kind, sent = draw(rng)
-            self._left -= sent.copies
-            for outcome in await asyncio.gather(*(send(client, sent) for _ in range(sent.copies))):
-                self._note(kind, sent, outcome)
+            kind, drawn = draw(rng)
+            copies = drawn.copies if isinstance(drawn, Sent) else 1
+            self._left -= copies
+            for outcome in await asyncio.gather(*(self._send(client, drawn) for _ in range(copies))):
+                self._note(kind, outcome)
 
-    def _note(self, kind: str, sent: Sent, outcome: Outcome) -> None:
+    async def _send(self, client: httpx.AsyncClient, drawn: Drawn) -> Outcome:
+        if isinstance(drawn, Sent):
+            return await send(client, drawn)
+        if isinstance(drawn, Reload):
+            return await self._reload(client, drawn)
+        address = urlsplit(self.url)
+        assert address.hostname is not None
+        assert address.port is not None
+        return await send_fault(address.hostname, address.port, drawn)
+
+    async def _reload(self, client: httpx.AsyncClient, reload: Reload) -> Outcome:
+        async with self._reloading:
+            self.settings_file.write_text(reload.text)
+            allowed = frozenset({200 if reload.is_good else 400})
+            return await send(client, Sent(path="/admin/reload", body=b"", key=ADMIN_KEY, allowed=allowed))
+
+    def _note(self, kind: str, outcome: Outcome) -> None:
         self.ledger.note(kind, outcome)
         step = max(self.options.num_requests // NUM_SAMPLES, 1)
         if self.ledger.num_requests % step == 0 and self.server.is_alive:
@@ -98,11 +126,24 @@ class Soak:
 
 def run(options: Options) -> int:
     """Returns 0 when nothing went wrong."""
-    log = Path(tempfile.mkdtemp(prefix="fenhe-soak-")) / "server.log"
+    folder = Path(tempfile.mkdtemp(prefix="fenhe-soak-"))
+    with contextlib.ExitStack() as stack:
+        cache = None if BINARY is None else stack.enter_context(redis_server(folder, *REDIS_OPTIONS))
+        report = _soaked(options, folder, cache)
+    print(_text(report))
+    if options.json_file is not None:
+        options.json_file.write_text(json.dumps(report, indent=1))
+    return 1 if report["problems"] else 0
+
+
+def _soaked(options: Options, folder: Path, cache_url: str | None) -> dict[str, object]:
+    settings_file, log = folder / "settings.toml", folder / "server.log"
+    settings_file.write_text(GOOD_SETTINGS)
+    settings = SETTINGS | {"FENHE_CONFIG": str(settings_file)} | _cache_settings(cache_url)
     arguments = [] if options.student is None else ["--student", str(options.student)]
-    server = ServedProcess(SETTINGS, log, arguments)
+    server = ServedProcess(settings, log, arguments)
     try:
-        soak = Soak(options=options, server=server, url=server.wait_for_url())
+        soak = Soak(options=options, server=server, url=server.wait_for_url(), settings_file=settings_file)
         files_before = server.num_open_files()
         begun_s = time.monotonic()
         asyncio.run(soak.run())
@@ -112,11 +153,12 @@ def run(options: Options) -> int:
         status = server.stop()
     if status != 0:
         problems.append(f"the server ended with status {status}; its log: {log}")
-    report = _report(soak, seconds, problems)
-    print(_text(report))
-    if options.json_file is not None:
-        options.json_file.write_text(json.dumps(report, indent=1))
-    return 1 if problems else 0
+    return _report(soak, seconds, problems) | {"redis": cache_url is not None}
+
+
+def _cache_settings(url: str | None) -> dict[str, str]:
+    """A Redis on a busy machine may take longer than the server would wait for it in service."""
+    return {} if url is None else {"FENHE_CACHE__URL": url, "FENHE_CACHE__TIMEOUT_S": "1"}
 
 
 def _problems(soak: Soak, files_before: int) -> list[str]:
@@ -130,7 +172,7 @@ def _problems(soak: Soak, files_before: int) -> list[str]:
     if growth > MAX_GROWTH:
         problems.append(f"resident memory grew by {growth:.1%} after warm-up, more than {MAX_GROWTH:.0%}")
     more_files = soak.server.num_open_files() - files_before
-    if more_files > soak.options.num_clients:
+    if more_files > soak.options.num_clients * FILES_PER_CLIENT:
         problems.append(f"{more_files} more files are open than before")
     return problems
 
@@ -151,7 +193,8 @@ def _report(soak: Soak, seconds: float, problems: list[str]) -> dict[str, object
 def _text(report: dict[str, object]) -> str:
     kinds = report["kinds"]
     assert isinstance(kinds, list)
-    lines = [f"{report['requests']} requests in {report['seconds']} s, cache {report['cache']}"]
+    where = "in Redis" if report["redis"] else "in the process: there is no Redis or Valkey here"
+    lines = [f"{report['requests']} requests in {report['seconds']} s, cache {report['cache']}, {where}"]
     lines += [f"  {row['kind']:<16} {row['requests']:>6}  {row['outcomes']}" for row in kinds]
     lines.append(f"resident memory after warm-up: {report['memory_growth']:+.2%} (bound {MAX_GROWTH:.0%})")
     problems = report["problems"]

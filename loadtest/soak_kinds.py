@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loadtest import soak_faults
 from loadtest.served import ADMIN_KEY, TENANT_KEYS
+from loadtest.soak_faults import Fault, Reload
 
 WORDS = ("river", "stone", "winter", "engine", "letter", "garden", "contract", "planet", "music", "window", "forest")
 HOT_PROMPTS = tuple(f"Say one sentence about the {word}." for word in WORDS)
@@ -40,7 +42,7 @@ class Sent:
     key: str | None = None
 
 
-Make = Callable[[random.Random], Sent]
+Drawn = Sent | Fault | Reload
 
 
 def _chat(content: str, **fields: Any) -> dict[str, Any]:
@@ -122,6 +124,31 @@ def called(rng: random.Random) -> Sent:
     return _post(body | {"stream": rng.random() < 0.5})
 
 
+def tools_answered(rng: random.Random) -> Sent:
+    """Several tools, one of them called before, with its result; which one comes next may be named."""
+    names = ("weather", "time", "distance")
+    place = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": name, "parameters": place}} for name in names]
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    body = _chat(_words(rng, 4), tools=tools, max_tokens=40, parallel_tool_calls=rng.random() < 0.5)
+    body["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": _words(rng, 3)},
+    ]
+    named = {"type": "function", "function": {"name": rng.choice(names)}}
+    return _post(body | {"tool_choice": rng.choice(["auto", "required", named]), "stream": rng.random() < 0.5})
+
+
+def costly_schema(rng: random.Random) -> Sent:
+    """It takes longer to compile than it may; others' structured output must not wait for it."""
+    begin = rng.randrange(10**6)
+    patterns = {f"p{begin + index}": {"type": "string", "pattern": f".*a.{{{13 + index}}}b.*"} for index in range(13)}
+    schema = {"type": "object", "properties": patterns, "required": list(patterns), "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    body = _chat(_words(rng, 4), response_format=wanted, max_tokens=4)
+    return _post(body, allowed=frozenset({200, 400, 429, 503}))
+
+
 def response(rng: random.Random) -> Sent:
     body = {"model": "auto", "input": _words(rng, 6), "max_output_tokens": rng.randint(1, 8), "temperature": 0}
     return _post(body | {"stream": rng.random() < 0.5}, RESPONSES)
@@ -194,7 +221,7 @@ def looked_at(rng: random.Random) -> Sent:
     return Sent(path=path, body=b"", method="GET")
 
 
-MIX: dict[str, tuple[Make, float]] = {
+MIX: dict[str, tuple[Callable[[random.Random], Drawn], float]] = {
     "fresh": (fresh, 22),
     "repeated": (repeated, 24),
     "at_once": (at_once, 3),
@@ -207,6 +234,14 @@ MIX: dict[str, tuple[Make, float]] = {
     "late": (late, 4),
     "structured": (structured, 2),
     "called": (called, 2),
+    "tools_answered": (tools_answered, 2),
+    "costly_schema": (costly_schema, 0.1),
+    "many_trailers": (soak_faults.many_trailers, 0.5),
+    "key_as_trailer": (soak_faults.key_as_trailer, 0.5),
+    "upgrade": (soak_faults.upgrade, 1),
+    "half_closed": (soak_faults.half_closed, 1),
+    "pipelined": (soak_faults.pipelined, 0.5),
+    "reloaded": (soak_faults.reloaded, 0.5),
     "response": (response, 3),
     "scored": (scored, 1),
     "strange_key": (strange_key, 2),
@@ -222,7 +257,9 @@ MIX: dict[str, tuple[Make, float]] = {
 """Every kind and how often it comes, relative to the others."""
 
 
-def draw(rng: random.Random) -> tuple[str, Sent]:
+def draw(rng: random.Random) -> tuple[str, Drawn]:
     kind = rng.choices(list(MIX), [weight for _, weight in MIX.values()])[0]
-    sent = MIX[kind][0](rng)
-    return kind, sent if sent.key is not None else replace(sent, key=rng.choice(TENANT_KEYS))
+    drawn = MIX[kind][0](rng)
+    if isinstance(drawn, Sent) and drawn.key is None:
+        drawn = replace(drawn, key=rng.choice(TENANT_KEYS))
+    return kind, drawn

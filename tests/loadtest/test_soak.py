@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from loadtest.redis_process import BINARY
 from loadtest.soak import Memory
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,7 @@ def test_soak_of_a_tiny_student_ends_clean(student: Path, tmp_path: Path) -> Non
     assert problems == []
     assert report["requests"] >= 400
     assert {"hit", "miss", "join", "bypass"} <= set(report["cache"])
+    assert report["redis"] is (BINARY is not None)
 
 
 def test_memory_growth_is_taken_after_the_warm_up() -> None:

