@@ -17,6 +17,8 @@ Stored = dict[str, npt.NDArray[Any]]
 GROUP = 64
 """Columns that share a scale in a row: outliers of one group do not cost the others their precision."""
 LARGEST = 127
+NEGLIGIBLE = 1e-5
+"""Components of a difference below this share of its matrix are rounding of the arithmetic behind it."""
 
 
 def encode_int8(name: str, matrix: Array) -> Stored:
@@ -40,15 +42,20 @@ def _spread(scales: npt.NDArray[Any], num_columns: int) -> Array:
 
 
 def encode_difference(name: str, matrix: Array, base: Array, rank: int) -> Stored:
-    """The best difference of a rank from the first columns of `base`. Shapes: matrix [rows, columns], base at least as
-    many columns; `.left` [rows, rank], `.right` [rank, columns], `.left_scales` and `.right_scales` [rank].
+    """The best difference of a rank, or of less where that is exact, from the first columns of `base`.
+
+    Shapes: matrix [rows, columns], base at least as many columns; `.left` [rows, rank], `.right` [rank, columns],
+    `.left_scales` and `.right_scales` [rank].
     """
     left, sizes, right = np.linalg.svd(matrix - base[:, : matrix.shape[1]], full_matrices=False)
+    rank = min(rank, int((sizes > NEGLIGIBLE * np.linalg.norm(matrix)).sum()))
     roots = np.sqrt(sizes[:rank])
     factors = {"left": left[:, :rank] * roots, "right": (right[:rank].T * roots)}
     stored: Stored = {}
     for part, factor in factors.items():
-        scales = np.maximum(np.abs(factor).max(axis=0) / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+        scales = np.maximum(np.abs(factor).max(axis=0, initial=0.0) / LARGEST, np.finfo(np.float32).tiny).astype(
+            np.float32
+        )
         values = np.clip(np.rint(factor / scales), -LARGEST, LARGEST).astype(np.int8)
         stored[f"{name}.{part}"] = values if part == "left" else np.ascontiguousarray(values.T)
         stored[f"{name}.{part}_scales"] = scales
