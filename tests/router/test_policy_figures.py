@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from models.evaluation.compute import compute_share
 from models.evaluation.verdicts import gate
-from models.student.manifest import HeadKind, Manifest
+from models.student.manifest import HeadKind, Manifest, Width
 from router.decision import Quality, Reason, RouteDecision, StudentState
 from router.policy import PolicyConfig, decide_together
 from router.tasks import TASKS, Task
@@ -225,6 +225,32 @@ def test_language_without_figures_takes_the_full_path(
     found = route([cheap(manifest, num_running=BUSY)], language=language, **preferences)
     assert place(found) == expected
     assert found.language == language
+
+
+WIDTH_CHOICES: list[tuple[str, str, str, Reason]] = [
+    ("slim:good wide:good b:good full:good", "slim", "slim", Reason.TASK),
+    ("slim:poor wide:good b:good full:good", "slim", "wide", Reason.MIN_QUALITY),
+    ("slim:poor wide:poor c:good full:good", "slim", "c", Reason.MIN_QUALITY),
+    ("slim:poor wide:poor c:poor full:good", "slim", "full", Reason.MIN_QUALITY),
+    ("slim:good wide:good full:good", "wide", "wide", Reason.TASK),
+    ("slim:good wide:good full:good", "c", "wide", Reason.MIN_QUALITY),
+]
+
+
+@pytest.mark.parametrize(("figures", "task_path", "path", "reason"), WIDTH_CHOICES)
+def test_narrow_paths_stand_among_the_others_by_what_their_layers_compute(
+    figures: str, task_path: str, path: str, reason: Reason
+) -> None:
+    """A layer costs 448, and 352 with four of its eight neurons, 304 with two, 280 with one; c has six whole ones."""
+    manifest = measured_manifest(figures, tasks={"math": task_path})
+    widths = (Width(name="four", neurons=(4,) * 8), Width(name="two", neurons=(2,) * 5 + (1,) * 3))
+    narrow = [
+        msgspec.structs.replace(manifest.full_path, name=name, width=width.name)
+        for name, width in zip(("wide", "slim"), widths, strict=True)
+    ]
+    manifest = msgspec.structs.replace(manifest, widths=widths, paths=(*narrow, *manifest.paths))
+    assert [one.name for one in manifest.paths_by_depth] == ["a", "b", "slim", "c", "wide", "full"]
+    assert place(route([cheap(manifest)])) == (path, "cheap", reason)
 
 
 def test_path_that_was_not_measured_in_the_language_is_not_relied_on() -> None:
