@@ -100,7 +100,7 @@ def _bring_up_to_date(folder: Path, cache: Path, parts: _Parts, verify: bool, re
         _store_sampling(folder, report)
         return
     if manifest is not None:
-        report(f"the {DEFAULT_MODEL} in {folder} has other exits or another head than this version of fenhe")
+        report(f"the {DEFAULT_MODEL} in {folder} has other exits, widths or another head than this version of fenhe")
     try:
         _build(folder, cache, parts, report)
     except (ConfigError, WeightsError, OSError) as error:

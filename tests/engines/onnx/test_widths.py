@@ -12,6 +12,7 @@ import pytest
 from engines.build import build_engine
 from engines.config import EngineConfig
 from engines.contract import DecodeRow
+from engines.evaluation.scorer import PathRuns
 from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
 from models.building.build import build_student
@@ -308,6 +309,15 @@ def test_engine_gives_every_width_the_tokens_it_gives_it_alone(
     together = run(requests)
     for request in requests:
         assert together.tokens(request.id) == run([request]).tokens(request.id), request.id
+
+
+def test_whole_texts_are_scored_at_the_width_of_their_path(build: MakeBuilt) -> None:
+    built = build()
+    tape = built.tape()
+    runs = PathRuns(tape.runner, built.student.manifest, PATHS)
+    for _ in range(2):  # the second time over what other paths left behind
+        for path, normed in runs.normed(IDS).items():
+            np.testing.assert_allclose(tape.runner.run_head(normed), built.logits(path), **TOLERANCE)
 
 
 @pytest.mark.parametrize("has_widths", [True, False])

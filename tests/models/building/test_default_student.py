@@ -50,10 +50,12 @@ class Cache:
         *,
         exits: Path | None,
         head: Path | None,
+        widths: Path | None,
         measured: Measured | None,
         **options: Any,
     ) -> None:
-        self.calls.append(" with ".join(["build " + source.name, *(part.name for part in (exits, head) if part)]))
+        parts = [part.name for part in (exits, head, widths) if part]
+        self.calls.append(" with ".join(["build " + source.name, *parts]))
         self.given.append(measured)
         out.mkdir(parents=True)
         digest = sha256_of([exits]) if exits else ""
@@ -62,6 +64,7 @@ class Cache:
         (out / "int4.weights").write_bytes(WEIGHTS)
         files = entries_of(out)
         manifest = msgspec.structs.replace(make_manifest(), exits_sha256=digest, cheap_head=made, files=files)
+        manifest = msgspec.structs.replace(manifest, widths_sha256=sha256_of([widths]) if widths else "")
         write_manifest(out, manifest)
 
 
@@ -99,7 +102,7 @@ def test_default_student_is_pulled_and_built_once(cache: Cache) -> None:
     assert "again" in cache.lines[2]
 
 
-@pytest.mark.parametrize("part", ["exits", "head"])
+@pytest.mark.parametrize("part", ["exits", "head", "widths"])
 def test_default_student_with_other_parts_than_the_packages_is_built_again(
     cache: Cache, package: Path, part: str
 ) -> None:
@@ -110,7 +113,7 @@ def test_default_student_with_other_parts_than_the_packages_is_built_again(
         del cache.lines[:], cache.calls[:]
         cache.find()
         assert cache.calls == ["pull smollm2-135m", f"build model.gguf with {file.name}"]
-        assert "other exits or another head than this version of fenhe" in cache.lines[0]
+        assert "other exits, widths or another head than this version of fenhe" in cache.lines[0]
         del cache.lines[:], cache.calls[:]
         cache.find()
         assert (cache.lines, cache.calls) == ([], [])
