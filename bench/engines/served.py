@@ -70,8 +70,7 @@ class FenheServe:
         self._stop()
         self._server = server = Server.start(self._setup, {})
         listening = server.wait_until_listening()
-        first_module = self._manifest.modules[0].name
-        shallow = next(path.name for path in self._manifest.paths if path.modules == (first_module,))
+        shallow = min(self._manifest.paths, key=lambda path: len(path.modules)).name
         request = self._request(server.port, task.prompt, 1, shallow)
         with ThreadPoolExecutor(max_workers=1) as beside:
             loaded = beside.submit(server.wait_until_loaded)

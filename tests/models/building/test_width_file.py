@@ -189,6 +189,17 @@ def test_files_that_are_no_widths_are_refused(widths: WidthFile, source: ModelSo
         read_width_file(tmp_path / "newer")
 
 
+@pytest.mark.parametrize(("num_neurons", "dtype"), [(32_768, "I16"), (32_769, "I32")])
+def test_orders_of_very_large_layers_are_stored_whole(
+    source: ModelSource, tmp_path: Path, num_neurons: int, dtype: str
+) -> None:
+    order = np.arange(num_neurons)[::-1]
+    write_width_file(tmp_path / "widths", width_plan_for(source), {"order.0": order})
+    widths = read_width_file(tmp_path / "widths")
+    assert widths.stored.tensors["order.0"].dtype == dtype
+    np.testing.assert_array_equal(widths.order(0), order)
+
+
 def test_blocks_and_output_runs_of_a_layer() -> None:
     order = np.random.default_rng(1).permutation(256)
     layer = LayerWidths(neurons=(256, 192, 192, 64), has_own_output=(False, False, True, False), order=order)

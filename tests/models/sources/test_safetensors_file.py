@@ -25,6 +25,17 @@ def test_safetensors_refuses_other_numbers_by_name(tmp_path: Path) -> None:
         SafetensorsFile(tmp_path / "w.safetensors").read("a")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_safetensors_reads_integers_where_they_are_asked_for(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({"a": torch.tensor([[1, -2], [127, -128]], dtype=dtype), "b": torch.zeros(2)}, tmp_path / "w.safetensors")
+    file = SafetensorsFile(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(file.read_integers("a"), [[1, -2], [127, -128]])
+    with pytest.raises(WeightsError, match="tensor a is stored as I"):
+        file.read("a")
+    with pytest.raises(WeightsError, match="tensor b is stored as F32; only I8, I16, I32 can be read"):
+        file.read_integers("b")
+
+
 def test_safetensors_cut_anywhere_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3), "b": torch.zeros(3)}, tmp_path / "w.safetensors")
     whole = (tmp_path / "w.safetensors").read_bytes()
@@ -42,6 +53,7 @@ def test_safetensors_cut_anywhere_is_refused(tmp_path: Path) -> None:
         {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
         {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]},
         {"dtype": "F32", "shape": [2]},
+        {"dtype": "I16", "shape": [3], "data_offsets": [0, 8]},
         {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]},
     ],
 )
