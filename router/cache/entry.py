@@ -35,22 +35,68 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     choices: tuple[Choice, ...]
 
     @property
+    def num_logprobs(self) -> int:
+        return sum(len(choice.logprobs) for choice in self.choices)
+
+    @property
     def age_s(self) -> float:
         return max(0.0, time.time() - self.stored_s)
 
 
+class KeptChoice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A choice as it is stored. Its log-probabilities are read and written one by one: there may be 100,000, and one
+    call for all of them would stop every other thread."""
+
+    text: str
+    logprobs: tuple[msgspec.Raw, ...]
+    reason: FinishReason
+    path: str
+    usage: Usage
+    stop: str | None
+
+
+class KeptEntry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    stored_s: float
+    choices: tuple[KeptChoice, ...]
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Entry)
+_decoder = msgspec.msgpack.Decoder(KeptEntry)
+_logprob_decoder = msgspec.msgpack.Decoder(TokenLogprob)
 
 
 def encode_entry(entry: Entry) -> bytes:
-    return _encoder.encode(entry)
+    kept = [
+        KeptChoice(
+            text=choice.text,
+            logprobs=tuple(msgspec.Raw(_encoder.encode(logprob)) for logprob in choice.logprobs),
+            reason=choice.reason,
+            path=choice.path,
+            usage=choice.usage,
+            stop=choice.stop,
+        )
+        for choice in entry.choices
+    ]
+    return _encoder.encode(KeptEntry(stored_s=entry.stored_s, choices=tuple(kept)))
+
+
+def _read(kept: KeptChoice) -> Choice:
+    """Raises: DecodeError, UnicodeDecodeError."""
+    return Choice(
+        text=kept.text,
+        logprobs=tuple(_logprob_decoder.decode(logprob) for logprob in kept.logprobs),  # `map` would not let others run
+        reason=kept.reason,
+        path=kept.path,
+        usage=kept.usage,
+        stop=kept.stop,
+    )
 
 
 def decode_entry(value: bytes, num_choices: int, path: str) -> Entry | None:
     """None for anything but an answer of `path` with `num_choices` choices: other programs may write to the store."""
     try:
-        entry = _decoder.decode(value)
+        kept = _decoder.decode(value)
+        entry = Entry(stored_s=kept.stored_s, choices=tuple(map(_read, kept.choices)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if len(entry.choices) != num_choices or not entry.stored_s <= time.time() + MAX_CLOCK_SKEW_S:

@@ -23,6 +23,10 @@ from router.tasks import Task
 
 logger = logging.getLogger(__name__)
 
+LONG_VALUE_BYTES = 32 * 1024
+MANY_LOGPROBS = 64
+"""Longer answers are read and written in a thread."""
+
 LAST_KEEPING_S = 1.0
 """How long `close` waits for answers that are being stored."""
 
@@ -137,7 +141,11 @@ class ResultCache:
         value = await self.store.get(key)
         if value is None:
             return None
-        entry = decode_entry(value, num_sequences, path_of(key))
+        path = path_of(key)
+        if len(value) > LONG_VALUE_BYTES:
+            entry = await asyncio.to_thread(decode_entry, value, num_sequences, path)
+        else:
+            entry = decode_entry(value, num_sequences, path)
         if entry is None:
             self.num_unreadable += 1
             logger.debug("cache value is not an answer key=%s bytes=%d", key, len(value))
@@ -162,7 +170,8 @@ class ResultCache:
 
     async def _keep(self, flight: Flight, entry: Entry) -> None:
         try:
-            value = encode_entry(entry)
+            is_long = entry.num_logprobs > MANY_LOGPROBS
+            value = await asyncio.to_thread(encode_entry, entry) if is_long else encode_entry(entry)
             if len(value) + ENTRY_OVERHEAD_BYTES > self._config.max_entry_bytes:
                 self.num_too_large += 1
             elif await self.store.put(flight.key, value):

@@ -12,7 +12,7 @@ import pytest
 from engines.scripted import Line
 from server.settings.config import Limits
 from server.telemetry.request_log import log_request
-from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool
+from tests.server.conftest import CONTEXT_TOKENS, Served, Start, StartPool, until
 
 LABEL = {"label": "x" * 100_000}
 """Makes a body long, and its prompt no longer."""
@@ -64,6 +64,8 @@ SEAMS: dict[str, tuple[str, str, Ask]] = {
     "a completion is planned": ("server.api.completions", "choice_requests", ask_completion),
     "a response is converted": ("server.api.responses", "chat_request", ask_response),
     "an answer is looked for in the cache": ("server.generation.supply", "cache_key", ask_chat),
+    "an answer is kept": ("router.cache.result_cache", "encode_entry", ask_scores),
+    "a kept answer is read": ("router.cache.result_cache", "decode_entry", ask_scored_stream),
     "/tokenize": ("server.api.tokenize", "_tokenized", ask_tokens),
     "/detokenize": ("server.api.tokenize", "check_token_ids", ask_text),
     "an answer is written": ("server.api.chat_body", "content_logprobs", ask_scores),
@@ -91,10 +93,11 @@ def test_long_work_leaves_the_loop(
     monkeypatch.setattr(f"{module}.{name}", watched)
     served = start({"many": Line(pieces=("w",) * 100)})
     assert ask(served, False).status_code == 200
+    assert until(lambda: bool(threads))
     assert set(threads) == set(loops)
     threads.clear()
     assert ask(served, True).status_code == 200
-    assert threads
+    assert until(lambda: bool(threads))
     assert not set(threads) & set(loops)
 
 
