@@ -31,7 +31,7 @@ ANSWER_HEADERS = (*ROUTE_HEADERS, COMPUTE_HEADER, *CACHE_HEADERS)
 """All of these."""
 
 PIECE_BYTES = 256 * 1024
-"""How much of a whole body is given to the connection at a time."""
+"""How much of a body is given to the connection at a time."""
 LOGPROB_BYTES = 64
 
 Headers = list[tuple[bytes, bytes]]
@@ -74,9 +74,7 @@ class Delivery:
             *self._headers(finishes[0].path),
         ]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-        for start in range(0, len(body), PIECE_BYTES):  # a connection takes in a piece what it is given in one
-            is_last = start + PIECE_BYTES >= len(body)
-            await self._send_chunk(body[start : start + PIECE_BYTES], more=not is_last)
+        await self._send_body(body, more=False)
 
     async def _send_stream(self, first: Batch) -> None:
         job, writer, stream = self.supply.plan.job, self.supply.plan.writer, self.supply.stream
@@ -86,19 +84,25 @@ class Delivery:
         headers = [*sse.HEADERS, *self._headers(job.path)]
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         self.record.is_event_stream, self.record.frame_error = True, writer.failed
-        await self._send_chunk(body)
+        await self._send_body(body, more=True)
         while len(finishes) < len(job.requests):
             body = await self._encode(await stream.take(), finishes)
             if body:
-                await self._send_chunk(body)
+                await self._send_body(body, more=True)
         ordered = [finishes[index] for index in sorted(finishes)]
         usage = total_usage(self.supply.plan, ordered)
         self.record.finish(ordered, usage)
         tail = writer.usage(usage) if job.includes_usage else b""
         await self.send({"type": "http.response.body", "body": tail + job.done})
 
-    async def _send_chunk(self, body: bytes, *, more: bool = True) -> None:
-        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        """In pieces: what a connection is given at once it copies at once."""
+        last = max(0, len(body) - 1) // PIECE_BYTES * PIECE_BYTES
+        for start in range(0, last, PIECE_BYTES):
+            await self.send(
+                {"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": True}
+            )
+        await self.send({"type": "http.response.body", "body": body[last:], "more_body": more})
 
     async def _encode(self, batch: Batch, finishes: dict[int, Finish]) -> bytes:
         """The chunks of a batch: one step's, or all that came while the client was slow."""

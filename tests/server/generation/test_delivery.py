@@ -14,7 +14,7 @@ from router.cache.entry import Entry
 from router.cache.result_cache import Outcome
 from router.cache.single_flight import Found
 from router.decision import Reason, RouteDecision, Target
-from server.generation.delivery import Delivery, cache_headers, route_headers
+from server.generation.delivery import PIECE_BYTES, Delivery, cache_headers, route_headers
 from server.generation.plan import Batch, Part
 from server.generation.shared_generation import Kept
 from server.generation.supply import Supply
@@ -185,3 +185,15 @@ def test_cache_headers_tell_a_hit_s_age_and_likeness(similarity: float | None, e
     told = {name.decode(): value.decode() for name, value in cache_headers(Outcome.HIT, found)}
     assert told == {"x-fenhe-cache": "hit", **expected}
     assert cache_headers(Outcome.JOIN, None) == [(b"x-fenhe-cache", b"join")]
+
+
+@pytest.mark.parametrize("num_bytes", [1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_long_bodies_are_sent_in_pieces(open_backend: Open, num_bytes: int, is_stream: bool) -> None:
+    words = "abcdefgh" * num_bytes
+    line = await make_line(open_backend, (0, end(words=words[:num_bytes])), stream=is_stream)
+    await deliver(line)
+    assert words[:num_bytes] in b"".join(line.bodies).decode()
+    assert max(map(len, line.bodies)) <= PIECE_BYTES
+    assert [message["more_body"] for message in line.sent[1:-1]] == [True] * (len(line.bodies) - 1)
+    assert not line.sent[-1].get("more_body")
