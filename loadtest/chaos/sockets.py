@@ -15,7 +15,8 @@ import httpx
 from loadtest.chaos.attack import Target
 
 PATIENCE_S = 90.0
-_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([2-5]\d{2}) ")
+"""Of a final answer: a server may send `100 Continue` before, to find out whether a client is still there."""
 SILENCE = "silence"
 
 

@@ -1,10 +1,12 @@
 """Every judge of `loadtest.chaos` passes what a good server showed and blames what a broken one did."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from loadtest.chaos.__main__ import run
 from loadtest.chaos.attack import Attack, Observation
 from loadtest.chaos.bodies import BODIES
 from loadtest.chaos.framing import FRAMING
@@ -178,6 +180,20 @@ def test_client_that_is_not_answered_fails_the_attack() -> None:
 
 def test_nothing_is_measured_where_a_figure_is_missing() -> None:
     assert ATTACKS["13 MB of pipelined requests"].problems(seen("other 200")) == ["MB taken was not measured"]
+
+
+def test_run_fails_on_any_regression(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gap, memory = Gap(longest_ms=900, control_ms=2), Memory(before=MIB, peak=2 * MIB, after=MIB, waited_s=3.0)
+    good = judge(ATTACKS["pages"], seen("200"), seconds=1.0, memory=memory)
+    bad = judge(ATTACKS["pages"], seen("200"), seconds=1.0, gap=gap)
+    assert run(iter([good]), None) == 0
+    assert run(iter([good, bad]), tmp_path / "rows.json") == 1
+    printed = capsys.readouterr().out
+    assert "900 ms | 450.0" in printed
+    assert "failed: pages" in printed
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["verdict"] for row in rows] == ["ok", "FAIL"]
+    assert rows[0]["memory"]["waited_s"] == 3.0
 
 
 def test_damage_leaves_the_student_itself_alone(tmp_path: Path) -> None:
