@@ -66,7 +66,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "FLOOD_BYTES", 20_000_000)
 
 
-WITHSTOOD = [attack for attack in FRAMING if attack.name not in {"half-closed requests", "13 MB of pipelined requests"}]
+WITHSTOOD = [attack for attack in FRAMING if attack.name != "13 MB of pipelined requests"]
+MISSED = [attack for attack in WITHSTOOD if attack.name not in {"half-closed requests", "endless trailers"}]
+"""What the careless server gets wrong every time."""
 
 
 @pytest.mark.parametrize("attack", WITHSTOOD, ids=lambda attack: attack.name)
@@ -74,7 +76,7 @@ def test_server_withstands(attack: Attack, target: Target) -> None:
     assert attack.problems(attempt(attack, target)) == []
 
 
-@pytest.mark.parametrize("attack", WITHSTOOD, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", MISSED, ids=lambda attack: attack.name)
 def test_careless_server_is_blamed(attack: Attack, careless: Target) -> None:
     assert attack.problems(attempt(attack, careless))
 
