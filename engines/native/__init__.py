@@ -14,6 +14,19 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
     QuantizeRows(x[B,S,H]) -> q[B,S,H] uint8, row_scale[B,S,1]
     QuantizedProduct(q[B,S,K] uint8, weight[K,N] int8, column_scale[N], row_scale[B,S,1]?) -> product[B,S,N]
         weight and its scale are constants, packed at the first call; K a multiple of 4; zero point 128
+    NestedProduct(q[B,S,K] uint8, rows_by_width[W] int32, weight[K,N1] int8, column_scale[N1],
+                  (weight[K,Ni] int8, column_scale[Ni])? W-1 times)
+        -> product[B,S,N]                              N the sum of all Ni, these multiples of 32 but for the last
+        the first weight for all rows, each further one for those of the next width up, the last for the widest; a
+        row's columns of weights that it does not run are undefined
+    NestedSwigluQuantize(gate_up[B,S,2*F], row_scale[B,S,1], rows_by_width[W] int32, neurons[W] int32,
+                         hadamard_parts[W] int32)
+        -> q[B,S,F] uint8, row_scale[B,S,1]
+        SwigluQuantize of each row's own neurons, these in blocks as NestedProduct has them, each block's gate before
+        its up; what lies behind a row's neurons is undefined
+    WidthProduct(q[B,S,K] uint8, rows_by_width[W] int32, weight[K,N] int8, column_scale[N],
+                 (weight[Ki,N] int8, column_scale[N])? W-1 times) -> product[B,S,N]
+        a weight per width, the widest first, for the first Ki values of that width's rows; one left out is the first
     CandidateLogits(x[T,K] uint8, x_scale[T,1], p[T,R] uint8, p_scale[T,1], preview[R,V] int8, preview_scale[V],
                     bias[V], rows[V,K] int8, rows_scale[V], frequent[F] int32; num_candidates, reach) -> logits[T,V]
         p @ preview + bias for every token; x @ rows.T, with the bits of QuantizedProduct, for the tokens of `frequent`
@@ -24,6 +37,9 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
         -> q[B,S,NH*D] uint8, row_scale[B,S,1], present_k[B,KVH,N,D] float16, present_v float16
 
 A quantised row is round(x / row_scale) + 128 with row_scale = max|x| / 127; a row of zeros has scale 0 and q 128.
+Rows of several widths are sorted widest first: `rows_by_width` says how many are at least as wide as each width, the
+widest first; the last number is the batch. `neurons` falls from F in the same order. At most 8 widths.
+
 All attributes are required. `seqlens_k` is the last written position, past + S - 1; rows may differ for any S.
 `local_window_size` counts the keys a query sees, its own included; -1: all. Bind present to the memory of past:
 otherwise the whole cache is copied. A row's result is the same bits whatever else is in the batch and however many

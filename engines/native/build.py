@@ -25,6 +25,7 @@ PARTS = (
     "row_operators.c",
     "attention_operator.c",
     "product_operator.c",
+    "width_operators.c",
     "candidate_operator.c",
 )
 VARIANT_FLAGS = {

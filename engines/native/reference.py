@@ -5,6 +5,7 @@ a slot, P rotary positions, NH query heads, KVH key-value heads.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -46,6 +47,122 @@ def swiglu(gate_up: Floats) -> Floats:
     gate, up = np.split(gate_up, 2, -1)
     hidden: Floats = gate / (1 + np.exp(-gate)) * up
     return hidden
+
+
+@dataclass(slots=True, kw_only=True)
+class WidthRows:
+    """Rows of several widths, widest first, through a feed-forward layer: gate and up in blocks of neurons, narrowest
+    first, then a matrix of each width.
+
+    Shapes: q [B, S, K], row_scale [B, S, 1], rows and neurons [W], per block gate_up [K, 2 * n] and its scales [2 * n],
+    narrowest first, per width down [neurons, N] and its scales [N], widest first.
+    """
+
+    q: npt.NDArray[np.uint8]
+    row_scale: Floats
+    rows: npt.NDArray[np.int32]
+    neurons: npt.NDArray[np.int32]
+    gate_up: list[npt.NDArray[np.int8]]
+    gate_up_scales: list[Floats]
+    down: list[npt.NDArray[np.int8]]
+    down_scales: list[Floats]
+
+    @classmethod
+    def random(
+        cls,
+        *,
+        rows: tuple[int, ...],
+        neurons: tuple[int, ...] = (200, 128, 64),
+        num_tokens: int = 1,
+        depth: int = 96,
+        num_outputs: int = 50,
+        seed: int = 0,
+    ) -> Self:
+        rng = np.random.default_rng(seed)
+        blocks = [int(size) for size in np.diff((0, *reversed(neurons)))]
+
+        def weights(num_inputs: int, width: int) -> npt.NDArray[np.int8]:
+            return rng.integers(-127, 128, (num_inputs, width)).astype(np.int8)
+
+        return cls(
+            q=rng.integers(1, 256, (rows[-1], num_tokens, depth)).astype(np.uint8),
+            row_scale=rng.random((rows[-1], num_tokens, 1), np.float32) * np.float32(0.01) + np.float32(0.001),
+            rows=np.array(rows, np.int32),
+            neurons=np.array(neurons, np.int32),
+            gate_up=[weights(depth, 2 * size) for size in blocks],
+            gate_up_scales=[rng.random(2 * size, np.float32) * np.float32(0.01) for size in blocks],
+            down=[weights(size, num_outputs) for size in neurons],
+            down_scales=[rng.random(num_outputs, np.float32) for _ in neurons],
+        )
+
+    @property
+    def width_of_row(self) -> list[int]:
+        """Shapes: returns [B], numbers of widths."""
+        return [int(np.searchsorted(self.rows, row, side="right")) for row in range(len(self.q))]
+
+    def nested_inputs(self) -> dict[str, np.ndarray | None]:
+        """Of NestedProduct."""
+        return {"q": self.q, "rows_by_width": self.rows, **_pairs(self.gate_up, self.gate_up_scales)}
+
+    def swiglu_inputs(self, gate_up: Floats, parts: npt.NDArray[np.int32]) -> dict[str, np.ndarray | None]:
+        """Of NestedSwigluQuantize. Shapes: gate_up [B, S, 2 * F], parts [W]."""
+        return {
+            "gate_up": gate_up,
+            "row_scale": self.row_scale,
+            "rows_by_width": self.rows,
+            "neurons": self.neurons,
+            "hadamard_parts": parts,
+        }
+
+    def width_inputs(self, q: npt.NDArray[np.uint8]) -> dict[str, np.ndarray | None]:
+        """Of WidthProduct. Shapes: q [B, S, F]."""
+        return {"q": q, "rows_by_width": self.rows, **_pairs(self.down, self.down_scales)}
+
+
+def _pairs(weights: list[npt.NDArray[np.int8]], scales: list[Floats]) -> dict[str, np.ndarray | None]:
+    pairs: dict[str, np.ndarray | None] = {}
+    for i, (weight, scale) in enumerate(zip(weights, scales, strict=True)):
+        pairs |= {f"weight_{i}": weight, f"column_scale_{i}": scale}
+    return pairs
+
+
+def nested_product(case: WidthRows) -> Floats:
+    """NaN where the operator leaves values undefined. Shapes: returns [B, S, 2 * F]."""
+    product: Floats = np.concatenate(
+        [exact_product(case.q, *block) for block in zip(case.gate_up, case.gate_up_scales, strict=True)], -1
+    )
+    for row, width in enumerate(case.width_of_row):
+        product[row, :, 2 * case.neurons[width] :] = np.nan
+    return product
+
+
+def nested_swiglu(case: WidthRows, gate_up: Floats) -> list[Floats]:
+    """Rows before mixing and quantisation, each of its own neurons.
+
+    Shapes: gate_up [B, S, 2 * F], returns B times [S, neurons].
+    """
+    blocks = [0, *reversed(case.neurons.tolist())]
+    rows = []
+    for row, width in enumerate(case.width_of_row):
+        scaled = gate_up[row, :, : 2 * case.neurons[width]] * case.row_scale[row]
+        used = blocks[: len(blocks) - width]
+        rows.append(np.concatenate([swiglu(scaled[:, 2 * a : 2 * b]) for a, b in pairwise(used)], -1))
+    return rows
+
+
+def width_product(case: WidthRows, q: npt.NDArray[np.uint8]) -> Floats:
+    """Shapes: q [B, S, F], returns [B, S, N]."""
+    rows = []
+    for row, width in enumerate(case.width_of_row):
+        down = case.down[width]
+        rows.append(exact_product(q[row, :, : len(down)], down, case.down_scales[width]))
+    return np.stack(rows)
+
+
+def exact_product(q: npt.NDArray[np.uint8], weight: npt.NDArray[np.int8], scales: Floats) -> Floats:
+    """Shapes: q [..., K], weight [K, N], scales [N], returns [..., N]."""
+    sums = (q.astype(np.int64) - 128) @ weight.astype(np.int64)
+    return np.asarray(sums.astype(np.float32) * scales, np.float32)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,8 +14,11 @@ OUTPUT_TYPES = {
     "SkipRmsNorm": (TensorProto.FLOAT, TensorProto.FLOAT),
     "ScaleAdd": (TensorProto.FLOAT,),
     "SwigluQuantize": (TensorProto.UINT8, TensorProto.FLOAT),
+    "NestedSwigluQuantize": (TensorProto.UINT8, TensorProto.FLOAT),
     "QuantizeRows": (TensorProto.UINT8, TensorProto.FLOAT),
     "QuantizedProduct": (TensorProto.FLOAT,),
+    "NestedProduct": (TensorProto.FLOAT,),
+    "WidthProduct": (TensorProto.FLOAT,),
     "CandidateLogits": (TensorProto.FLOAT,),
     "SlotAttention": KV_OUTPUTS,
 }

@@ -8,12 +8,16 @@ import numpy as np
 from engines.native.reference import (
     HeadRows,
     RowsOfKv,
+    WidthRows,
     candidate_logits,
     dequantize,
     mixed,
+    nested_product,
+    nested_swiglu,
     rms_norm,
     slot_attention,
     swiglu,
+    width_product,
 )
 from engines.native.single import run_operator
 
@@ -45,6 +49,23 @@ def check_product(library: Path) -> None:
         raise SystemExit("QuantizedProduct is wrong")
 
 
+def check_widths(library: Path) -> None:
+    case = WidthRows.random(rows=(1, 2, 5))
+    (gate_up,) = run_operator(library, "NestedProduct", case.nested_inputs(), 1)
+    expected = nested_product(case)
+    is_run = ~np.isnan(expected)
+    if not np.allclose(gate_up[is_run], expected[is_run], rtol=1e-5, atol=1e-3):
+        raise SystemExit("NestedProduct is wrong")
+    parts = np.array([8, 4, 4], np.int32)
+    q, row_scale = run_operator(library, "NestedSwigluQuantize", case.swiglu_inputs(gate_up, parts), 2)
+    for row, values in enumerate(nested_swiglu(case, gate_up)):
+        own = dequantize(q[row, :, : values.shape[-1]], row_scale[row])
+        _expect("NestedSwigluQuantize", own, mixed(values, int(parts[case.width_of_row[row]])), row_scale[row])
+    (product,) = run_operator(library, "WidthProduct", case.width_inputs(q), 1)
+    if not np.allclose(product, width_product(case, q), rtol=1e-5, atol=1e-3):
+        raise SystemExit("WidthProduct is wrong")
+
+
 def check_candidates(library: Path) -> None:
     case = HeadRows.random(num_rows=3)
     (logits,) = run_operator(library, "CandidateLogits", case.inputs(), 1, attributes=case.attributes())
@@ -70,6 +91,7 @@ def _expect(name: str, got: np.ndarray, expected: np.ndarray, row_scale: np.ndar
 if __name__ == "__main__":
     check_rows(Path(sys.argv[1]))
     check_product(Path(sys.argv[1]))
+    check_widths(Path(sys.argv[1]))
     check_candidates(Path(sys.argv[1]))
     check_attention(Path(sys.argv[1]), 1)
     check_attention(Path(sys.argv[1]), 5)

@@ -16,15 +16,25 @@
 #define QUERIES_PER_BLOCK 32 /* Queries of a prompt that share one unpacked chunk of keys and values. */
 #define PANEL 32 /* Columns of a weight that are packed together. */
 #define MAX_HEAD_DIM 256
+#define MAX_WIDTHS 8 /* The whole width and the narrower ones of a student. */
 #define MAX_GROUP 16 /* Query heads per key head; bounds what a prefill unit keeps on a thread's stack. */
+
+/* How many neurons of a feed-forward layer each row runs. Rows are sorted widest first, and widths are nested: a row of
+ * width w runs the blocks of neurons of all narrower widths and its own, which is block w. */
+typedef struct {
+    int64_t num_widths, tokens_per_row;
+    const int32_t *rows;    /* [W] how many rows are at least that wide, widest first; the last one counts all rows */
+    const int32_t *neurons; /* [W] of each width, widest first */
+} Widths;
 
 /* One token's worth of a fused row operation. Which fields are null says what the operation is. */
 typedef struct {
     int64_t width;
     float epsilon;
     const float *x, *skip, *skip_scale, *gamma; /* [T,width], [T,width], [T], [width] */
-    const float *scale;                         /* SwiGLU: [T]; its x is [T,2*width], gate before up */
-    int64_t parts;                              /* SwiGLU: how many parts its Hadamard transform mixes */
+    const float *scale;                         /* SwiGLU: [T]; its x is [T,2*width], per block gate before up */
+    Widths widths;                              /* SwiGLU */
+    const int32_t *parts;                       /* SwiGLU: [W] how many parts its Hadamard transform mixes */
     float *sum, *normed;                        /* [T,width] each */
     uint8_t *q;                                 /* [T,width] */
     float *row_scale;                           /* [T] */
@@ -56,6 +66,7 @@ typedef struct {
 /* Rows of a product whose weights are packed as product.h says. */
 typedef struct {
     int64_t num_rows, depth, width;
+    int64_t x_stride, product_stride;      /* from one row to the next; rows may be longer than what is read or written */
     const uint8_t *x;                      /* [T,depth] */
     const int8_t *packed;
     const int32_t *offsets;                /* [width] -128 * the column's sum; padded to whole panels, as scales */
@@ -91,6 +102,12 @@ typedef struct {
     void (*product_panel)(void *job, size_t panel);
     void (*candidate_row)(void *job, size_t token);
 } Kernels;
+
+static inline int64_t width_of(const Widths *widths, int64_t token) {
+    int64_t width = 0;
+    while (width + 1 < widths->num_widths && token / widths->tokens_per_row >= widths->rows[width]) width++;
+    return width;
+}
 
 /* The first chunk and the number of chunks that a query at `position` attends to. */
 static inline int64_t first_chunk_of(const AttentionJob *job, int64_t position) {

@@ -6,7 +6,7 @@
 #include "ort_abi.h"
 
 #define MAX_RANK 4
-#define MAX_PORTS 12
+#define MAX_PORTS (2 + 2 * MAX_WIDTHS)
 
 typedef struct {
     const char *name;
@@ -43,6 +43,17 @@ typedef struct {
 } ProductState;
 
 typedef struct {
+    int64_t num_widths; /* 0 until the first call */
+    PackedWeight weights[MAX_WIDTHS]; /* a width without values has those of the whole width */
+} WidthProductState;
+
+typedef struct {
+    int64_t num_blocks; /* 0 until the first call */
+    int64_t ends[MAX_WIDTHS]; /* the column behind each block, narrowest first */
+    PackedWeight weight; /* of all blocks */
+} NestedProductState;
+
+typedef struct {
     int64_t num_candidates;
     float reach;
     PackedWeight preview, frequent;
@@ -54,6 +65,8 @@ typedef union {
     SwigluAttributes swiglu;
     AttentionAttributes attention;
     ProductState product;
+    WidthProductState width_product;
+    NestedProductState nested_product;
     CandidateState candidates;
 } Attributes;
 
@@ -73,15 +86,26 @@ OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, Pa
 /* Column `n` from `depth` values that lie `stride` apart. */
 void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale);
 
-/* A product with a packed weight: its panels as one job. */
+/* `job` with the weights of the panels of columns `first`..`end`-1; `first` is a multiple of PANEL. */
+ProductJob fenhe_product_of(const PackedWeight *packed, int64_t first, int64_t end, ProductJob job);
+
+/* Products, at most MAX_WIDTHS of them: the panels of all as one job. */
+OrtStatus *fenhe_run_products(const OrtApi *api, const OrtKernelContext *context, const ProductJob *jobs, size_t count);
+
+/* A product with a whole packed weight, of rows that lie side by side. */
 OrtStatus *fenhe_run_product(const OrtApi *api, const OrtKernelContext *context, const PackedWeight *packed,
                              ProductJob *job);
+
+/* The rows of each width from input `index`, which must fit the rows of an input of this shape. */
+OrtStatus *fenhe_read_widths(const OrtApi *api, const OrtKernelContext *context, size_t index, const Shape *shape,
+                             int64_t num_widths, Widths *widths);
 
 /* Run `work` for items 0..count-1: on ONNX Runtime's threads if `cost` (about nanoseconds in all) is worth waking them. */
 OrtStatus *fenhe_run(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t), size_t count,
                      size_t num_batches, int64_t cost, void *job);
 
-extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product, fenhe_candidate_logits;
+extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product, fenhe_candidate_logits, fenhe_nested_product,
+    fenhe_width_product;
 extern const OperatorSpec fenhe_row_operators[];
 extern const size_t fenhe_num_row_operators;
 

@@ -27,7 +27,7 @@ INLINE vi dot4(vi sum, int32_t four, vi weights) {
 
 INLINE void product_tile(int rows, const ProductJob *job, int64_t first, int64_t panel) {
     const int8_t *weights = job->packed + panel * job->depth * PANEL;
-    const uint8_t *x = job->x + first * job->depth;
+    const uint8_t *x = job->x + first * job->x_stride;
     vi sums[PRODUCT_ROWS][PANEL_VECTORS];
     for (int r = 0; r < rows; r++) /* no memcpy: it would keep the sums in memory */
         for (int v = 0; v < PANEL_VECTORS; v++) sums[r][v] = *(const vi_loose *)(job->offsets + panel * PANEL + v * VW);
@@ -38,7 +38,7 @@ INLINE void product_tile(int rows, const ProductJob *job, int64_t first, int64_t
             for (int i = 0; i < 4 * PANEL; i += 64) __builtin_prefetch(weights + k * PANEL + PREFETCH_BYTES + i);
         for (int r = 0; r < rows; r++) {
             int32_t four;
-            memcpy(&four, x + r * job->depth + k, sizeof four);
+            memcpy(&four, x + r * job->x_stride + k, sizeof four);
             for (int v = 0; v < PANEL_VECTORS; v++) sums[r][v] = dot4(sums[r][v], four, w[v]);
         }
     }
@@ -47,7 +47,7 @@ INLINE void product_tile(int rows, const ProductJob *job, int64_t first, int64_t
         float scale = job->row_scale ? job->row_scale[first + r] : 1.0f, values[PANEL];
         for (int v = 0; v < PANEL_VECTORS; v++)
             store(values + v * VW, __builtin_convertvector(sums[r][v], vf) * load(job->column_scale + panel * PANEL + v * VW) * scale);
-        memcpy(job->product + (first + r) * job->width + panel * PANEL, values, (size_t)columns * sizeof(float));
+        memcpy(job->product + (first + r) * job->product_stride + panel * PANEL, values, (size_t)columns * sizeof(float));
     }
 }
 

@@ -1,4 +1,4 @@
-/* QuantizedProduct: checks, and the weights packed at the first call. */
+/* QuantizedProduct: checks, and the weights packed at the first call; also how several products run as one job. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,13 +45,46 @@ static OrtStatus *prepare(const OrtApi *api, OrtKernelContext *context, PackedWe
     return NULL;
 }
 
+ProductJob fenhe_product_of(const PackedWeight *packed, int64_t first, int64_t end, ProductJob job) {
+    job.depth = packed->depth, job.width = end - first;
+    job.packed = packed->values + first * packed->depth;
+    job.offsets = packed->offsets + first, job.column_scale = packed->scales + first;
+    return job;
+}
+
+static size_t num_panels_of(const ProductJob *job) { return (size_t)(job->width + PANEL - 1) / PANEL; }
+static int64_t cost_of(const ProductJob *job) { return job->num_rows * job->depth * job->width / VALUES_PER_NS; }
+
 OrtStatus *fenhe_run_product(const OrtApi *api, const OrtKernelContext *context, const PackedWeight *packed,
                              ProductJob *job) {
-    job->depth = packed->depth, job->width = packed->width, job->packed = packed->values;
-    job->offsets = packed->offsets, job->column_scale = packed->scales;
-    size_t panels = (size_t)(job->width + PANEL - 1) / PANEL;
-    return fenhe_run(api, context, fenhe_kernels()->product_panel, panels, panels < BATCHES_WANTED ? panels : BATCHES_WANTED,
-                     job->num_rows * job->depth * job->width / VALUES_PER_NS, job);
+    job->x_stride = packed->depth, job->product_stride = packed->width;
+    ProductJob whole = fenhe_product_of(packed, 0, packed->width, *job);
+    return fenhe_run_products(api, context, &whole, 1);
+}
+
+typedef struct {
+    void (*panel)(void *job, size_t panel);
+    const ProductJob *jobs;
+    size_t ends[MAX_WIDTHS]; /* how many panels the jobs up to each have */
+} Products;
+
+static void run_panel(void *data, size_t item) {
+    const Products *products = data;
+    size_t i = 0;
+    while (item >= products->ends[i]) i++;
+    products->panel((void *)&products->jobs[i], item - (i == 0 ? 0 : products->ends[i - 1]));
+}
+
+OrtStatus *fenhe_run_products(const OrtApi *api, const OrtKernelContext *context, const ProductJob *jobs, size_t count) {
+    Products products = {.panel = fenhe_kernels()->product_panel, .jobs = jobs};
+    size_t panels = 0;
+    int64_t cost = 0;
+    for (size_t i = 0; i < count; i++) {
+        products.ends[i] = panels += num_panels_of(&jobs[i]);
+        cost += cost_of(&jobs[i]);
+    }
+    size_t batches = panels < BATCHES_WANTED ? panels : BATCHES_WANTED;
+    return fenhe_run(api, context, run_panel, panels, batches, cost, &products);
 }
 
 static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const void *attributes) {

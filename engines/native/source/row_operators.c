@@ -1,4 +1,5 @@
-/* SkipRmsNorm, SkipRmsNormQuantize, ScaleAdd, SwigluQuantize, QuantizeRows: checks, outputs, and one item per token. */
+/* SkipRmsNorm, SkipRmsNormQuantize, ScaleAdd, SwigluQuantize, NestedSwigluQuantize, QuantizeRows: checks, outputs, and one
+ * item per token. */
 #include <stdlib.h>
 
 #include "operators.h"
@@ -100,17 +101,51 @@ static OrtStatus *compute_scale_add(const OrtApi *api, OrtKernelContext *context
     return run_rows(api, context, fenhe_kernels()->add_row, &job, num_tokens_of(&shape));
 }
 
-static OrtStatus *compute_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
-    RowJob job = {.parts = ((const SwigluAttributes *)attributes)->parts};
-    Shape shape, scale_shape;
-    TRY(read_x(api, context, &job, &shape));
-    if (job.width % (2 * job.parts)) return fenhe_refuse(api, "fenhe: gate_up must be 2 * hadamard_parts * n wide");
-    shape.dims[shape.rank - 1] = job.width /= 2;
-    TRY(fenhe_input(api, context, 1, &job.scale, &scale_shape));
+static OrtStatus *run_swiglu(const OrtApi *api, OrtKernelContext *context, RowJob *job, Shape gate_up) {
+    Shape shape = gate_up, scale_shape;
+    shape.dims[shape.rank - 1] = job->width /= 2;
+    TRY(fenhe_input(api, context, 1, &job->scale, &scale_shape));
     if (!is_count(&scale_shape, num_tokens_of(&shape)))
         return fenhe_refuse(api, "fenhe: row_scale must have one value per row");
-    TRY(quantized_outputs(api, context, &job, shape));
-    return run_rows(api, context, fenhe_kernels()->swiglu_row, &job, num_tokens_of(&shape));
+    TRY(quantized_outputs(api, context, job, shape));
+    return run_rows(api, context, fenhe_kernels()->swiglu_row, job, num_tokens_of(&shape));
+}
+
+static OrtStatus *compute_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    int64_t parts = ((const SwigluAttributes *)attributes)->parts;
+    RowJob job = {0};
+    Shape shape;
+    TRY(read_x(api, context, &job, &shape));
+    if (job.width % (2 * parts)) return fenhe_refuse(api, "fenhe: gate_up must be 2 * hadamard_parts * n wide");
+    int32_t neurons = (int32_t)(job.width / 2), num_parts = (int32_t)parts;
+    job.widths = (Widths){.num_widths = 1, .tokens_per_row = 1, .neurons = &neurons};
+    job.parts = &num_parts;
+    return run_swiglu(api, context, &job, shape);
+}
+
+static const char *find_neurons_problem(const RowJob *job) {
+    for (int64_t i = 0; i < job->widths.num_widths; i++) {
+        int32_t neurons = job->widths.neurons[i], parts = job->parts[i];
+        if (i == 0 ? 2 * neurons != job->width : neurons < 1 || neurons > job->widths.neurons[i - 1])
+            return "NestedSwigluQuantize: neurons must begin with all of gate_up's and never rise";
+        if (parts < 1 || (parts & (parts - 1)) || neurons % parts)
+            return "NestedSwigluQuantize: hadamard_parts must be powers of two that divide the neurons";
+    }
+    return NULL;
+}
+
+static OrtStatus *compute_nested_swiglu(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape, neurons_shape, parts_shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(fenhe_input(api, context, 3, &job.widths.neurons, &neurons_shape));
+    TRY(fenhe_input(api, context, 4, &job.parts, &parts_shape));
+    if (neurons_shape.rank != 1 || !is_same(&neurons_shape, &parts_shape))
+        return fenhe_refuse(api, "NestedSwigluQuantize: neurons and hadamard_parts must have one value per width");
+    TRY(fenhe_read_widths(api, context, 2, &shape, neurons_shape.dims[0], &job.widths));
+    const char *problem = find_neurons_problem(&job);
+    return problem != NULL ? fenhe_refuse(api, problem) : run_swiglu(api, context, &job, shape);
 }
 
 static OrtStatus *compute_quantize(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
@@ -161,6 +196,10 @@ const OperatorSpec fenhe_row_operators[] = {
      .num_inputs = 2, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
      .read_attributes = read_parts, .compute = compute_swiglu},
+    {.name = "NestedSwigluQuantize", /* gate_up, row_scale, rows_by_width, neurons, hadamard_parts -> q, row_scale */
+     .num_inputs = 5, .num_required = 5, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_INT32, ORT_INT32, ORT_INT32},
+     .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
+     .compute = compute_nested_swiglu},
     {.name = "QuantizeRows", /* x -> q, row_scale */
      .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},

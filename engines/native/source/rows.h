@@ -111,14 +111,23 @@ INLINE vf swiglu(vf gate, vf up, float scale) {
     return gate / (1.0f + exp2_of(minimum(gate * -1.44269504f, splat(126.0f)))) * (up * scale);
 }
 
+INLINE void swiglu_block(const float *gate, const float *up, float scale, int64_t count, float *hidden) {
+    int64_t i = 0;
+    for (; i + VW <= count; i += VW) store(hidden + i, swiglu(load(gate + i), load(up + i), scale));
+    for (; i < count; i++) hidden[i] = swiglu(splat(gate[i]), splat(up[i]), scale)[0];
+}
+
 static void swiglu_row(void *data, size_t token) {
     const RowJob *job = data;
-    int64_t width = job->width, i = 0;
-    const float *gate = job->x + (int64_t)token * 2 * width, *up = gate + width;
-    float scale = job->scale[token];
-    float hidden[width]; /* operators.c bounds the width, so this fits a thread's stack */
-    for (; i + VW <= width; i += VW) store(hidden + i, swiglu(load(gate + i), load(up + i), scale));
-    for (; i < width; i++) hidden[i] = swiglu(splat(gate[i]), splat(up[i]), scale)[0];
-    hadamard(hidden, width, job->parts);
-    job->row_scale[token] = quantize(hidden, NULL, width, job->q + (int64_t)token * width) / sqrtf((float)job->parts);
+    const float *x = job->x + (int64_t)token * 2 * job->width;
+    int64_t width = width_of(&job->widths, (int64_t)token), num_neurons = job->widths.neurons[width], start = 0;
+    float hidden[num_neurons]; /* row_operators.c bounds it, so this fits a thread's stack */
+    for (int64_t block = job->widths.num_widths - 1; block >= width; block--) {
+        int64_t end = job->widths.neurons[block], count = end - start;
+        swiglu_block(x + 2 * start, x + 2 * start + count, job->scale[token], count, hidden + start);
+        start = end;
+    }
+    hadamard(hidden, num_neurons, job->parts[width]);
+    float step = quantize(hidden, NULL, num_neurons, job->q + (int64_t)token * job->width);
+    job->row_scale[token] = step / sqrtf((float)job->parts[width]);
 }

@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
-from filelock import FileLock
 from onnx import TensorProto, helper
 
 from engines.native import build, library_path
-from engines.native.build import BuildError, build_library, variants
+from engines.native.build import BuildError, build_library
 from engines.native.reference import (
     HeadRows,
     RowsOfKv,
     candidate_logits,
     candidates_of,
-    dequantize,
     exact_logits,
     mixed,
     preview_logits,
@@ -37,21 +34,11 @@ from engines.native.reference import (
 )
 from engines.native.single import operator_session, run_operator
 from tests.disk_faults import refuse_writes
+from tests.engines.native.comparing import assert_quantised, assert_same_bits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
 
 Arrays = list[Any]
-
-
-def runs_here(variant: str) -> bool:
-    flags = Path("/proc/cpuinfo").read_text() if variant != "generic" else ""
-    needed = {
-        "generic": (),
-        "avx2": ("avx2", "fma", "f16c"),
-        "avx512": ("avx512bw", "avx512dq", "avx512vl"),
-        "vnni": ("avx512_vnni",),
-    }
-    return all(flag in flags for flag in needed[variant])
 
 
 def test_compiling_is_announced(
@@ -89,35 +76,10 @@ def test_compiling_that_fails_leaves_nothing_and_names_file_and_fix(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.fixture(scope="session", params=variants())
-def library(request: pytest.FixtureRequest, operators_folder: Path) -> Path:
-    """Each variant alone, so that those this machine would not choose are tested too."""
-    variant: str = request.param
-    if not runs_here(variant):
-        pytest.skip(f"this processor has no {variant}")
-    made = operators_folder / f"{variant}-{build.library_name()}"
-    try:
-        with FileLock(f"{made}.lock"):
-            return made if made.is_file() else build_library(operators_folder, only=variant)
-    except BuildError as error:
-        pytest.skip(str(error))
-
-
 def attend(library: Path, case: RowsOfKv, num_threads: int = 2) -> Arrays:
     return run_operator(
         library, "SlotAttention", case.inputs(), 4, attributes=case.attributes(), num_threads=num_threads
     )
-
-
-def assert_quantised(q: npt.NDArray[np.uint8], row_scale: Any, expected: Any, rounding: float = 1e-4) -> None:
-    assert q.min() >= 1
-    np.testing.assert_allclose(row_scale[..., 0], np.abs(expected).max(-1) / 127, rtol=1e-3)
-    assert (np.abs(dequantize(q, row_scale) - expected) <= row_scale * 0.5 + rounding).all()
-
-
-def assert_same_bits(got: Sequence[Any], expected: Sequence[Any]) -> None:
-    for a, b in zip(got, expected, strict=True):
-        assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize(
