@@ -6,12 +6,14 @@ its output's row scale out, so that no pass over memory is spent on scaling alon
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from models.graphs.decoder_graph import GATE_UP, Residual, head_weight, stacked, stacked_bias
 from models.graphs.linear import LinearInput, Matrix
 from models.graphs.onnx_graph import FENHE, GraphWriter
 from models.graphs.quantise import quantise_columns
 from models.graphs.rotate import hadamard_size
-from models.graphs.widths import LayerWidths
+from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths, own_down, own_output
 from models.sources.source import ModelSource
 
 
@@ -30,13 +32,19 @@ class NativeLayerWriter:
         residual: Residual,
         widths: LayerWidths | None = None,
     ) -> Residual:
-        assert widths is None
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
-        pending = self._attention(graph, source, f"{prefix}.self_attn", slot, normed)
+        attended = self._attention(graph, source, f"{prefix}.self_attn", slot, normed)
+        if widths is None or not any(widths.has_own_output):
+            pending = self._project(graph, source, f"{prefix}.self_attn", ("o_proj",), attended)
+        else:
+            pending = _output_by_width(graph, source, index, widths, attended)
         residual = Residual(total=total, pending=pending.value, scale=pending.row_scale)
         total, normed = self._normalise(graph, source, f"{prefix}.post_attention_layernorm.weight", residual)
-        pending = self._feed_forward(graph, source, f"{prefix}.mlp", normed)
+        if widths is None:
+            pending = self._feed_forward(graph, source, f"{prefix}.mlp", normed)
+        else:
+            pending = _feed_forward_by_width(graph, source, index, widths, normed)
         return Residual(total=total, pending=pending.value, scale=pending.row_scale)
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
@@ -91,7 +99,7 @@ class NativeLayerWriter:
             local_window_size=architecture.sliding_window or -1,
             norm_epsilon=architecture.norm_eps,
         )
-        return self._project(graph, source, prefix, ("o_proj",), LinearInput(value=attended, row_scale=scale))
+        return LinearInput(value=attended, row_scale=scale)
 
     def _head_norms(self, graph: GraphWriter, source: ModelSource, prefix: str) -> list[str]:
         if not source.architecture.has_qk_norm:
@@ -113,14 +121,75 @@ class NativeLayerWriter:
     def _project(
         self, graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], prepared: LinearInput
     ) -> LinearInput:
-        """A product whose row scale is still to be applied; where there is a bias, it has been applied already."""
         name = f"{prefix}.{'_'.join(parts)}"
         result = _product(graph, prepared.value, name, stacked(source, prefix, parts))
-        bias = stacked_bias(source, prefix, parts)
-        if bias is None:
-            return LinearInput(value=result, row_scale=prepared.row_scale)
-        scaled = graph.node("Mul", [result, prepared.row_scale or ""])
-        return LinearInput(value=graph.node("Add", [scaled, graph.weight(f"{name}.bias", bias)]))
+        return _with_bias(graph, source, prefix, parts, LinearInput(value=result, row_scale=prepared.row_scale))
+
+
+def _with_bias(
+    graph: GraphWriter, source: ModelSource, prefix: str, parts: tuple[str, ...], product: LinearInput
+) -> LinearInput:
+    """A product whose row scale is still to be applied; where there is a bias, it has been applied already."""
+    bias = stacked_bias(source, prefix, parts)
+    if bias is None:
+        return product
+    scaled = graph.node("Mul", [product.value, product.row_scale or ""])
+    return LinearInput(value=graph.node("Add", [scaled, graph.weight(f"{prefix}.{'_'.join(parts)}.bias", bias)]))
+
+
+def _output_by_width(
+    graph: GraphWriter, source: ModelSource, index: int, widths: LayerWidths, attended: LinearInput
+) -> LinearInput:
+    """Attention's output matrix of each row's width; a width that has none of its own takes the model's."""
+    prefix = f"model.layers.{index}.self_attn"
+    whole = _columns(graph, f"{prefix}.o_proj", source.read(f"{prefix}.o_proj.weight"))
+    inputs = [attended.value, ROWS_BY_WIDTH, *whole]
+    for entry, has_own in list(enumerate(widths.has_own_output))[1:]:
+        inputs += _own_columns(graph, source, own_output(index, entry)) if has_own else ["", ""]
+    product = graph.node("WidthProduct", inputs, domain=FENHE)
+    return _with_bias(graph, source, prefix, ("o_proj",), LinearInput(value=product, row_scale=attended.row_scale))
+
+
+def _feed_forward_by_width(
+    graph: GraphWriter, source: ModelSource, index: int, widths: LayerWidths, normed: LinearInput
+) -> LinearInput:
+    """Each row's own neurons, then its width's own matrix."""
+    prefix = f"model.layers.{index}.mlp"
+    gate_up = _gate_up_by_block(graph, source, prefix, widths, normed)
+    name, parts = f"{prefix}.widths", [hadamard_size(neurons) for neurons in widths.neurons]
+    quantised, scale = graph.nodes(
+        "NestedSwigluQuantize",
+        [
+            *(gate_up, normed.row_scale or "", ROWS_BY_WIDTH),
+            graph.weight(f"{name}.neurons", np.array(widths.neurons, np.int32)),
+            graph.weight(f"{name}.hadamard_parts", np.array(parts, np.int32)),
+        ],
+        2,
+        domain=FENHE,
+    )
+    whole = _columns(graph, f"{prefix}.down_proj", source.read(f"{prefix}.down_proj.weight"))
+    inputs = [quantised, ROWS_BY_WIDTH, *whole]
+    for entry in range(1, len(widths.neurons)):
+        inputs += _own_columns(graph, source, own_down(index, entry))
+    return LinearInput(value=graph.node("WidthProduct", inputs, domain=FENHE), row_scale=scale)
+
+
+def _gate_up_by_block(
+    graph: GraphWriter, source: ModelSource, prefix: str, widths: LayerWidths, normed: LinearInput
+) -> str:
+    """Gate and up of each block of neurons, for the rows that run it."""
+    gate_up = [source.read(f"{prefix}.{part}.weight") for part in GATE_UP]
+    inputs = {entry: ["", ""] for entry in reversed(range(len(widths.neurons)))}
+    for block in widths.blocks:
+        weight = np.concatenate([part[block.first : block.end] for part in gate_up])
+        inputs[block.entry] = _columns(graph, f"{prefix}.{'_'.join(GATE_UP)}.{block.first}", weight)
+    ports = [port for pair in inputs.values() for port in pair]
+    return graph.node("NestedProduct", [normed.value, ROWS_BY_WIDTH, *ports], domain=FENHE)
+
+
+def _own_columns(graph: GraphWriter, source: ModelSource, name: str) -> list[str]:
+    """One of the matrices that belong to a width alone."""
+    return _columns(graph, name.removesuffix(".weight"), source.read(name))
 
 
 def _pending(residual: Residual) -> list[str]:
