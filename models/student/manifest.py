@@ -24,6 +24,8 @@ _HEADS = ("head", "cheap_head")
 
 WIDTH_BLOCK = 64
 """Widths are multiples of this many neurons: what an AVX-512 register holds at int8, and two blocks of int4."""
+MAX_WIDTHS = 7
+"""How many a student may have: the inputs of a native operator are limited (`engines/native/source/kernels.h`)."""
 
 HeadKind = Literal["exact", "cheap"]
 Verdict = Literal["passed", "failed", "undecided"]
@@ -466,6 +468,8 @@ def width_problems(widths: tuple[Width, ...], architecture: Architecture) -> lis
     """What is wrong with widths for a model of this architecture, as sentences; empty when they are sound."""
     names = [width.name for width in widths]
     problems = _twice(names) + _name_problems("width", names)
+    if len(widths) > MAX_WIDTHS:
+        problems.append(f"there are {len(widths)} widths, and a student can have {MAX_WIDTHS}")
     for width in widths:
         if len(width.neurons) != architecture.num_layers:
             problems.append(

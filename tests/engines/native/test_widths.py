@@ -11,6 +11,7 @@ import pytest
 
 from engines.native.reference import WidthRows, mixed, nested_product, nested_swiglu, width_product
 from engines.native.single import operator_session, run_operator
+from models.student.manifest import MAX_WIDTHS
 from tests.engines.native.comparing import assert_quantised, assert_same_bits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
@@ -125,6 +126,14 @@ def test_what_a_row_does_not_run_may_hold_anything(library: Path) -> None:
     for row, width in enumerate(case.width_of_row):
         q[row, :, case.neurons[width] :] = 255
     assert_same_bits([run_down(library, case, q), row_scale], expected)
+
+
+def test_as_many_widths_as_a_student_can_have(library: Path) -> None:
+    neurons = tuple(range(64 * (MAX_WIDTHS + 1), 0, -64))
+    case = WidthRows.random(rows=tuple(range(1, len(neurons) + 1)), neurons=neurons)
+    gate_up = run_nested(library, case)
+    q, _ = run_operator(library, "NestedSwigluQuantize", case.swiglu_inputs(gate_up, np.full(8, 4, np.int32)), 2)
+    assert_same_bits([run_down(library, case, q)], [width_product(case, q)])
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,7 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"figures": (figures(), figures())}, "on 'math' at 'fp32' in language 'en' are given twice"),
         ({"widths": (width("slim", 32),)}, "'slim' has 32 neurons in layer 0: that must be a multiple of 64"),
         ({"widths": (width("slim", 128),)}, "and at most the layer's 96"),
+        ({"widths": tuple(width(f"w{i}", 64) for i in range(8))}, "there are 8 widths, and a student can have 7"),
         ({"widths": (Width(name="slim", neurons=(64,) * 9),)}, "'slim' has neurons for 9 layers of 10"),
         ({"widths": (width("slim", 64), width("slim", 64))}, "the name 'slim' is used twice"),
         ({"widths": (width("a/b", 64),)}, "a width cannot be called 'a/b'"),
