@@ -47,10 +47,10 @@ def encode_difference(name: str, matrix: Array, base: Array, rank: int) -> Store
     Shapes: matrix [rows, columns], base at least as many columns; `.left` [rows, rank], `.right` [rank, columns],
     `.left_scales` and `.right_scales` [rank].
     """
-    left, sizes, right = np.linalg.svd(matrix - base[:, : matrix.shape[1]], full_matrices=False)
+    left, sizes, right = _components(np.asarray(matrix - base[:, : matrix.shape[1]], np.float64))
     rank = min(rank, int((sizes > NEGLIGIBLE * np.linalg.norm(matrix)).sum()))
     roots = np.sqrt(sizes[:rank])
-    factors = {"left": left[:, :rank] * roots, "right": (right[:rank].T * roots)}
+    factors = {"left": left[:, :rank] * roots, "right": right[:, :rank] / roots}
     stored: Stored = {}
     for part, factor in factors.items():
         scales = np.maximum(np.abs(factor).max(axis=0, initial=0.0) / LARGEST, np.finfo(np.float32).tiny).astype(
@@ -60,6 +60,17 @@ def encode_difference(name: str, matrix: Array, base: Array, rank: int) -> Store
         stored[f"{name}.{part}"] = values if part == "left" else np.ascontiguousarray(values.T)
         stored[f"{name}.{part}_scales"] = scales
     return stored
+
+
+def _components(change: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """The singular value decomposition from the smaller side, many times faster for a flat matrix.
+
+    Shapes: [rows, columns] to left [rows, rows], sizes [rows] in falling order, and right [columns, rows]: the right
+    singular vectors times their sizes.
+    """
+    squares, left = np.linalg.eigh(change @ change.T)
+    left = left[:, ::-1]
+    return left, np.sqrt(np.maximum(squares[::-1], 0.0)), change.T @ left
 
 
 def decode_difference(left: Values, left_scales: Array, right: Values, right_scales: Array, base: Array) -> Array:
