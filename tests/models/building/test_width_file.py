@@ -289,7 +289,9 @@ HEAD = 64 * 320
 
 @pytest.fixture
 def student(widths: WidthFile, folder: Path, tmp_path: Path) -> Student:
-    build_student(folder, tmp_path / "out", modules=MODULES, precisions=("fp32", "w8a8"), widths=widths.file)
+    build_student(
+        folder, tmp_path / "out", modules=MODULES, precisions=("fp32", "w8a8", "w8a8-native"), widths=widths.file
+    )
     return Student.open(tmp_path / "out")
 
 
@@ -311,7 +313,7 @@ def test_deeper_paths_are_those_that_compute_more(student: Student) -> None:
     assert sorted(ranks, key=ranks.__getitem__) == ["full", "wide", "middle", "slim"]
 
 
-@pytest.mark.parametrize(("variant", "item_bytes"), [("fp32", 4), ("w8a8", 1)])
+@pytest.mark.parametrize(("variant", "item_bytes"), [("fp32", 4), ("w8a8", 1), ("w8a8-native", 1)])
 def test_a_path_needs_the_bytes_of_its_own_width(student: Student, variant: str, item_bytes: int) -> None:
     manifest = student.manifest
     sizes = {name: path_bytes(student, manifest.path(name), variant) for name in ("full", "wide", "middle", "slim")}
