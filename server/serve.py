@@ -28,7 +28,9 @@ from server.lifecycle.reload import reload
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
-NUM_NEW_OBJECTS = 50_000
+COLLECTED_AT = (10_000, 5, 50)
+"""Young objects are collected once there are so many (10 ms at most), middle-aged ones each fifth time, old ones each
+50th time after that."""
 LAST_BYTES_S = 0.8
 """How long clients may take to read what is left once the engines have stopped, and again once connections are asked to
 close. Together less than the two seconds that the server has after the grace period."""
@@ -116,9 +118,11 @@ class Server(uvicorn.Server):
 
 
 def tame_collector() -> None:
-    """Let the garbage collector run once for many new objects: it stops every thread, and one body of many arrays would
-    make it go through everything there is again and again."""
-    gc.set_threshold(NUM_NEW_OBJECTS)
+    """Keep the garbage collector from going through everything again and again: it stops every thread meanwhile, and
+    one request may make 200,000 objects. It leaves alone what there is already; `give_memory_back` undoes that."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AT)
 
 
 def uvicorn_config(context: Context) -> uvicorn.Config:
