@@ -26,6 +26,7 @@ PARTS = (
     "attention_operator.c",
     "product_operator.c",
     "width_operators.c",
+    "weights_memory.c",
     "candidate_operator.c",
 )
 VARIANT_FLAGS = {

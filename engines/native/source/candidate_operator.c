@@ -71,8 +71,8 @@ static OrtStatus *sum_rows(const OrtApi *api, const Inputs *inputs, CandidateSta
 
 static void release(void *attributes) {
     CandidateState *state = &((Attributes *)attributes)->candidates;
-    free(state->preview.values), free(state->frequent.values), free(state->row_offsets);
-    state->preview.values = state->frequent.values = NULL, state->row_offsets = NULL;
+    fenhe_release_packed(&state->preview), fenhe_release_packed(&state->frequent), free(state->row_offsets);
+    state->row_offsets = NULL;
 }
 
 /* All constants of the graph: what the first call saw stays true. */

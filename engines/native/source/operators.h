@@ -31,11 +31,14 @@ typedef struct {
     int64_t parts;
 } SwigluAttributes;
 
+typedef struct WeightsRegion WeightsRegion;
+
 typedef struct {
     int64_t depth, width;
-    int8_t *values; /* null until the first call; owns the memory of all three */
+    int8_t *values; /* null until the first call */
     int32_t *offsets;
     float *scales;
+    WeightsRegion *region; /* holds the memory of all three */
 } PackedWeight;
 
 typedef struct {
@@ -80,8 +83,13 @@ OrtStatus *fenhe_input(const OrtApi *api, const OrtKernelContext *context, size_
 OrtStatus *fenhe_output(const OrtApi *api, OrtKernelContext *context, size_t index, Shape shape, void *data_out);
 OrtStatus *fenhe_refuse(const OrtApi *api, const char *message);
 
-/* Allocate a packed weight for `depth` x `width`, all zero; `fenhe_pack_column` fills it. Release it with free(values). */
+/* Memory of so many bytes, all zero; null if there is none. It lives until its region is given back, once for each. */
+void *fenhe_take_memory(size_t bytes, WeightsRegion **region);
+void fenhe_give_memory_back(WeightsRegion *region);
+
+/* Allocate a packed weight for `depth` x `width`, all zero; `fenhe_pack_column` fills it. */
 OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed);
+void fenhe_release_packed(PackedWeight *packed);
 
 /* Column `n` from `depth` values that lie `stride` apart. */
 void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale);

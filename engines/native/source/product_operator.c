@@ -10,14 +10,18 @@
 
 OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed) {
     size_t columns = (size_t)(width + PANEL - 1) / PANEL * PANEL, values = columns * (size_t)depth;
-    char *memory = aligned_alloc(64, values + columns * 8);
+    char *memory = fenhe_take_memory(values + columns * 8, &packed->region);
     if (memory == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "fenhe: out of memory for packed weights");
-    memset(memory, 0, values + columns * 8);
     packed->depth = depth, packed->width = width;
     packed->values = (int8_t *)memory;
     packed->offsets = (int32_t *)(memory + values);
     packed->scales = (float *)(memory + values + columns * 4);
     return NULL;
+}
+
+void fenhe_release_packed(PackedWeight *packed) {
+    fenhe_give_memory_back(packed->region);
+    packed->region = NULL, packed->values = NULL;
 }
 
 void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale) {
@@ -110,7 +114,7 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     return fenhe_run_product(api, context, packed, &job);
 }
 
-static void release(void *attributes) { free(((ProductState *)attributes)->weight.values); }
+static void release(void *attributes) { fenhe_release_packed(&((ProductState *)attributes)->weight); }
 
 const OperatorSpec fenhe_quantized_product = {
     /* q, weight, column_scale, row_scale? -> product */

@@ -146,16 +146,13 @@ static OrtStatus *compute_nested(const OrtApi *api, OrtKernelContext *context, c
     return fenhe_run_products(api, context, jobs, cut_nested(state, &widths, job, jobs));
 }
 
-static void release_nested(void *attributes) { free(((Attributes *)attributes)->nested_product.weight.values); }
+static void release_nested(void *attributes) { fenhe_release_packed(&((Attributes *)attributes)->nested_product.weight); }
 
 /* WidthProduct: a matrix per width, which reads the first values of that width's rows. */
 
 static void release_width(void *attributes) {
     WidthProductState *state = &((Attributes *)attributes)->width_product;
-    for (size_t i = 0; i < MAX_WIDTHS; i++) {
-        free(state->weights[i].values);
-        state->weights[i].values = NULL;
-    }
+    for (size_t i = 0; i < MAX_WIDTHS; i++) fenhe_release_packed(&state->weights[i]);
 }
 
 static const char *find_matrices_problem(const Matrix *matrices, int64_t num_widths) {
