@@ -112,11 +112,16 @@ def _training_files(path: Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.jsonl"))
-    files = [file for file in found if not file.name.startswith(EVALUATION_PREFIX)]
+    training = [file for file in found if not file.name.startswith(EVALUATION_PREFIX)]
+    files = [file for file in training if not _has_no_prompts(file)]
     if not files:
-        raise ConfigError(f"training data: {folder} has no *.jsonl file to train on (eval_* files do not count)")
-    if skipped := [file.name for file in found if file not in files]:
+        raise ConfigError(
+            f"training data: {folder} has no *.jsonl file to train on (eval_* files and plain text do not count)"
+        )
+    if skipped := [file.name for file in found if file not in training]:
         logger.info("evaluation files skipped folder=%s files=%s", folder, ",".join(skipped))
+    if plain := [file.name for file in training if file not in files]:
+        logger.info("plain text skipped folder=%s files=%s; `widths.plain` names it", folder, ",".join(plain))
     return files
 
 

@@ -40,6 +40,16 @@ def test_read_rows_skips_the_evaluation_files_of_a_folder_and_says_so(
     assert [record.args for record in caplog.records] == [(tmp_path, "eval_x.jsonl")]
 
 
+def test_read_rows_skips_plain_text_in_a_folder_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.jsonl").write_text(GOOD)
+    (tmp_path / "plain.jsonl").write_text('\n{"task": "fact", "text": "human prose"}\n')
+    with caplog.at_level(logging.INFO):
+        assert len(read_rows([tmp_path])) == 1
+    assert [record.args for record in caplog.records] == [(tmp_path, "plain.jsonl")]
+    with pytest.raises(ConfigError, match=r"plain\.jsonl line 2"):
+        read_rows([tmp_path / "plain.jsonl"])
+
+
 def test_read_rows_refuses_an_evaluation_file_by_name(tmp_path: Path) -> None:
     (tmp_path / "eval_x.jsonl").write_text(GOOD)
     with pytest.raises(ConfigError, match=r"eval_x\.jsonl is for evaluation"):
