@@ -26,7 +26,7 @@ DATA = (
     "bench/router/similar.toml",
     "engines/native/source/kernels.c",
     "engines/native/source/kernels.h",
-    "models/data/smollm2-135m.exits.safetensors",
+    "models/data/smollm2-135m.widths.safetensors",
     "models/data/smollm2-135m.quality.json",
     "models/distill/recipes/small.toml",
     "router/data/classifier.safetensors",

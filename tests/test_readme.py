@@ -16,7 +16,7 @@ import pytest
 from models.building.build import build_student
 
 ROOT = Path(__file__).parents[1]
-EXITS = ROOT / "models" / "data" / "smollm2-135m.exits.safetensors"
+WIDTHS = ROOT / "models" / "data" / "smollm2-135m.widths.safetensors"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def server_url(default_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`fenhe serve` of the default student on a free port, with stock operators: no compiler is needed."""
     student = tmp_path_factory.mktemp("readme") / "student"
-    build_student(default_gguf, student, name="smollm2-135m", precisions=("w8a8",), exits=EXITS)
+    build_student(default_gguf, student, name="smollm2-135m", precisions=("w8a8",), widths=WIDTHS)
     command = [sys.executable, "-m", "server.commands.cli", "serve", "--student", str(student), "--port", "0"]
     command += ["--precision", "w8a8"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -4,8 +4,8 @@ A safetensors file. Its metadata key `fenhe` holds the `WidthPlan`. `order.{laye
 the layer's neurons, of which a width has the first ones; `{width}.layers.{layer}.down` [hidden, neurons] is the
 matrix that a width multiplies them with, columns in that order; `{width}.layers.{layer}.output` [hidden, q_size] is
 its output matrix of attention, where the plan says that it has one. Each may have a compact form instead
-(`models/building/width_encoding.py`): int8, or a difference, for `down` from the widest width's, for `output` from the
-model's own.
+(`models/building/width_encoding.py`): int8, or a difference from the widest width's, or, for `output` of the widest
+that has one alone, from the model's own.
 """
 
 import re
@@ -198,7 +198,7 @@ class WidthFile:
         elif f"{name}.int8" in self.stored.tensors:
             values = decode_int8(self.stored.read_integers(f"{name}.int8"), self.stored.read(f"{name}.scales"))
         else:
-            values = self._read_difference(name, self._base(model, layer, part))
+            values = self._read_difference(name, self._base(model, width, layer, part))
         if not np.isfinite(values).all():
             raise WeightsError(f"{self.file}: tensor {name} is not finite; {REMEDY}")
         return values
@@ -208,10 +208,11 @@ class WidthFile:
         left_scales, right_scales = (self.stored.read(f"{name}.{side}_scales") for side in ("left", "right"))
         return decode_difference(left, left_scales, right, right_scales, base)
 
-    def _base(self, model: ModelSource, layer: int, part: Part) -> Array:
+    def _base(self, model: ModelSource, width: Width, layer: int, part: Part) -> Array:
         """What a difference is added to. Shapes: [hidden, at least its columns]."""
-        if part == "down":
-            return self.read(model, self.plan.widths[0], layer, "down")
+        widest = self.plan.widths[0]
+        if part == "down" or (width != widest and widest.has_own_output):
+            return self.read(model, widest, layer, part)
         return model.read(f"model.layers.{layer}.self_attn.o_proj.weight")
 
     def layer_widths(self, layer: int) -> LayerWidths:

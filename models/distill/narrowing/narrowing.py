@@ -29,6 +29,7 @@ from models.distill.width_settings import WidthSettings
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.sources.source import ModelSource
+from models.student.cut import TASKS
 from models.student.manifest import WIDTH_BLOCK, Width
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Narrowing:
             source_sha256=self.source.sha256(),
             widths=widths,
             paths=tuple(NarrowPath(name=width.name, width=width.name) for width in widths),
+            tasks=dict.fromkeys(TASKS, widths[-1].name),  # what each keeps decides which of them a task takes
+            depth_rules=(),
             training={"legs": [*start.ledger, self._entry(progress, figures)]},
         )
         write_width_file(self.work.widths, plan, compact_tensors(model, widths, self.settings))
@@ -248,11 +251,12 @@ def compact_tensors(
         for width in widths[1:]:
             name = f"{width.name}.layers.{index}.down"
             tensors |= encode_difference(name, _array(layer.down(width.name)), widest, settings.rank)
-        output, own = _array(layer.output()), _array(layer.own_output())
+        output, base = _array(layer.output()), _array(layer.own_output())
         for width in widths:
             if width.has_own_output:
                 name = f"{width.name}.layers.{index}.output"
-                tensors |= encode_difference(name, output, own, settings.output_rank)
+                tensors |= encode_difference(name, output, base, settings.output_rank)
+                base = output if width is widths[0] else base  # the widths have one W_o, which is stored once
     return tensors
 
 

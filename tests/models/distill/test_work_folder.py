@@ -15,6 +15,7 @@ NAMES = {
     "checkpoints": "checkpoints",
     "log": "log.jsonl",
     "exits": "exits.safetensors",
+    "widths": "widths.safetensors",
     "evaluation": "evaluation.json",
     "evaluated_exits": "evaluation.exits",
     "report": "report.html",
