@@ -17,6 +17,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from models.architecture import Architecture
+from models.building.planned_file import PlanKind, read_planned, tensor_problems
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import replacing
@@ -116,21 +117,22 @@ def write_exits(file: Path, plan: ExitPlan, tensors: Mapping[str, npt.NDArray[np
         os.fsync(stream.fileno())
 
 
+EXITS = PlanKind(
+    key=METADATA_KEY,
+    plan=ExitPlan,
+    format_version=FORMAT_VERSION,
+    name="an exits file",
+    missing="give the exits file that `fenhe distill` wrote",
+    remedy=REMEDY,
+)
+
+
 def read_exits(file: Path) -> "Exits":
     """Open an exits file; its tensors stay on disk until a student is built from them.
 
     Raises: ConfigError (no exits file, contradictory plan), WeightsError (damaged or cut short).
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} is not there; give the exits file that `fenhe distill` wrote")
-    stored = SafetensorsFile(file)
-    text = stored.metadata.get(METADATA_KEY)
-    if text is None:
-        raise ConfigError(f"{file} is not an exits file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
-    try:
-        plan = msgspec.json.decode(text, type=ExitPlan)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
+    stored, plan = read_planned(file, EXITS)
     _refuse(file, find_problems(plan))
     return Exits(file=file, plan=plan, stored=stored)
 
@@ -220,18 +222,7 @@ class Exits:
         return values
 
     def _check_tensors(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        tensors = self.stored.tensors
-        problems = []
-        if missing := sorted(expected.keys() - tensors.keys()):
-            problems.append(f"missing tensors: {', '.join(missing)}")
-        misshapen = [
-            f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-            for name, shape in expected.items()
-            if name in tensors and tensors[name].shape != shape
-        ]
-        if misshapen:
-            problems.append(f"misshapen tensors: {', '.join(misshapen)}")
-        if problems:
+        if problems := tensor_problems(self.stored, expected, may_have_others=True):
             raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
 
 

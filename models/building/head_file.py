@@ -18,6 +18,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from models.architecture import Architecture
+from models.building.planned_file import PlanKind, read_planned
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import write_whole
@@ -67,23 +68,22 @@ def write_head_file(file: Path, plan: HeadPlan, tensors: Mapping[str, Array]) ->
     write_whole(file, save(stored, metadata={METADATA_KEY: text}))
 
 
+HEAD_FILE = PlanKind(
+    key=METADATA_KEY,
+    plan=HeadPlan,
+    format_version=FORMAT_VERSION,
+    name="a head file",
+    missing="give the file that `fenhe head` wrote",
+    remedy=REMEDY,
+)
+
+
 def read_head_file(file: Path) -> "HeadFile":
     """Open a head file.
 
     Raises: ConfigError (no head file), WeightsError (damaged or cut short).
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} is not there; give the file that `fenhe head` wrote")
-    stored = SafetensorsFile(file)
-    text = stored.metadata.get(METADATA_KEY)
-    if text is None:
-        raise ConfigError(f"{file} is not a head file: it has no plan under {METADATA_KEY!r}; {REMEDY}")
-    try:
-        plan = msgspec.json.decode(text, type=HeadPlan)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
-    if plan.format_version != FORMAT_VERSION:
-        raise ConfigError(f"{file}: format_version {plan.format_version} is not {FORMAT_VERSION}; {REMEDY}")
+    stored, plan = read_planned(file, HEAD_FILE)
     return HeadFile(file=file, plan=plan, stored=stored)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
+from models.building.planned_file import PlanKind, read_planned, tensor_problems
 from models.building.width_encoding import decode_difference, decode_int8, num_groups
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
@@ -115,23 +116,22 @@ def _stored_type(values: npt.NDArray[Any]) -> type[np.generic]:
     return np.int16 if values.max(initial=0) <= np.iinfo(np.int16).max else np.int32
 
 
+WIDTH_FILE = PlanKind(
+    key=METADATA_KEY,
+    plan=WidthPlan,
+    format_version=FORMAT_VERSION,
+    name="a file of widths",
+    missing="give a file of widths",
+    remedy=REMEDY,
+)
+
+
 def read_width_file(file: Path) -> "WidthFile":
     """Open a widths file; its tensors stay on disk until a student is built from them.
 
     Raises: ConfigError (no widths file), WeightsError (damaged or cut short).
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} is not there; give a file of widths")
-    stored = SafetensorsFile(file)
-    text = stored.metadata.get(METADATA_KEY)
-    if text is None:
-        raise ConfigError(f"{file} is not a file of widths: it has no plan under {METADATA_KEY!r}; {REMEDY}")
-    try:
-        plan = msgspec.json.decode(text, type=WidthPlan)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file}: its plan cannot be read: {error}; {REMEDY}") from error
-    if plan.format_version != FORMAT_VERSION:
-        raise ConfigError(f"{file}: format_version {plan.format_version} is not {FORMAT_VERSION}; {REMEDY}")
+    stored, plan = read_planned(file, WIDTH_FILE)
     return WidthFile(file=file, plan=plan, stored=stored)
 
 
@@ -249,19 +249,7 @@ class WidthFile:
         stored: dict[str, tuple[int, ...]] = {}
         for name, shape in expected.items():
             stored |= {name: shape} if name.startswith("order.") else self._stored_form(name, shape)
-        tensors, problems = self.stored.tensors, []
-        if missing := sorted(stored.keys() - tensors.keys()):
-            problems.append(f"missing tensors: {', '.join(missing)}")
-        if unknown := sorted(tensors.keys() - stored.keys()):
-            problems.append(f"unknown tensors: {', '.join(unknown)}")
-        misshapen = [
-            f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-            for name, shape in stored.items()
-            if name in tensors and tensors[name].shape != shape
-        ]
-        if misshapen:
-            problems.append(f"misshapen tensors: {', '.join(misshapen)}")
-        if problems:
+        if problems := tensor_problems(self.stored, stored):
             raise WeightsError(f"{self.file} does not hold what its plan says: {'; '.join(problems)}; {REMEDY}")
 
     def _stored_form(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
