@@ -1,12 +1,12 @@
 """Plain text outside the chat template: human prose, for calibration and training beside prompts and answers."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from models.distill.data.examples import Example
+from models.distill.data.rows import decoded_lines
 from models.errors import ConfigError
 from models.tokenizer import Tokenizer
 
@@ -15,43 +15,30 @@ LEAST_TOKENS = 32
 """A shorter rest of a text is left out: most of its tokens would have little before them."""
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class PlainText:
-    task: str
-    text: str
-    source: str = ""
-
-
-class _Line(msgspec.Struct, frozen=True):
-    """What is read of a line; other keys are ignored."""
+class PlainText(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a file; its other keys are ignored."""
 
     task: str
     text: str
     source: str = ""
+
+
+_DECODER = msgspec.json.Decoder(PlainText)
 
 
 def read_plain(files: Iterable[Path]) -> list[PlainText]:
-    """JSON lines of `task` and `text`. Raises: ConfigError that names the file and line."""
+    """JSON lines of `task` and `text`; a text without a source has its file's name. Raises: ConfigError that names the
+    file and line.
+    """
     return [text for file in files for text in _texts_of(file)]
 
 
 def _texts_of(file: Path) -> list[PlainText]:
     try:
-        lines = file.read_bytes().splitlines()
+        texts = list(decoded_lines(file, _DECODER, 'a line of plain text is {"task": "fact", "text": "..."}'))
     except OSError as error:
         raise ConfigError(f"widths.plain: {file} cannot be read: {error}; give a file of JSON lines") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            read = msgspec.json.decode(line, type=_Line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f'{file} line {number}: {error}; a line of plain text is {{"task": "fact", "text": "..."}}'
-            ) from error
-        found.append(PlainText(task=read.task, text=read.text, source=read.source or file.name))
-    return found
+    return [text if text.source else msgspec.structs.replace(text, source=file.name) for text in texts]
 
 
 def encode_plain(texts: Sequence[PlainText], tokenizer: Tokenizer) -> list[Example]:

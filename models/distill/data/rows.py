@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -46,6 +47,8 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 _DECODER = msgspec.json.Decoder(_Line)
+
+T = TypeVar("T")
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -126,20 +129,27 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _rows_of(file: Path) -> Iterator[Row]:
+    form = (
+        'a row is one JSON object in UTF-8 such as {"task": "math", "prompt": "...", "answer": "..."}; fix or delete '
+        "the line"
+    )
+    return (_row(read, file) for read in decoded_lines(file, _DECODER, form))
+
+
+def decoded_lines(file: Path, decoder: msgspec.json.Decoder[T], form: str) -> Iterator[T]:
+    """Every line that is not empty. Raises: ConfigError that names the file and line, with the form it should have."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _row(line.removeprefix(b"\xef\xbb\xbf"), file, number)
+            if not line.strip():
+                continue
+            try:
+                read = decoder.decode(line.removeprefix(b"\xef\xbb\xbf"))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{file} line {number}: {error}; {form}") from error
+            yield read
 
 
-def _row(line: bytes, file: Path, number: int) -> Row:
-    try:
-        read = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{file} line {number}: {error}; a row is one JSON object in UTF-8 such as "
-            '{"task": "math", "prompt": "...", "answer": "..."}; fix or delete the line'
-        ) from error
+def _row(read: _Line, file: Path) -> Row:
     return Row(
         task=read.task,
         prompt=read.prompt,
