@@ -24,7 +24,8 @@ from models.distill.narrowing.elimination import Elimination, eliminate, refit
 from models.distill.narrowing.training import Leg, LegProgress, frequent_tokens
 from models.distill.network.decoder import Trunk
 from models.distill.network.narrow_model import LayerStart, NarrowModel
-from models.distill.run.heldout import HeldOutFigure, score_widths
+from models.distill.run.heldout import HeldOutFigure, first_of_each_task, score_widths
+from models.distill.run.identity import content_of, key_of, plain
 from models.distill.width_settings import WidthSettings
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
@@ -38,6 +39,7 @@ DOWN = "model.layers.{}.mlp.down_proj.weight"
 PROMPT_WEIGHT = 0.3
 """How much a prompt's token counts in calibration, where an answer's and plain text's count 1."""
 
+CHANGEABLE = ("learning_rate", "clip_norm", "max_seconds", "max_tokens", "checkpoint_s", "log_steps")
 HELD_OUT_ROWS = 30
 """Of every task, to compare a leg with the one before; `fenhe eval` measures the student."""
 
@@ -76,6 +78,7 @@ class Narrowing:
         calibration = self._calibration()
         start = self._start(calibration)
         model = NarrowModel(self.trunk, start.layers, trains_output=self.settings.trains_output)
+        num_tokens = min(sum(example.num_tokens for example in self.examples), self.settings.leg.max_tokens)
         leg = Leg(
             model,
             [width.name for width in start.widths],
@@ -85,11 +88,13 @@ class Narrowing:
             run=self._run_key(start),
             checkpoints=self.work.checkpoints,
             log=self.work.log,
-            report=lambda progress: self.report("training", progress.num_tokens, self._num_tokens()),
+            report=lambda progress: self.report("training", progress.num_tokens, num_tokens),
         )
         progress = leg.train(resume=resume)
         widths = self._trained_widths(start)
-        figures = score_widths(model, [width.name for width in widths], self._measured_rows())
+        figures = score_widths(
+            model, [width.name for width in widths], first_of_each_task(self.held_out, HELD_OUT_ROWS)
+        )
         plan = WidthPlan(
             source_sha256=self.source.sha256(),
             widths=widths,
@@ -101,13 +106,11 @@ class Narrowing:
         write_width_file(self.work.widths, plan, compact_tensors(model, widths, self.settings))
         return progress
 
-    def _num_tokens(self) -> int:
-        return min(sum(example.num_tokens for example in self.examples), self.settings.leg.max_tokens)
-
     def _calibration(self) -> Calibration:
         """The teacher's neurons on the first examples; kept in the work folder."""
         chosen = first_tokens(self.examples, self.settings.calibration_tokens)
-        file = self.work.calibration(digest_of(chosen, self.source.sha256()))
+        key = hashlib.sha256((self.source.sha256() + content_of(chosen)).encode()).hexdigest()
+        file = self.work.calibration(key)
         if file.exists():
             stored = torch.load(file, weights_only=True)
             return Calibration(moments=tuple(stored["moments"]), num_tokens=stored["num_tokens"])
@@ -184,12 +187,6 @@ class Narrowing:
             for width in start.widths
         )
 
-    def _measured_rows(self) -> list[Example]:
-        taken: dict[str, list[Example]] = {}
-        for example in self.held_out:
-            taken.setdefault(example.task, []).append(example)
-        return [example for members in taken.values() for example in members[:HELD_OUT_ROWS]]
-
     def _entry(self, progress: LegProgress, figures: Sequence[HeldOutFigure]) -> dict[str, Any]:
         """A leg in the ledger: what it read, and how far it came. Units: nats for `held_out_kl`, by width and task."""
         leg = self.settings.leg
@@ -201,21 +198,18 @@ class Narrowing:
             "loss": round(progress.loss, 4),
             "learning_rate": leg.learning_rate.peak,
             "draws": dict(leg.draws),
-            "text_sha256": digest_of(self.examples, ""),
+            "text_sha256": content_of(self.examples),
             "tokens_by_task": tokens_by_task(self.examples),
             "held_out_kl": {f"{one.exit} {one.task}": round(one.kl, 4) for one in figures},
         }
 
     def _run_key(self, start: Start) -> str:
-        parts = {
-            "teacher": self.source.sha256(),
-            "data": digest_of(self.examples, ""),
-            "widths": [msgspec.to_builtins(width) for width in start.widths],
-            "settings": repr(msgspec.structs.asdict(start.widths[0]) if start.widths else "")
-            + repr((self.settings.leg.seed, self.settings.leg.batch_tokens, self.settings.start)),
-        }
-        digests = {name: hashlib.sha256(msgspec.json.encode(part)).hexdigest()[:16] for name, part in parts.items()}
-        return msgspec.json.encode(digests).decode()
+        """The learning rate, the end and how often is saved and logged may change when a leg is resumed."""
+        leg = plain(self.settings.leg)
+        for name in CHANGEABLE:
+            leg.pop(name)
+        parts = {"teacher": self.source.sha256(), "data": content_of(self.examples), "widths": start.widths}
+        return key_of(parts | {"trains_output": self.settings.trains_output, "start": self.settings.start, "leg": leg})
 
 
 def start_from(file: WidthFile, source: ModelSource) -> Start:
@@ -281,14 +275,6 @@ def tokens_by_task(examples: Sequence[Example]) -> dict[str, int]:
     for example in examples:
         found[example.task] = found.get(example.task, 0) + example.num_tokens
     return dict(sorted(found.items()))
-
-
-def digest_of(examples: Sequence[Example], salt: str) -> str:
-    """SHA-256 of the examples' tokens, in order."""
-    digest = hashlib.sha256(salt.encode())
-    for example in examples:
-        digest.update(np.asarray((example.num_prompt_tokens, *example.token_ids), np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def with_plain(examples: Sequence[Example], plain: Sequence[Example], share: float, seed: int) -> list[Example]:

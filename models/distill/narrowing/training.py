@@ -62,7 +62,6 @@ class Leg:
         """`run` identifies model, text and settings: a checkpoint of another run is refused. `moments` are the second
         moments of each layer's neurons (`Calibration`).
 
-
         Raises: ConfigError for settings that contradict themselves, or nothing to train on.
         """
         if problems := settings.problems(widths):
@@ -109,11 +108,7 @@ class Leg:
     def _step(self, share: float) -> None:
         settings, progress = self._settings, self.progress
         drawn = random.Random(f"{settings.seed}/{progress.step}")
-        width = (
-            drawn.choices(self._widths, [settings.draws.get(name, 0.0) for name in self._widths])[0]
-            if (settings.draws)
-            else drawn.choice(self._widths)
-        )
+        width = self._drawn_width(drawn)
         chosen = [self._examples[index] for index in self._order[progress.num_batches]]
         text = text_of(chosen, settings.prompt_weight, self._prefix)
         if len(text.weight_N):
@@ -130,6 +125,11 @@ class Leg:
         progress.step += 1
         progress.num_batches += 1
         progress.num_tokens += text.num_tokens
+
+    def _drawn_width(self, drawn: random.Random) -> str:
+        if not self._settings.draws:
+            return drawn.choice(self._widths)
+        return drawn.choices(self._widths, [self._settings.draws.get(name, 0.0) for name in self._widths])[0]
 
     def _learning_rate(self, share: float) -> float:
         """Of a step that begins after this share of the leg; the first ones are not left without one."""

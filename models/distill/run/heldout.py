@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from models.distill.network.narrow_model import NarrowModel
 from models.tokenizer import Tokenizer
 
 HEAD_TOKENS = 512
+
+T = TypeVar("T", Row, Example)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -42,7 +45,9 @@ def score_held_out(
     trunk: Trunk, exits: Sequence[ExitModel], rows: Sequence[Row], tokenizer: Tokenizer, max_tokens: int, max_rows: int
 ) -> list[HeldOutFigure]:
     """Score every exit on the answers of the first `max_rows` rows of every task."""
-    examples, _ = encode_rows(_first_of_each_task(rows, max_rows), tokenizer, max_tokens)
+    examples, _ = encode_rows(
+        first_of_each_task((row for row in rows if row.answer is not None), max_rows), tokenizer, max_tokens
+    )
     sums: dict[tuple[str, str], Tensor] = {}
     for example in examples:
         for name, measured in _score(trunk, exits, example):
@@ -68,13 +73,14 @@ def score_widths(model: NarrowModel, widths: Sequence[str], examples: Sequence[E
     return [_figure(width, task, total) for (width, task), total in sorted(sums.items())]
 
 
-def _first_of_each_task(rows: Iterable[Row], max_rows: int) -> list[Row]:
+def first_of_each_task(items: Iterable[T], most: int) -> list[T]:
+    """At most so many items of every task, those that come first, in their order."""
     taken: dict[str, int] = {}
     chosen = []
-    for row in rows:
-        if row.answer is not None and taken.get(row.task, 0) < max_rows:
-            taken[row.task] = taken.get(row.task, 0) + 1
-            chosen.append(row)
+    for item in items:
+        if taken.get(item.task, 0) < most:
+            taken[item.task] = taken.get(item.task, 0) + 1
+            chosen.append(item)
     return chosen
 
 

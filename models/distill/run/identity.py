@@ -5,7 +5,7 @@ neither are the learning rate and the size of batches: those are changed when a 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,11 +13,12 @@ import msgspec
 
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig
 from models.distill.data.examples import Example
+from models.distill.width_settings import LegSettings
 from models.student.manifest import Module
 
 # `task`, `text` and `labels` decide the examples, `modules` and `exits` the layout, which are digested themselves.
 KNOWN_OTHERWISE = ("task", "text", "labels", "modules", "exits", "teacher", "teachers", "data")
-ELSEWHERE = ("out", "work", "name", "precisions", "device", "branches", "learning_rate")
+ELSEWHERE = ("out", "work", "name", "precisions", "device", "branches", "learning_rate", "widths")
 CHANGEABLE_TRAINING = (
     "batch_tokens",
     "accumulate",
@@ -43,9 +44,9 @@ def run_key(
         parts.pop(name)
     for name in CHANGEABLE_TRAINING:
         parts["training"].pop(name)
-    parts |= {"teacher": teachers[0], "further teachers": list(teachers[1:]), "data": _content(examples)}
+    parts |= {"teacher": teachers[0], "further teachers": list(teachers[1:]), "data": content_of(examples)}
     parts |= {"cut": list(modules), "exits": [asdict(exit) for exit in exits]}
-    return _encoded({name: _digest(part) for name, part in parts.items()})
+    return key_of(parts)
 
 
 def branches_key(key: str, settings: BranchSettings) -> str:
@@ -75,17 +76,23 @@ def changeable(config: DistillConfig) -> dict[str, Any]:
     return found | {name: values[name] for name in ("teacher", "teachers", "data", "branches")}
 
 
-def plain(config: DistillConfig) -> dict[str, Any]:
-    """The config as JSON has it."""
+def plain(config: DistillConfig | LegSettings) -> dict[str, Any]:
+    """Settings as JSON has them."""
     found: dict[str, Any] = msgspec.to_builtins(asdict(config))
     return found
 
 
-def _content(examples: Sequence[Example]) -> str:
+def content_of(examples: Sequence[Example]) -> str:
+    """SHA-256 of what the examples say, in order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.task, example.num_prompt_tokens, example.token_ids)).encode())
     return digest.hexdigest()
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A digest of every part, as JSON, so that two runs can say in what they differ."""
+    return _encoded({name: _digest(part) for name, part in parts.items()})
 
 
 def _digest(part: Any) -> str:

@@ -515,3 +515,15 @@ def test_widths_and_exits_are_not_trained_together(config: DistillConfig, tmp_pa
 def test_export_before_training_widths_is_refused(config: DistillConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"call train\(\) first"):
         Distiller(config=narrow(config, tmp_path)).export()
+
+
+def test_a_leg_with_other_draws_is_another_leg(tiny_source: MakeSource, config: DistillConfig, tmp_path: Path) -> None:
+    teacher = tiny_source("llama", intermediate_size=512)
+    first = narrow(replace(config, teacher=str(teacher)), tmp_path)
+    trained(first)
+    assert first.widths is not None
+    slower = replace(first.widths.leg, learning_rate=LearningRateSchedule(peak=1e-4), max_seconds=1e6)
+    trained(replace(first, widths=replace(first.widths, leg=slower)), resume=True)
+    other = replace(first.widths.leg, draws={"narrow": 1.0})
+    with pytest.raises(ConfigError, match="run with other leg"):
+        trained(replace(first, widths=replace(first.widths, leg=other)), resume=True)
