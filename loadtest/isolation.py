@@ -10,10 +10,7 @@ import argparse
 import asyncio
 import json
 import re
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +23,7 @@ from loadtest.chaos.bodies import BODIES, chat
 from loadtest.chaos.framing import FRAMING
 from loadtest.chaos.sharing import SHARING
 from loadtest.chaos.trial import Trial, attempt, trial
-from loadtest.served import TENANT_KEYS
+from loadtest.served import TENANT_KEYS, folder_until_the_end
 from loadtest.soak_kinds import CHAT
 from loadtest.watcher import Watcher
 
@@ -157,12 +154,8 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PATTERN", help="only attacks that have this in their name")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the rows here too")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the server too
-    folder = Path(tempfile.mkdtemp(prefix="fenhe-isolation-"))
-    try:
+    with folder_until_the_end("fenhe-isolation-") as folder:
         return run(measure(given.student, folder, given.seconds, given.only), given.json)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The server under load: `fenhe serve` as a process of its own, started, watched and stopped by its process id."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -7,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ADMIN_KEY = "loadtest-admin"
@@ -28,6 +30,16 @@ def keyed(*keys: str) -> dict[str, str]:
 
 KEYED = keyed(*TENANT_KEYS)
 """Settings of a server that asks for keys."""
+
+
+@contextlib.contextmanager
+def folder_until_the_end(prefix: str) -> Iterator[Path]:
+    """A folder for a program's own servers. Told to end, the program leaves as usual: it stops them, and the folder
+    goes.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def installed_command() -> str:

@@ -7,10 +7,7 @@ control. Memory must be back within 10 % of what it was, 30 s later.
 import argparse
 import json
 import re
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -25,6 +22,7 @@ from loadtest.chaos.processes import own_servers
 from loadtest.chaos.sharing import SHARING
 from loadtest.chaos.trial import attempt, trial
 from loadtest.chaos.verdict import MIB, Row, judge
+from loadtest.served import folder_until_the_end
 
 SIZES_KB = (1, 4, 16, 64, 256, 1024, 1950)
 HEADINGS = ("attack", "expected", "seen", "gap", "x idle", "MiB before", "peak", "after", "verdict")
@@ -101,13 +99,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PATTERN", help="only what has this in its name")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the rows here too")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the servers too
-    folder = Path(tempfile.mkdtemp(prefix="fenhe-chaos-"))
-    try:
-        make = gap_rows if given.gaps else all_rows
+    make = gap_rows if given.gaps else all_rows
+    with folder_until_the_end("fenhe-chaos-") as folder:
         return run(make(given.student, folder, given.only), given.json)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

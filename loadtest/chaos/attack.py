@@ -87,20 +87,18 @@ def each(*wanted: str) -> Rule:
 
 
 def at_most(name: str, bound: float) -> Rule:
-    def check(seen: Observation) -> str | None:
-        value = seen.figures.get(name)
-        if value is None:
-            return f"{name} was not measured"
-        return f"{name} is {value:.3g}, more than {bound:g}" if value > bound else None
-
-    return check
+    return _figure(name, lambda value: f"{name} is {value:.3g}, more than {bound:g}" if value > bound else None)
 
 
 def at_least(name: str, bound: float) -> Rule:
+    return _figure(name, lambda value: f"{name} is {value:.3g}, less than {bound:g}" if value < bound else None)
+
+
+def _figure(name: str, fault_of: Callable[[float], str | None]) -> Rule:
+    """What is wrong with a figure that must have been measured."""
+
     def check(seen: Observation) -> str | None:
         value = seen.figures.get(name)
-        if value is None:
-            return f"{name} was not measured"
-        return f"{name} is {value:.3g}, less than {bound:g}" if value < bound else None
+        return f"{name} was not measured" if value is None else fault_of(value)
 
     return check
