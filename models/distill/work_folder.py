@@ -63,7 +63,7 @@ class WorkFolder:
 
     @property
     def evaluated_exits(self) -> Path:
-        """The SHA-256 of the exits that `evaluation` measured."""
+        """The SHA-256 of the exits or widths that `evaluation` measured."""
         return self.path / "evaluation.exits"
 
     @property

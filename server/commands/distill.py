@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tqdm import tqdm
 
 from models.errors import ConfigError
-from models.student.manifest import MANIFEST_NAME, read_manifest
+from models.student.manifest import MANIFEST_NAME, Manifest, read_manifest
 from server.commands.eval import progress_s
 
 if TYPE_CHECKING:
@@ -117,12 +117,18 @@ def _refuse_other_figures(config: "DistillConfig") -> None:
     """Raises: ConfigError when the figures in the work folder are not those of the student in OUT."""
     file = config.work_folder.evaluated_exits
     measured = file.read_text(encoding="utf-8").strip() if file.exists() else "not known"
-    built_from = read_manifest(Path(config.out)).exits_sha256
+    built_from = _trained_sha256(read_manifest(Path(config.out)))
     if measured != built_from:
+        what = "exits" if config.widths is None else "widths"
         raise ConfigError(
-            f"{config.work_folder.evaluation} is not of {config.out}: it was measured of exits with SHA-256 "
+            f"{config.work_folder.evaluation} is not of {config.out}: it was measured of {what} with SHA-256 "
             f"{measured[:12]}, and {config.out} has {built_from[:12] or 'none'}; measure again with --resume"
         )
+
+
+def _trained_sha256(manifest: Manifest) -> str:
+    """Of what a run made the student from: it has exits or widths."""
+    return manifest.exits_sha256 or manifest.widths_sha256
 
 
 def _ablate(config: "DistillConfig", file: Path, progress: "_Progress") -> int:
@@ -219,7 +225,7 @@ def _evaluate(distiller: "Distiller") -> None:
     print(describe(evaluation))
     work.evaluated_exits.unlink(missing_ok=True)
     write_evaluation(work.evaluation, evaluation)
-    work.evaluated_exits.write_text(student.manifest.exits_sha256 + "\n", encoding="utf-8")
+    work.evaluated_exits.write_text(_trained_sha256(student.manifest) + "\n", encoding="utf-8")
     layers = work.boundary_picture if work.boundary_picture.exists() else None
     pictures = Pictures.read(steps=work.log, layers=layers)
     write_report(work.report, evaluation, pictures)

@@ -22,7 +22,7 @@ from models.distill.loss.narrow_loss import divergence, sample_head, text_of
 from models.distill.narrowing.optimiser import TurnedAdam, principal_directions
 from models.distill.network.narrow_model import NarrowModel
 from models.distill.run.checkpoint import load_checkpoint, save_checkpoint
-from models.distill.run.log import append_line
+from models.distill.run.log import append_line, forget_after
 from models.distill.steering.schedules import learning_rate_at
 from models.distill.width_settings import LegSettings
 from models.errors import ConfigError, StepFailed
@@ -84,12 +84,16 @@ class Leg:
         """
         if resume:
             self._load()
+        if self._log is not None:
+            forget_after(self._log, self.progress.step, self.progress.num_tokens)
         began_s, before_s = time.monotonic(), self.progress.seconds
         saved_s = began_s
-        while (share := self._share()) < 1.0:
+        share = self._share()
+        while share < 1.0:
             self._step(share)
             self.progress.seconds = before_s + time.monotonic() - began_s
-            self._tell()
+            share = self._share()
+            self._tell(is_last=share >= 1.0)
             if time.monotonic() - saved_s >= self._settings.checkpoint_s:
                 self._save()
                 saved_s = time.monotonic()
@@ -151,10 +155,10 @@ class Leg:
         (loss / self._settings.batch_tokens).backward()  # type: ignore[no-untyped-call]
         return loss.detach() / weight_N.sum()
 
-    def _tell(self) -> None:
+    def _tell(self, *, is_last: bool) -> None:
         self._report(self.progress)
         progress = self.progress
-        if self._log is not None and progress.step % self._settings.log_steps == 0:
+        if self._log is not None and (is_last or progress.step % self._settings.log_steps == 0):
             line = {"step": progress.step, "num_tokens": progress.num_tokens, "loss": progress.loss}
             append_line(self._log, line | {"seconds": round(progress.seconds, 1)})
 

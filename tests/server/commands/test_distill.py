@@ -306,3 +306,37 @@ def test_without_torch_it_says_what_to_install(make_config: MakeConfig) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr == "fenhe: `fenhe distill` needs torch; install it with `pip install 'fenhe[distill]'`\n"
+
+
+WIDTHS = """precisions = ["fp32"]
+[text]
+max_tokens = 96
+heldout_share = 0.2
+[widths]
+shares = { wide = 0.75, narrow = 0.5 }
+least_share = 0.25
+samples = [{ temperature = 0.7 }]
+measured_tokens = 200
+[widths.leg]
+batch_tokens = 256
+frequent_tokens = 50
+head_tokens = 20
+"""
+
+
+def test_a_config_of_widths_becomes_a_student_that_is_measured_and_picked_from(
+    make_config: MakeConfig, tiny_source: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(WIDTHS, teacher=tiny_source("llama", intermediate_size=512))
+    assert distill(config, "--pick", "edge") == 0
+    manifest, digest = read_manifest(tmp_path / "student"), tmp_path / "student.work" / "evaluation.exits"
+    assert {quality.path for quality in manifest.quality} == {"wide", "narrow", "full"}
+    assert digest.read_text().strip() == manifest.widths_sha256
+    assert distill(config, "--pick", "edge") == 0
+    digest.write_text("0" * 64)
+    capsys.readouterr()
+    assert distill(config, "--pick", "edge") == 2
+    assert "it was measured of widths with SHA-256 000000000000" in error_line(capsys)
+    assert distill(config) == 2
+    assert "go on with --resume" in error_line(capsys)
+    assert distill(config, "--resume", "--pick", "edge") == 0

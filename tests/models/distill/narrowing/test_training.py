@@ -1,5 +1,6 @@
 """A leg of training on a tiny model: it learns, it can be killed, and it belongs to one run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ def test_a_killed_leg_ends_like_one_that_was_not(parts: Any, tmp_path: Path) -> 
     assert resumed.progress.num_tokens == sum(one.num_tokens for one in examples())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, wanted[name], rtol=0, atol=0)
+
+
+def test_the_log_has_every_fifth_step_and_the_last_once(parts: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    one = leg(parts, tmp_path / "checkpoints", log_steps=5)
+    one._log = log
+    steps = one.train().step
+    assert steps % 5
+    wanted = [*range(5, steps, 5), steps]
+    again = leg(parts, tmp_path / "checkpoints", log_steps=5)
+    again._log = log
+    with log.open("a") as lines:
+        lines.write('{"step": 99, "num_tokens": 9999, "loss": 1.0}\n')  # beyond the checkpoint
+    again.train(resume=True)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == wanted
 
 
 def test_a_checkpoint_of_another_run_is_refused(parts: Any, tmp_path: Path) -> None:
