@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import http.client
+import json
 import logging
 import threading
 import time
@@ -304,12 +306,14 @@ def test_leader_that_leaves_before_it_began_is_followed_by_the_next(
 ) -> None:
     served = start()
     turnstile = Turnstile(monkeypatch)
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **GREEDY}
+    leader = http.client.HTTPConnection(served.url.removeprefix("http://"))
     with ThreadPoolExecutor(3) as pool:
-        with httpx.Client(base_url=served.url) as http:
-            body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **GREEDY}
-            with pytest.raises(httpx.ReadTimeout):
-                http.post("/v1/chat/completions", json=body, timeout=0.5)
+        leader.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+        assert until(lambda: turnstile.num_waiting == 1)
         rest = [pool.submit(served.chat, "hello", **GREEDY) for _ in range(3)]
+        assert until(lambda: shares(served) == 4)
+        leader.close()
         assert until(lambda: shares(served) == 3)
         turnstile.open()
         assert sorted(outcome(future.result()) for future in rest) == ["join", "join", "miss"]
