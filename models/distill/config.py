@@ -13,6 +13,7 @@ import msgspec
 
 from models.distill.data.labels import LabelSettings
 from models.distill.data.preparation import DataSettings
+from models.distill.data.prompt_writing import PromptSettings
 from models.distill.loss.adversarial import AdversarialSettings
 from models.distill.loss.mining import MiningSettings
 from models.distill.network.quantised import QuantisedSettings
@@ -157,6 +158,7 @@ class DistillConfig:
     device: str = AUTO
     work: str | None = None
     text: DataSettings = field(default_factory=DataSettings)
+    prompts: PromptSettings | None = None
     labels: LabelSettings = field(default_factory=LabelSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     learning_rate: LearningRateSchedule = field(default_factory=lambda: LearningRateSchedule(peak=1e-3))
@@ -325,6 +327,7 @@ def _refuse_unknown(values: dict[str, Any], kind: type, where: str, prefix: str)
 _TABLES: dict[str, type] = {
     "exits": ExitConfig,
     "text": DataSettings,
+    "prompts": PromptSettings,
     "labels": LabelSettings,
     "training": TrainingSettings,
     "learning_rate": LearningRateSchedule,

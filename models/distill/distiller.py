@@ -16,7 +16,8 @@ from models.distill.cutting.measured_cut import cut_modules, measure_layers
 from models.distill.data.examples import Example, encode_rows
 from models.distill.data.labels import Answerer, LabelSettings
 from models.distill.data.plain import encode_plain, read_plain
-from models.distill.data.preparation import Prepared, prepare, refuse_unwritten
+from models.distill.data.preparation import Cleaned, Prepared, clean, prepare, refuse_unwritten
+from models.distill.data.prompt_writing import Judge, write_prompts
 from models.distill.data.rows import Row
 from models.distill.loss.objective import Teacher
 from models.distill.narrowing.narrowing import Narrowing, with_plain
@@ -61,7 +62,8 @@ class Distiller:
 
     `student` is a cut such as `knowledge:9,reasoning:15,adapter:6`, or `auto`; `task` keeps the training rows of one
     task beside general ones. Everything else is in `config`. `answerer` opens what writes the answers that the data
-    lack; without one the teacher writes them in torch, slowly.
+    lack; without one the teacher writes them in torch, slowly. `judge` names the task of a prompt that the teacher
+    wrote itself; without one each is of the task it was begun for.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Distiller:
         *,
         config: DistillConfig | None = None,
         answerer: OpenAnswerer | None = None,
+        judge: Judge | None = None,
         report: Report = _silent,
     ) -> None:
         """Raises: ConfigError for a teacher that cannot be read or settings that contradict each other."""
@@ -85,8 +88,10 @@ class Distiller:
             task=config.task if task is None else task,
         )
         self._open_answerer = answerer
+        self._judge = judge
         self._report = report
         self.teachers = Teachers(self.config, lambda done, total: report("reading with the teacher", done, total))
+        self._cleaned: Cleaned | None = None
         self._prepared: Prepared | None = None
         self._layout: Layout | None = None
         self._reading: Teacher | None = None
@@ -263,7 +268,10 @@ class Distiller:
         self.work.path.mkdir(parents=True, exist_ok=True)
         writer = self.teachers.writer()
         with (self._open_answerer or _torch_answerer)(writer) as answerer:
+            if self._cleaned is None:
+                self._cleaned = self._clean(answerer)
             return prepare(
+                self._cleaned,
                 self.config.data_settings,
                 labels,
                 self.source.tokenizer(),
@@ -274,6 +282,25 @@ class Distiller:
                 seed=self.config.seed,
                 progress=lambda done, total: self._report("answers by the teacher", done, total),
             )
+
+    def _clean(self, answerer: Answerer) -> Cleaned:
+        """The rows of the files, and those whose prompts the teacher writes."""
+        cleaned = clean(self.config.data_settings, self.config.seed)
+        if self.config.prompts is None:
+            return cleaned
+        writer = self.teachers.writer()
+        written = write_prompts(
+            cleaned.training,
+            answerer,
+            writer.tokenizer(),
+            self.work.teacher_prompts,
+            self.config.prompts,
+            teacher=writer.sha256(),
+            judge=self._judge,
+            avoided=[*cleaned.avoided, *(row.prompt for row in cleaned.held_out)],
+            progress=lambda done, total: self._report("prompts by the teacher", done, total),
+        )
+        return cleaned.with_prompts(written.rows)
 
     def layout(self) -> Layout:
         """The cut that is configured, or found by looking at the teacher's layers on some of the training text."""
@@ -317,7 +344,7 @@ class Distiller:
         if data is not None:
             files = (data,) if isinstance(data, (str, Path)) else tuple(data)
             if tuple(map(str, files)) != self.config.data_settings.files:
-                self._prepared = self._layout = self._reading = None
+                self._cleaned = self._prepared = self._layout = self._reading = None
             self.config = replace(self.config, data=tuple(map(str, files)))
         training = self.config.training
         training = replace(

@@ -34,6 +34,7 @@ class RunPlan:
     data: DataReport
     cut: str
     exits: tuple[str, ...]
+    num_new_prompts: int
     num_unanswered: int
     num_tokens: int
     num_trained_tokens: int
@@ -51,6 +52,7 @@ class RunPlan:
             "",
             f"cut        {self.cut}",
             *(f"exit       {exit}" for exit in self.exits),
+            f"prompts    {self.num_new_prompts:,} more are written first, and are not counted below",
             f"answers    {self.num_unanswered} prompts have none, or are to have the teacher's, and are answered first",
             f"reading    {self.num_tokens:,} tokens with the teacher, about {_span(self.reading_s)}, "
             f"{self.cache_bytes / GIB:.1f} GiB of disk",
@@ -89,6 +91,7 @@ def plan_run(distiller: Distiller) -> RunPlan:
         cut=", ".join(f"{m.name}:{m.num_layers}" for m in layout.modules)
         + (" (or what the analysis of the layers chooses)" if config.modules == AUTO else ""),
         exits=tuple(_described(exit, layout) for exit in layout.exits),
+        num_new_prompts=0 if config.prompts is None else sum(config.prompts.wanted.values()),
         num_unanswered=num_unanswered,
         num_tokens=num_tokens,
         num_trained_tokens=int(num_tokens * _epochs(config)),

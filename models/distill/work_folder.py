@@ -15,6 +15,10 @@ class WorkFolder:
         return self.path / "teacher_answers.jsonl"
 
     @property
+    def teacher_prompts(self) -> Path:
+        return self.path / "teacher_prompts.jsonl"
+
+    @property
     def held_out_rows(self) -> Path:
         return self.path / "heldout.jsonl"
 

@@ -18,6 +18,7 @@ from server.commands.eval import progress_s
 if TYPE_CHECKING:
     from models.distill.config import DistillConfig
     from models.distill.data.labels import Answerer
+    from models.distill.data.prompt_writing import Judge
     from models.distill.distiller import Distiller
     from models.sources.source import ModelSource
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pick and arguments.no_eval:
         raise ConfigError("--pick chooses by what was measured; leave --no-eval out")
     progress = _Progress()
-    distiller = Distiller(config=config, answerer=_answerer, report=progress.show)
+    distiller = Distiller(config=config, answerer=_answerer, judge=_judge(config), report=progress.show)
     if arguments.dry_run:
         from models.distill.dry_run import plan_run
 
@@ -155,6 +156,16 @@ def _changed(config: "DistillConfig", arguments: argparse.Namespace) -> "Distill
         modules=arguments.boundaries or config.modules,
         out=arguments.out or config.out,
     )
+
+
+def _judge(config: "DistillConfig") -> "Judge | None":
+    """The task classifier that ships, where the teacher writes prompts; its abstention is the task `general`."""
+    if config.prompts is None:
+        return None
+    from router.classifier.classify import TaskClassifier
+
+    classifier = TaskClassifier.load()
+    return lambda prompt: classifier.classify_text(prompt).task
 
 
 @contextmanager

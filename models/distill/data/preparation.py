@@ -72,14 +72,24 @@ class Prepared:
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
-class _Cleaned:
+class Cleaned:
+    """The rows of the files, and which side of the held-out split they are on. Some may have no answer yet.
+
+    `avoided` are the prompts of evaluation sets, which no training row resembles.
+    """
+
     read: list[Row]
     training: list[Row]
     held_out: list[Row]
     dropped: list[Tally]
+    avoided: list[str]
+
+    def with_prompts(self, rows: Sequence[Row]) -> "Cleaned":
+        """The same with further training rows."""
+        return replace(self, read=[*self.read, *rows], training=[*self.training, *rows])
 
 
-def clean(settings: DataSettings, seed: int) -> _Cleaned:
+def clean(settings: DataSettings, seed: int) -> Cleaned:
     """Read, filter, de-duplicate and split; does not ask the teacher.
 
     Raises: ConfigError for files that cannot be read or hold nothing to train on, and for a task that no row has.
@@ -88,12 +98,13 @@ def clean(settings: DataSettings, seed: int) -> _Cleaned:
     _check_tasks(settings, {row.task for row in read})
     rows = [row for row in read if settings.task in (None, row.task) or row.task == "general"]
     rows, bad = filter_rows(rows)
-    rows, doubles = deduplicate(rows, against=read_prompts(settings.evaluation_files()))
+    avoided = read_prompts(settings.evaluation_files())
+    rows, doubles = deduplicate(rows, against=avoided)
     split = split_heldout(rows, settings.heldout_share, seed)
     if not split.training:
         wanted = "" if settings.task is None else f" of task {settings.task!r}"
         raise ConfigError(f"no training rows{wanted} are left in {', '.join(settings.files)}")
-    return _Cleaned(read=read, training=split.training, held_out=split.held_out, dropped=[bad, doubles])
+    return Cleaned(read=read, training=split.training, held_out=split.held_out, dropped=[bad, doubles], avoided=avoided)
 
 
 def _check_tasks(settings: DataSettings, present: set[str]) -> None:
@@ -108,6 +119,7 @@ def _check_tasks(settings: DataSettings, present: set[str]) -> None:
 
 
 def prepare(
+    cleaned: Cleaned,
     settings: DataSettings,
     labels: LabelSettings,
     tokenizer: Tokenizer,
@@ -119,12 +131,12 @@ def prepare(
     seed: int,
     progress: Progress | None = None,
 ) -> Prepared:
-    """The whole preparation: rows without an answer get the teacher's. Answers and held-out rows are kept in `work`.
+    """From clean rows to examples: those without an answer get the teacher's. Answers and held-out rows are kept in
+    `work`.
 
     `tokenizer` is the student's, `teacher_tokenizer` belongs to the model that writes the answers.
-    Raises: ConfigError as `clean` and `label` do, StepFailed when the teacher stops early.
+    Raises: ConfigError as `label` does, StepFailed when the teacher stops early.
     """
-    cleaned = clean(settings, seed)
     # One call for both sides: the held-out rows' own answers stay, since those are what the task is measured by.
     wanted = [row for row in cleaned.held_out if row.answer is None]
     kept = [row for row in cleaned.held_out if row.answer is not None]

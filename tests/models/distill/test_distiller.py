@@ -4,7 +4,9 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import torch
 from models.building.exits import read_exits
 from models.building.width_file import WidthPlan, read_width_file, write_width_file
 from models.distill.config import BranchSettings, DistillConfig, ExitConfig, TrainingSettings, config_from
-from models.distill.data.preparation import DataSettings
+from models.distill.data.preparation import DataSettings, Prepared
+from models.distill.data.prompt_writing import PromptSettings
 from models.distill.distiller import Distiller
 from models.distill.loss.objective import Objective
 from models.distill.network.exit_model import ExitModel
@@ -29,6 +32,7 @@ from models.distill.width_settings import LegSettings, Sample, WidthSettings
 from models.errors import ConfigError, StepFailed
 from models.sampling import RecommendedSampling
 from models.student.manifest import read_manifest
+from models.tokenizer import Tokenizer
 
 MakeSource = Callable[..., Path]
 TEXT = "the quick brown fox jumps over the lazy dog and then other foxes jump over it too again"
@@ -527,3 +531,34 @@ def test_a_leg_with_other_draws_is_another_leg(tiny_source: MakeSource, config: 
     other = replace(first.widths.leg, draws={"narrow": 1.0})
     with pytest.raises(ConfigError, match="run with other leg"):
         trained(replace(first, widths=replace(first.widths, leg=other)), resume=True)
+
+
+class WordWriter:
+    """Continues every prompt with words that its ids and the seed decide, and ends."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def answer(
+        self, prompts: Sequence[tuple[int, ...]], *, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
+        end = min(self._tokenizer.eos_token_ids)
+        for index, prompt in enumerate(prompts):
+            words = random.Random(hash((seed, prompt))).choices(WORDS, k=9)
+            yield index, (*self._tokenizer.encode(" " + " ".join(words)), end)
+
+
+def test_prompts_that_the_teacher_writes_are_answered_and_trained_on(config: DistillConfig) -> None:
+    def prepared(config: DistillConfig) -> Prepared:
+        tokenizer = Distiller(config=config).source.tokenizer()
+        distiller = Distiller(config=config, answerer=lambda source: nullcontext(WordWriter(tokenizer)))
+        return distiller.prepared()
+
+    few = prepared(config)
+    more = prepared(replace(config, prompts=PromptSettings(wanted={"math": 6, "fact": 2}), out=f"{config.out}-more"))
+    new = [example for example in more.examples if example.source == "written by the teacher"]
+    assert Counter(example.task for example in new) == {"math": 6, "fact": 2}
+    assert len(more.examples) == len(few.examples) + 8
+    assert more.num_by_teacher == 8
+    assert more.held_out == few.held_out
+    assert all(example.num_tokens > example.num_prompt_tokens + 1 for example in new)

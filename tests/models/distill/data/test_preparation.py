@@ -55,8 +55,10 @@ def write(folder: Path, **counts: int) -> str:
 
 
 def prepared(tmp_path: Path, tokenizer: Tokenizer, parrot: Parrot | None = None, **settings: Any) -> Prepared:
+    data = DataSettings(files=(str(tmp_path / "data"),), **settings)
     return prepare(
-        DataSettings(files=(str(tmp_path / "data"),), **settings),
+        clean(data, 0),
+        data,
         LabelSettings(),
         tokenizer,
         parrot or Parrot(),
