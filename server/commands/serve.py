@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _survive_hangup(_report)
+    from server.lifecycle.memory import share_one_heap
+
+    share_one_heap(os.environ)  # before anything starts threads
     from models.building.default_student import find_student
     from server.context import make_context
     from server.http.listener import open_socket

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,23 @@ GROWN = 1.02
 """More than this times what a trim left is worth another one, also without requests: heads and trailers take memory
 before there is a request."""
 _STATM = Path("/proc/self/statm")
+_ARENA_MAX = -8
+"""`M_ARENA_MAX` in glibc's malloc.h."""
+
+
+def share_one_heap(environ: Mapping[str, str]) -> bool:
+    """Have all threads allocate from one heap, as far as threads have not begun yet; whoever set their number keeps it.
+
+    glibc gives threads heaps of their own, and `malloc_trim` never shrinks those: each keeps up to 64 MiB of freed
+    memory at its end, for good. Returns whether there is one heap now. Only glibc has such heaps.
+    """
+    if "MALLOC_ARENA_MAX" in environ or "glibc.malloc.arena_max" in environ.get("GLIBC_TUNABLES", ""):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # as in `trim`
+        return False
+    return bool(mallopt(_ARENA_MAX, 1))
 
 
 def give_memory_back() -> None:

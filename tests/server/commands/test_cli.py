@@ -23,8 +23,9 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """`fenhe serve` sets up logging and SIGHUP for its process, which here is that of all tests."""
+def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`fenhe serve` sets up logging, SIGHUP and the heap for its process, which here is that of all tests."""
+    monkeypatch.setattr("server.lifecycle.memory.share_one_heap", lambda environ: None)
     hangup = signal.getsignal(signal.SIGHUP) if hasattr(signal, "SIGHUP") else None
     names = (None, "uvicorn", "uvicorn.access")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -88,6 +89,17 @@ def test_serve_that_is_starting_is_not_ended_by_a_hangup(
     monkeypatch.setattr("server.students.open_student.open_all", open_all)
     assert run("serve", "--port", "0", "--router-enabled", "false") == 2
     assert "SIGHUP ignored" in capsys.readouterr().err
+
+
+def test_serve_shares_one_heap_before_threads_can_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it reads settings, and so before what needs numpy is imported."""
+
+    def share(environ: object) -> None:
+        raise ConfigError("got this far")
+
+    monkeypatch.setattr("server.lifecycle.memory.share_one_heap", share)
+    monkeypatch.setattr("server.lifecycle.settings_check.read_sound", None)
+    assert run("serve", "--port", "0") == 2
 
 
 def test_serve_reports_all_config_mistakes_in_one_line(

@@ -3,6 +3,9 @@
 import asyncio
 import ctypes
 import gc
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,7 +14,7 @@ import pytest
 
 from server.context import Context, make_context
 from server.lifecycle import memory
-from server.lifecycle.memory import TRIM_AT, IdleMemory, anonymous_bytes, trim
+from server.lifecycle.memory import TRIM_AT, IdleMemory, anonymous_bytes, share_one_heap, trim
 from server.serve import Server
 from server.settings.reading import draft_config
 from tests.server.conftest import SCRIPT, make_engine, make_student, open_scripted
@@ -99,6 +102,55 @@ def test_trim_calls_the_library_where_it_can(monkeypatch: pytest.MonkeyPatch) ->
     library.malloc_trim.assert_called_once_with(0)
     monkeypatch.setattr(ctypes, "CDLL", Mock(return_value=Mock(spec=[])))  # musl
     trim()
+
+
+THREADS_THAT_WORKED = """
+import os, threading
+from server.lifecycle.memory import anonymous_bytes, share_one_heap, trim
+assert share_one_heap(os.environ)
+bytes(31 << 20)  # from now on glibc maps no memory of less, and keeps twice as much at the end of a heap
+before = anonymous_bytes()
+holding, freed = threading.Barrier(5), threading.Barrier(5)
+def work():
+    taken = [b"x" * 100_000 for _ in range(200)]
+    holding.wait()
+    taken.clear()
+    freed.wait()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+holding.wait()
+during = anonymous_bytes()
+freed.wait()
+for thread in threads: thread.join()
+trim()
+print((during - before) >> 20, (anonymous_bytes() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="needs glibc")
+def test_what_threads_have_freed_goes_back() -> None:
+    """In a process of its own: it is for the whole process."""
+    environ = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    program = [sys.executable, "-c", THREADS_THAT_WORKED]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, env=environ)
+    taken_mib, left_mib = map(int, done.stdout.split())
+    assert taken_mib > 60
+    assert left_mib < 10
+
+
+@pytest.mark.parametrize(("name", "value"), [("MALLOC_ARENA_MAX", "4"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")])
+def test_heaps_stay_as_the_operator_set_them(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    library = Mock()
+    monkeypatch.setattr(ctypes, "CDLL", Mock(return_value=library))
+    assert not share_one_heap({name: value})
+    library.mallopt.assert_not_called()
+    assert share_one_heap({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+    library.mallopt.assert_called_once_with(-8, 1)
+
+
+def test_systems_without_heaps_of_threads_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", Mock(return_value=Mock(spec=[])))  # musl
+    assert not share_one_heap({})
 
 
 @pytest.mark.skipif(anonymous_bytes() is None, reason="needs /proc")
