@@ -28,17 +28,17 @@ def _ready(client: httpx.Client) -> list[str]:
 
 
 def _held(client: httpx.Client) -> list[str]:
-    series = _series(client.get("/metrics").text)
+    found = series(client.get("/metrics").text)
     problems = [
-        f"{name} is {series[name]:g} with nothing to do"
+        f"{name} is {found[name]:g} with nothing to do"
         for name in ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-        if series[name] != 0
+        if found[name] != 0
     ]
-    accepted, ended = series["fenhe_sequences_accepted_total"], series["vllm:request_success_total"]
+    accepted, ended = found["fenhe_sequences_accepted_total"], found["vllm:request_success_total"]
     if accepted != ended:
         problems.append(f"{accepted:g} sequences were accepted and {ended:g} ended")
-    if series["fenhe_failed_steps_total"]:
-        problems.append(f"{series['fenhe_failed_steps_total']:g} engine steps failed")
+    if found["fenhe_failed_steps_total"]:
+        problems.append(f"{found['fenhe_failed_steps_total']:g} engine steps failed")
     return problems + _inside(client)
 
 
@@ -55,7 +55,7 @@ def _inside(client: httpx.Client) -> list[str]:
     return problems + [f"{name} is {value} with nothing to do" for name, value in held.items() if value]
 
 
-def _series(text: str) -> dict[str, float]:
+def series(text: str) -> dict[str, float]:
     """Each metric's sum over its labels."""
     sums: dict[str, float] = {}
     for line in text.splitlines():

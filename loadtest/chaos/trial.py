@@ -12,6 +12,7 @@ import httpx
 from loadtest.aftermath import aftermath
 from loadtest.chaos.attack import Attack, Observation, Target
 from loadtest.chaos.bodies import chat, post_all, prose
+from loadtest.chaos.caches import cached_bytes
 from loadtest.chaos.framing import ACCENTED_KEY
 from loadtest.chaos.processes import wait_ready
 from loadtest.chaos.verdict import Gap, Memory, Row, judge
@@ -57,18 +58,29 @@ class Peak:
         self._thread.join()
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Before:
+    """Bytes in memory before something was tried, and those of them in bounded caches."""
+
+    resident: int
+    cached: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Trial:
     server: ServedProcess
     target: Target
     watcher: Watcher
     control_ms: float = 0.0
-    warm_bytes: int = 0
+    warm: Before | None = None
 
     def measure_control(self) -> None:
         """An idle server's longest wait, and its memory once it has worked and rested."""
-        self.warm_bytes = self.server.resident_bytes()
+        self.warm = self._before()
         self._add_control()
+
+    def _before(self) -> Before:
+        return Before(resident=self.server.resident_bytes(), cached=cached_bytes(self.target.url))
 
     def _add_control(self) -> None:
         """On a machine that does other things too, the longest wait of an idle server comes late."""
@@ -78,7 +90,7 @@ class Trial:
 
     def run(self, attack: Attack, *, waits: bool = True) -> Row:
         """Try it, again if the loop stood still for too long; then wait until memory is back, if `waits`."""
-        before = self.server.resident_bytes()
+        before = self._before()
         peak, begun_s = Peak(self.server), time.monotonic()
         try:
             seen, gap, failures = self._try(attack)
@@ -101,18 +113,24 @@ class Trial:
         waited = self.watcher.take()
         return seen, Gap(longest_ms=waited["longest_ms"], control_ms=self.control_ms), tuple(waited["failures"])
 
-    def _memory_after(self, before: int, peak: int) -> Memory:
-        begun_s = time.monotonic()
+    def _memory_after(self, before: Before, peak: int) -> Memory:
+        begun_s, cached = time.monotonic(), cached_bytes(self.target.url)
         while True:
-            waited_s = time.monotonic() - begun_s
-            memory = Memory(before=before, peak=peak, after=self.server.resident_bytes(), waited_s=waited_s)
-            if memory.is_back or waited_s > IDLE_S:
+            memory = Memory(
+                before=before.resident,
+                peak=peak,
+                after=self.server.resident_bytes(),
+                waited_s=time.monotonic() - begun_s,
+                cached_before=before.cached,
+                cached_after=cached,
+            )
+            if memory.is_back or memory.waited_s > IDLE_S:
                 return memory
             time.sleep(0.5)
 
     def run_group(self, attacks: Sequence[Attack], rest: Attack) -> Iterator[Row]:
         """Attacks that share one wait for memory, whose row is that of `rest`."""
-        before, peak = self.server.resident_bytes(), Peak(self.server)
+        before, peak = self._before(), Peak(self.server)
         try:
             for attack in attacks:
                 yield self.run(attack, waits=False)
@@ -126,7 +144,8 @@ class Trial:
         seen = Observation()
         for problem in aftermath(self.target.url):
             seen.note(problem)
-        memory = self._memory_after(self.warm_bytes, self.server.resident_bytes())
+        assert self.warm is not None
+        memory = self._memory_after(self.warm, self.server.resident_bytes())
         return judge(LEFT_BEHIND, seen, seconds=memory.waited_s, memory=memory)
 
 

@@ -13,21 +13,29 @@ MIB = 1 << 20
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Memory:
-    """Resident bytes of the server; `after` is 30 s later at most, `waited_s` when it was back."""
+    """Resident bytes of the server; `after` is 30 s later at most, `waited_s` when it was back. What its bounded caches
+    hold, `cached_before` and `cached_after` of these, is theirs to keep and is left out of the judgement."""
 
     before: int
     peak: int
     after: int
     waited_s: float = 0.0
+    cached_before: int = 0
+    cached_after: int = 0
+
+    @property
+    def growth(self) -> float:
+        """Of all but the caches, as a share of what that was."""
+        return (self.after - self.cached_after) / (self.before - self.cached_before) - 1
 
     @property
     def is_back(self) -> bool:
-        return self.after <= self.before * (1 + MAX_GROWTH)
+        return self.growth <= MAX_GROWTH
 
     def problems(self, max_growth_mib: int | None) -> list[str]:
         found = []
         if not self.is_back:
-            found.append(f"memory stays: {self.after / self.before - 1:+.0%} after {self.waited_s:.0f} s")
+            found.append(f"memory stays: {self.growth:+.0%} after {self.waited_s:.0f} s")
         if max_growth_mib is not None and self.peak - self.before > max_growth_mib * MIB:
             found.append(f"took {(self.peak - self.before) // MIB} MiB, more than {max_growth_mib}")
         return found

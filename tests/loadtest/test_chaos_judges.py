@@ -9,6 +9,7 @@ import pytest
 from loadtest.chaos.__main__ import run
 from loadtest.chaos.attack import Attack, Observation
 from loadtest.chaos.bodies import BODIES
+from loadtest.chaos.caches import bytes_in
 from loadtest.chaos.framing import FRAMING
 from loadtest.chaos.limits import at_limits
 from loadtest.chaos.processes import damage, own_servers
@@ -171,6 +172,35 @@ def test_memory_fails_when_it_stays_or_was_too_much(peak: int, after: int, bound
     memory = Memory(before=100 * MIB, peak=peak * MIB, after=after * MIB, waited_s=30.0)
     attack = Attack(name="x", expected="", run=lambda target: seen("200"), rules=(), max_growth_mib=bound)
     assert bool(judge(attack, seen("200"), seconds=1.0, memory=memory).problems) is is_bad
+
+
+@pytest.mark.parametrize(
+    ("after", "cached", "is_bad"), [(180, 120, False), (200, 120, True), (109, 0, True), (85, 20, False)]
+)
+def test_what_bounded_caches_hold_is_no_growth(after: int, cached: int, is_bad: bool) -> None:
+    """120 MiB, of which caches held 60, with a growth of 10 % of the other 60."""
+    memory = Memory(
+        before=120 * MIB,
+        peak=200 * MIB,
+        after=after * MIB,
+        waited_s=30.0,
+        cached_before=60 * MIB,
+        cached_after=cached * MIB,
+    )
+    assert bool(memory.problems(None)) is is_bad
+
+
+def test_caches_are_counted_from_the_metrics() -> None:
+    metrics = """# HELP fenhe_cache_bytes x
+fenhe_cache_bytes 100.0
+fenhe_prefix_cache_bytes{engine="0",model_name="a"} 1.6e+07
+fenhe_prefix_cache_bytes{engine="0",model_name="b"} 20.0
+fenhe_grammar_bytes{student="a"} 3000.0
+fenhe_kv_used_bytes{engine="0",model_name="a"} 7.0
+"""
+    assert bytes_in(metrics) == 16_003_120
+    with pytest.raises(KeyError, match="fenhe_grammar_bytes"):
+        bytes_in(metrics.replace("fenhe_grammar_bytes", "fenhe_grammars"))
 
 
 def test_client_that_is_not_answered_fails_the_attack() -> None:

@@ -40,6 +40,7 @@ class Waits:
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(trial_module, "IDLE_S", 0.0)
+    monkeypatch.setattr(trial_module, "cached_bytes", lambda url: 0)
 
 
 def attack() -> Attack:
@@ -81,6 +82,15 @@ def test_gap_of_a_busy_machine_is_compared_with_its_control() -> None:
 def test_memory_that_stays_fails() -> None:
     assert trial_of(Server(100, 100, 150), Waits(1)).run(attack()).problems[0].startswith("memory stays: +50%")
     assert trial_of(Server(100, 100, 105), Waits(1)).run(attack()).verdict == "ok"
+
+
+def test_memory_of_caches_may_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = iter([10 * MIB, 55 * MIB])
+    monkeypatch.setattr(trial_module, "cached_bytes", lambda url: next(held))
+    row = trial_of(Server(100, 100, 150), Waits(1)).run(attack())
+    assert row.memory is not None
+    assert (row.memory.cached_before, row.memory.cached_after) == (10 * MIB, 55 * MIB)
+    assert row.verdict == "ok"
 
 
 def test_rest_ends_when_memory_has_gone_back() -> None:
