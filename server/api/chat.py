@@ -43,8 +43,6 @@ class ChatOrder:
         self._body = body
         self._includes_usage = bool(stream_options(body).include_usage)
         check_choices(context, 1, body.n or 1)
-        if body.store:
-            raise InvalidParameter("`store`: nothing is stored by this server; leave it out", param="store")
         self._num_logprobs = _num_logprobs(body)
         self._max_tokens = _max_tokens(body)
         self._structure = structure_of(body, context.config.limits)

@@ -39,7 +39,7 @@ async def read_order(
     envelope = Envelope(key=record.key, tenant=record.tenant, num_bytes=len(raw))
 
     def read() -> OrderT:
-        body = decode_json(raw, decoder, context.config.limits)
+        body = decode_json(raw, decoder, context, record.id)
         preferences = preferences_of(context.students, body.model, body.fenhe, request.headers.getlist(TASK_HEADER))
         return make_order(context, body, preferences, envelope)
 

@@ -7,7 +7,7 @@ import msgspec
 from server.access.keys import OPEN_PATHS
 from server.api.endpoints import DONE, ENDPOINTS, Endpoint, parameter
 from server.generation.delivery import ANSWER_HEADERS
-from server.wire.base import ErrorReply
+from server.wire.base import ErrorReply, LooseBody, RequestBody
 
 Schema = dict[str, Any]
 Refs = dict[type[msgspec.Struct], Schema]
@@ -25,6 +25,7 @@ def openapi_document(version: str) -> Schema:
         structs += [kind for kind in (endpoint.body, endpoint.reply, endpoint.chunk, endpoint.unready) if kind]
     schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     refs: Refs = dict(zip(structs, schemas, strict=True))
+    _open_bodies(RequestBody, components)
     paths: Schema = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method] = _describe(endpoint, refs)
@@ -44,6 +45,15 @@ def openapi_document(version: str) -> Schema:
             },
         },
     }
+
+
+def _open_bodies(kind: type[RequestBody], components: Schema) -> None:
+    """Say what bodies may have beside their fields: anything where it is ignored, elsewhere nothing but nulls."""
+    if kind.__name__ in components:
+        is_loose = issubclass(kind, LooseBody)
+        components[kind.__name__]["additionalProperties"] = True if is_loose else {"type": "null"}
+    for inner in kind.__subclasses__():
+        _open_bodies(inner, components)
 
 
 def _describe(endpoint: Endpoint, refs: Refs) -> Schema:

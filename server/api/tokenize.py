@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 def tokenize_handler(context: Context) -> Handler:
     async def tokenize(request: Request) -> Response:
-        raw = await read_json_body(request, context)
+        raw, record = await read_json_body(request, context), record_of(request.scope)
 
         def work() -> tuple[int, Response]:
-            body = decode_json(raw, tokenize_decoder, context.config.limits)
+            body = decode_json(raw, tokenize_decoder, context, record.id)
             reply = _tokenized(find_student(context.students, body.model), body)
             return reply.count, json_response(reply)
 
-        with charged(record_of(request.scope), len(raw)) as charge:  # a token has a byte at least
+        with charged(record, len(raw)) as charge:  # a token has a byte at least
             charge.num_tokens, response = await _run(context, request, len(raw), work)
         return response
 
@@ -74,15 +74,15 @@ def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
 
 def detokenize_handler(context: Context) -> Handler:
     async def detokenize(request: Request) -> Response:
-        raw = await read_json_body(request, context)
+        raw, record = await read_json_body(request, context), record_of(request.scope)
 
         def work() -> tuple[int, Response]:
-            body = decode_json(raw, detokenize_decoder, context.config.limits)
+            body = decode_json(raw, detokenize_decoder, context, record.id)
             student = find_student(context.students, body.model)
             ids = check_token_ids(student, body.tokens, "tokens")
             return len(ids), json_response(DetokenizeResponse(prompt=student.tokenizer.decode(ids, skip_special=False)))
 
-        with charged(record_of(request.scope), len(raw)) as charge:
+        with charged(record, len(raw)) as charge:
             charge.num_tokens, response = await _run(context, request, len(raw), work)
         return response
 

@@ -15,6 +15,7 @@ from server.students.student import ServedStudent
 from server.telemetry.request_record import record_of
 from server.wire.base import RequestBody
 from server.wire.decode import decode_body
+from server.wire.ignored import Ignored
 from server.wire.json_shape import check_shape
 
 W = TypeVar("W", bound=RequestBody)
@@ -37,10 +38,16 @@ async def read_json_body(request: Request, context: Context) -> bytes:
         ) from None
 
 
-def decode_json(body: bytes, decoder: msgspec.json.Decoder[W], limits: Limits) -> W:
-    """Raises: BadRequest, UnsupportedField, InvalidParameter; each names the field or the limit."""
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[W], context: Context, request_id: str) -> W:
+    """Also reports what was ignored of the body.
+
+    Raises: BadRequest, UnsupportedField, InvalidParameter; each names the field or the limit.
+    """
+    limits, ignored = context.config.limits, Ignored()
     check_shape(body, max_depth=limits.max_json_depth, max_nodes=limits.max_json_nodes)
-    return decode_body(body, decoder)
+    decoded = decode_body(body, decoder, ignored)
+    context.metrics.ignored.report(ignored, request_id)
+    return decoded
 
 
 async def read_struct(request: Request, context: Context, decoder: msgspec.json.Decoder[W]) -> W:
@@ -48,9 +55,8 @@ async def read_struct(request: Request, context: Context, decoder: msgspec.json.
 
     Raises: what `read_json_body` and `decode_json` raise.
     """
-    body, limits = await read_json_body(request, context), context.config.limits
-    tenant = record_of(request.scope).tenant
-    return await context.long_work.run(len(body), lambda: decode_json(body, decoder, limits), tenant)
+    body, record = await read_json_body(request, context), record_of(request.scope)
+    return await context.long_work.run(len(body), lambda: decode_json(body, decoder, context, record.id), record.tenant)
 
 
 def _check_kind(request: Request) -> None:

@@ -17,6 +17,7 @@ from router.cache.result_cache import ResultCache
 from server.telemetry.cache import CacheCollector
 from server.telemetry.compute import ComputeMetrics
 from server.telemetry.engine import ENGINE, LABELS, EngineCollector, Statuses
+from server.telemetry.ignored import IgnoredFields
 from server.telemetry.route import RouteMetrics
 from server.telemetry.series import forget_series
 
@@ -142,6 +143,7 @@ class Metrics:
         self.families = Families.make(registry)
         self.routes = RouteMetrics(registry, num_classifier_faults)
         self.compute = ComputeMetrics(registry)
+        self.ignored = IgnoredFields(registry)
         self._http = Counter("fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=registry)
         text = "How memory for KV is bounded."
         self._cache_info = Gauge("vllm:cache_config_info", text, _CACHE, registry=registry)

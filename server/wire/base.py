@@ -43,7 +43,11 @@ FinishReason = Literal["stop", "length"]
 
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every request body: an unknown field is an error."""
+    """Base of every request body: an unknown field that is not null is an error."""
+
+
+class LooseBody(RequestBody, frozen=True, kw_only=True):
+    """Base of what clients send back or label as they like (messages, parts, tools): unknown fields are ignored."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.base import ChoiceFenhe, Positive, Reply, RequestBody, SamplingBody, UsageReply
+from server.wire.base import ChoiceFenhe, LooseBody, Positive, Reply, RequestBody, SamplingBody, UsageReply
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -16,31 +16,34 @@ Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 JsonSchema = dict[str, Any]
 
 
-class TextPart(RequestBody, frozen=True, kw_only=True):
+class TextPart(LooseBody, frozen=True, kw_only=True):
     text: str
     type: Literal["text"]
 
 
-class CalledFunction(RequestBody, frozen=True, kw_only=True):
-    """`arguments` is JSON, as text."""
+class CalledFunction(LooseBody, frozen=True, kw_only=True):
+    """`arguments` is JSON as text, or any other text: a call may have been cut off."""
 
-    name: Name
+    name: str
     arguments: str
 
 
-class EarlierCall(RequestBody, frozen=True, kw_only=True):
+class EarlierCall(LooseBody, frozen=True, kw_only=True):
     """A call that the assistant made in an earlier turn."""
 
-    id: Annotated[str, Meta(min_length=1)]
+    id: str
     function: CalledFunction
     type: Literal["function"]
 
 
-class Message(RequestBody, frozen=True, kw_only=True):
+class Message(LooseBody, frozen=True, kw_only=True):
+    """`reasoning_content` is seen by chat templates that show earlier thoughts, and has no effect with others."""
+
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[EarlierCall] | None = None
     tool_call_id: str | None = None
 
@@ -53,7 +56,7 @@ class JsonObjectFormat(RequestBody, frozen=True, kw_only=True, tag="json_object"
     """Any JSON object."""
 
 
-class NamedSchema(RequestBody, frozen=True, kw_only=True):
+class NamedSchema(LooseBody, frozen=True, kw_only=True):
     """Always enforced, whatever `strict` says. `name` and `description` have no effect."""
 
     name: Name
@@ -69,7 +72,7 @@ class JsonSchemaFormat(RequestBody, frozen=True, kw_only=True, tag="json_schema"
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
-class FunctionDefinition(RequestBody, frozen=True, kw_only=True):
+class FunctionDefinition(LooseBody, frozen=True, kw_only=True):
     """A function that may be called. The schema of its parameters is always enforced, whatever `strict` says."""
 
     name: Name
@@ -78,7 +81,7 @@ class FunctionDefinition(RequestBody, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class FunctionTool(RequestBody, frozen=True, kw_only=True):
+class FunctionTool(LooseBody, frozen=True, kw_only=True):
     function: FunctionDefinition
     type: Literal["function"]
 
@@ -97,9 +100,11 @@ class ChatRequest(SamplingBody, frozen=True, kw_only=True):
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = None
+    reasoning_effort: str | dict[str, Any] | None = None
+    verbosity: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None

@@ -1,9 +1,11 @@
-"""From the bytes of a body to a request struct: what is unknown or not supported is refused by name.
+"""From the bytes of a body to a request struct: what would change the answer and is not supported is refused by name,
+what cannot change it is ignored.
 
-Most bodies pass the typed decoder at once. One that it refuses is read a second time, to say what is wrong, or to drop
-fields whose value has no effect (`"tools": null`).
+Most bodies pass the typed decoder at once. One that it refuses is read a second time, to leave out what has no effect,
+or to say what is wrong.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,30 +17,20 @@ from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.settings.suggestions import find_near
 from server.wire.base import RequestBody, any_decoder
+from server.wire.chat import CalledFunction, EarlierCall, Message
 from server.wire.errors import shorten
+from server.wire.history import adapt_call, adapt_called_function, adapt_message
+from server.wire.ignored import HARMLESS, Ignored
+from server.wire.raw_body import Adapter, prepared
 
 W = TypeVar("W", bound=RequestBody)
 
-HARMLESS = {
-    "user": "names the end user for abuse reports; nothing here reads it",
-    "metadata": "labels for stored completions; nothing is stored",
-    "store": "only null and false: nothing is stored",
-    "service_tier": "only auto and default: there is one tier",
-    "safety_identifier": "names the end user for abuse reports; nothing here reads it",
-    "prompt_cache_key": "a hint for cache placement; the prefix cache goes by content",
-    "prompt_cache_retention": "a hint for cache life; the prefix cache goes by use and memory",
-}
-"""Fields accepted although nothing reads them, and why ignoring them cannot change an answer."""
-
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "functions": (),
-    "function_call": ("none",),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "web_search_options": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
     "suffix": ("",),
     "best_of": (1,),
     "stop_token_ids": ([],),
@@ -74,14 +66,12 @@ CHAT_ONLY: dict[str, tuple[object, ...]] = {
 }
 """Fields that only requests with messages support, with the values beside null that have no effect."""
 
-UNSUPPORTED_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    "function_call": (),
-    "audio": (),
-    "annotations": ([],),
-    "reasoning_content": (),
+ADAPTERS: Mapping[type[RequestBody], Adapter] = {
+    Message: adapt_message,
+    EarlierCall: adapt_call,
+    CalledFunction: adapt_called_function,
 }
-UNSUPPORTED_ROLES = ("function",)
-UNSUPPORTED_PARTS = ("image_url", "input_audio", "file", "refusal")
+"""Structs that clients also send in other shapes."""
 
 ALLOWED: Mapping[str, Sequence[str]] = {
     "fenhe.task": TASKS,
@@ -104,21 +94,33 @@ _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`", re.DOTALL)
 
 
-def decode_body(body: bytes, decoder: msgspec.json.Decoder[W]) -> W:
-    """Raises: BadRequest (no JSON), UnsupportedField, InvalidParameter; each names the field."""
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[W], ignored: Ignored | None = None) -> W:
+    """`ignored` gets what was ignored of the body.
+
+    Raises: BadRequest (no JSON), UnsupportedField, InvalidParameter; each names the field.
+    """
+    ignored = Ignored() if ignored is None else ignored
     try:
-        return decoder.decode(body)
+        decoded = decoder.decode(body)
     except msgspec.ValidationError:
         kind: Any = decoder.type  # msgspec 0.23 types it as a TypeForm, earlier versions as a type
-        decoded: W = _decode_slowly(body, kind)
-        return decoded
+        decoded = _decode_slowly(body, kind, ignored)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
+    for name in _harmless_fields(type(decoded)):
+        if getattr(decoded, name) is not None:
+            ignored.add(name)
+    return decoded
 
 
-def _decode_slowly(body: bytes, kind: type[W]) -> W:
+@functools.cache
+def _harmless_fields(kind: type[RequestBody]) -> tuple[str, ...]:
+    return tuple(name for name in kind.__struct_fields__ if name in HARMLESS)
+
+
+def _decode_slowly(body: bytes, kind: type[W], ignored: Ignored) -> W:
     try:
         raw = any_decoder.decode(body)
     except RecursionError:
@@ -128,54 +130,24 @@ def _decode_slowly(body: bytes, kind: type[W]) -> W:
     if not isinstance(raw, dict):
         raise BadRequest("the body must be a JSON object")
     try:
-        return msgspec.convert(_without_empty_fields(raw, kind), kind)
+        return msgspec.convert(prepared(_at_top(raw, kind, ignored), kind, ignored, ADAPTERS), kind)
     except msgspec.ValidationError as error:
         raise explain(error, kind) from None
 
 
-def _without_empty_fields(raw: dict[str, Any], kind: type[RequestBody]) -> dict[str, Any]:
-    known = kind.__struct_fields__
-    kept = _refuse(raw, known, UNSUPPORTED | CHAT_ONLY, "")
-    messages = kept.get("messages")
-    if isinstance(messages, list):
-        kept["messages"] = [_clean_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
-    return kept
-
-
-def _clean_message(message: object, where: str) -> object:
-    if not isinstance(message, dict):
-        return message
-    if message.get("role") in UNSUPPORTED_ROLES:
-        raise UnsupportedField(
-            f"messages of role {message['role']!r} are not supported; send a `tool` message",
-            param=f"{where}.role",
-        )
-    content = message.get("content")
-    for i, part in enumerate(content if isinstance(content, list) else ()):
-        _refuse_part(part, f"{where}.content[{i}]")
-    return _refuse(message, (), UNSUPPORTED_IN_MESSAGE, f"{where}.")
-
-
-def _refuse_part(part: object, where: str) -> None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in UNSUPPORTED_PARTS:
-        raise UnsupportedField(
-            f"content of type {kind!r} is not supported: this student reads text only", param=f"{where}.type"
-        )
-
-
-def _refuse(
-    raw: dict[str, Any], known: tuple[str, ...], refused: Mapping[str, tuple[object, ...]], where: str
-) -> dict[str, Any]:
-    """Drop fields of `refused` whose value has no effect; refuse the others."""
+def _at_top(raw: dict[str, Any], kind: type[RequestBody], ignored: Ignored) -> dict[str, Any]:
+    """The body without fields that have no effect, or none with their value. Raises: UnsupportedField."""
+    known, refused = kind.__struct_fields__, UNSUPPORTED | CHAT_ONLY
     kept = {}
     for name, value in raw.items():
-        if name in known or name not in refused:
+        if name in known:
+            kept[name] = value
+        elif name in HARMLESS:
+            ignored.add(name)
+        elif name not in refused:
             kept[name] = value
         elif value is not None and not any(_is_same(value, empty) for empty in refused[name]):
-            raise UnsupportedField(
-                f"`{where}{name}` is not supported by this server; leave it out", param=f"{where}{name}"
-            )
+            raise UnsupportedField(f"`{name}` is not supported by this server; leave it out", param=name)
     return kept
 
 

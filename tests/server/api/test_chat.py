@@ -179,7 +179,6 @@ def test_chat_unknown_model_is_not_found(served: Served) -> None:
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
         ({"logit_bias": {"258": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
-        ({"store": True}, "store", "invalid_value"),
         ({"max_tokens": 512}, "messages", "context_length_exceeded"),
     ],
 )
@@ -198,6 +197,13 @@ def test_chat_refuses_by_name(served: Served, fields: dict[str, Any], param: str
         {"tools": None, "response_format": {"type": "text"}, "tool_choice": "none", "modalities": ["text"]},
         {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "prompt_cache_key": "k"},
         {"safety_identifier": "s", "parallel_tool_calls": True, "temperature": None, "stop": None, "n": None},
+        {"store": True, "reasoning_effort": "low", "verbosity": "high", "metadata": {"a": 1}, "service_tier": "flex"},
+        {
+            "brand_new": None,
+            "keep_alive": "5m",
+            "request_id": "mine",
+            "prediction": {"type": "content", "content": "x"},
+        },
     ],
 )
 def test_chat_accepts_fields_that_ask_for_nothing(served: Served, fields: dict[str, Any]) -> None:
@@ -211,8 +217,8 @@ def test_chat_accepts_fields_that_ask_for_nothing(served: Served, fields: dict[s
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
             "messages[0].content[0].type",
         ),
-        ({"role": "function", "name": "f", "content": "x"}, "messages[0].role"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
+        ({"role": "function", "name": "f", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls[0].function"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "robot", "content": "x"}, "messages[0].role"),
     ],

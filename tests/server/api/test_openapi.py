@@ -56,12 +56,19 @@ def test_document_references_resolve(document: dict[str, Any]) -> None:
     assert set(references(document)) == known
 
 
+def test_document_says_what_bodies_may_have_beside_their_fields(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    nulls, anything = {"type": "null"}, True
+    expected = {"ChatRequest": nulls, "StreamOptions": nulls, "Message": anything, "FunctionTool": anything}
+    assert {name: schemas[name]["additionalProperties"] for name in expected} == expected
+
+
 def test_document_requests_list_the_fields_the_decoder_takes(document: dict[str, Any]) -> None:
     for endpoint in ENDPOINTS:
         if endpoint.body is not None:
             schema = document["components"]["schemas"][endpoint.body.__name__]
             assert set(schema["properties"]) == set(endpoint.body.__struct_fields__)
-            assert schema["additionalProperties"] is False
+            assert schema["additionalProperties"] == {"type": "null"}
 
 
 def test_document_answers_match_what_is_sent(served: Served, document: dict[str, Any]) -> None:

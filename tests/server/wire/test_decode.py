@@ -10,7 +10,9 @@ from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from server.wire.base import SamplingBody
 from server.wire.chat import ChatRequest, chat_decoder
 from server.wire.completions import CompletionRequest, completion_decoder
-from server.wire.decode import CHAT_ONLY, HARMLESS, UNSUPPORTED, decode_body
+from server.wire.decode import CHAT_ONLY, UNSUPPORTED, decode_body
+from server.wire.ignored import HARMLESS, Ignored
+from server.wire.tokens import TokenizeRequest, tokenize_decoder
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -106,10 +108,71 @@ def test_decode_refuses_what_is_no_object(body: bytes) -> None:
         decode_body(body, chat_decoder)
 
 
-def test_harmless_fields_are_known_and_not_refused() -> None:
-    fields = set(ChatRequest.__struct_fields__)
-    assert set(HARMLESS) <= fields
-    assert not set(HARMLESS) & set(UNSUPPORTED)
+@pytest.mark.parametrize("name", sorted(HARMLESS))
+def test_decode_ignores_harmless_fields_and_records_them(name: str) -> None:
+    body = json.dumps({"model": "m", "prompt": "x", name: {"a": 1} if name == "metadata" else None}).encode()
+    decode_body(body, completion_decoder, ignored := Ignored())
+    assert ignored.labels <= {name}
+    values: list[object] = [{"a": [1, None]}, "low", True, 3]
+    for value in values:
+        body = json.dumps({"prompt": "x", name: value}).encode()
+        if name not in TokenizeRequest.__struct_fields__:
+            decode_body(body, tokenize_decoder, ignored := Ignored())
+            assert (ignored.places, ignored.labels) == ([name], {name})
+
+
+CHAT_OPTIONS: list[dict[str, object]] = [
+    {"reasoning_effort": "low"},
+    {"reasoning_effort": {"effort": "low", "summary": "auto"}},
+    {"verbosity": "high"},
+    {"store": True},
+    {"metadata": {"a": 1, "b": {"c": None}}},
+    {"service_tier": "flex"},
+    {"prompt_cache_retention": "24h"},
+    {"prediction": {"type": "content", "content": "x"}},
+    {"keep_alive": "5m"},
+]
+
+
+@pytest.mark.parametrize("option", CHAT_OPTIONS, ids=str)
+def test_chat_ignores_hints_and_records_them(option: dict[str, object]) -> None:
+    body = json.dumps(BODY | option).encode()
+    decoded = decode_body(body, chat_decoder, ignored := Ignored())
+    assert decoded.messages == decode().messages
+    assert ignored.places == list(option)
+
+
+def test_nothing_is_recorded_of_what_is_used() -> None:
+    decode_body(json.dumps(BODY | {"seed": 1, "n": 1}).encode(), chat_decoder, ignored := Ignored())
+    assert not ignored
+
+
+def test_unknown_field_is_ignored_where_it_is_null_and_refused_otherwise() -> None:
+    decode_body(json.dumps(BODY | {"brand_new": None}).encode(), chat_decoder, ignored := Ignored())
+    assert (ignored.places, ignored.labels) == (["brand_new"], {"other"})
+    values: list[object] = [False, 0, "", [], {}]
+    for value in values:
+        with pytest.raises(UnsupportedField) as caught:
+            decode(brand_new=value)
+        assert caught.value.param == "brand_new"
+
+
+@pytest.mark.parametrize(("options", "name"), [("stream_options", "include_usag"), ("fenhe", "tasks")])
+def test_options_ignore_null_alone(options: str, name: str) -> None:
+    assert decode(**{options: {name: None}}) == decode(**{options: {}})
+    with pytest.raises(UnsupportedField) as caught:
+        decode(**{options: {name: True}})
+    assert caught.value.param == f"{options}.{name}"
+
+
+def test_tools_ignore_what_they_do_not_know() -> None:
+    function = {"name": "f", "parameters": {"type": "object"}}
+    plain = decode(tools=[{"type": "function", "function": function}])
+    labelled = {"type": "function", "function": {**function, "returns": {}, "x": None}, "cache_control": {"type": "e"}}
+    decoded = decode_body(json.dumps(BODY | {"tools": [labelled]}).encode(), chat_decoder, ignored := Ignored())
+    assert decoded == plain
+    assert sorted(ignored.places) == ["tools[0].cache_control", "tools[0].function.returns", "tools[0].function.x"]
+    assert ignored.labels == {"cache_control", "other"}
 
 
 def test_tables_do_not_refuse_what_is_supported() -> None:

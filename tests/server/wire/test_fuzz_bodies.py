@@ -160,7 +160,7 @@ def test_numbers_that_are_none_are_refused(wire: Wire, field: str, number: str) 
 
 
 @pytest.mark.parametrize("path", sorted(set(GOOD) - {"/v1/embeddings"}))
-@pytest.mark.parametrize("depth", [63, 64, 65, 1000, 100_000])
+@pytest.mark.parametrize("depth", [64, 65, 1000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
 def test_deep_bodies_are_refused(wire: Wire, path: str, depth: int, opening: str, closing: str) -> None:
     for text in (opening * depth + "1" + closing * depth, opening * depth):
