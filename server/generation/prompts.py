@@ -7,8 +7,8 @@ from typing import Any
 from engines.grammar import Grammar
 from models.errors import BadRequest, ContextTooLong, InvalidParameter
 from router.conversation import Conversation, conversation_of
-from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template
-from server.students.student import ServedStudent
+from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template, with_objects
+from server.students.student import ServedStudent, Template
 from server.wire.chat import FunctionDefinition, Message
 
 TextPrompt = str | list[int]
@@ -52,12 +52,23 @@ def encode_messages(
     tools = tools_for_template(functions) if functions and template.writes_tools else None
     if not template.writes_tools:
         plain = as_text(plain, functions)
-    text = template.render(plain, tools=tools, add_generation_prompt=add_generation_prompt)
+    text = _rendered(template, plain, tools=tools, add_generation_prompt=add_generation_prompt)
     check_length(student, text, max_tokens, "messages")
     ids = tuple(student.tokenizer.encode(text))
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
     return ids
+
+
+def _rendered(template: Template, messages: list[dict[str, Any]], **options: Any) -> str:
+    """Raises: BadRequest when the template refuses the messages, also with every call's arguments made an object."""
+    try:
+        return template.render(messages, **options)
+    except BadRequest:
+        objects = with_objects(messages)
+        if objects == messages:
+            raise
+        return template.render(objects, **options)
 
 
 def _plain_message(message: Message, where: str) -> dict[str, Any]:
@@ -71,8 +82,10 @@ def _plain_message(message: Message, where: str) -> dict[str, Any]:
     }
     if message.name is not None:
         plain["name"] = message.name
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        plain["tool_calls"] = calls_for_template(message, where)
+        plain["tool_calls"] = calls_for_template(message)
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
     return plain
@@ -82,6 +95,8 @@ def _text(message: Message, where: str) -> str:
     content = message.content
     if content is None and message.role == "assistant":
         return message.refusal or ""
+    if content is None and message.role == "tool":
+        return ""
     if content is None:
         raise InvalidParameter(f"`{where}.content` is required", param=f"{where}.content")
     if isinstance(content, str):

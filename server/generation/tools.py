@@ -23,7 +23,8 @@ NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additional
 MAX_TOOLS = 128
 """Source: OpenAI API reference, chat: at most 128 functions."""
 MAX_NODES = 50_000
-"""Arrays and objects in the arguments of an earlier call: reading and writing them stops all other threads."""
+"""Arrays and objects in the arguments of an earlier call that are read: reading and writing them stops all other
+threads. More are text."""
 
 ToolChoice = str | NamedToolChoice | None
 
@@ -120,11 +121,11 @@ def check_turns(messages: Sequence[Message]) -> None:
     known: set[str] = set()
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        if message.tool_calls is not None and message.role != "assistant":
+        if message.tool_calls and message.role != "assistant":
             raise _misplaced(f"{where}.tool_calls", "only assistant messages have it")
         if message.tool_call_id is not None and message.role != "tool":
             raise _misplaced(f"{where}.tool_call_id", "only tool messages have it")
-        if message.role == "tool" and message.tool_call_id is None:
+        if message.role == "tool" and message.tool_call_id is None and "" not in known:
             raise _misplaced(f"{where}.tool_call_id", "a tool message says which call it answers")
         if message.tool_call_id is not None and message.tool_call_id not in known:
             raise _misplaced(f"{where}.tool_call_id", "no earlier `tool_calls` has this id")
@@ -135,31 +136,44 @@ def _misplaced(param: str, why: str) -> InvalidParameter:
     return InvalidParameter(f"`{param}`: {why}", param=param)
 
 
-def calls_for_template(message: Message, where: str) -> list[dict[str, Any]]:
-    """Calls in the form that chat templates expect. Raises: InvalidParameter for arguments that are no JSON object."""
+def calls_for_template(message: Message) -> list[dict[str, Any]]:
+    """Calls in the form that chat templates expect. Arguments that are no JSON object are text."""
     return [
         {
             "id": call.id,
             "type": "function",
-            "function": {
-                "name": call.function.name,
-                "arguments": _arguments(call.function.arguments, f"{where}.tool_calls[{index}].function.arguments"),
-            },
+            "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
         }
-        for index, call in enumerate(message.tool_calls or ())
+        for call in message.tool_calls or ()
     ]
 
 
-def _arguments(text: str, param: str) -> dict[str, Any]:
+def with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages for a template that takes no text for arguments: it becomes the only one of an object."""
+    return [
+        message
+        if "tool_calls" not in message
+        else {**message, "tool_calls": list(map(_with_object, message["tool_calls"]))}
+        for message in messages
+    ]
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    if not isinstance(arguments, str):
+        return call
+    return {**call, "function": {**call["function"], "arguments": {"arguments": arguments}}}
+
+
+def _arguments(text: str) -> dict[str, Any] | str:
+    """What a call was given: an object if its text is JSON of one, else the text: it may have been cut off."""
     if json_shape(text.encode(errors="replace")).num_nodes > MAX_NODES:
-        raise InvalidParameter(f"`{param}` has more than {MAX_NODES} arrays and objects", param=param)
+        return text
     try:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise InvalidParameter(f"`{param}` must be a JSON object, as text", param=param)
-    return arguments
+        return text
+    return arguments if isinstance(arguments, dict) else text
 
 
 def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
@@ -188,7 +202,9 @@ def _add_result(plain: list[dict[str, Any]], content: str, *, follows_result: bo
 
 
 def _call_text(function: dict[str, Any]) -> str:
-    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    arguments = function["arguments"]
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
     return f"{OPEN_MARK}{CALL_START}{function['name']}{ARGUMENTS_START}{arguments}{CALL_END}"
 
 

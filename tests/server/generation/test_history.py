@@ -1,0 +1,117 @@
+"""Earlier answers sent back, over HTTP: whatever they contained, the conversation goes on, and the prompt shows it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from server.generation.tools import MAX_NODES, calls_for_template
+from server.settings.config import ServerConfig
+from server.wire.chat import CalledFunction, EarlierCall, Message
+from tests.server.conftest import (
+    SCRIPT,
+    Served,
+    TinyStudent,
+    make_engine,
+    make_manifest,
+    make_tokenizer,
+    open_scripted,
+    run_server,
+)
+
+USER = {"role": "user", "content": "hi"}
+WRITES_TOOLS = (
+    "{% for message in messages %}[{{ message.role }}]{{ message.reasoning_content }}{{ message.content }}"
+    "{% if tools %}{% endif %}{% for call in message.tool_calls or [] %}<tool_call>"
+    "{% for name, value in call.function.arguments.items() %}{{ name }}={{ value }};{% endfor %}{% endfor %}"
+    "{% endfor %}"
+)
+"""As some families have it: the template goes through the arguments, and shows what was thought."""
+
+
+def prompt_of(served: Served) -> str:
+    return make_tokenizer().decode(list(served.engine.submitted[-1].prompt_token_ids), skip_special=False)
+
+
+def ask(served: Served, *messages: dict[str, Any], **fields: Any) -> str:
+    """The prompt that a conversation becomes."""
+    body = {"model": "auto", "messages": [USER, *messages], "max_tokens": 1, "fenhe": {"cache": False}, **fields}
+    response = served.post("/v1/chat/completions", body)
+    assert response.status_code == 200, response.text
+    return prompt_of(served)
+
+
+def turns(arguments: Any) -> list[dict[str, Any]]:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ('{"a": "b', '{"a": "b'),
+        ('{"a":1}', '{"a": 1}'),
+        ("", "{}"),
+        ("null", "null"),
+        ("[1, 2]", "[1, 2]"),
+        ("NaN", "NaN"),
+        ("ask(it)", "ask(it)"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_arguments_of_any_text_are_in_the_prompt(served: Served, arguments: str, shown: str) -> None:
+    assert f'{{"name": "f", "arguments": {shown}}}\n</tool_call>' in ask(served, *turns(arguments))
+
+
+def test_arguments_that_would_take_long_to_read_are_text() -> None:
+    calls = [EarlierCall(id="c", type="function", function=CalledFunction(name="f", arguments="[" * (MAX_NODES + 1)))]
+    (call,) = calls_for_template(Message(role="assistant", tool_calls=calls))
+    assert call["function"]["arguments"] == "[" * (MAX_NODES + 1)
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A student whose template writes tools and calls itself."""
+    folder = tmp_path_factory.mktemp("s")
+    student = TinyStudent(folder=folder, manifest=make_manifest(), tokenizer=make_tokenizer(WRITES_TOOLS))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], ServerConfig()) as running:
+        yield running
+
+
+def test_template_that_goes_through_arguments_takes_any_text(writing: Served) -> None:
+    assert "<tool_call>a=1;" in ask(writing, *turns('{"a": 1}'))
+    assert '<tool_call>arguments={"a": "b;' in ask(writing, *turns('{"a": "b'))
+
+
+def test_template_that_shows_thoughts_gets_them(writing: Served) -> None:
+    said = {"role": "assistant", "content": "four"}
+    assert "[assistant]becausefour" in ask(writing, {**said, "reasoning_content": "because"}, USER)
+    assert "[assistant]becausefour" in ask(writing, {**said, "reasoning": "because"}, USER)
+
+
+def test_result_without_content_or_of_a_call_without_an_id_is_taken(served: Served) -> None:
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    prompt = ask(served, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": None})
+    assert "<tool_response>\n\n</tool_response>" in prompt
+
+
+def test_legacy_call_is_shown_as_a_call(served: Served) -> None:
+    answer = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"a": 1'}}
+    prompt = ask(served, answer, {"role": "function", "name": "f", "content": "3"})
+    assert '{"name": "f", "arguments": {"a": 1}\n</tool_call>' in prompt
+    assert "<tool_response>\n3\n</tool_response>" in prompt
+
+
+def test_official_client_s_own_messages_can_be_sent_back(served: Served) -> None:
+    answer = served.client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hi"}])
+    message = answer.choices[0].message.model_dump() | {"parsed": None}
+    assert f"<|im_start|>assistant\n{answer.choices[0].message.content}<|im_end|>" in ask(served, message, USER)
+
+
+@pytest.mark.parametrize("path", ["/v1/route", "/tokenize"])
+def test_other_endpoints_take_the_same_conversations(served: Served, path: str) -> None:
+    messages = [USER, *turns('{"a": "b'), {"role": "assistant", "content": "x", "parsed": {"a": 1}}, USER]
+    assert served.post(path, {"messages": messages}).status_code == 200
