@@ -19,6 +19,7 @@ from server.api.handler import Handler
 from server.api.openapi import openapi_document
 from server.context import Context
 from server.generation.delivery import ANSWER_HEADERS
+from server.http.addresses import allowed_methods
 from server.http.middleware import RequestMiddleware
 from server.lifecycle.student_changes import StudentChanges
 from server.telemetry.request_record import record_of
@@ -56,6 +57,7 @@ def create_app(context: Context) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # `plain_path` has taken them away
         middleware=[*_cors(context.config.cors.origins), Middleware(RequestMiddleware, context=context)],
         exception_handlers={HTTPException: answer_http_error},
     )
@@ -66,7 +68,8 @@ def create_app(context: Context) -> FastAPI:
 
 
 def _add_route(app: FastAPI, method: str, path: str, handler: Handler) -> None:
-    app.add_api_route(path, handler, methods=[method.upper()], response_model=None)
+    methods = ["GET", "HEAD"] if method == "get" else [method.upper()]  # RFC 9110 9.1: every server has both
+    app.add_api_route(path, handler, methods=methods, response_model=None)
 
 
 async def _close(tracing: Tracing) -> None:
@@ -88,7 +91,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=exposed,
         )
@@ -105,19 +108,28 @@ def _openapi_handler(context: Context) -> Handler:
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
-    """Unknown routes, wrong methods and refused bodies get the same body as any other error."""
+    """Unknown routes, wrong methods and refused bodies get the same body as any other error. OPTIONS, which no route
+    has, gets the methods of its address."""
     assert isinstance(error, HTTPException)
     status = error.status_code
-    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    if status in {408, 413, 415}:
-        headers.append((b"connection", b"close"))  # what is left of the body is not read
+    if request.method == "OPTIONS" and (methods := allowed_methods(request.app.routes, request.scope)):
+        return Response(status_code=204, headers={"allow": ", ".join(methods)})
     message = _route_message(request, status) or error.detail
     code = record_of(request.scope).error = errors.ROUTE_CODES.get(status, "http_error")
-    return raw_json_response(errors.error_body(message, status, code), status, headers)
+    return raw_json_response(errors.error_body(message, status, code), status, _error_headers(request, error))
+
+
+def _error_headers(request: Request, error: HTTPException) -> list[tuple[bytes, bytes]]:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:  # the routes' own header has the methods of the first that fits
+        headers["allow"] = ", ".join(allowed_methods(request.app.routes, request.scope))
+    if error.status_code in {408, 413, 415}:
+        headers["connection"] = "close"  # what is left of the body is not read
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _route_message(request: Request, status: int) -> str | None:
-    what = f"{request.method} {request.url.path[:200]}"
+    what = f"{request.method} {request.scope['path'][:200]}"
     return {
         404: f"there is no {what} here",
         405: f"{what} is not allowed; the allow header lists what is",

@@ -256,7 +256,8 @@ class BoundedProtocol(HttpToolsProtocol):
             body = errors.error_body(message, status, code)
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
             retry = b"retry-after: 1\r\n" if status == BUSY else b""
-            self.transport.write(STATUS_LINE[status] + head + retry + b"\r\n" + body)
+            shown = b"" if self._requests.get_method() == b"HEAD" else body
+            self.transport.write(STATUS_LINE[status] + head + retry + b"\r\n" + shown)
         self._close()
 
     def _may_answer(self) -> bool:

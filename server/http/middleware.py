@@ -16,6 +16,7 @@ from server.access.hosts import require_known_host
 from server.access.keys import HTTP_BLANKS, needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
+from server.http.addresses import plain_path
 from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
 from server.students.event_bridge import ClientGone
 from server.telemetry.request_log import fields_of, log_request
@@ -42,6 +43,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["path"] = plain_path(scope["path"])  # whose rules for keys and hosts hold for every spelling
         exchange = Exchange(self._context, scope, send)
         await exchange.run(self._app, receive)
 
@@ -101,7 +103,7 @@ class Exchange:
         context, record = self._context, self._record
         host = next(iter(self._headers(b"host")), None)
         require_known_host(context.config, len(context.keyring), self._scope["path"], host)
-        if len(context.keyring) and needs_key(self._scope["path"], context.config):
+        if len(context.keyring) and self._needs_key():
             record.identify(context.keyring, self._header(b"authorization"))
         self._take_key()
         if self._is_work and self._context.drain.is_draining:
@@ -111,6 +113,10 @@ class Exchange:
             if record.meter is not None:
                 record.meter.enter(time.monotonic())
                 self._entered = record.meter
+
+    def _needs_key(self) -> bool:
+        """OPTIONS tells methods alone, and is what browsers and proxies ask before they send a key."""
+        return self._scope["method"] != "OPTIONS" and needs_key(self._scope["path"], self._context.config)
 
     def _headers(self, name: bytes) -> list[str]:
         headers = self._scope["headers"]

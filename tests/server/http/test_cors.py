@@ -16,7 +16,8 @@ PREFLIGHT = {
 def test_no_origin_is_let_in_by_default(served: Served) -> None:
     response = served.chat("hello", headers={"origin": PAGE})
     assert "access-control-allow-origin" not in response.headers
-    assert served.http.options("/v1/chat/completions", headers=PREFLIGHT).status_code == 405
+    preflight = served.http.options("/v1/chat/completions", headers=PREFLIGHT)
+    assert not [name for name in preflight.headers if name.startswith("access-control-")]
 
 
 @pytest.mark.parametrize("origin", [PAGE, "*"])
