@@ -7,13 +7,14 @@ from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.http.half_close import HalfClose
 from server.http.held_reading import HeldReading
 from server.http.lingering_close import LingeringTransport
 from server.http.open_files import num_allowed
 from server.http.request_parser import RequestParser, Stage
+from server.http.unchunked import without_chunks
 from server.settings.config import Limits
 from server.wire import errors
 
@@ -128,6 +129,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._num_head_bytes = 0
             super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._is_http_1_0:
+            app = without_chunks(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
     def _wrong_head(self) -> tuple[int, str] | None:
         """Status and message if a whole head must be refused."""
         limits, version, method = self.limits(), self._requests.get_http_version(), self._requests.get_method()
@@ -193,7 +199,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def knows_interim(self) -> bool:
-        return self.scope["http_version"] != "1.0"  # RFC 9110 15.2
+        return not self._is_http_1_0  # RFC 9110 15.2
+
+    @property
+    def _is_http_1_0(self) -> bool:
+        return self.scope["http_version"] == "1.0"
 
     @property
     def _is_idle(self) -> bool:

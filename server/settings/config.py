@@ -163,7 +163,7 @@ class ServerConfig:
     ] = 25.0
     keep_alive_s: Annotated[
         Positive, Meta(description="seconds that an idle connection stays open between requests")
-    ] = 5
+    ] = 75
     allow_no_keys: Annotated[
         bool, Meta(description="whether a server without API keys may listen beyond this machine")
     ] = False
