@@ -14,6 +14,7 @@ from server.students.event_bridge import ClientGone
 from server.students.student import ServedStudent
 from server.telemetry.request_record import record_of
 from server.wire.base import RequestBody
+from server.wire.content_coding import CODINGS, codings_in, inflate
 from server.wire.decode import decode_body
 from server.wire.ignored import Ignored
 from server.wire.json_shape import check_shape
@@ -22,20 +23,22 @@ W = TypeVar("W", bound=RequestBody)
 
 
 async def read_json_body(request: Request, context: Context) -> bytes:
-    """The whole body, unchecked.
+    """The whole body, decoded from its content coding and unchecked.
 
     Raises: HTTPException 408, 413 or 415; BadRequest; ClientGone.
     """
     limits = context.config.limits
     _check_kind(request)
+    coding = _coding_of(request)
     _check_announced_length(request, limits.max_body_bytes)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read(request, limits.max_body_bytes)
+            body = await _read(request, limits.max_body_bytes)
     except TimeoutError:
         raise HTTPException(
             408, f"the body did not arrive within {limits.body_timeout_s:g} s (limits.body_timeout_s)"
         ) from None
+    return body if coding is None else await _decode(body, coding, limits.max_body_bytes)
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[W], context: Context, request_id: str) -> W:
@@ -62,7 +65,24 @@ async def read_struct(request: Request, context: Context, decoder: msgspec.json.
 def _check_kind(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise HTTPException(415, f"the content-type must be application/json, not {kind[:100]!r}")
+        found = f"not {kind[:100]!r}" if kind else "and there is none"
+        raise HTTPException(415, f"the content-type must be application/json, {found}", {"accept": "application/json"})
+
+
+def _coding_of(request: Request) -> str | None:
+    """The content coding of the body. Raises: HTTPException 415 that names one that cannot be decoded."""
+    codings = codings_in(request.headers.getlist("content-encoding"))
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in CODINGS:
+        supported = ", ".join(CODINGS)
+        raise HTTPException(
+            415,
+            f"the content-encoding {', '.join(codings)[:100]!r} is not supported: send the body as it is, or in one of "
+            f"{supported}",
+            {"accept-encoding": supported},  # RFC 9110 15.5.16
+        )
+    return codings[0]
 
 
 def _check_announced_length(request: Request, max_bytes: int) -> None:
@@ -90,6 +110,18 @@ async def _read(request: Request, max_bytes: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _decode(body: bytes, coding: str, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    num_bytes = 0
+    for part in inflate(body, coding):
+        num_bytes += len(part)
+        if num_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        await asyncio.sleep(0)  # others run between two pieces
+    return b"".join(parts)
 
 
 def _too_large(max_bytes: int) -> HTTPException:

@@ -21,6 +21,7 @@ from server.wire.chat import CalledFunction, EarlierCall, Message
 from server.wire.errors import shorten
 from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
+from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, prepared
 
 W = TypeVar("W", bound=RequestBody)
@@ -106,7 +107,7 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[W], ignored: Ignored 
         kind: Any = decoder.type  # msgspec 0.23 types it as a TypeForm, earlier versions as a type
         decoded = _decode_slowly(body, kind, ignored)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not valid JSON: {error}") from None
+        raise not_json(body, error) from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     for name in _harmless_fields(type(decoded)):
@@ -126,7 +127,7 @@ def _decode_slowly(body: bytes, kind: type[W], ignored: Ignored) -> W:
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not valid JSON: {error}") from None
+        raise not_json(body, error) from None
     if not isinstance(raw, dict):
         raise BadRequest("the body must be a JSON object")
     try:
