@@ -29,6 +29,8 @@ METRICS_PATH = "/metrics"
 ADMIN_PREFIXES = ("/admin/", "/debug/")
 """Paths that need the admin key instead."""
 HTTP_BLANKS = " \t"
+API_KEY_HEADER = "x-api-key"
+"""Where Anthropic's clients send a key; others use `Authorization: Bearer`."""
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
 
 
@@ -148,23 +150,28 @@ class Keyring:
             meters[key.sha256] = meter
         self._keys, self._meters = tuple(keys), meters
 
-    def find(self, authorization: str) -> Key | None:
-        """The key of an Authorization header. Comparing takes the same time for every key."""
-        digests = bearer_digests(authorization)
+    def find(self, authorization: str, api_key: str = "") -> Key | None:
+        """The key of an Authorization header, or else of an x-api-key header: some clients send both, one of them for
+        another server. Comparing takes the same time for every key."""
+        of_bearer, of_header = self._find(bearer_digests(authorization)), self._find(key_digests(api_key))
+        return of_bearer or of_header
+
+    def _find(self, digests: Sequence[str]) -> Key | None:
         found = None
         for key in self._keys:
             if is_one_of(key.sha256, digests):
                 found = key
         return found
 
-    def require(self, authorization: str) -> Key:
+    def require(self, authorization: str, api_key: str = "") -> Key:
         """Raises: Unauthorized."""
-        key = self.find(authorization)
+        key = self.find(authorization, api_key)
         if key is None:
+            sent = "Authorization: Bearer KEY" if authorization else f"{API_KEY_HEADER}: KEY"
             raise Unauthorized(
-                "this server does not know the API key in `Authorization: Bearer KEY`; ask its operator for one"
-                if authorization
-                else "this server needs an API key: send `Authorization: Bearer KEY`"
+                f"this server does not know the API key in `{sent}`; ask its operator for one"
+                if authorization or api_key
+                else f"this server needs an API key: send `Authorization: Bearer KEY` or `{API_KEY_HEADER}: KEY`"
             )
         return key
 
@@ -180,14 +187,19 @@ def needs_key(path: str, config: ServerConfig) -> bool:
 
 
 def bearer_digests(authorization: str) -> tuple[str, ...]:
-    """The SHA-256 of the key in an Authorization header, whose bytes came as Latin-1; none where no bearer key is.
+    """The SHA-256 of the key in an Authorization header; none where no bearer key is."""
+    scheme, _, given = authorization.partition(" ")
+    return key_digests(given) if scheme.lower() == "bearer" else ()
+
+
+def key_digests(given: str) -> tuple[str, ...]:
+    """The SHA-256 of a key in a header, whose bytes came as Latin-1; none of an empty one.
 
     Keys are text in UTF-8 when their hash is made, but some clients (Python's http.client) send Latin-1: the second
     digest is that of such a key. Only blanks of HTTP are stripped: any other may be a byte of the last letter.
     """
-    scheme, _, given = authorization.partition(" ")
     key = given.strip(HTTP_BLANKS)
-    if scheme.lower() != "bearer" or not key:
+    if not key:
         return ()
     return tuple(
         hashlib.sha256(sent).hexdigest() for sent in (key.encode("latin-1", "replace"), key.encode("utf-8", "replace"))

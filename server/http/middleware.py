@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import ServingError, Stopping
 from server.access.hosts import require_known_host
-from server.access.keys import HTTP_BLANKS, needs_key
+from server.access.keys import API_KEY_HEADER, HTTP_BLANKS, needs_key
 from server.access.rate_limit import Meter
 from server.context import Context
 from server.http.addresses import plain_path
@@ -104,7 +104,7 @@ class Exchange:
         host = next(iter(self._headers(b"host")), None)
         require_known_host(context.config, len(context.keyring), self._scope["path"], host)
         if len(context.keyring) and self._needs_key():
-            record.identify(context.keyring, self._header(b"authorization"))
+            record.identify(context.keyring, self._header(b"authorization"), self._header(API_KEY_HEADER.encode()))
         self._take_key()
         if self._is_work and self._context.drain.is_draining:
             raise Stopping("this server is stopping; send the request again", retry_after_s=1.0)

@@ -54,9 +54,9 @@ class Record:
     is_event_stream: bool = False
     frame_error: Callable[[ServingError], bytes] | None = None
 
-    def identify(self, keyring: Keyring, authorization: str) -> None:
+    def identify(self, keyring: Keyring, authorization: str, api_key: str = "") -> None:
         """Record whose request it is. Raises: Unauthorized."""
-        self.api_key = keyring.require(authorization)
+        self.api_key = keyring.require(authorization, api_key)
         self.tenant = self.api_key.tenant
         self.meter = keyring.meter(self.api_key)
 

@@ -129,6 +129,43 @@ def test_keyring_finds_by_the_key_alone() -> None:
         assert ring.find(wrong) is None, wrong
 
 
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "name"),
+    [
+        ("", "b", "b"),
+        ("", " b ", "b"),
+        ("Bearer b", "", "b"),
+        ("Bearer a", "b", "a"),
+        ("Bearer sk-of-another-server", "b", "b"),
+        ("Bearer a", "sk-of-another-server", "a"),
+        ("", "Bearer b", None),
+        ("Bearer d", "d", None),
+        ("", "", None),
+    ],
+)
+def test_key_may_come_in_either_header(authorization: str, api_key: str, name: str | None) -> None:
+    limits = KeyLimits(requests_per_minute=1, tokens_per_minute=1, max_concurrent=1)
+    ring = Keyring([Key(name=one, sha256=digest(one), tenant=one, limits=limits) for one in "abc"])
+    found = ring.find(authorization, api_key)
+    assert (found and found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({}, "x-api-key: KEY"),
+        ({"x-api-key": "nobody"}, "x-api-key: KEY"),
+        ({"authorization": "Bearer nobody"}, "Bearer KEY"),
+    ],
+)
+def test_refusal_names_the_header_at_fault(student: TinyStudent, headers: dict[str, str], named: str) -> None:
+    config = ServerConfig(keys=KeysConfig(sha256=(digest("b"),)))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], config) as served:
+        refused = served.http.get("/v1/models", headers=headers)
+        assert (refused.status_code, named in refused.json()["error"]["message"]) == (401, True)
+        assert served.http.get("/v1/models", headers={"x-api-key": "b"}).status_code == 200
+
+
 def test_key_of_nothing_opens_nothing() -> None:
     limits = KeyLimits(requests_per_minute=1, tokens_per_minute=1, max_concurrent=1)
     ring = Keyring([Key(name="a", sha256=digest(""), tenant="a", limits=limits)])
