@@ -98,7 +98,7 @@ def ask(served: Served, path: str, host: str) -> int:
     return served.http.get(path, headers={"host": host}).status_code
 
 
-@pytest.mark.parametrize("path", ["/health", "/readyz", "/startup", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/health/", "/readyz", "/startup", "/metrics"])
 def test_probes_answer_to_every_name(served: Served, path: str) -> None:
     assert ask(served, path, "evil.example") == 200
 
@@ -109,7 +109,7 @@ def test_everything_else_answers_to_known_names(served: Served, path: str) -> No
     assert {ask(served, path, host) for host in ("evil.example", "192.0.2.1:80")} == {403}
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/admin/students", "/debug/state", "/health/", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/admin/students", "/debug/state", "/healthy/", "/metrics/x"])
 def test_what_does_not_exist_is_refused_too(served: Served, path: str) -> None:
     assert ask(served, path, "evil.example") == 403
 
