@@ -24,8 +24,9 @@ from loadtest.ledger import Ledger, Outcome
 from loadtest.redis_process import BINARY, redis_server
 from loadtest.served import ADMIN_KEY, KEYED, ServedProcess
 from loadtest.soak_client import send
-from loadtest.soak_faults import GOOD_SETTINGS, Reload, send_fault
+from loadtest.soak_faults import GOOD_SETTINGS, DamagedStudent, Reload, send_fault
 from loadtest.soak_kinds import Drawn, Sent, draw
+from loadtest.soak_students import DamagedStudents
 
 NUM_REQUESTS = 50_000
 NUM_CLIENTS = 24
@@ -76,6 +77,7 @@ class Soak:
     server: ServedProcess
     url: str
     settings_file: Path
+    damaged: DamagedStudents
     ledger: Ledger = field(default_factory=Ledger)
     memory: Memory = field(default_factory=Memory)
     _left: int = 0
@@ -104,6 +106,8 @@ class Soak:
             return await send(client, drawn)
         if isinstance(drawn, Reload):
             return await self._reload(client, drawn)
+        if isinstance(drawn, DamagedStudent):
+            return await self.damaged.add_one(client)
         address = urlsplit(self.url)
         assert address.hostname is not None
         assert address.port is not None
@@ -143,7 +147,13 @@ def _soaked(options: Options, folder: Path, cache_url: str | None) -> dict[str, 
     arguments = [] if options.student is None else ["--student", str(options.student)]
     server = ServedProcess(settings, log, arguments)
     try:
-        soak = Soak(options=options, server=server, url=server.wait_for_url(), settings_file=settings_file)
+        soak = Soak(
+            options=options,
+            server=server,
+            url=server.wait_for_url(),
+            settings_file=settings_file,
+            damaged=DamagedStudents(folder=folder / "student"),
+        )
         files_before = server.num_open_files()
         begun_s = time.monotonic()
         asyncio.run(soak.run())

@@ -1,4 +1,4 @@
-"""Kinds of a soak that no HTTP client library would send, or that change the server: broken framing, and reloads."""
+"""Kinds of a soak that no HTTP client library would send, or that change the server: framing, reloads, students."""
 
 import asyncio
 import contextlib
@@ -41,6 +41,11 @@ class Reload:
     @property
     def is_good(self) -> bool:
         return self.text == GOOD_SETTINGS
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class DamagedStudent:
+    """A student whose weights are damaged is added, and removed once it was refused."""
 
 
 def _post(rng: random.Random, headers: bytes, body: bytes, *, has_key: bool = True) -> bytes:
@@ -95,6 +100,10 @@ def pipelined(rng: random.Random) -> Fault:
 
 def reloaded(rng: random.Random) -> Reload:
     return Reload(text=rng.choice((GOOD_SETTINGS, *DAMAGED_SETTINGS)))
+
+
+def damaged_student(rng: random.Random) -> DamagedStudent:
+    return DamagedStudent()
 
 
 async def send_fault(host: str, port: int, fault: Fault) -> Outcome:

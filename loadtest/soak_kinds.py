@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest import soak_faults
 from loadtest.served import ADMIN_KEY, TENANT_KEYS
-from loadtest.soak_faults import Fault, Reload
+from loadtest.soak_faults import DamagedStudent, Fault, Reload
 
 WORDS = ("river", "stone", "winter", "engine", "letter", "garden", "contract", "planet", "music", "window", "forest")
 HOT_PROMPTS = tuple(f"Say one sentence about the {word}." for word in WORDS)
@@ -42,7 +42,7 @@ class Sent:
     key: str | None = None
 
 
-Drawn = Sent | Fault | Reload
+Drawn = Sent | Fault | Reload | DamagedStudent
 
 
 def _chat(content: str, **fields: Any) -> dict[str, Any]:
@@ -245,6 +245,7 @@ MIX: dict[str, tuple[Callable[[random.Random], Drawn], float]] = {
     "half_closed": (soak_faults.half_closed, 1),
     "pipelined": (soak_faults.pipelined, 0.5),
     "reloaded": (soak_faults.reloaded, 0.5),
+    "damaged_student": (soak_faults.damaged_student, 0.05),
     "response": (response, 3),
     "scored": (scored, 1),
     "strange_key": (strange_key, 2),
