@@ -22,6 +22,7 @@ from server.generation.sequences import answered_model, choice_requests
 from server.generation.structure import structure_of
 from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent
+from server.wire.base import NO_BOUND
 from server.wire.chat import ChatRequest, chat_decoder
 
 
@@ -111,4 +112,8 @@ def _max_tokens(body: ChatRequest) -> int | None:
             f"`max_tokens` {old} and `max_completion_tokens` {new} contradict each other; send one",
             param="max_tokens",
         )
-    return old if new is None else new
+    given = old if new is None else new
+    if given == 0:
+        param = "max_tokens" if new is None else "max_completion_tokens"
+        raise InvalidParameter(f"`{param}`: 0 tokens are no answer", param=param)
+    return None if given == NO_BOUND else given

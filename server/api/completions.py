@@ -24,6 +24,7 @@ from server.generation.sampling import recommended_for, sampling_params, stream_
 from server.generation.sequences import answered_model, choice_requests
 from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent, find_student
+from server.wire.base import NO_BOUND
 from server.wire.completions import CompletionRequest, completion_decoder
 
 T = TypeVar("T")
@@ -109,6 +110,6 @@ class CompletionOrder:
         return dataclasses.replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
-        limits, wanted = self._context.config.limits, self._body.max_tokens
-        num_tokens = answer_tokens(limits, student, len(prompt.token_ids), wanted, "prompt")
-        return num_tokens if wanted is not None else min(DEFAULT_MAX_TOKENS, num_tokens)
+        wanted = DEFAULT_MAX_TOKENS if self._body.max_tokens is None else self._body.max_tokens
+        bound = None if wanted == NO_BOUND else wanted
+        return answer_tokens(self._context.config.limits, student, len(prompt.token_ids), bound, "prompt")

@@ -158,31 +158,32 @@ def max_prompt_tokens(limits: Limits, student: ServedStudent) -> int:
     return min(limits.max_prompt_tokens or max_context, max_context - 1)
 
 
+def prompt_too_long(student: ServedStudent, count: str, max_tokens: int, param: str) -> ContextTooLong:
+    """`count` says how many tokens the prompt has, perhaps `at least` so many. Clients look for both phrases, and send
+    a shorter conversation.
+
+    Source: error messages of the OpenAI and the Anthropic API for a prompt that exceeds the context.
+    """
+    max_context = student.max_context_tokens
+    setting = "" if max_tokens == max_context - 1 else " (limits.max_prompt_tokens)"
+    return ContextTooLong(
+        f"prompt is too long: {count.removeprefix('at least ')} tokens > {max_tokens} maximum{setting}. This model's "
+        f"maximum context length is {max_context} tokens. However, your prompt has {count} tokens; shorten it",
+        param=param,
+    )
+
+
 def answer_tokens(
     limits: Limits, student: ServedStudent, num_prompt_tokens: int, wanted: int | None, param: str
 ) -> int:
-    """How many tokens the answer may have: what was asked for, or the rest of the context.
+    """How many tokens the answer may have: what was asked for (None: no bound), as far as the context and the settings
+    have room for it.
 
-    Raises: ContextTooLong, InvalidParameter.
+    Source: vLLM, `get_max_tokens`: the least of what was asked for, what the context leaves and what the server allows.
+    Raises: ContextTooLong for a prompt that does not fit.
     """
-    max_context, max_prompt = student.max_context_tokens, max_prompt_tokens(limits, student)
+    max_prompt = max_prompt_tokens(limits, student)
     if num_prompt_tokens > max_prompt:
-        raise ContextTooLong(
-            f"the prompt has {num_prompt_tokens} tokens; at most {max_prompt} fit the context or limit",
-            param=param,
-        )
-    rest = max_context - num_prompt_tokens
-    max_answer = limits.max_completion_tokens or rest
-    if wanted is None:
-        return min(rest, max_answer)
-    if wanted > max_answer and limits.max_completion_tokens is not None:
-        raise InvalidParameter(
-            f"{wanted} tokens are more than {max_answer} (limits.max_completion_tokens)", param="max_tokens"
-        )
-    if wanted > rest:
-        raise ContextTooLong(
-            f"{num_prompt_tokens} prompt tokens and {wanted} for the answer exceed the context, {max_context}; ask "
-            f"for at most {rest}",
-            param=param,
-        )
-    return wanted
+        raise prompt_too_long(student, str(num_prompt_tokens), max_prompt, param)
+    bounds = (student.max_context_tokens - num_prompt_tokens, limits.max_completion_tokens, wanted)
+    return min(bound for bound in bounds if bound is not None)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.grammar import Grammar
-from models.errors import BadRequest, ContextTooLong, InvalidParameter
+from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
+from server.generation.limits import prompt_too_long
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template, with_objects
 from server.students.student import ServedStudent, Template
 from server.wire.chat import FunctionDefinition, Message
@@ -110,9 +111,7 @@ def check_length(student: ServedStudent, text: str, max_tokens: int | None, para
         return
     least = student.tokenizer.least_tokens(text)
     if least > max_tokens:
-        raise ContextTooLong(
-            f"the prompt has at least {least} tokens; at most {max_tokens} fit the context or limit", param=param
-        )
+        raise prompt_too_long(student, f"at least {least}", max_tokens, param)
 
 
 def check_token_ids(student: ServedStudent, ids: list[int], param: str) -> tuple[int, ...]:

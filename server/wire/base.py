@@ -24,6 +24,12 @@ Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
+NO_BOUND = -1
+"""`max_tokens` of clients that want as many as there is room for, as LM Studio's and llama.cpp's do."""
+
+AnswerTokens = Annotated[int, Meta(ge=-1, description="-1: as many as there is room for; more than that is clamped")]
+
+
 TokenId = Annotated[int, Meta(ge=0)]
 
 
@@ -97,7 +103,7 @@ class SamplingBody(RequestBody, frozen=True, kw_only=True):
     stop: StopString | StopStrings | None = None
     ignore_eos: bool | None = None
     n: NumChoices | None = None
-    max_tokens: Positive | None = None
+    max_tokens: AnswerTokens | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     fenhe: FenheOptions | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.base import ChoiceFenhe, LooseBody, Positive, Reply, RequestBody, SamplingBody, UsageReply
+from server.wire.base import AnswerTokens, ChoiceFenhe, LooseBody, Reply, RequestBody, SamplingBody, UsageReply
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -97,7 +97,7 @@ class NamedToolChoice(RequestBody, frozen=True, kw_only=True):
 
 class ChatRequest(SamplingBody, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: Positive | None = None
+    max_completion_tokens: AnswerTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     metadata: dict[str, Any] | None = None

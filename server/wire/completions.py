@@ -18,7 +18,6 @@ class CompletionRequest(SamplingBody, frozen=True, kw_only=True):
     )
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
 
 
 class TextLogprobs(Reply, frozen=True, kw_only=True):

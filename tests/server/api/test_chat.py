@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.conftest import Served, Start
+from tests.server.conftest import CONTEXT_TOKENS, Served, Start
 
 
 def create(served: Served, prompt: str = "hello", **fields: Any) -> Any:
@@ -179,7 +179,9 @@ def test_chat_unknown_model_is_not_found(served: Served) -> None:
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
         ({"logit_bias": {"258": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
-        ({"max_tokens": 512}, "messages", "context_length_exceeded"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
+        ({"max_tokens": -2}, "max_tokens", "invalid_value"),
     ],
 )
 def test_chat_refuses_by_name(served: Served, fields: dict[str, Any], param: str, code: str) -> None:
@@ -226,6 +228,15 @@ def test_chat_accepts_fields_that_ask_for_nothing(served: Served, fields: dict[s
 def test_chat_refuses_messages_by_place(served: Served, message: dict[str, Any], param: str) -> None:
     response = served.post("/v1/chat/completions", {"model": "auto", "messages": [message]})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("value", [-1, 512, 32_000, 2**31, 2**63 - 1])
+def test_chat_answers_as_far_as_the_context_goes(served: Served, name: str, value: int) -> None:
+    fields: dict[str, Any] = {name: value}
+    assert served.chat("hello", **fields).status_code == 200
+    request = served.engine.submitted[-1]
+    assert request.sampling.max_tokens == CONTEXT_TOKENS - len(request.prompt_token_ids)
 
 
 def test_chat_too_long_prompt_is_refused(served: Served) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.conftest import Served, events_of
+from tests.server.conftest import CONTEXT_TOKENS, Served, events_of
 
 
 def create(served: Served, prompt: Any = "hello", **fields: Any) -> Any:
@@ -102,7 +102,7 @@ def test_completion_stream_reads_in_the_official_client(served: Served) -> None:
         ({"max_completion_tokens": 5}, "max_completion_tokens"),
         ({"n": 17, "prompt": ["a", "b"]}, "n"),
         ({"prompt": ["a"] * 33}, "prompt"),
-        ({"max_tokens": 508}, "prompt"),
+        ({"max_tokens": -2}, "max_tokens"),
     ],
 )
 def test_completion_refuses_by_name(served: Served, fields: dict[str, Any], param: str) -> None:
@@ -165,3 +165,12 @@ def test_completion_scores_read_in_the_official_client(served: Served) -> None:
 def test_completion_without_echo_asks_nothing_of_the_prompt(served: Served) -> None:
     create(served, "hey", logprobs=1, max_tokens=1)
     assert served.engine.submitted[-1].sampling.prompt_logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "expected"), [(-1, CONTEXT_TOKENS - 3), (508, 508), (510, 509), (2**40, 509), (None, 16)]
+)
+def test_completion_goes_on_as_far_as_the_context(served: Served, max_tokens: int | None, expected: int) -> None:
+    response = served.post("/v1/completions", {"model": "auto", "prompt": "hey", "max_tokens": max_tokens})
+    assert response.status_code == 200
+    assert served.engine.submitted[-1].sampling.max_tokens == expected

@@ -114,6 +114,10 @@ def served_student(student: TinyStudent) -> ServedStudent:
         (Limits(), 500, 0, 0),
         (Limits(max_completion_tokens=5), 500, None, 5),
         (Limits(max_completion_tokens=50), 500, None, 12),
+        (Limits(), 500, 13, 12),
+        (Limits(), CONTEXT_TOKENS - 1, 10**9, 1),
+        (Limits(max_completion_tokens=5), 10, 6, 5),
+        (Limits(max_completion_tokens=50), 500, 20, 12),
     ],
 )
 def test_answer_may_have_what_was_asked_for_or_the_rest(
@@ -123,21 +127,16 @@ def test_answer_may_have_what_was_asked_for_or_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("limits", "num_prompt_tokens", "wanted", "error"),
+    ("limits", "num_prompt_tokens", "maximum"),
     [
-        (Limits(), CONTEXT_TOKENS, None, ContextTooLong),
-        (Limits(max_prompt_tokens=10), 11, 1, ContextTooLong),
-        (Limits(), 500, 13, ContextTooLong),
-        (Limits(max_completion_tokens=5), 10, 6, InvalidParameter),
+        (Limits(), CONTEXT_TOKENS, f"{CONTEXT_TOKENS - 1} maximum."),
+        (Limits(max_prompt_tokens=10), 11, "10 maximum (limits.max_prompt_tokens)."),
     ],
 )
-def test_answer_that_cannot_be_so_long_is_refused(
-    served_student: ServedStudent,
-    limits: Limits,
-    num_prompt_tokens: int,
-    wanted: int | None,
-    error: type[BadRequest],
+def test_prompt_that_does_not_fit_is_refused_in_words_that_clients_know(
+    served_student: ServedStudent, limits: Limits, num_prompt_tokens: int, maximum: str
 ) -> None:
-    with pytest.raises(error) as caught:
-        answer_tokens(limits, served_student, num_prompt_tokens, wanted, "prompt")
-    assert type(caught.value) is error
+    with pytest.raises(ContextTooLong) as caught:
+        answer_tokens(limits, served_student, num_prompt_tokens, None, "prompt")
+    assert caught.value.message.startswith(f"prompt is too long: {num_prompt_tokens} tokens > {maximum}")
+    assert f"maximum context length is {CONTEXT_TOKENS} tokens" in caught.value.message

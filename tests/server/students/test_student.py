@@ -197,7 +197,7 @@ def test_student_with_too_short_a_context_gives_way(start_pool: StartPool) -> No
     served.context.pool.find("maths").max_configured_tokens = 40
     body = served.route("math " * 20).json()
     assert (body["student"], body["fallbacks"]) == ("big", [])
-    assert "at most 39 fit the context" in body["skipped"]["maths"]
+    assert "tokens > 39 maximum" in body["skipped"]["maths"]
     assert answered_by(served, "math " * 20)[0] == "big"
     assert answered_by(served, "math")[0] == "maths"
     assert served.chat("math " * 200).json()["error"]["code"] == "context_length_exceeded"
