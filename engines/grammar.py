@@ -5,6 +5,7 @@ The only file that knows the grammar library (`llguidance`). What a grammar is f
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engines.grammar_words import UNKNOWN, explain
 from models.errors import ConfigError, GrammarFailed, InvalidParameter
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher, LLParserLimits
+
+logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int64]
 
@@ -68,7 +72,8 @@ def literal(text: str) -> str:
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """Why no grammar can be made of a schema, in the library's words; None when it can. Needs no vocabulary."""
+    """Why no grammar can be made of a schema, in the library's words, which `explain` puts in ours; None when it can.
+    Needs no vocabulary."""
     _require_library()
     from llguidance import LLMatcher
 
@@ -78,9 +83,7 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
     except BaseException as error:  # a panic in Rust is no Exception and would pass every handler
         if type(error).__name__ != "PanicException":
             raise
-        return "the grammar library fails on it; write it in another way"
-    if messages and messages[0].startswith("oneOf constraints"):
-        return "`oneOf` is supported only where no value can match two of its parts; use `anyOf`"
+        return UNKNOWN
     return " ".join("; ".join(messages).split()) if is_wrong or messages else None
 
 
@@ -150,7 +153,7 @@ class GrammarCompiler:
             # Some grammars match no text at all, which shows only when their first token is asked for.
             start.compute_bitmask()
         if start.is_error():
-            raise InvalidParameter(start.get_error().splitlines()[0])
+            raise InvalidParameter(explain(start.get_error()).words)
         grammar = Grammar(digest=hashlib.sha256(source.encode()).hexdigest(), vocab_size=self._num_logits)
         object.__setattr__(grammar, "_start", start)
         return grammar
@@ -179,7 +182,8 @@ class Matcher:
         # In its error state the library still takes the end token.
         if self.library.is_error() or not self.library.consume_token(token_id):
             reason = (self.library.get_error() or "the token is not legal").splitlines()[0]
-            raise GrammarFailed(f"the answer could not be kept within its grammar: {reason[:200]}")
+            logger.debug("grammar failed reason=%s", reason[:200])
+            raise GrammarFailed("the answer could not be kept within its grammar: it is too large, or does not end")
 
 
 class Masks:

@@ -16,7 +16,8 @@ from engines.config import MIB
 from engines.grammar_trial import Outcome, Trial, Words, read_message, write_message
 
 PROGRAM = "engines.grammar_trial"
-MAX_REPLY_BYTES = MIB
+MAX_REPLY_BYTES = 8 * MIB
+"""More than all schemas of a request, which come back where they were loosened."""
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 START_S = 60.0

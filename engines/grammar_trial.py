@@ -6,20 +6,20 @@ Neither side trusts the other with more than data: messages are msgpack with the
 """
 
 import ctypes
-import json
 import os
 import resource
 import signal
 import struct
 import sys
 import time
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Sequence
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from engines.config import MIB
-from engines.grammar import GrammarCompiler, Vocabulary, schema_problem
-from engines.schema_parts import locate
+from engines.grammar import GrammarCompiler, Vocabulary, json_body, schema_problem
+from engines.schema_loosening import Followed, Loosened, Loosens, Refusal, SchemaRule, follow, whole
 from models.errors import InvalidParameter
 
 WORK_BYTES = 256 * MIB
@@ -59,25 +59,33 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """`schemas` are those in the grammar's text, as JSON, by the field they came in."""
+    """The grammar's `rules`, all but those that are schemas."""
 
-    source: str
-    schemas: list[tuple[str, str]]
+    rules: str
+    schemas: list[SchemaRule] = []
     time_limit_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """`problem` is why there is no such grammar; `where` and `pointer` lead to the part of a schema that is at fault.
 
-    `num_bytes` is the memory that the compiled grammar holds. After `is_last` the process ends.
+    `changed` are the schemas that had to be loosened, as they are now, and `loosened` the places. `num_bytes` is the
+    memory that the compiled grammar holds. After `is_last` the process ends.
     """
 
     problem: str | None = None
     where: str | None = None
     pointer: str = ""
+    changed: list[SchemaRule] = []
+    loosened: list[Loosened] = []
     num_bytes: int = 0
     compile_s: float = 0.0
     is_last: bool = False
+
+
+def source_of(rules: str, schemas: Sequence[SchemaRule]) -> str:
+    """The whole text of a grammar."""
+    return "\n".join([rules, *(f"{one.name}: {json_body(one.schema)}" for one in schemas)])
 
 
 def words_of(vocabulary: Vocabulary, num_logits: int) -> Words:
@@ -113,20 +121,45 @@ def _exactly(file: BinaryIO, num_bytes: int) -> bytes:
 
 
 def try_out(compiler: GrammarCompiler, trial: Trial) -> Outcome:
-    """Compile what a trial asks for, once the schemas in it are found to have no problem of their own."""
-    for where, text in trial.schemas:
-        schema: dict[str, Any] = json.loads(text)
-        problem = schema_problem(schema)
-        if problem is not None:
-            return Outcome(problem=problem, where=where, pointer=locate(schema, problem, schema_problem))
+    """Compile what a trial asks for, once each schema in it is found to have no problem of its own, or was loosened."""
+    followed = []
+    for rule in trial.schemas:
+        found = follow(rule, schema_problem)
+        if isinstance(found, Refusal):
+            return Outcome(problem=found.problem, where=rule.where, pointer=found.pointer)
+        followed.append(found)
+    outcome = _measured(compiler, trial.rules, followed)
+    if outcome.problem is None or not any(one.loosens is Loosens.ANYTHING for one in trial.schemas):
+        return outcome
+    return _measured(compiler, trial.rules, [_fitting(compiler, one, outcome.problem) for one in followed])
+
+
+def _measured(compiler: GrammarCompiler, rules: str, followed: Sequence[Followed]) -> Outcome:
+    source = source_of(rules, [one.rule for one in followed])
     before, begun_s = allocated_bytes(), time.perf_counter()
     try:
-        grammar = compiler.compile(trial.source)
+        grammar = compiler.compile(source)
     except InvalidParameter as error:
         return Outcome(problem=error.message)
     compile_s, num_bytes = time.perf_counter() - begun_s, allocated_bytes() - before
     del grammar
-    return Outcome(num_bytes=max(num_bytes, len(trial.source)), compile_s=compile_s)
+    return Outcome(
+        changed=[one.rule for one in followed if one.loosened],
+        loosened=[place for one in followed for place in one.loosened],
+        num_bytes=max(num_bytes, len(source)),
+        compile_s=compile_s,
+    )
+
+
+def _fitting(compiler: GrammarCompiler, followed: Followed, problem: str) -> Followed:
+    """A schema that cannot be compiled even alone is loosened as a whole where it may be."""
+    if followed.rule.loosens is not Loosens.ANYTHING:
+        return followed
+    try:
+        compiler.compile(source_of(f"start: {followed.rule.name}", [followed.rule]))
+    except InvalidParameter:
+        return whole(followed.rule, problem)
+    return followed
 
 
 class _MallocInfo(ctypes.Structure):

@@ -5,7 +5,8 @@ from typing import Any
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
-SINGLES = frozenset({"items", "additionalProperties"})
+SINGLES = frozenset({"items", "additionalItems", "additionalProperties"})
+"""`items` was a list of schemas before `prefixItems` was."""
 
 
 def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
@@ -14,7 +15,7 @@ def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, A
         place = f"{pointer}/{escaped(keyword)}"
         if keyword in MAPS:
             yield from ((f"{place}/{escaped(name)}", inner) for name, inner in value.items())
-        elif keyword in LISTS:
+        elif keyword in LISTS or (keyword == "items" and isinstance(value, list)):
             yield from ((f"{place}/{index}", inner) for index, inner in enumerate(value))
         elif keyword in SINGLES:
             yield place, value
@@ -22,7 +23,7 @@ def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, A
 
 def locate(schema: Mapping[str, Any], problem: str, problem_of: Callable[[Mapping[str, Any]], str | None]) -> str:
     """The pointer of the innermost part that has the same problem by itself; "" for the whole."""
-    definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    definitions = definitions_of(schema)
     pointer, part = "", schema
     while True:
         # Definitions first: parts that refer to a wrong one have its problem too.
@@ -34,6 +35,39 @@ def locate(schema: Mapping[str, Any], problem: str, problem_of: Callable[[Mappin
         if found is None:
             return pointer
         pointer, part = found
+
+
+def definitions_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+
+
+def at(schema: Mapping[str, Any], pointer: str) -> Any:
+    """What stands at a pointer; None where it leads nowhere. Source: RFC 6901, section 4."""
+    part: Any = schema
+    for step in _steps(pointer):
+        if isinstance(part, list):
+            part = part[int(step)] if step.isdecimal() and int(step) < len(part) else None
+        else:
+            part = part.get(step) if isinstance(part, Mapping) else None
+    return part
+
+
+def replaced(schema: Mapping[str, Any], pointer: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a schema with another part at a pointer that leads somewhere; what is beside the way is shared."""
+    return dict(_replaced(schema, _steps(pointer), part))
+
+
+def _replaced(inside: Any, steps: list[str], part: Mapping[str, Any]) -> Any:
+    if not steps:
+        return part
+    if isinstance(inside, list):
+        index = int(steps[0])
+        return [*inside[:index], _replaced(inside[index], steps[1:], part), *inside[index + 1 :]]
+    return {**inside, steps[0]: _replaced(inside[steps[0]], steps[1:], part)}
+
+
+def _steps(pointer: str) -> list[str]:
+    return [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
 
 
 def escaped(name: str) -> str:

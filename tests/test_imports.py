@@ -64,7 +64,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "contract drawing",
         "sequence grammar_process",
         "grammar_trial",
-        "grammar schema_parts text prefix_match ranking token_counts config machine",
+        "grammar schema_loosening",
+        "grammar_words schema_parts text prefix_match ranking token_counts config machine",
     ),
     "models": (
         "evaluation distill",

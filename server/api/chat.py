@@ -62,8 +62,8 @@ class ChatOrder:
 
         run = self._context.long_work.run
         token_ids = await run(envelope.num_bytes, encode, envelope.tenant, short_bytes=TEXT_BYTES)
-        grammar = await structure.compile(student, limits, envelope.tenant)
-        return [Prompt(token_ids=token_ids, grammar=grammar)]
+        form = await structure.compile(student, limits, envelope.tenant)
+        return [Prompt(token_ids=token_ids, grammar=form.grammar, loosened=form.loosened)]
 
     def plan(self, routed: Routed) -> Plan:
         key, body, target, student, prompt = (
@@ -94,7 +94,7 @@ class ChatOrder:
             includes_usage=self._includes_usage,
         )
         writer = ChatBodyWriter(job, reads_calls=bool(self._structure.functions))
-        return Plan(target=target, student=student, job=job, writer=writer)
+        return Plan(target=target, student=student, job=job, writer=writer, loosened=prompt.loosened)
 
 
 def _num_logprobs(body: ChatRequest) -> int | None:

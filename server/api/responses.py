@@ -16,6 +16,7 @@ from server.api.handler import Handler, read_order
 from server.api.responses_body import ResponseBodyWriter
 from server.context import Context
 from server.generation.answer import answer
+from server.generation.loosened import renamed
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
 from server.generation.routing import Envelope, Routed
@@ -68,7 +69,8 @@ class ResponseOrder:
     def plan(self, routed: Routed) -> Plan:
         plan = self._chat.plan(routed)
         job = replace(plan.job, id=f"resp_{self.envelope.key}", created=int(time.time()), includes_usage=True, done=b"")
-        return replace(plan, job=job, writer=ResponseBodyWriter(job, self._body, self.envelope.key))
+        writer = ResponseBodyWriter(job, self._body, self.envelope.key)
+        return replace(plan, job=job, writer=writer, loosened=renamed(plan.loosened, NAMES))
 
 
 def _refuse(body: ResponseRequest) -> None:

@@ -11,7 +11,9 @@ from engines.sequence import Finish, TokenLogprob
 from router.cache.result_cache import Outcome
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
-from server.generation.plan import Batch, BodyWriter, Part, merge
+from server.generation.loosened import HEADER as LOOSENED_HEADER
+from server.generation.loosened import header_of, log_loosened
+from server.generation.plan import Batch, BodyWriter, Part, Plan, merge
 from server.generation.supply import Supply
 from server.generation.usage import token_share, total_usage
 from server.long_work import LongWork
@@ -27,7 +29,7 @@ CACHE_HEADERS = ("x-fenhe-cache", "age", "x-fenhe-similarity")
 """What the result cache did; for a hit also the answer's age in seconds and, if it belongs to a question that is only
 similar, how similar."""
 
-ANSWER_HEADERS = (*ROUTE_HEADERS, COMPUTE_HEADER, *CACHE_HEADERS)
+ANSWER_HEADERS = (*ROUTE_HEADERS, COMPUTE_HEADER, *CACHE_HEADERS, LOOSENED_HEADER)
 """All of these."""
 
 PIECE_BYTES = 256 * 1024
@@ -50,6 +52,8 @@ class Delivery:
 
     async def run(self, first: Batch) -> None:
         """`first` is what was taken from the stream already. Raises: what ended the generation."""
+        if self.supply.plan.loosened:
+            log_loosened(self.supply.plan.loosened, self.record.id)
         if self.supply.plan.job.is_stream:
             await self._send_stream(first)
         else:
@@ -118,7 +122,7 @@ class Delivery:
         routed = route_headers(self.decision, supply.plan.target, path)
         share = 0.0 if supply.outcome in SPARED else token_share(supply.plan, path)
         compute = (COMPUTE_HEADER.encode(), f"{share:.2f}".encode())
-        return [*routed, compute, *cache_headers(supply.outcome, supply.found)]
+        return [*routed, compute, *cache_headers(supply.outcome, supply.found), *_loosened_headers(supply.plan)]
 
 
 def _num_bytes(part: Part) -> int:
@@ -156,6 +160,10 @@ def route_headers(decision: RouteDecision, target: Target, path: str) -> Headers
     if decision.confidence is not None:
         fields["confidence"] = f"{decision.confidence:.3f}"
     return [(f"x-fenhe-{name}".encode(), value.encode("ascii", "replace")) for name, value in fields.items()]
+
+
+def _loosened_headers(plan: Plan) -> Headers:
+    return [(LOOSENED_HEADER.encode(), header_of(plan.loosened).encode())] if plan.loosened else []
 
 
 def cache_headers(outcome: Outcome, found: Found | None) -> Headers:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from engines.schema_loosening import Loosened
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob
 from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
@@ -79,12 +80,14 @@ class BodyWriter(Protocol):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Plan:
-    """What is generated for one request by one student, and how its answer is written."""
+    """What is generated for one request by one student, how its answer is written, and the places of the request's
+    schemas that it need not keep to."""
 
     target: Target
     student: ServedStudent
     job: Job
     writer: BodyWriter
+    loosened: tuple[Loosened, ...] = ()
 
 
 def check_finish(finish: Finish) -> None:

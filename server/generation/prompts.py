@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.grammar import Grammar
+from engines.schema_loosening import Loosened
 from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
 from server.generation.limits import prompt_too_long
@@ -17,11 +18,13 @@ TextPrompt = str | list[int]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Prompt:
-    """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must follow."""
+    """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must follow,
+    `loosened` where that is less than was asked for."""
 
     token_ids: tuple[int, ...]
     text: str = ""
     grammar: Grammar | None = None
+    loosened: tuple[Loosened, ...] = ()
 
 
 def conversation_in(messages: list[Message]) -> Conversation:

@@ -9,9 +9,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from engines.grammar import json_body, literal
+from engines.grammar import literal
+from engines.schema_loosening import Followed, Loosens, SchemaRule
 from models.errors import InvalidParameter
-from server.generation.json_schema import check_schema
+from server.generation.closing import closed
+from server.generation.json_schema import held_part
 from server.wire.chat import ChatRequest, FunctionDefinition, Message, NamedToolChoice
 from server.wire.json_shape import json_shape
 
@@ -20,6 +22,8 @@ CALL_START = '\n{"name": "'
 ARGUMENTS_START = '", "arguments": '
 CALL_END = "}\n</tool_call>"
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+ARGUMENTS = "arguments"
+"""What the names of rules for arguments begin with."""
 MAX_TOOLS = 128
 """Source: OpenAI API reference, chat: at most 128 functions."""
 MAX_NODES = 50_000
@@ -32,28 +36,51 @@ ToolChoice = str | NamedToolChoice | None
 def functions_of(body: ChatRequest) -> tuple[FunctionDefinition, ...]:
     """The functions that may be called: none with `tool_choice: none`, which also leaves them out of the prompt.
 
-    Raises: InvalidParameter, UnsupportedField.
+    Raises: InvalidParameter.
     """
-    functions = [tool.function for tool in body.tools or ()]
     choice = body.tool_choice
-    if not functions and choice not in (None, "none"):
+    if choice == "none":
+        return ()
+    functions = [tool.function for tool in body.tools or ()]
+    if not functions and choice not in (None, "auto"):
         raise InvalidParameter("`tool_choice` needs `tools`", param="tool_choice")
     if len(functions) > MAX_TOOLS:
         raise InvalidParameter(f"`tools`: {len(functions)} are more than {MAX_TOOLS}", param="tools")
+    names = set[str]()
     for index, function in enumerate(functions):
-        _check_function(function, functions[:index], f"tools[{index}].function")
+        if function.name in names:
+            param = f"tools[{index}].function.name"
+            raise InvalidParameter(f"`{param}`: there are two functions {function.name!r}", param=param)
+        names.add(function.name)
+    return tuple(functions)
+
+
+def argument_rules(functions: Sequence[FunctionDefinition], choice: ToolChoice) -> list[Followed]:
+    """The schemas of the arguments of those functions that may be called, as rules of a grammar.
+
+    Raises: InvalidParameter, UnsupportedField for what must be followed to the letter and cannot be.
+    """
+    return [_argument_rule(function, index) for index, function in _offered(functions, choice)]
+
+
+def _argument_rule(function: FunctionDefinition, index: int) -> Followed:
+    where = f"tools[{index}].function.parameters"
+    loosens = Loosens.NOTHING if function.strict else Loosens.ANYTHING
+    held = held_part(parameters_of(function), where, loosens)
+    types = held.schema.get("type", "object")
+    if "object" not in ([types] if isinstance(types, str) else types):
+        raise InvalidParameter(f"`{where}` must be a schema of `type` object", param=where)
+    schema = closed({**held.schema, "type": "object"})
+    rule = SchemaRule.of(schema, name=f"{ARGUMENTS}{index}", where=where, loosens=loosens)
+    return Followed(rule=rule, loosened=held.loosened)
+
+
+def _offered(functions: Sequence[FunctionDefinition], choice: ToolChoice) -> list[tuple[int, FunctionDefinition]]:
+    """The functions that may be called, by their place in `tools`. Raises: InvalidParameter for an unknown one."""
     if isinstance(choice, NamedToolChoice):
-        _find_named(functions, choice)
-    return () if choice == "none" else tuple(functions)
-
-
-def _check_function(function: FunctionDefinition, earlier: Sequence[FunctionDefinition], where: str) -> None:
-    if any(function.name == other.name for other in earlier):
-        raise InvalidParameter(f"`{where}.name`: there are two functions {function.name!r}", param=f"{where}.name")
-    parameters = parameters_of(function)
-    if parameters.get("type") != "object":
-        raise InvalidParameter(f"`{where}.parameters` must be a schema of `type` object", param=f"{where}.parameters")
-    check_schema(parameters, f"{where}.parameters")
+        found = _find_named(functions, choice)
+        return [(index, one) for index, one in enumerate(functions) if one is found]
+    return list(enumerate(functions))
 
 
 def _find_named(functions: Sequence[FunctionDefinition], choice: NamedToolChoice) -> FunctionDefinition:
@@ -75,30 +102,29 @@ def parameters_of(function: FunctionDefinition) -> dict[str, Any]:
 def calls_rules(
     functions: Sequence[FunctionDefinition], choice: ToolChoice, *, is_parallel: bool, other: str | None
 ) -> str:
-    """The grammar's text: calls alone, or `other` (None: any text, also before the first call) instead of them.
+    """The grammar's text without the schemas of `argument_rules`: calls alone, or `other` (a rule, None for any text,
+    also before the first call) instead of them.
 
     Raises: InvalidParameter for a choice that is not among the functions.
     """
-    if isinstance(choice, NamedToolChoice):
-        functions, is_parallel = [_find_named(functions, choice)], False
+    is_parallel = is_parallel and not isinstance(choice, NamedToolChoice)
     more = f" ({literal(chr(10) + OPEN_MARK)} call)*" if is_parallel else ""
     if choice == "required" or isinstance(choice, NamedToolChoice):
         rules = [f"start: {literal(OPEN_MARK)} call{more}"]
     elif other is not None:
-        rules = [f"start: other | {literal(OPEN_MARK)} call{more}", f"other: {other}"]
+        rules = [f"start: {other} | {literal(OPEN_MARK)} call{more}"]
     else:
         # The lazy head ends at the first mark: no text that holds one can go on as text.
         rules = [f"start: TEXT | head call{more}", f"head[lazy]: TEXT {literal(OPEN_MARK)}", r"TEXT: /(.|\n)*/"]
-    return "\n".join([*rules, *_call_rules(functions)])
+    return "\n".join([*rules, *_call_rules(_offered(functions, choice))])
 
 
-def _call_rules(functions: Sequence[FunctionDefinition]) -> list[str]:
-    names = " | ".join(f"call{index}" for index in range(len(functions)))
-    rules = [f"call: {literal(CALL_START)} ({names}) {literal(CALL_END)}"]
-    for index, function in enumerate(functions):
-        rules.append(f"call{index}: {literal(function.name + ARGUMENTS_START)} arguments{index}")
-        rules.append(f"arguments{index}: {json_body(parameters_of(function))}")
-    return rules
+def _call_rules(offered: Sequence[tuple[int, FunctionDefinition]]) -> list[str]:
+    names = " | ".join(f"call{index}" for index, _ in offered)
+    return [
+        f"call: {literal(CALL_START)} ({names}) {literal(CALL_END)}",
+        *(f"call{i}: {literal(one.name + ARGUMENTS_START)} {ARGUMENTS}{i}" for i, one in offered),
+    ]
 
 
 def tools_for_template(functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:

@@ -4,19 +4,21 @@ Owned by the loop. Bounded in number, time and memory, and fair between tenants,
 """
 
 import asyncio
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
 
 from engines.config import MIB
-from engines.grammar import Grammar, GrammarCompiler, Vocabulary
+from engines.grammar import GrammarCompiler, Vocabulary
 from engines.grammar_process import TrialDied, TrialProcess, TrialTooLong
-from engines.grammar_trial import WORK_BYTES, Outcome, Trial, Words, words_of
+from engines.grammar_trial import WORK_BYTES, Outcome, Trial, Words, source_of, words_of
+from engines.schema_loosening import SchemaRule
 from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
 from server.students.kept_grammars import Compiled, Kept, Key, Live
 from server.telemetry.grammars import GrammarCounts
@@ -143,28 +145,24 @@ class Grammars:
         return self._counts
 
     async def compile(
-        self,
-        source: str,
-        schemas: Sequence[tuple[str, Mapping[str, Any]]],
-        *,
-        tenant: str | None,
-        time_limit_s: float,
-    ) -> Grammar:
-        """Compile a grammar from its text, within a time that begins with the work. `schemas` are those in the text, by
-        the field they came in. When whoever asked is cancelled and nobody else asks for it, the work ends.
+        self, rules: str, schemas: Sequence[SchemaRule], *, tenant: str | None, time_limit_s: float
+    ) -> Compiled:
+        """Compile a grammar from its rules and its schemas, within a time that begins with the work. When whoever asked
+        is cancelled and nobody else asks for it, the work ends.
 
         Raises: SchemaRefused, InvalidParameter when it cannot be compiled or costs too much; QueueFull, Unavailable
         when it would have to wait for too long; Stopping.
         """
-        key = (tenant, source)
+        key = (tenant, rules + msgspec.json.encode(schemas).decode())
         kept = self._kept.find(key)
         if kept is not None:
             self._counts.outcomes["kept"] += 1
             return kept
-        job = self._jobs.get(key) or self._begin(key, schemas, time_limit_s)
+        trial = Trial(rules=rules, schemas=list(schemas), time_limit_s=time_limit_s)
+        job = self._jobs.get(key) or self._begin(key, trial)
         job.num_askers += 1
         try:
-            return (await asyncio.shield(job.result)).grammar
+            return await asyncio.shield(job.result)
         finally:
             job.num_askers -= 1
             if not job.num_askers and not job.result.done():
@@ -178,12 +176,10 @@ class Grammars:
         for process in self._processes:
             process.close()
 
-    def _begin(self, key: Key, schemas: Sequence[tuple[str, Mapping[str, Any]]], time_limit_s: float) -> Job:
+    def _begin(self, key: Key, trial: Trial) -> Job:
         if self._is_closed:
             raise Stopping("the student is being stopped", retry_after_s=RETRY_AFTER_S)
         loop = asyncio.get_running_loop()
-        texts = [(where, json.dumps(schema)) for where, schema in schemas]
-        trial = Trial(source=key[1], schemas=texts, time_limit_s=time_limit_s)
         job = Job(key=key, trial=trial, result=loop.create_future())
         try:
             self._check_memory(job.tenant)
@@ -238,7 +234,10 @@ class Grammars:
                 f"the compiled schema takes {outcome.num_bytes / MIB:.1f} MiB, more than "
                 f"{self._bounds.max_grammar_bytes / MIB:g}; make it simpler"
             )
-        return Compiled(grammar=compiler.compile(trial.source), num_bytes=outcome.num_bytes)
+        changed = {rule.name: rule for rule in outcome.changed}
+        source = source_of(trial.rules, [changed.get(rule.name, rule) for rule in trial.schemas])
+        loosened = tuple(outcome.loosened)
+        return Compiled(grammar=compiler.compile(source), num_bytes=outcome.num_bytes, loosened=loosened)
 
     def _finish(self, job: Job, done: "asyncio.Future[Compiled]") -> None:
         _stop_timer(job)

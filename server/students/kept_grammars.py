@@ -5,6 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from engines.grammar import Grammar
+from engines.schema_loosening import Loosened
 
 Key = tuple[str | None, str]
 """Tenant and text."""
@@ -12,8 +13,11 @@ Key = tuple[str | None, str]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Compiled:
+    """A grammar, and the places of its schemas that had to be loosened."""
+
     grammar: Grammar
     num_bytes: int
+    loosened: tuple[Loosened, ...] = ()
 
 
 class Kept:
@@ -24,12 +28,11 @@ class Kept:
         self._found: OrderedDict[Key, Compiled] = OrderedDict()
         self.num_bytes = 0
 
-    def find(self, key: Key) -> Grammar | None:
+    def find(self, key: Key) -> Compiled | None:
         compiled = self._found.get(key)
-        if compiled is None:
-            return None
-        self._found.move_to_end(key)
-        return compiled.grammar
+        if compiled is not None:
+            self._found.move_to_end(key)
+        return compiled
 
     def add(self, key: Key, compiled: Compiled) -> None:
         old = self._found.pop(key, None)

@@ -57,7 +57,7 @@ class JsonObjectFormat(RequestBody, frozen=True, kw_only=True, tag="json_object"
 
 
 class NamedSchema(LooseBody, frozen=True, kw_only=True):
-    """Always enforced, whatever `strict` says. `name` and `description` have no effect."""
+    """With `strict` what cannot be enforced is refused, otherwise it is left out. The other fields have no effect."""
 
     name: Name
     schema: JsonSchema | None = None
@@ -73,7 +73,7 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class FunctionDefinition(LooseBody, frozen=True, kw_only=True):
-    """A function that may be called. The schema of its parameters is always enforced, whatever `strict` says."""
+    """A function that may be called. What cannot be enforced of `parameters` is left out, with `strict` refused."""
 
     name: Name
     description: str | None = None
@@ -110,7 +110,7 @@ class ChatRequest(SamplingBody, frozen=True, kw_only=True):
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[FunctionTool], Meta(min_length=1)] | None = None
+    tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
 
 

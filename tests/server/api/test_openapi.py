@@ -89,7 +89,7 @@ def test_document_tells_how_answers_are_routed(served: Served, document: dict[st
         told = document["paths"][f"/v1/{path}"]["post"]
         headers = served.post(f"/v1/{path}", {"model": "auto", **body}).headers
         sent = {name for name in headers if name.startswith("x-fenhe-")}
-        assert set(told["responses"]["200"]["headers"]) == {*sent, "age", "x-fenhe-similarity"}
+        assert set(told["responses"]["200"]["headers"]) == {*sent, "age", "x-fenhe-similarity", "x-fenhe-loosened"}
         assert any(parameter["name"] == "x-fenhe-task" for parameter in told["parameters"])
 
 

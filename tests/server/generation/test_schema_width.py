@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from engines.grammar import GrammarCompiler, Masks, json_body
+from engines.schema_loosening import Loosens
 from models.errors import InvalidParameter
-from server.generation.json_schema import check_schema
+from server.generation.json_schema import held_part
 from server.generation.schema_width import MAX_ALTERNATIVES, MAX_OPTIONAL, find_too_wide
 from tests.server.conftest import make_tokenizer
 
@@ -43,7 +44,7 @@ TOO_WIDE: dict[str, tuple[dict[str, Any], str]] = {
 def test_too_wide_schemas_are_refused_with_place_and_limit(name: str) -> None:
     schema, pointer = TOO_WIDE[name]
     with pytest.raises(InvalidParameter, match=r"more than (256|512)") as caught:
-        check_schema(schema, "tools")
+        held_part(schema, "tools", Loosens.UNSUPPORTED)
     assert caught.value.param == ("tools" if not pointer else f"tools#{pointer}")
 
 

@@ -303,8 +303,7 @@ FUNCTION = WEATHER["function"]
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [], "tool_choice": "auto"}, "tools"),
-        ({"tools": None, "tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tools": None, "tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "nope"}}}, "tool_choice.function.name"),
@@ -322,11 +321,15 @@ FUNCTION = WEATHER["function"]
                     CLOCK,
                     {
                         "type": "function",
-                        "function": {"name": "a", "parameters": {"type": "object", "properties": {"b": {"type": "x"}}}},
+                        "function": {
+                            "name": "a",
+                            "strict": True,
+                            "parameters": {"type": "object", "properties": {"b": {"type": "x"}}},
+                        },
                     },
                 ]
             },
-            "tools[1].function.parameters#/properties/b",
+            "tools[1].function.parameters#/properties/b/type",
         ),
         ({"tools": [CLOCK] * 129}, "tools"),
         ({"ignore_eos": True}, "ignore_eos"),

@@ -47,7 +47,7 @@ class ScriptedProcess:
         self.pid = None
 
     def run(self, trial: Trial) -> Outcome:
-        self._trials.sources.append(trial.source)
+        self._trials.sources.append(trial.rules)
         num_ends = self.num_ends
         while not self._trials.gate.wait(0.001):
             if self.num_ends > num_ends:
@@ -72,7 +72,7 @@ def make_grammars(trials: Trials, **bounds: Any) -> Grammars:
 
 
 async def compile(grammars: Grammars, word: str, tenant: str | None = None) -> Any:
-    return await grammars.compile(f'start: "{word}"', [], tenant=tenant, time_limit_s=WAIT_S)
+    return (await grammars.compile(f'start: "{word}"', [], tenant=tenant, time_limit_s=WAIT_S)).grammar
 
 
 def start(grammars: Grammars, word: str, tenant: str | None = None) -> "asyncio.Task[Any]":

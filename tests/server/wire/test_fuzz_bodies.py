@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.generation.json_schema import KNOWN
+from server.generation.keywords import ANNOTATIONS, ASSERTIONS
 from server.settings.config import AdminConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, TinyStudent, make_engine, open_scripted, run_server
 from tests.server.event_reader import read_events
@@ -222,8 +222,25 @@ def test_hard_numbers_in_a_schema_are_answered(wire: Wire, number: str) -> None:
     check(wire, "/v1/chat/completions", schema_with(f'{{"enum": [{number}]}}'))
 
 
+SCHEMAS = st.dictionaries(st.sampled_from(sorted(ASSERTIONS | ANNOTATIONS)) | TEXTS, VALUES, max_size=4)
+
+
 @search(100)
-@given(st.dictionaries(st.sampled_from(sorted(KNOWN)) | TEXTS, VALUES, max_size=4))
+@given(SCHEMAS)
+@example(schema={"minimum": "é" * 80})
+@example(schema={"$ref": {"x": "é" * 80}})
+@example(schema={"type": "string", "minLength": 2**53, "pattern": "((", "format": "date"})
+@example(schema={"type": "integer", "minimum": 5, "maximum": 3, "enum": ["a"]})
+def test_any_schema_of_a_tool_is_taken(wire: Wire, schema: dict[str, Any]) -> None:
+    parameters = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    body = {**GOOD["/v1/chat/completions"], "tools": [{"type": "function", "function": {"name": "f"}}]}
+    body["tools"][0]["function"]["parameters"] = parameters
+    reply = check(wire, "/v1/chat/completions", json.dumps(body).encode())
+    assert reply.status == 200 or b"context_length_exceeded" in reply.content, "what is long fits no context"
+
+
+@search(100)
+@given(SCHEMAS)
 @example(schema={"minimum": "é" * 80})
 @example(schema={"$ref": {"x": "é" * 80}})
 def test_any_schema_is_answered(wire: Wire, schema: dict[str, Any]) -> None:
