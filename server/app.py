@@ -26,6 +26,7 @@ from server.telemetry.request_record import record_of
 from server.telemetry.tracing import Tracing
 from server.threads import run_in_daemon_thread
 from server.wire import errors
+from server.wire.message_errors import error_body_at
 from server.wire.replies import raw_json_response
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         return Response(status_code=204, headers={"allow": ", ".join(methods)})
     message = _route_message(request, status) or error.detail
     code = record_of(request.scope).error = errors.ROUTE_CODES.get(status, "http_error")
-    return raw_json_response(errors.error_body(message, status, code), status, _error_headers(request, error))
+    body = error_body_at(request.scope["path"], message, status, code, request_id=record_of(request.scope).id)
+    return raw_json_response(body, status, _error_headers(request, error))
 
 
 def _error_headers(request: Request, error: HTTPException) -> list[tuple[bytes, bytes]]:

@@ -48,6 +48,11 @@ class ChatOrder:
         self._max_tokens = _max_tokens(body)
         self._structure = structure_of(body, context.config.limits)
 
+    @property
+    def reads_calls(self) -> bool:
+        """Whether the answer may hold calls of functions."""
+        return bool(self._structure.functions)
+
     async def conversations(self) -> list[Conversation]:
         envelope, messages = self.envelope, self._body.messages
         run = self._context.long_work.run
@@ -93,7 +98,7 @@ class ChatOrder:
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
         )
-        writer = ChatBodyWriter(job, reads_calls=bool(self._structure.functions))
+        writer = ChatBodyWriter(job, reads_calls=self.reads_calls)
         return Plan(target=target, student=student, job=job, writer=writer, loosened=prompt.loosened)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from server.api.completions import completion_handler
 from server.api.debug import debug_handler
 from server.api.embeddings import embeddings_handler
 from server.api.handler import Handler
+from server.api.messages import count_handler, message_handler
 from server.api.model_list import model_handler, models_handler
 from server.api.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
 from server.api.responses import response_handler
@@ -34,6 +36,8 @@ from server.wire.base import ErrorReply
 from server.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from server.wire.completions import CompletionRequest, TextCompletion
 from server.wire.debug import DebugReply
+from server.wire.message_errors import MessageError
+from server.wire.messages import CountReply, CountRequest, MessageEvent, MessageReply, MessageRequest
 from server.wire.responses import ResponseEvent, ResponseReply, ResponseRequest
 from server.wire.status import (
     FlushReply,
@@ -60,9 +64,10 @@ DONE = "[DONE]"
 class Endpoint:
     """A method of a path, what handles it, and what the document says about it.
 
-    `route` is the path as the application matches it where the document writes it differently. `refusals` are the error
-    statuses with an OpenAI error body, `unready` is the body of a 503 that is no error, `parameters` are what it reads
-    beside the body and x-request-id, `example` is a body that any server answers, `end` the last event of its streams.
+    `route` is the path as the application matches it where the document writes it differently. `chunk` is what an event
+    of a stream holds, one kind or several. `refusals` are the statuses of errors, whose body is `error`; `unready` is
+    the body of a 503 that is no error, `parameters` are what it reads beside the body and x-request-id, `example` is a
+    body that any server answers, `end` the last event of its streams.
     """
 
     method: str
@@ -72,8 +77,9 @@ class Endpoint:
     summary: str
     reply: type[msgspec.Struct] | None
     body: type[msgspec.Struct] | None = None
-    chunk: type[msgspec.Struct] | None = None
+    chunk: type[msgspec.Struct] | UnionType | None = None
     refusals: tuple[int, ...] = ()
+    error: type[msgspec.Struct] = ErrorReply
     unready: type[msgspec.Struct] | None = None
     status: int = 200
     is_routed: bool = False
@@ -149,6 +155,38 @@ ENDPOINTS = (
         parameters=(_TASK, _DEADLINE),
         is_routed=True,
         end="`response.completed`, `response.incomplete` or `response.failed`",
+    ),
+    Endpoint(
+        method="post",
+        path="/v1/messages",
+        make_handler=_with_context(message_handler),
+        id="create_message",
+        summary="Answer a conversation in Anthropic's format, whole or as a stream of typed events.",
+        body=MessageRequest,
+        example={
+            "model": "auto",
+            "max_tokens": 50,
+            "messages": [{"role": "user", "content": "How many legs have three spiders?"}],
+        },
+        reply=MessageReply,
+        chunk=MessageEvent,
+        refusals=_WORK,
+        error=MessageError,
+        parameters=(_TASK, _DEADLINE),
+        is_routed=True,
+        end="`message_stop`",
+    ),
+    Endpoint(
+        method="post",
+        path="/v1/messages/count_tokens",
+        make_handler=_with_context(count_handler),
+        id="count_message_tokens",
+        summary="How many tokens the prompt of a message has.",
+        body=CountRequest,
+        example={"model": "auto", "messages": [{"role": "user", "content": "How many legs have three spiders?"}]},
+        reply=CountReply,
+        refusals=(*_BODY, 404),
+        error=MessageError,
     ),
     Endpoint(
         method="post",

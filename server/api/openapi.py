@@ -1,16 +1,18 @@
 """`GET /openapi.json`, generated from the endpoints and the wire structs: what it says is what the decoders accept."""
 
+from types import UnionType
 from typing import Any
 
 import msgspec
 
-from server.access.keys import OPEN_PATHS
+from server.access.keys import API_KEY_HEADER, OPEN_PATHS
 from server.api.endpoints import DONE, ENDPOINTS, Endpoint, parameter
 from server.generation.delivery import ANSWER_HEADERS
 from server.wire.base import ErrorReply, LooseBody, RequestBody
 
 Schema = dict[str, Any]
-Refs = dict[type[msgspec.Struct], Schema]
+Kind = type[msgspec.Struct] | UnionType
+Refs = dict[Kind, Schema]
 
 REQUEST_ID = parameter(
     "x-request-id",
@@ -20,11 +22,12 @@ REQUEST_ID = parameter(
 
 
 def openapi_document(version: str) -> Schema:
-    structs: list[type[msgspec.Struct]] = [ErrorReply]
+    kinds: list[Kind] = [ErrorReply]
     for endpoint in ENDPOINTS:
-        structs += [kind for kind in (endpoint.body, endpoint.reply, endpoint.chunk, endpoint.unready) if kind]
-    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    refs: Refs = dict(zip(structs, schemas, strict=True))
+        told = (endpoint.body, endpoint.reply, endpoint.chunk, endpoint.unready, endpoint.error)
+        kinds += [kind for kind in told if kind]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    refs: Refs = dict(zip(kinds, schemas, strict=True))
     _open_bodies(RequestBody, components)
     paths: Schema = {}
     for endpoint in ENDPOINTS:
@@ -42,6 +45,7 @@ def openapi_document(version: str) -> Schema:
             "securitySchemes": {
                 "adminKey": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "http", "scheme": "bearer", "description": "Where the server has keys."},
+                "apiKeyHeader": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER, "description": "As well."},
             },
         },
     }
@@ -74,13 +78,19 @@ def _describe(endpoint: Endpoint, refs: Refs) -> Schema:
     if endpoint.needs_admin_key:
         described["security"] = [{"adminKey": []}]
     elif endpoint.path not in OPEN_PATHS:
-        described["security"] = [{}, {"apiKey": []}]
+        described["security"] = [{}, {"apiKey": []}, {"apiKeyHeader": []}]
         refusals |= {401, 429} if endpoint.body is not None else {401}
     for status in sorted(refusals):
-        described["responses"][str(status)] = {"description": "An error.", "content": _json(refs[ErrorReply])}
+        described["responses"][str(status)] = {"description": "An error.", "content": _json(_error(endpoint, refs))}
     if endpoint.unready is not None:
         described["responses"]["503"] = {"description": "Not yet.", "content": _json(refs[endpoint.unready])}
     return described
+
+
+def _error(endpoint: Endpoint, refs: Refs) -> Schema:
+    """What is refused before its path is known has the same shape everywhere."""
+    own = refs[endpoint.error]
+    return own if endpoint.error is ErrorReply else {"anyOf": [own, refs[ErrorReply]]}
 
 
 def _content(endpoint: Endpoint, refs: Refs) -> Schema:
@@ -95,7 +105,7 @@ def _content(endpoint: Endpoint, refs: Refs) -> Schema:
 def _event(endpoint: Endpoint, refs: Refs) -> Schema:
     """One event of a stream. Source: OpenAPI 3.2, section 4.14, which readers of 3.1 know too."""
     assert endpoint.chunk is not None
-    body = {"anyOf": [refs[endpoint.chunk], refs[ErrorReply]]}
+    body = {"anyOf": [refs[endpoint.chunk], refs[endpoint.error]]}
     data = [{"type": "string", "contentMediaType": "application/json", "contentSchema": body}]
     if endpoint.has_done:
         data.insert(0, {"const": DONE})

@@ -39,13 +39,13 @@ def tokenize_handler(context: Context) -> Handler:
             return reply.count, json_response(reply)
 
         with charged(record, len(raw)) as charge:  # a token has a byte at least
-            charge.num_tokens, response = await _run(context, request, len(raw), work)
+            charge.num_tokens, response = await run_on_text(context, request, len(raw), work)
         return response
 
     return tokenize
 
 
-async def _run(context: Context, request: Request, num_bytes: int, work: Callable[[], T]) -> T:
+async def run_on_text(context: Context, request: Request, num_bytes: int, work: Callable[[], T]) -> T:
     """Work on text. Raises: ClientGone, DeadlineExceeded; what the work raises."""
     terms = terms_of(record_of(request.scope), None)
     with cancelled_by(request.receive, terms) as cancellation:
@@ -83,7 +83,7 @@ def detokenize_handler(context: Context) -> Handler:
             return len(ids), json_response(DetokenizeResponse(prompt=student.tokenizer.decode(ids, skip_special=False)))
 
         with charged(record, len(raw)) as charge:
-            charge.num_tokens, response = await _run(context, request, len(raw), work)
+            charge.num_tokens, response = await run_on_text(context, request, len(raw), work)
         return response
 
     return detokenize

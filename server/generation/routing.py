@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Envelope:
-    """What is known of a request beside what its body says: the key its sequences are named after, its tenant, and how
-    many bytes the body has."""
+    """What is known of a request beside what its body says: the key its sequences are named after, its x-request-id,
+    its tenant, and how many bytes the body has."""
 
     key: str
+    request_id: str = ""
     tenant: str | None = None
     num_bytes: int = 0
 

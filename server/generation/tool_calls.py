@@ -9,8 +9,10 @@ from models.errors import GrammarFailed
 from server.generation.tools import ARGUMENTS_START, CALL_END, CALL_START, OPEN_MARK
 from server.wire.chat import CallDelta, Delta, FunctionCall, FunctionDelta, ToolCall
 
-_HEAD = re.compile(re.escape(CALL_START) + r"([A-Za-z0-9_-]{1,64})" + re.escape(ARGUMENTS_START))
-MAX_HEAD_CHARS = len(CALL_START) + 64 + len(ARGUMENTS_START)
+MAX_NAME_CHARS = 128
+"""Source: Anthropic API reference, tools. OpenAI's names have 64 at most."""
+_HEAD = re.compile(re.escape(CALL_START) + rf"([A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}})" + re.escape(ARGUMENTS_START))
+MAX_HEAD_CHARS = len(CALL_START) + MAX_NAME_CHARS + len(ARGUMENTS_START)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from server.students.event_bridge import ClientGone
 from server.telemetry.request_log import fields_of, log_request
 from server.telemetry.request_record import KEY, Record
 from server.wire import errors, sse
+from server.wire.message_errors import error_body_at, is_messages_path
 
 logger = logging.getLogger(__name__)
 
@@ -131,17 +132,23 @@ class Exchange:
             return
         meter = self._record.meter if self._is_work else None
         limits = [] if meter is None else meter.headers(time.monotonic())
-        message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._record.id.encode()), *limits]
+        message["headers"] = [*message.get("headers", ()), *self._id_headers(), *limits]
         _check_headers(message["headers"])
         await self._raw_send(message)
         self._record.status = message["status"]
 
+    def _id_headers(self) -> list[tuple[bytes, bytes]]:
+        """Source: Anthropic API reference: there it is called `request-id`."""
+        names = (b"x-request-id", b"request-id") if is_messages_path(self._scope["path"]) else (b"x-request-id",)
+        return [(name, self._record.id.encode()) for name in names]
+
     async def _fail(self, error: ServingError, cause: BaseException | None = None) -> None:
         """Send the error: as a response, or inside a stream that has started."""
         self._record.error = error.code
-        body = errors.body_of(error)
+        status, path = errors.status_of(error), self._scope["path"]
+        body = error_body_at(path, error.message, status, error.code, error.param, request_id=self._record.id)
         if self._record.status is None:
-            await self._respond(errors.status_of(error), body, errors.headers_of(error))
+            await self._respond(status, body, errors.headers_of(error))
         elif self._record.is_event_stream:
             frame = self._record.frame_error
             body = sse.frame(body) if frame is None else frame(error)

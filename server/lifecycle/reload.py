@@ -69,6 +69,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
         router=router,
         grace_s=new.grace_s,
         recommended_sampling=new.recommended_sampling,
+        claude_model=new.claude_model,
         allow_no_keys=new.allow_no_keys,
         allowed_hosts=new.allowed_hosts,
     )

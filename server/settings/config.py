@@ -182,6 +182,15 @@ class ServerConfig:
             "what its model's authors recommend"
         ),
     ] = True
+    claude_model: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=256,
+            description="the model that ids of Anthropic's (`claude-...`) stand for in /v1/messages: a student, one of "
+            "its paths (`student:path`), or `auto`",
+        ),
+    ] = "auto"
     verify_students: Annotated[
         bool,
         Meta(

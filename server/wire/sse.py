@@ -42,7 +42,8 @@ class TextChunk:
         return self.before + encoder.encode(text) + self.after
 
 
-def text_chunk(chunk: msgspec.Struct) -> TextChunk:
-    """Cut an encoded chunk at the text `TEXT_MARK`, which it must hold once."""
-    before, after = frame(encoder.encode(chunk)).split(_MARK_BYTES)
+def text_chunk(chunk: msgspec.Struct, kind: str | None = None) -> TextChunk:
+    """Cut an encoded chunk, or event of this type, at the text `TEXT_MARK`, which it must hold once."""
+    body = encoder.encode(chunk)
+    before, after = (frame(body) if kind is None else typed_frame(kind, body)).split(_MARK_BYTES)
     return TextChunk(before, after)

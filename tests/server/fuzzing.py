@@ -53,6 +53,50 @@ GOOD: dict[str, dict[str, Any]] = {
         "top_logprobs": 2,
         "text": {"format": {"type": "json_object"}},
     },
+    "/v1/messages": {
+        "model": "claude-next",
+        "max_tokens": 3,
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": "hello"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "text", "text": "I look."},
+                    {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "x"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "toolu_1",
+                        "is_error": True,
+                        "content": [{"type": "text", "text": "no"}],
+                    },
+                    {"type": "text", "text": "and now?"},
+                ],
+            },
+        ],
+        "tools": [
+            {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}},
+            {"type": "web_search_20260318", "name": "web_search"},
+        ],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        "stop_sequences": ["x"],
+        "temperature": 0.5,
+        "top_k": 5,
+        "thinking": {"type": "adaptive"},
+        "stream": True,
+    },
+    "/v1/messages/count_tokens": {
+        "model": "auto",
+        "system": "Be brief.",
+        "messages": MESSAGES,
+        "tools": [{"name": "look", "input_schema": {"type": "object"}}],
+    },
     "/v1/embeddings": {"model": "auto", "input": "hello"},
     "/v1/route": {"model": "auto", "messages": MESSAGES, "fenhe": {"quality": "full"}},
     "/tokenize": {"model": "auto", "prompt": "hello", "return_token_strs": True},

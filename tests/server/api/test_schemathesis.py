@@ -177,7 +177,7 @@ def test_server_with_a_sick_engine_keeps_to_its_document(start: Start) -> None:
     served.engine.sicken("it broke")
     assert [call(served, BY_ID[id]) for id in ("health", "ready", "startup")] == [503, 503, 200]
     generating = [endpoint for endpoint in ENDPOINTS if endpoint.is_routed]
-    assert [call(served, endpoint) for endpoint in generating] == [503, 503, 503]
+    assert {call(served, endpoint) for endpoint in generating} == {503}
 
 
 def test_server_that_is_stopping_keeps_to_its_document(whole: Served) -> None:
