@@ -9,10 +9,13 @@ from typing import Any
 import httpx
 
 from loadtest.ledger import Outcome
-from loadtest.soak_kinds import DEBUG, RESPONSES, Sent
+from loadtest.soak_kinds import COUNT, DEBUG, MESSAGES, RESPONSES, Sent
 
 PATIENCE_S = 120.0
 """Longer than any answer may take: a client that still waits then was forgotten by the server."""
+STOPS = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
+"""Why a message may end."""
+TYPED_ENDS = ("response.completed", "response.incomplete", "message_stop")
 
 
 async def send(client: httpx.AsyncClient, sent: Sent) -> Outcome:
@@ -61,10 +64,11 @@ async def _judge(response: httpx.Response, sent: Sent) -> Outcome:
     if is_stream:
         return await _judge_stream(response, sent, cache)
     body = await response.aread()
-    return Outcome(what=what, cache=cache, problem=_body_problem(body, response.status_code, sent))
+    return Outcome(what=what, cache=cache, problem=body_problem(body, response.status_code, sent))
 
 
-def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
+def body_problem(body: bytes, status: int, sent: Sent) -> str | None:
+    """What is wrong with a body that is no stream."""
     if sent.method == "GET" and sent.path != DEBUG:
         return None
     try:
@@ -73,7 +77,8 @@ def _body_problem(body: bytes, status: int, sent: Sent) -> str | None:
         return f"not JSON: {body[:100]!r}"
     if status != 200:
         detail = reply.get("error") if isinstance(reply, dict) else None
-        has_shape = isinstance(detail, dict) and {"message", "type", "param", "code"} <= detail.keys()
+        usual = {"message", "type"} if sent.path in (MESSAGES, COUNT) else {"message", "type", "param", "code"}
+        has_shape = isinstance(detail, dict) and usual <= detail.keys()
         return None if has_shape else f"an error without the usual fields: {body[:200]!r}"
     return _reply_problem(reply, sent)
 
@@ -84,6 +89,10 @@ def _reply_problem(reply: dict[str, Any], sent: Sent) -> str | None:
         return f"the engine's records do not agree: {found}" if found else None
     if sent.path == RESPONSES:
         return None if reply.get("status") in ("completed", "incomplete") else f"status {reply.get('status')}"
+    if sent.path == MESSAGES:
+        return None if reply.get("stop_reason") in STOPS else f"stop_reason {reply.get('stop_reason')}"
+    if sent.path == COUNT:
+        return None if reply.get("input_tokens", 0) > 0 else f"counted {reply}"
     ends = [choice.get("finish_reason") for choice in reply.get("choices", ())]
     is_answer = sent.method == "POST"
     return f"choices without an end: {ends}" if is_answer and not (ends and all(ends)) else None
@@ -97,18 +106,19 @@ async def _judge_stream(response: httpx.Response, sent: Sent, cache: str | None)
         stream.note(line.removeprefix("data:").strip())
         if sent.leaves_after is not None and stream.num_events >= sent.leaves_after:
             return Outcome(what="left", cache=cache)
-    problem = stream.problem(is_response=sent.path == RESPONSES, may_break=sent.may_break)
+    problem = stream.problem(is_typed=sent.path in (RESPONSES, MESSAGES), may_break=sent.may_break)
     return Outcome(what="error in stream" if stream.num_errors else "200", cache=cache, problem=problem)
 
 
 @dataclass(slots=True, kw_only=True)
 class StreamRecord:
-    """What a stream contained. A good one ends every choice once and then says [DONE] once, or ends with one error."""
+    """What a stream contained. A good one ends every choice once and then says [DONE] once, or ends with one error; one
+    of typed events has one end."""
 
     num_events: int = 0
     num_done: int = 0
     num_errors: int = 0
-    num_response_ends: int = 0
+    num_typed_ends: int = 0
     ends: Counter[int] = field(default_factory=Counter)
 
     def note(self, data: str) -> None:
@@ -118,16 +128,16 @@ class StreamRecord:
             return
         event = json.loads(data)
         self.num_errors += event.get("error") is not None or event.get("type") == "response.failed"
-        self.num_response_ends += event.get("type") in ("response.completed", "response.incomplete")
+        self.num_typed_ends += event.get("type") in TYPED_ENDS
         for choice in event.get("choices", ()):
             self.ends[choice["index"]] += choice.get("finish_reason") is not None
 
-    def problem(self, *, is_response: bool, may_break: bool) -> str | None:
+    def problem(self, *, is_typed: bool, may_break: bool) -> str | None:
         if self.num_errors:
             is_right = may_break and self.num_errors == 1 and self.num_done <= 1
             return None if is_right else f"{self.num_errors} errors and {self.num_done} [DONE] in a stream"
-        if is_response:
-            return None if self.num_response_ends == 1 else f"{self.num_response_ends} ends of a response"
+        if is_typed:
+            return None if self.num_typed_ends == 1 else f"{self.num_typed_ends} ends of a response"
         if self.num_done != 1:
             return f"{self.num_done} [DONE] in a stream"
         return (

@@ -16,6 +16,8 @@ HOT_PROMPTS = tuple(f"Say one sentence about the {word}." for word in WORDS)
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+COUNT = "/v1/messages/count_tokens"
 DEBUG = "/debug/state"
 ANSWERED = frozenset({200})
 BUSY = frozenset({429})
@@ -157,6 +159,41 @@ def response(rng: random.Random) -> Sent:
     return _post(body | {"stream": rng.random() < 0.5}, RESPONSES)
 
 
+def message(rng: random.Random) -> Sent:
+    """A conversation with a call and its result, in Anthropic's format."""
+    place = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "toolu_1",
+        "content": _words(rng, 3),
+        "is_error": rng.random() < 0.3,
+    }
+    body = {
+        "model": "claude-next",
+        "max_tokens": rng.randint(1, 40),
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [
+            {"role": "user", "content": _words(rng, 4)},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ],
+        "tools": [{"name": "weather", "input_schema": place}],
+        "tool_choice": {"type": rng.choice(["auto", "any", "none"])},
+        "stream": rng.random() < 0.5,
+    }
+    return _post(body, MESSAGES)
+
+
+def message_text(rng: random.Random) -> Sent:
+    body = {"model": "auto", "max_tokens": rng.randint(0, 8), "messages": [{"role": "user", "content": _words(rng, 6)}]}
+    return _post(body | {"temperature": 0, "stream": rng.random() < 0.5}, MESSAGES)
+
+
+def counted(rng: random.Random) -> Sent:
+    return _post({"model": "auto", "messages": [{"role": "user", "content": _words(rng, 6)}]}, COUNT)
+
+
 def scored(rng: random.Random) -> Sent:
     body = {"model": "auto", "prompt": _words(rng, 20), "echo": True, "logprobs": 2, "max_tokens": rng.randint(0, 2)}
     return _post(body, COMPLETIONS)
@@ -247,6 +284,9 @@ MIX: dict[str, tuple[Callable[[random.Random], Drawn], float]] = {
     "reloaded": (soak_faults.reloaded, 0.5),
     "damaged_student": (soak_faults.damaged_student, 0.05),
     "response": (response, 3),
+    "message": (message, 2),
+    "message_text": (message_text, 2),
+    "counted": (counted, 1),
     "scored": (scored, 1),
     "strange_key": (strange_key, 2),
     "flushed": (flushed, 0.2),
