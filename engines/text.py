@@ -25,13 +25,9 @@ class TextStream:
         return self._hold_back(text)
 
     def finish(self) -> str:
-        """What is still held when the sequence ends without a stop string; a cut character becomes U+FFFD."""
-        tail = self._decoder.decode(b"", final=True)
-        if self.matched is not None:
-            return ""
-        shown = self._hold_back(tail) if self._stop else tail
+        """What is still held when the sequence ends without a stop string. A character that was cut is not shown."""
         held, self._held = self._held, ""
-        return shown + held
+        return held
 
     def _hold_back(self, text: str) -> str:
         pending = self._held + text

@@ -108,6 +108,10 @@ class Tokenizer:
             known = self._bytes[id] = self._find_bytes(id)
         return known
 
+    def token_name(self, id: int) -> str:
+        """What a token is called, such as `<|im_end|>`; `token_id:N` for an id that no token has."""
+        return self._backend.id_to_token(id) or f"token_id:{id}"
+
     def is_special(self, id: int) -> bool:
         return id in self._special_ids
 

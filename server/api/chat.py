@@ -94,6 +94,7 @@ class ChatOrder:
             path=target.path,
             fingerprint=student.fingerprint,
             requests=choice_requests(body, key, [prompt.token_ids], [sampling], target),
+            tokenizer=student.tokenizer,
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from engines.sequence import Finish, TokenLogprob
+from engines.sequence import Finish
 from models.errors import ServingError
 from server.api.logprobs import content_logprobs
 from server.generation.plan import Job, Part
@@ -22,6 +22,8 @@ from server.wire.chat import (
     Delta,
 )
 from server.wire.errors import body_of
+
+EndReason = Literal["stop", "length", "tool_calls"]
 
 
 class ChatBodyWriter:
@@ -43,7 +45,7 @@ class ChatBodyWriter:
         self._readers = {index: CallReader() for index in range(len(self._job.requests))}
         first = Delta(role="assistant", content=None if self._reads_calls else "", refusal=None)
         choices = [ChunkChoice(index=i, delta=first) for i in range(len(self._job.requests))]
-        return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
+        return self._frames(choices)
 
     def text(self, index: int, text: str) -> bytes:
         if self._reads_calls:
@@ -53,30 +55,26 @@ class ChatBodyWriter:
     def part(self, part: Part) -> bytes:
         if self._reads_calls:
             return self._call_part(part)
-        finish = part.finish
-        choice = ChunkChoice(
-            index=part.index,
-            delta=Delta(content=part.text) if part.texts or part.logprobs else Delta(),
-            logprobs=_logprobs(part.logprobs) if part.logprobs else None,
-            finish_reason=None if finish is None else finish_reason(finish.reason),
-            fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
-        )
-        return sse.frame(encoder.encode(self._chunk(choice)))
+        choices = []
+        if part.texts or part.logprobs:
+            logprobs = self._logprobs(part) if part.logprobs else None
+            choices.append(ChunkChoice(index=part.index, delta=Delta(content=part.text), logprobs=logprobs))
+        if part.finish is not None:
+            choices.append(_last_choice(part.index, part.finish, finish_reason(part.finish.reason)))
+        return self._frames(choices)
 
     def _call_part(self, part: Part) -> bytes:
-        """Text and calls in chunks of their own, then log-probabilities and the finish reason in one."""
+        """Text and calls in chunks of their own, then log-probabilities, then the finish reason."""
         reader, finish = self._readers[part.index], part.finish
         pieces = reader.push(part.text) + ([] if finish is None else reader.finish())
         choices = [ChunkChoice(index=part.index, delta=delta_of(piece)) for piece in pieces]
-        if part.logprobs or finish is not None:
-            last = ChunkChoice(
-                index=part.index,
-                delta=Delta(),
-                logprobs=_logprobs(part.logprobs) if part.logprobs else None,
-                finish_reason=None if finish is None else _end_of(finish, reader),
-                fenhe=UNSET if finish is None else ChoiceFenhe(path=finish.path),
-            )
-            choices.append(last)
+        if part.logprobs:
+            choices.append(ChunkChoice(index=part.index, delta=Delta(), logprobs=self._logprobs(part)))
+        if finish is not None:
+            choices.append(_last_choice(part.index, finish, _end_of(finish, reader)))
+        return self._frames(choices)
+
+    def _frames(self, choices: list[ChunkChoice]) -> bytes:
         return b"".join(sse.frame(encoder.encode(self._chunk(choice))) for choice in choices)
 
     def usage(self, usage: UsageReply) -> bytes:
@@ -103,10 +101,13 @@ class ChatBodyWriter:
         return ChatChoice(
             index=part.index,
             message=_message(part.text, reader) if self._reads_calls else AssistantMessage(content=part.text),
-            logprobs=_logprobs(part.logprobs) if self._has_logprobs else None,
+            logprobs=self._logprobs(part) if self._has_logprobs else None,
             finish_reason=_end_of(part.finish, reader),
             fenhe=ChoiceFenhe(path=part.finish.path),
         )
+
+    def _logprobs(self, part: Part) -> ChatLogprobs:
+        return ChatLogprobs(content=content_logprobs(part.logprobs, self._job.tokenizer.token_name))
 
     def _chunk(self, choice: ChunkChoice | None, usage: UsageReply | None = None) -> ChatChunk:
         return ChatChunk(
@@ -127,11 +128,12 @@ def _message(text: str, reader: CallReader) -> AssistantMessage:
     return AssistantMessage(content="".join(texts) or None, tool_calls=whole_calls(reader.calls))
 
 
-def _end_of(finish: Finish, reader: CallReader) -> Literal["stop", "length", "tool_calls"]:
+def _end_of(finish: Finish, reader: CallReader) -> EndReason:
     """`tool_calls` only when every call is whole: a call that was cut off must not be run."""
     reason = finish_reason(finish.reason)
     return "tool_calls" if reason == "stop" and reader.has_whole_calls else reason
 
 
-def _logprobs(logprobs: list[TokenLogprob]) -> ChatLogprobs:
-    return ChatLogprobs(content=content_logprobs(logprobs))
+def _last_choice(index: int, finish: Finish, reason: EndReason) -> ChunkChoice:
+    """The end of a choice, without a delta: clients take one there for a piece of the answer, or drop it."""
+    return ChunkChoice(index=index, delta=Delta(), finish_reason=reason, fenhe=ChoiceFenhe(path=finish.path))

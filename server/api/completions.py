@@ -91,11 +91,12 @@ class CompletionOrder:
             path=target.path,
             fingerprint=student.fingerprint,
             requests=choice_requests(body, self.envelope.key, token_ids, samplings, target),
+            tokenizer=student.tokenizer,
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
         )
-        writer = CompletionBodyWriter(job, [prompt.text for prompt in prompts], student.tokenizer.token_bytes)
+        writer = CompletionBodyWriter(job, [prompt.text for prompt in prompts])
         return Plan(target=target, student=student, job=job, writer=writer)
 
     def _sampling(self, student: ServedStudent, prompt: Prompt) -> SamplingParams:

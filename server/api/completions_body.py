@@ -1,14 +1,13 @@
 """How the bodies of `/v1/completions` look, whole and as chunks of a stream."""
 
-import itertools
-from collections.abc import Callable
-
 from msgspec import UNSET, UnsetType
 
 from engines.sequence import TokenLogprob
 from models.errors import ServingError
+from server.api.logprobs import best_by_text, token_text
+from server.api.text_offsets import TextOffsets
 from server.generation.plan import Job, Part
-from server.generation.sequences import finish_reason, text_of
+from server.generation.sequences import finish_reason
 from server.wire import sse
 from server.wire.base import ChoiceFenhe, UsageReply, encoded, encoder
 from server.wire.completions import TextChoice, TextCompletion, TextLogprobs
@@ -22,15 +21,14 @@ class CompletionBodyWriter:
     comes in the choice's first chunk, together with those of the prompt's tokens.
     """
 
-    def __init__(self, job: Job, echoes: list[str], token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, job: Job, echoes: list[str]) -> None:
         self._job = job
         self._echoes = echoes
-        self._token_bytes = token_bytes
         self._is_scored = job.requests[0].sampling.prompt_logprobs is not None
         self._begun: set[int] = set()
         self._num_alternatives = job.requests[0].sampling.logprobs
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[int, TextOffsets] = {}
         indices = range(len(job.requests)) if job.is_stream else ()
         self._text = [sse.text_chunk(self._completion([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
 
@@ -81,24 +79,32 @@ class CompletionBodyWriter:
         )
 
     def _logprobs(self, part: Part) -> TextLogprobs:
-        tokens = [text_of(logprob) for logprob in part.logprobs]
-        chosen: list[float | None] = [logprob.logprob for logprob in part.logprobs]
-        top: list[dict[str, float] | None] = [_top(logprob) for logprob in part.logprobs]
-        if self._is_unscored(part):
-            tokens.insert(0, self._first_token(part.index))
-            chosen.insert(0, None)
-            top.insert(0, None)
-        ends = list(itertools.accumulate(map(len, tokens), initial=self._offsets.get(part.index, 0)))
-        self._offsets[part.index] = ends.pop()
+        name, is_unscored = self._job.tokenizer.token_name, self._is_unscored(part)
+        first = [self._first_token(part.index)] if is_unscored else []
+        logprobs = [*first, *part.logprobs]
+        top: list[dict[str, float] | None] = [encoded(best_by_text(logprob, name)) for logprob in part.logprobs]
+        values: list[float | None] = [logprob.logprob for logprob in part.logprobs]
         return TextLogprobs(
-            tokens=tokens,
-            token_logprobs=chosen,
-            top_logprobs=top if self._num_alternatives else None,
-            text_offset=ends,
+            tokens=[token_text(logprob, name) for logprob in logprobs],
+            token_logprobs=[None, *values] if is_unscored else values,
+            top_logprobs=([None, *top] if is_unscored else top) if self._num_alternatives else None,
+            text_offset=self._text_offsets(part, logprobs),
         )
 
-    def _first_token(self, index: int) -> str:
-        return self._token_bytes(self._job.requests[index].prompt_token_ids[0]).decode(errors="replace")
+    def _text_offsets(self, part: Part, logprobs: list[TokenLogprob]) -> list[int]:
+        if part.index not in self._offsets:
+            num_echoed = len(self._job.requests[part.index].prompt_token_ids) if self._is_scored else 0
+            self._offsets[part.index] = TextOffsets(self._echo(part.index), num_echoed, self._job.tokenizer.token_name)
+        offsets = [self._offsets[part.index].place(logprob) for logprob in logprobs]
+        if self._job.is_stream:
+            return offsets
+        end = len(self._echo(part.index)) + len(part.text)  # tokens of a stop string have no place in the text
+        return [min(offset, end) for offset in offsets]
+
+    def _first_token(self, index: int) -> TokenLogprob:
+        """The prompt's first token, which nothing precedes: only its text counts."""
+        token_id = self._job.requests[index].prompt_token_ids[0]
+        return TokenLogprob(token_id=token_id, logprob=0.0, token_bytes=self._job.tokenizer.token_bytes(token_id))
 
     def _completion(self, choices: list[TextChoice], usage: UsageReply | None = None) -> TextCompletion:
         return TextCompletion(
@@ -109,11 +115,3 @@ class CompletionBodyWriter:
             choices=choices,
             usage=self._usage if usage is None else usage,
         )
-
-
-def _top(logprob: TokenLogprob) -> dict[str, float]:
-    """The likeliest tokens and the chosen one, which may not be among them.
-
-    Source: OpenAI API reference, completions: up to `logprobs` + 1 elements.
-    """
-    return encoded({text_of(other): other.logprob for other in (*logprob.alternatives, logprob)})

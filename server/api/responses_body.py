@@ -62,7 +62,7 @@ class ResponseBodyWriter:
     def part(self, part: Part) -> bytes:
         delta = b""
         if part.texts or part.logprobs:
-            logprobs = content_logprobs(part.logprobs)
+            logprobs = content_logprobs(part.logprobs, self._job.tokenizer.token_name)
             self._texts.append(part.text)
             self._logprobs += logprobs
             delta = self._part_event("response.output_text.delta", delta=part.text, logprobs=logprobs)
@@ -76,7 +76,7 @@ class ResponseBodyWriter:
     def whole(self, parts: list[Part], usage: UsageReply) -> bytes:
         self._begin()
         self._texts = [parts[0].text]
-        self._logprobs = content_logprobs(parts[0].logprobs)
+        self._logprobs = content_logprobs(parts[0].logprobs, self._job.tokenizer.token_name)
         self._end(parts[0])
         return encoder.encode(self._finished(usage))
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from models.errors import InvalidParameter
 from server.api.charge import charged
 from server.api.handler import Handler
+from server.api.logprobs import text_of_bytes
 from server.context import Context
 from server.generation.cancellation import cancelled_by
 from server.generation.limits import decode_json, read_json_body
@@ -57,7 +58,8 @@ async def run_on_text(context: Context, request: Request, num_bytes: int, work: 
 def _tokenized(student: ServedStudent, body: TokenizeRequest) -> TokenizeResponse:
     tokens, texts = _encode(student, body), None
     if body.return_token_strs:
-        texts = [student.tokenizer.token_bytes(token).decode(errors="replace") for token in tokens]
+        tokenizer = student.tokenizer
+        texts = [text_of_bytes(tokenizer.token_bytes(token)) or tokenizer.token_name(token) for token in tokens]
     return TokenizeResponse(
         count=len(tokens), max_model_len=student.max_context_tokens, tokens=list(tokens), token_strs=texts
     )

@@ -7,7 +7,7 @@ from engines.schema_loosening import Loosened
 from engines.sequence import Finish, FinishReason, GenerationRequest, SequenceEvent, TokenLogprob
 from models.errors import ServingError, StepFailed, Stopping
 from router.decision import Target
-from server.students.student import ServedStudent
+from server.students.student import ServedStudent, Tokenizer
 from server.wire import sse
 from server.wire.base import UsageReply
 
@@ -18,7 +18,7 @@ Batch = list[tuple[int, SequenceEvent]]
 class Job:
     """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index.
 
-    `model` is the id that the answer carries, `done` what ends a stream.
+    `model` is the id that the answer carries, `tokenizer` its student's, `done` what ends a stream.
     """
 
     id: str
@@ -27,6 +27,7 @@ class Job:
     path: str
     fingerprint: str
     requests: tuple[GenerationRequest, ...]
+    tokenizer: Tokenizer
     n: int = 1
     is_stream: bool = False
     includes_usage: bool = False

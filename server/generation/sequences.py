@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from engines.sequence import FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams
 from router.decision import Target
 from server.generation.sampling import seed_of_choice, while_loading
 from server.students.student import ServedStudent
@@ -44,8 +44,3 @@ def answered_model(model: str, student: ServedStudent) -> str:
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
     """The API's word for the end of an answer; all other ends are errors."""
     return "length" if reason is FinishReason.LENGTH else "stop"
-
-
-def text_of(logprob: TokenLogprob) -> str:
-    """A token as text; one that is only part of a character shows as U+FFFD, its `bytes` say what it is."""
-    return logprob.token_bytes.decode(errors="replace")

@@ -58,6 +58,8 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int, /) -> bytes: ...
 
+    def token_name(self, token_id: int, /) -> str: ...
+
 
 class Student(Protocol):
     """What the server uses of `models.student.folder.Student`."""

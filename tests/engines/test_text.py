@@ -24,9 +24,18 @@ def test_text_holds_back_a_cut_character() -> None:
     assert shown == ["a", "", "€b", ""]
 
 
-def test_text_replaces_a_character_that_never_completes() -> None:
-    shown, _ = feed(["€".encode()[:2]])
-    assert "".join(shown) == "\ufffd"
+@pytest.mark.parametrize("stop", [(), ("b",), ("€",), ("ab",)])
+@pytest.mark.parametrize("num_bytes", [1, 2, 3])
+def test_text_leaves_a_character_out_that_never_completes(num_bytes: int, stop: tuple[str, ...]) -> None:
+    shown, stream = feed([b"a", "😀".encode()[:num_bytes]], stop)
+    assert "".join(shown) == "a"
+    assert stream.matched is None
+
+
+def test_text_replaces_bytes_that_are_no_character() -> None:
+    """What follows shows that they are none, so they are not held back."""
+    shown, _ = feed(["€".encode()[:2], b"a", b"\xff"])
+    assert "".join(shown) == "\ufffda\ufffd"
 
 
 @given(st.text(), st.data())

@@ -55,7 +55,8 @@ class RandomRunner:
         return self._exact[list(rows)]
 
     def position_logits(self, slot: int, first: int, end: int) -> npt.NDArray[np.float32]:
-        raise NotImplementedError
+        rows = [np.random.default_rng(place).random(self._vocab_size, np.float32) * 4 for place in range(first, end)]
+        return np.stack(rows)
 
     def move_slot(self, source: int, target: int, path: str, num_tokens: int) -> None:
         pass

@@ -84,8 +84,8 @@ def test_ending_by_length_at_the_capacity() -> None:
     assert take(sequence(), 1, 2, capacity_tokens=4) == Outcome(text="two ", reason=FinishReason.LENGTH)
 
 
-def test_ending_in_the_middle_of_a_character_shows_a_replacement() -> None:
-    assert take(sequence(max_tokens=1), 6) == Outcome(text="\ufffd", reason=FinishReason.LENGTH)
+def test_ending_in_the_middle_of_a_character_shows_nothing_of_it() -> None:
+    assert take(sequence(max_tokens=1), 6) == Outcome(text="", reason=FinishReason.LENGTH)
 
 
 def test_ending_stop_string_wins_over_the_length() -> None:

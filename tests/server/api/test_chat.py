@@ -5,7 +5,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.server.conftest import CONTEXT_TOKENS, Served, Start
+from engines.scripted import Line
+from tests.server.conftest import CONTEXT_TOKENS, Served, Start, events_of
 
 
 def create(served: Served, prompt: str = "hello", **fields: Any) -> Any:
@@ -97,6 +98,40 @@ def test_chat_logprobs_follow_the_tokens(served: Served, is_stream: bool) -> Non
     assert [token.token for token in tokens] == ["Hello", ",", " world", "!"]
     assert bytes(tokens[2].bytes) == b" world"
     assert [top.logprob for top in tokens[0].top_logprobs] == [-0.5, -1.5]
+
+
+TOOLS = [{"type": "function", "function": {"name": "act"}}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"n": 2},
+        {"max_tokens": 2},
+        {"logprobs": True, "top_logprobs": 2},
+        {"stop": "world"},
+        {"tools": TOOLS},
+        {"tools": TOOLS, "logprobs": True},
+    ],
+)
+@pytest.mark.parametrize("prompt", ["hello", "one piece"])
+def test_chat_chunk_with_the_finish_reason_has_an_empty_delta(
+    start: Start, fields: dict[str, Any], prompt: str
+) -> None:
+    served = start({"one piece": Line(pieces=("all at once",))})
+    chunks = events_of(served.chat(prompt, stream=True, **fields).content)[:-1]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    last = [choice for choice in choices if choice["finish_reason"] is not None]
+    assert len(last) == fields.get("n", 1)
+    for choice in last:
+        assert (choice["delta"], choice["logprobs"]) == ({}, None)
+        assert [other for other in choices if other["index"] == choice["index"]][-1] is choice
+    whole = served.chat(prompt, **fields).json()["choices"]
+    texts = ["".join(c["delta"].get("content") or "" for c in choices if c["index"] == i) for i in range(len(whole))]
+    assert texts == [choice["message"]["content"] for choice in whole]
+    scores = [entry for choice in choices if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    assert scores == [entry for choice in whole if choice["logprobs"] for entry in choice["logprobs"]["content"]]
 
 
 def test_chat_passes_sampling_to_the_engine(served: Served) -> None:

@@ -155,7 +155,7 @@ def test_any_text_is_told_with_its_tokens(served: Served, teller: Teller, pieces
         mine = [choice for choice in choices if choice["index"] == index]
         tokens = [token for choice in mine for token in (choice["logprobs"] or {"content": []})["content"]]
         assert "".join(choice["delta"].get("content", "") for choice in mine) == said
-        assert [token["token"] for token in tokens] == list(pieces)
+        assert [token["token"] for token in tokens if token["bytes"]] == [piece for piece in pieces if piece]
         assert b"".join(bytes(token["bytes"]) for token in tokens).decode() == said
 
 
@@ -238,12 +238,12 @@ def test_text_cut_over_tokens_is_told_as_it_was_said(by_bytes: Served, runner: B
 
 @search(40)
 @given(said=st.text(alphabet="💥é漢a", min_size=1, max_size=6), num_tokens=st.integers(1, 12))
-def test_text_cut_off_inside_a_character_ends_in_the_replacement_character(
+def test_text_cut_off_inside_a_character_ends_before_it(
     by_bytes: Served, runner: ByteRunner, said: str, num_tokens: int
 ) -> None:
     runner.said = (said * 12).encode()
     runner.num_prompt_tokens = len(make_tokenizer().encode("hello"))
-    kept = runner.said[:num_tokens].decode(errors="replace")
+    kept = runner.said[:num_tokens].decode(errors="ignore")
     body = BODIES["/v1/completions"] | {"max_tokens": num_tokens, "temperature": 0}
     assert whole_text("completions", by_bytes.post("/v1/completions", body, headers=NO_STORE).json()) == kept
     raw = by_bytes.post("/v1/completions", body | {"stream": True}, headers=NO_STORE).content
