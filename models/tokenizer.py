@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 from models.chat_template import ChatTemplate
 from models.errors import ConfigError, InvalidParameter
 from models.least_tokens import find_least_tokens
+from models.text_file import read_text
 from models.token_bytes import byte_level_bytes, sentencepiece_bytes
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -44,7 +45,8 @@ class Tokenizer:
         description = json.loads(backend.to_str())
         added = {int(token["id"]): token for token in description["added_tokens"]}
         self.settings = settings
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        """One more than the largest id: not every id below it must be a token's."""
         self.eos_token_ids = frozenset(settings.eos_token_ids)
         self.bos_token_id: int | None = backend.token_to_id(settings.bos_token) if settings.bos_token else None
         self.chat_template = _compiled(template, settings)
@@ -72,6 +74,18 @@ class Tokenizer:
         (folder / SETTINGS_NAME).write_bytes(settings + b"\n")
         if self.chat_template is not None:
             (folder / TEMPLATE_NAME).write_text(self.chat_template.source, encoding="utf-8")
+
+    def check_fits(self, num_embedded: int, where: Path) -> None:
+        """Check that a model with so many embedded tokens knows every one that a text can have. `where` is for the
+        message. Raises: ConfigError.
+        """
+        if self.vocab_size > num_embedded:
+            last = self.vocab_size - 1
+            raise ConfigError(
+                f"{where}: the tokenizer has tokens up to {last} ({self.token_name(last)!r}), but the model's "
+                f"embedding has {num_embedded} rows: take the tokenizer that the model was trained with, or enlarge "
+                "the model with transformers: model.resize_token_embeddings(len(tokenizer))"
+            )
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Ids of a text.
@@ -138,7 +152,9 @@ def _compiled(template: str | None, settings: TokenizerSettings) -> ChatTemplate
 def read_backend(file: Path) -> Backend:
     """Read a `tokenizer.json`. Raises: ConfigError that names the file."""
     try:
-        return Backend.from_file(str(file))
+        return Backend.from_str(read_text(file))
+    except ConfigError:
+        raise
     except Exception as error:  # the package raises bare Exception
         raise ConfigError(f"{file} cannot be read: {error}") from error
 

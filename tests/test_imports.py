@@ -74,7 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "graphs",
         "sources",
         "tokenizer",
-        "chat_template rope bounds least_tokens",
+        "chat_template rope bounds least_tokens text_file",
         "token_bytes errors architecture checksums file_writing sampling",
     ),
     "models.distill": (

@@ -35,7 +35,7 @@ from models.distill.width_settings import WidthSettings
 from models.distill.work_folder import WorkFolder
 from models.errors import ConfigError
 from models.graphs.precisions import DEFAULT_PRECISIONS
-from models.sources.source import ModelSource
+from models.sources.source import ModelSource, path_to
 from models.student.manifest import Manifest
 
 PLACES = ("teacher", "teachers", "data", "out", "work", "name", "device")
@@ -223,9 +223,8 @@ class Distiller:
         Raises: ConfigError before `train`, for exits of another run, or when the folder is in the way.
         """
         narrow = self.config.widths is not None
-        first = self.source.files[0]
         return build_student(
-            first if first.suffix == ".gguf" else first.parent,
+            path_to(self.source),
             Path(out or self.config.out),
             name=self.config.name,
             modules=self.config.modules if narrow and self.config.modules != AUTO else None,

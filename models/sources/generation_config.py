@@ -9,9 +9,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from models.errors import ConfigError
 from models.sampling import RecommendedSampling, usable_sampling
+from models.text_file import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ def read_generation_config(folder: Path) -> RecommendedSampling | None:
     """None where there is no such file, or nothing in it that can be used; what cannot is named in a warning."""
     file = folder / GENERATION_CONFIG_NAME
     try:
-        values = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        values = read_json(file, dict[str, Any])
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        logger.warning("recommended sampling ignored file=%s error=%s", file, error)
+    except (OSError, ConfigError) as error:
+        logger.warning("recommended sampling ignored error=%s", error)
         return None
     if _is_greedy(values.get("do_sample"), file):
         values["temperature"] = 0.0

@@ -99,7 +99,9 @@ class GgufSource:
         return self._in_rotary_order(name, values)
 
     def tokenizer(self) -> Tokenizer:
-        return build_tokenizer(self._header)
+        tokenizer = build_tokenizer(self._header)
+        tokenizer.check_fits(self.architecture.vocab_size, self.files[0])
+        return tokenizer
 
     def _entry(self, name: str) -> TensorEntry:
         try:
@@ -172,12 +174,17 @@ def read_architecture(header: GgufHeader) -> Architecture:
 
 def _check_supported(header: GgufHeader) -> str:
     """The architecture's name, which prefixes its metadata keys."""
+    num_parts = header.find("split.count", int) or 1
+    if num_parts > 1:  # first: all but the first part have little else
+        part = 1 + (header.find("split.no", int) or 0)
+        raise ConfigError(
+            f"{header.file} is part {part} of {num_parts} of a split model: join them with `llama-gguf-split --merge "
+            "FIRST_PART NEW_FILE`, and give the new file"
+        )
     prefix = header.require("general.architecture", str)
     if prefix not in FAMILIES:
         supported = ", ".join(sorted(FAMILIES))
         raise ConfigError(f"{header.file}: models of the {prefix!r} family are not supported, only {supported}")
-    if (header.find("split.count", int) or 1) > 1:
-        raise ConfigError(f"{header.file} is one part of a split model; join them with `llama-gguf-split --merge`")
     for key, feature in _REFUSED_KEYS.items():
         if header.metadata.get(f"{prefix}.{key}"):
             raise ConfigError(f"{header.file}: {feature} ({prefix}.{key}) is not supported")

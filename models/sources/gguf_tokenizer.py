@@ -185,7 +185,11 @@ def _named_token(header: GgufHeader, role: str, tokens: list[str]) -> str | None
     if id is None:
         return None
     if not 0 <= id < len(tokens):
-        raise WeightsError(f"{header.file}: the {role} token {id} is outside the vocabulary of {len(tokens)}")
+        key = f"tokenizer.ggml.{role}_token_id"
+        raise WeightsError(
+            f"{header.file}: the {role} token {id} is outside the vocabulary of {len(tokens)}; correct it with "
+            f"gguf-set-metadata of the gguf package: gguf-set-metadata FILE {key} ID"
+        )
     return tokens[id]
 
 

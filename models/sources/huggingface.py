@@ -15,8 +15,10 @@ from models.sources.generation_config import read_generation_config
 from models.sources.huggingface_config import CONFIG_NAME, read_config, to_architecture
 from models.sources.huggingface_tokenizer import read_tokenizer
 from models.sources.safetensors_file import SafetensorsFile
+from models.text_file import read_json
 from models.tokenizer import Tokenizer
 
+SUFFIX = ".safetensors"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
@@ -87,15 +89,18 @@ class HuggingFaceSource:
 
 
 def find_weights(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files that make up the model.
+    """The safetensors files that make up the model. A whole file beside the index of a split is taken before it, as
+    transformers does; so is any single file beside the index of a split that is not there.
 
     Raises: ConfigError where there are none or it is not clear which, WeightsError for a missing shard.
     """
-    if (folder / INDEX_NAME).exists():
-        return _indexed_shards(folder)
     if (folder / WEIGHTS_NAME).exists():
         return (folder / WEIGHTS_NAME,)
-    found = sorted(folder.glob("*.safetensors"))
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() == SUFFIX)
+    if (folder / INDEX_NAME).exists():
+        shards = _indexed_shards(folder)
+        is_left_over = len(found) == 1 and found[0] not in shards
+        return (found[0],) if is_left_over else _all_there(folder, shards)
     if len(found) == 1:
         return (found[0],)
     if found:
@@ -110,12 +115,13 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
 
 def _indexed_shards(folder: Path) -> tuple[Path, ...]:
     index = folder / INDEX_NAME
-    try:
-        names = sorted(set(msgspec.json.decode(index.read_bytes(), type=ShardIndex).weight_map.values()))
-    except msgspec.DecodeError as error:
-        raise WeightsError(f"{index} cannot be read: {error}; fetch it again") from error
+    names = sorted(set(read_json(index, ShardIndex).weight_map.values()))
     if not names or any(Path(name).name != name for name in names):
         raise WeightsError(f"{index} names no files, or files outside its folder")
-    if missing := [name for name in names if not (folder / name).exists()]:
-        raise WeightsError(f"{folder} is incomplete: {', '.join(missing)} missing; fetch it again")
     return tuple(folder / name for name in names)
+
+
+def _all_there(folder: Path, shards: tuple[Path, ...]) -> tuple[Path, ...]:
+    if missing := [shard.name for shard in shards if not shard.exists()]:
+        raise WeightsError(f"{folder} is incomplete: {', '.join(missing)} missing; fetch it again")
+    return shards

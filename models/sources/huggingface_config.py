@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from models.architecture import Architecture, Family, RopeScaling
 from models.errors import ConfigError
+from models.text_file import read_json
 
 CONFIG_NAME = "config.json"
 QWEN3_HEAD_DIM = 128
@@ -53,16 +54,13 @@ def read_config(folder: Path) -> HuggingFaceConfig:
     """Read `folder/config.json`. Raises: ConfigError that names the file and the key."""
     file = folder / CONFIG_NAME
     try:
-        raw = file.read_bytes()
-        family = msgspec.json.decode(raw, type=dict[str, Any]).get("model_type")
+        family = read_json(file, dict[str, Any]).get("model_type")
         if family not in get_args(Family):
             supported = ", ".join(get_args(Family))
             raise ConfigError(f"{file}: models of the {family!r} family are not supported, only {supported}")
-        return msgspec.json.decode(raw, type=HuggingFaceConfig)
+        return read_json(file, HuggingFaceConfig)
     except FileNotFoundError:
         raise ConfigError(f"{folder} is not a Hugging Face model folder: it has no {CONFIG_NAME}") from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
 
 
 def to_architecture(config: HuggingFaceConfig, file: Path) -> Architecture:

@@ -1,12 +1,15 @@
 """Reads the tokenizer of a Hugging Face model folder: tokenizer.json, and around it four optional files."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from models.errors import ConfigError
-from models.sources.huggingface_config import HuggingFaceConfig
+from models.sources.huggingface_config import CONFIG_NAME, HuggingFaceConfig
+from models.text_file import read_json, read_text
 from models.tokenizer import (
     SETTINGS_NAME,
     TEMPLATE_NAME,
@@ -15,6 +18,8 @@ from models.tokenizer import (
     TokenizerSettings,
     read_backend,
 )
+
+logger = logging.getLogger(__name__)
 
 JSON_TEMPLATE_NAME = "chat_template.json"
 GENERATION_NAME = "generation_config.json"
@@ -63,15 +68,41 @@ def read_tokenizer(folder: Path, config: HuggingFaceConfig) -> Tokenizer:
     bos, eos = _token_text(texts.bos_token), _token_text(texts.eos_token)
     generation = _read_optional(folder / GENERATION_NAME, GenerationConfig) or GenerationConfig()
     named = backend.token_to_id(eos) if eos is not None else None
-    ends = _ids(named) | _ids(config.eos_token_id) | _ids(generation.eos_token_id)
+    found = {
+        SETTINGS_NAME: _ids(named),
+        CONFIG_NAME: _ids(config.eos_token_id),
+        GENERATION_NAME: _ids(generation.eos_token_id),
+    }
+    ends = _usable_ends(folder, found, config.vocab_size)
     settings = TokenizerSettings(bos_token=bos, eos_token=eos, eos_token_ids=tuple(sorted(ends)))
-    return Tokenizer(backend, settings, _find_template(folder, texts))
+    tokenizer = Tokenizer(backend, settings, _find_template(folder, texts))
+    tokenizer.check_fits(config.vocab_size, folder)
+    return tokenizer
+
+
+def _usable_ends(folder: Path, found: Mapping[str, set[int]], vocab_size: int) -> set[int]:
+    """The end tokens that the model can give, of those that its files name; the others are left out with a warning.
+
+    Raises: ConfigError where none is left: answers would never end.
+    """
+    named = set().union(*found.values())
+    usable = {id for id in named if 0 <= id < vocab_size}
+    for file, ids in found.items():
+        wrong = ", ".join(map(str, sorted(ids - usable)))
+        if wrong and not usable:
+            raise ConfigError(
+                f"{folder / file}: eos_token_id {wrong} is outside the vocabulary of {vocab_size}, and no other token "
+                "is named that ends an answer: set it to that token's id"
+            )
+        if wrong:
+            logger.warning("end tokens ignored file=%s ids=%s vocab_size=%d", folder / file, wrong, vocab_size)
+    return usable
 
 
 def _find_template(folder: Path, texts: TokenizerConfig) -> str | None:
     """The chat template, from the newest of the three places that have been used for it."""
     if (folder / TEMPLATE_NAME).exists():
-        return (folder / TEMPLATE_NAME).read_text(encoding="utf-8")
+        return read_text(folder / TEMPLATE_NAME)
     if (found := _read_optional(folder / JSON_TEMPLATE_NAME, JsonTemplate)) is not None:
         return found.chat_template
     if isinstance(texts.chat_template, list):
@@ -80,12 +111,7 @@ def _find_template(folder: Path, texts: TokenizerConfig) -> str | None:
 
 
 def _read_optional(file: Path, kind: type[T]) -> T | None:
-    if not file.exists():
-        return None
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
+    return read_json(file, kind) if file.exists() else None
 
 
 def _token_text(token: TokenText) -> str | None:

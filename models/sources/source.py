@@ -15,6 +15,7 @@ from models.sampling import RecommendedSampling
 from models.tokenizer import Tokenizer
 
 MAX_NAMES_IN_MESSAGE = 8
+GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
 
 
 class ModelSource(Protocol):
@@ -63,21 +64,47 @@ class ModelSource(Protocol):
 
 
 def open_source(path: Path) -> ModelSource:
-    """Open a GGUF file or a Hugging Face folder.
+    """Open a GGUF file, a folder that holds one, or a Hugging Face folder.
 
     Raises: ConfigError for anything else or an unsupported model, WeightsError for damaged files.
     """
-    if path.is_dir():
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; give a GGUF file or a Hugging Face folder, or `fenhe pull` one")
+    file = _only_gguf(path) if path.is_dir() else path
+    if file is None:
         from models.sources.huggingface import HuggingFaceSource
 
         return HuggingFaceSource(path)
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; give a GGUF file or a Hugging Face folder, or `fenhe pull` one")
-    if path.suffix != ".gguf":
-        raise ConfigError(f"{path} is neither a .gguf file nor a Hugging Face folder (config.json and *.safetensors)")
+    if not is_gguf(file):
+        raise ConfigError(f"{path} is neither a GGUF file nor a Hugging Face folder (config.json and *.safetensors)")
     from models.sources.gguf import GgufSource
 
-    return GgufSource(path)
+    return GgufSource(file)
+
+
+def path_to(source: ModelSource) -> Path:
+    """What `open_source` opens to get this source again."""
+    first = source.files[0]
+    return first if is_gguf(first) else first.parent
+
+
+def is_gguf(file: Path) -> bool:
+    """By its name, in whatever case, or by its first bytes: some tools name their files by a digest."""
+    if file.suffix.lower() == GGUF_SUFFIX:
+        return True
+    with file.open("rb") as stream:
+        return stream.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that holds no other weights. Raises: ConfigError where there are several."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    found = [name for name in names if name.lower().endswith(GGUF_SUFFIX)]
+    if not found or any(name.lower().endswith(".safetensors") for name in names):
+        return None
+    if len(found) > 1:
+        raise ConfigError(f"{folder} has {len(found)} GGUF files; give one of them: {_listed(found)}")
+    return folder / found[0]
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

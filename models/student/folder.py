@@ -34,8 +34,8 @@ class Student:
     def open(cls, folder: Path, *, verify: bool = True) -> "Student":
         """Read the manifest and tokenizer, and check that every file is there in full.
 
-        Raises: ConfigError (no student folder, wrong manifest), WeightsError (a file is missing or cut short, the
-        tokenizer is damaged).
+        Raises: ConfigError (no student folder, wrong manifest, tokens that the model lacks), WeightsError (a file is
+        missing or cut short, the tokenizer is damaged).
         """
         manifest = read_manifest(folder)
         for entry in manifest.files:
@@ -49,7 +49,9 @@ class Student:
         if verify:
             names = [name for name in TOKENIZER_FILES if name != TEMPLATE_NAME or (folder / name).exists()]
             FileVerifier(folder, manifest.files).verify(names)
-        return cls(folder=folder, manifest=manifest, tokenizer=Tokenizer.load(folder), is_verified=verify)
+        tokenizer = Tokenizer.load(folder)
+        tokenizer.check_fits(manifest.architecture.vocab_size, folder)
+        return cls(folder=folder, manifest=manifest, tokenizer=tokenizer, is_verified=verify)
 
     def verify(self, *, anew: bool = False) -> None:
         """Compare every file with its SHA-256, also those that no precision here would load. Files that are known to

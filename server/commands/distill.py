@@ -202,17 +202,13 @@ class _LazyAnswerer:
 
     def _built(self, cache: Path) -> Path:
         from models.building.build import build_student
+        from models.sources.source import path_to
 
         folder = cache / "teachers" / self._source.sha256()[:16]
         if not (folder / MANIFEST_NAME).exists():
             print(f"building the teacher in {folder} (once)", file=sys.stderr)
-            build_student(_path_of(self._source), folder, show_progress=sys.stderr.isatty())
+            build_student(path_to(self._source), folder, show_progress=sys.stderr.isatty())
         return folder
-
-
-def _path_of(source: "ModelSource") -> Path:
-    first = source.files[0]
-    return first if first.suffix == ".gguf" else first.parent
 
 
 def _evaluate(distiller: "Distiller") -> None:

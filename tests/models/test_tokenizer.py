@@ -15,6 +15,7 @@ from tokenizers.models import BPE, WordLevel
 from models.errors import ConfigError, InvalidParameter
 from models.sources.source import open_source
 from models.tokenizer import Tokenizer, TokenizerSettings
+from tests.conftest import VOCAB_SIZE
 
 ANY_TEXT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 IM_START, IM_END = 1, 2
@@ -171,7 +172,7 @@ def test_tokenizer_of_another_kind_is_refused() -> None:
 
 
 def test_added_text_tokens_have_bytes(tiny_source: Any) -> None:
-    folder = tiny_source("llama")
+    folder = tiny_source("llama", vocab_size=VOCAB_SIZE + 1)
     description = json.loads((folder / "tokenizer.json").read_text())
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     description["added_tokens"].append({"id": 320, "content": "<think>", **plain})

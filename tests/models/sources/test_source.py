@@ -92,7 +92,7 @@ def test_expected_shapes_follow_the_architecture() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nothing.gguf", "does not exist"), ("model.bin", "neither a .gguf file nor")],
+    [("nothing.gguf", "does not exist"), ("model.bin", "neither a GGUF file nor")],
 )
 def test_open_source_refuses_other_things(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
