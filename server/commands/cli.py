@@ -23,6 +23,7 @@ COMMANDS = {
     "pull": "fetch a model",
     "build": "cut a model into a student folder",
     "inspect": "show what a student folder holds",
+    "export": "write a student's tokenizer and configuration for other tools",
     "eval": "measure every path and precision of a student",
     "head": "fit a cheap head to a model, for `fenhe build --head`",
     "distill": "train exits for a model and build it into a student",
