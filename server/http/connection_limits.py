@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from server.http.half_close import HalfClose
 from server.http.held_reading import HeldReading
 from server.http.lingering_close import LingeringTransport
+from server.http.no_request import why_no_request, why_wrong_head
 from server.http.open_files import num_allowed
 from server.http.request_parser import RequestParser, Stage
 from server.http.unchunked import without_chunks
@@ -20,9 +21,6 @@ from server.wire import errors
 
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"
-VERSIONS = ("1.0", "1.1")
-INVALID = "Invalid HTTP request received."
-NO_HTTP_2 = "this server speaks HTTP/1.1 only: use a client without HTTP/2, or a proxy that translates it"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -99,8 +97,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._num_head_bytes += len(piece) if self._requests.stage is not Stage.BODY else 0
         try:
             self._requests.feed_data(piece)
-        except httptools.HttpParserError:
-            message = NO_HTTP_2 if self._requests.get_method() == b"PRI" else INVALID
+        except httptools.HttpParserError as error:
+            headers = [] if self._requests.stage is Stage.BETWEEN_REQUESTS else self.headers
+            message = why_no_request(error, piece, self._requests.get_method(), headers)
             self.logger.warning(message)
             self.send_400_response(message)
         limits, requests = self.limits(), self._requests
@@ -136,19 +135,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wrong_head(self) -> tuple[int, str] | None:
         """Status and message if a whole head must be refused."""
-        limits, version, method = self.limits(), self._requests.get_http_version(), self._requests.get_method()
-        num_hosts = sum(name == b"host" for name, _ in self.headers)
+        limits, requests = self.limits(), self._requests
         if len(self.url) > limits.max_url_bytes:
             return URI_TOO_LONG, f"the URL is longer than {limits.max_url_bytes} bytes (limits.max_url_bytes)"
         if len(self.headers) > limits.max_headers or self._headers_bytes() > limits.max_head_bytes:
             return HEADERS_TOO_LARGE, self._too_large("the head has")
-        if version not in VERSIONS:
-            return BAD_REQUEST, NO_HTTP_2
-        if method == b"CONNECT":
-            return BAD_REQUEST, "this server is no proxy: it does not answer CONNECT"
-        if num_hosts > 1 or (num_hosts == 0 and version == "1.1"):  # RFC 9112 3.2
-            return BAD_REQUEST, f"a request needs one Host header, this one has {num_hosts}"
-        return None
+        wrong = why_wrong_head(requests.get_http_version(), requests.get_method(), self.headers)
+        return None if wrong is None else (BAD_REQUEST, wrong)
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():
