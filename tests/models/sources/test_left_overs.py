@@ -204,6 +204,14 @@ def test_tokenizer_larger_than_the_embedding_is_refused(tiny_source: Any, tmp_pa
     assert not (tmp_path / "student").exists()
 
 
+def test_end_token_that_only_a_larger_tokenizer_has_is_the_tokenizer_s_fault(tiny_source: Any) -> None:
+    folder = tiny_source("llama", eos_token_id=None)
+    add_token(folder, "<|more|>", special=True)
+    edit(folder, "tokenizer_config.json", eos_token="<|more|>")
+    with pytest.raises(ConfigError, match="tokens up to 320"):
+        open_source(folder).tokenizer()
+
+
 def test_tokenizer_of_a_gguf_file_larger_than_the_embedding_is_refused(
     tiny_source: Any, tiny_gguf: Any, tmp_path: Path
 ) -> None:
