@@ -4,7 +4,7 @@ The head of a sequence chooses its tokens. The cheap head only previews most log
 request asks about (bias, penalties, legal tokens of a grammar) and all log-probabilities come from the exact head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,11 @@ class Sampled:
 class Choice:
     """The choice of one row's token. `exact` is the row by the exact head, None until that is known."""
 
-    __slots__ = ("_best", "_row", "_touched", "exact", "is_cheap", "sequence", "token_id")
+    __slots__ = ("_banned", "_best", "_row", "_touched", "exact", "is_cheap", "sequence", "token_id")
 
-    def __init__(self, row: Row, best: np.intp, sequence: Sequence) -> None:
-        """`best` is the row's largest logit."""
+    def __init__(self, row: Row, best: np.intp, sequence: Sequence, banned: Tokens = NO_TOKENS) -> None:
+        """`best` is the row's largest logit; `banned` tokens are not chosen while any other may be."""
+        self._banned = banned
         self.sequence = sequence
         self.is_cheap = sequence.head == "cheap"
         self.exact = None if self.is_cheap else row
@@ -69,19 +70,28 @@ class Choice:
             assert self.exact is not None
             row = row.copy()
             row[self._touched] = self.exact[self._touched]
-        self.token_id = _choose(adjust(row, self.sequence), self._best, self.sequence)
+        adjusted, best = adjust(row, self.sequence), self._best
+        if len(self._banned):
+            adjusted = adjusted.copy()
+            adjusted[self._banned] = -LARGEST_LOGIT
+            best = adjusted.argmax()
+        self.token_id = _choose(adjusted, best, self.sequence)
 
     def choose_legal(self, legal: Tokens) -> None:
         """Choose among the tokens that a grammar allows."""
         assert self.exact is not None
+        if len(self._banned):
+            others = legal[~np.isin(legal, self._banned)]
+            legal = others if len(others) else legal
         self.token_id = _choose_legal(adjust(self.exact, self.sequence), legal, self.sequence)
 
 
 class Sampler:
-    """`token_bytes` gives the bytes a token stands for, for logprobs."""
+    """`token_bytes` gives the bytes a token stands for, for logprobs; `eos_token_ids` end an answer."""
 
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, token_bytes: Callable[[int], bytes], eos_token_ids: Iterable[int] = ()) -> None:
         self._token_bytes = token_bytes
+        self._eos_token_ids = frozenset(eos_token_ids)
         self._masks = Masks()
 
     def sample(
@@ -93,7 +103,10 @@ class Sampler:
         Shapes: logits [len(sequences), vocab].
         Raises: FloatingPointError for logits that are not finite: a broken model must not answer nonsense.
         """
-        choices = [Choice(*one) for one in zip(logits, largest(logits), sequences, strict=True)]
+        choices = [
+            Choice(row, best, sequence, end_tokens_to_avoid(sequence, self._eos_token_ids))
+            for row, best, sequence in zip(logits, largest(logits), sequences, strict=True)
+        ]
         at_once = [choice for choice in choices if not choice.waits]
         for choice in at_once:
             choice.choose()
@@ -159,6 +172,20 @@ def _complete(choices: list[Choice], refused: list[Choice], exact_logits: ExactL
         largest(rows)
         for index, row in zip(needing, rows, strict=True):
             choices[index].exact = row
+
+
+def end_tokens_to_avoid(sequence: Sequence, eos_token_ids: Set[int]) -> Tokens:
+    """The tokens that would end an answer which has to go on. A grammar ends with an end token, so that it cannot be
+    ignored there, but it can be put off.
+
+    Source: vLLM, `MinTokensLogitsProcessor`.
+    """
+    params = sequence.request.sampling
+    if sequence.num_completion_tokens < params.min_tokens:
+        return np.array(sorted(eos_token_ids | params.stop_token_ids), np.int64)
+    if params.ignore_eos and sequence.matcher is not None:
+        return np.array(sorted(eos_token_ids), np.int64)
+    return NO_TOKENS
 
 
 def largest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

@@ -382,10 +382,12 @@ def _cut(request: GenerationRequest, line: Line) -> tuple[tuple[str, ...], Finis
     """The pieces as far as `max_tokens` and stop strings let them, why they end, and at which stop string."""
     pieces = line.pieces[: request.sampling.max_tokens]
     whole = "".join(pieces)
-    found = [(whole.index(stop), stop) for stop in request.sampling.stop if stop in whole]
+    num_spared = len("".join(pieces[: request.sampling.min_tokens]))
+    found = [(whole.find(stop, max(0, num_spared + 1 - len(stop))), stop) for stop in request.sampling.stop]
+    found = [(start, stop) for start, stop in found if start >= 0]
     if found:
         end, stop = min(found)
-        return _shorten(pieces, end), FinishReason.STOP, stop
+        return _shorten(pieces, end + len(stop) * request.sampling.shows_stop), FinishReason.STOP, stop
     if line.error is not None and len(pieces) == len(line.pieces):
         return pieces, FinishReason.ERROR, None
     is_cut = len(pieces) < len(line.pieces)

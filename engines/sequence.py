@@ -47,10 +47,14 @@ class SamplingParams:
 
     `logprobs` is the number of alternatives to report beside the chosen token (0: the chosen one alone, None: nothing).
     `prompt_logprobs` asks the same for the prompt's own tokens. `max_tokens` 0 computes the prompt and ends there.
-    With a `grammar` the text follows it, and ends where it ends; an engine that cannot do that refuses the sequence.
+    Before `min_tokens` no end token is chosen and no stop string counts. With `ignore_eos` the student's end tokens do
+    not end the answer. With `shows_stop` the text has the stop string, or the stop token's text, that ended it.
+    With a `grammar` the text follows it, and ends where it ends, also before `min_tokens`; an engine that cannot do
+    that refuses the sequence.
     """
 
     max_tokens: int
+    min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -63,6 +67,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
+    shows_stop: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
@@ -312,7 +317,7 @@ def new_sequence(
         seed=secrets.randbits(63) if seed is None else seed,
         token_ids=list(request.prompt_token_ids),
         num_prompt_tokens=len(request.prompt_token_ids),
-        text=TextStream(token_bytes, request.sampling.stop),
+        text=TextStream(token_bytes, request.sampling.stop, shows_stop=request.sampling.shows_stop),
         queued_s=time.monotonic() if request.queued_s is None else request.queued_s,
         matcher=None if grammar is None else grammar.matcher(),
     )

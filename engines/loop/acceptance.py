@@ -30,9 +30,10 @@ def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, 
 
 
 def _check_vocabulary(request: GenerationRequest, vocab_size: int) -> None:
-    for tokens in (request.prompt_token_ids, request.sampling.logit_bias):  # both may be long
+    sampling = request.sampling
+    for tokens in (request.prompt_token_ids, sampling.logit_bias, sampling.stop_token_ids):  # the first two may be long
         if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
             raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
-    grammar = request.sampling.grammar
+    grammar = sampling.grammar
     if grammar is not None and grammar.vocab_size != vocab_size:
         raise InvalidParameter("the grammar was compiled for another student's vocabulary")

@@ -28,10 +28,12 @@ def take_newest_token(sequence: Sequence, *, eos_token_ids: Container[int], capa
     """
     token_id, sampling = sequence.token_ids[-1], sequence.request.sampling
     if is_end_token(token_id, sampling, eos_token_ids):
-        text = sequence.text.finish()
+        shows_text = sampling.shows_stop and token_id in sampling.stop_token_ids
+        text = (sequence.text.push(token_id) if shows_text else "") + sequence.text.finish()
         # Where the prompt is scored, the token that ends the text is reported too: see `SequenceEvent`.
-        return Outcome(text=text, reason=FinishReason.STOP, shows_token=sampling.prompt_logprobs is not None)
-    text = sequence.text.push(token_id)
+        shows_token = shows_text or sampling.prompt_logprobs is not None
+        return Outcome(text=text, reason=FinishReason.STOP, shows_token=shows_token)
+    text = sequence.text.push(token_id, may_stop=sequence.num_completion_tokens > sampling.min_tokens)
     reason = _reason_to_end(sequence, capacity_tokens)
     return Outcome(text=text if reason is None else text + sequence.text.finish(), reason=reason)
 

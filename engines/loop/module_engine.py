@@ -98,7 +98,7 @@ class ModuleEngine:
             resolve_path=self._loading.resolve,
         )
         self._slot_moves = SlotMoves(runner, self._cache, self._kv_stages, widths)
-        self._sampler = Sampler(self._tokenizer.token_bytes)
+        self._sampler = Sampler(self._tokenizer.token_bytes, self._tokenizer.eos_token_ids)
         self._counters = Counters()
         self._num_failures_in_a_row = 0
         self._events: list[SequenceEvent] = []

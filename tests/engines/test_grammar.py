@@ -238,6 +238,27 @@ def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCom
     assert sampled.logprob.logprob < -5
 
 
+@pytest.mark.parametrize("params", [{"min_tokens": 5}, {"ignore_eos": True}])
+def test_end_of_a_grammar_is_put_off_while_the_text_can_go_on(
+    compiler: GrammarCompiler, fake_student: Student, params: dict[str, Any]
+) -> None:
+    tokenizer = fake_student.tokenizer
+    tokens = {tokenizer.token_bytes(token): token for token in range(3, VOCAB_SIZE)}
+    eos = min(tokenizer.eos_token_ids)
+    logits = np.zeros((1, VOCAB_SIZE), np.float32)
+    logits[0, eos], logits[0, tokens[b"z"]], logits[0, tokens[b"b"]] = 9.0, 8.0, 3.0
+
+    def chosen(source: str, **params: Any) -> int:
+        sampling = SamplingParams(max_tokens=9, temperature=0.0, grammar=compiler.compile(source), **params)
+        request = GenerationRequest(id="s", prompt_token_ids=(5,), path="full", sampling=sampling)
+        sampler = Sampler(tokenizer.token_bytes, tokenizer.eos_token_ids)
+        return sampler.sample(logits, [new_sequence(request, tokenizer.token_bytes)])[0].token_id
+
+    assert chosen("start: /[ab]*/") == eos
+    assert chosen("start: /[ab]*/", **params) == tokens[b"b"]
+    assert chosen('start: ""', **params) == eos, "nothing else is legal"
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.01])
 def test_legal_tokens_beside_the_cheap_head_s_candidates_are_weighed_exactly(
     compiler: GrammarCompiler, fake_student: Student, temperature: float

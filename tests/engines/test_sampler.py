@@ -50,6 +50,37 @@ def test_sampler_takes_the_largest_logit_when_greedy() -> None:
     assert [token.token_id for token in sampled] == [1, 0]
 
 
+def endings(*answer: int, **params: Any) -> list[int]:
+    """What is chosen where the end tokens 0 and 1 (one of the student, one of the request) are by far the likeliest."""
+    logits = np.array([[9, 8, 1, 2]] * 50, np.float32)
+    sequences = [
+        sequence(answer=answer, stop_token_ids=frozenset({1}), seed=seed, **params) for seed in range(len(logits))
+    ]
+    sampled = Sampler(lambda _: b"", {0}).sample(logits, sequences)
+    return sorted({token.token_id for token in sampled})
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 0.0, "logit_bias": {0: 100.0, 3: 1.0}}])
+def test_sampler_puts_off_end_tokens_when_greedy(params: dict[str, Any]) -> None:
+    assert endings(5, min_tokens=2, **params) == [3]
+    assert endings(5, 6, min_tokens=2, **params) == [0]
+
+
+def test_sampler_puts_off_end_tokens_when_drawing() -> None:
+    assert endings(min_tokens=1) == [2, 3]
+    assert endings(min_tokens=1, top_p=0.5, logit_bias={1: 100.0}) == [3]
+    assert {0, 1} <= set(endings())
+
+
+def test_sampler_s_log_probabilities_are_those_of_all_tokens_also_where_end_tokens_are_put_off() -> None:
+    logits = np.array([[9, 8, 1, 2]], np.float32)
+    (sampled,) = Sampler(lambda _: b"", {0}).sample(logits, [sequence(temperature=0.0, min_tokens=1, logprobs=1)])
+    assert sampled.token_id == 1
+    assert sampled.logprob is not None
+    assert [other.token_id for other in sampled.logprob.alternatives] == [0]
+    assert sampled.logprob.logprob == pytest.approx(8 - np.log(np.exp(logits[0].astype(float)).sum()))
+
+
 def test_sampler_draws_with_the_probabilities_of_the_softmax() -> None:
     assert frequencies(logits_of(0.5, 0.2, 0.3)) == pytest.approx([0.5, 0.2, 0.3], abs=1e-3)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engines.contract import Engine
-from engines.scripted import Line, ScriptedEngine
+from engines.scripted import Line, ScriptedEngine, _cut
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceEvent, WhileLoading
 from models.errors import ContextTooLong, EngineUnhealthy, QueueFull, StepFailed, UnknownModel
 
@@ -88,6 +88,21 @@ def test_scripted_cuts_at_stop_and_length(stage: Stage) -> None:
     assert "".join(event.text for event in stage.events("a")) == "Hello, "
     assert (stage.end("a").reason, stage.end("a").stop) == (FinishReason.STOP, "wor")
     assert stage.end("b").reason is FinishReason.LENGTH
+
+
+def test_scripted_shows_the_stop_string_and_passes_early_ones_where_that_is_asked_for() -> None:
+    line = Line(pieces=("one ", "END", " two ", "END", " three"))
+
+    def said(**params: Any) -> tuple[str, FinishReason]:
+        sampling = SamplingParams(max_tokens=10, stop=("END",), **params)
+        texts, reason, _ = _cut(GenerationRequest(id="a", prompt_token_ids=(1,), path="full", sampling=sampling), line)
+        return "".join(texts), reason
+
+    assert said() == ("one ", FinishReason.STOP)
+    assert said(shows_stop=True) == ("one END", FinishReason.STOP)
+    assert said(min_tokens=2) == ("one END two ", FinishReason.STOP)
+    assert said(min_tokens=1) == ("one ", FinishReason.STOP)
+    assert said(min_tokens=4) == ("one END two END three", FinishReason.STOP)
 
 
 def test_scripted_fails_as_told(stage: Stage) -> None:

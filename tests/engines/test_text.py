@@ -83,3 +83,31 @@ def test_text_matches_stop_strings_of_many_bytes(stop: str) -> None:
     shown, stream = feed([raw[i : i + 1] for i in range(len(raw))], (stop,))
     assert "".join(shown) == "前"
     assert stream.matched == stop
+
+
+def test_text_shows_the_stop_string_where_that_is_wanted() -> None:
+    stream = TextStream([b"one E", b"ND two"].__getitem__, ("END",), shows_stop=True)
+    assert [stream.push(0), stream.push(1), stream.finish()] == ["one ", "END", ""]
+    assert stream.matched == "END"
+
+
+def test_text_passes_by_stop_strings_while_it_may_not_stop() -> None:
+    stream = TextStream([b"a END b", b" EN", b"D c"].__getitem__, ("END",))
+    assert stream.push(0, may_stop=False) == "a END b"
+    assert stream.push(1, may_stop=False) == " "
+    assert stream.matched is None
+    assert stream.push(2) == ""
+    assert stream.matched == "END"
+
+
+def held(text: str, stops: list[str]) -> int:
+    """How many characters at the end of a text are a beginning of a stop string, by definition."""
+    lengths = range(min(len(text), max(map(len, stops)) - 1), 0, -1)
+    return next((n for n in lengths if any(n < len(stop) and stop.startswith(text[-n:]) for stop in stops)), 0)
+
+
+@given(st.text("ab.(", max_size=12), st.lists(st.text("ab.(", min_size=1, max_size=5), min_size=1, max_size=32))
+def test_text_holds_back_what_may_begin_a_stop_string_and_no_more(text: str, stops: list[str]) -> None:
+    shown, stream = feed([text.encode()], tuple(stops))
+    if stream.matched is None:
+        assert shown == [text[: len(text) - held(text, stops)], text[len(text) - held(text, stops) :]]

@@ -104,3 +104,20 @@ def test_ending_by_grammar_shows_its_last_token_and_wins_over_the_length() -> No
 @pytest.mark.parametrize(("max_tokens", "expected"), [(0, True), (1, False)])
 def test_ends_with_prompt_when_no_token_is_wanted(max_tokens: int, expected: bool) -> None:
     assert ends_with_prompt(sequence(max_tokens=max_tokens)) is expected
+
+
+def test_ending_by_a_stop_string_that_is_wanted_in_the_text() -> None:
+    assert take(sequence(stop=("STOP",), shows_stop=True), 1, 3).text == "STOP"
+
+
+def test_ending_by_a_stop_token_that_is_wanted_in_the_text() -> None:
+    answer = sequence(stop_token_ids=frozenset({2}), shows_stop=True)
+    assert take(answer, 1, 2) == Outcome(text="two ", reason=FinishReason.STOP, shows_token=True)
+    assert take(sequence(shows_stop=True), EOS) == Outcome(text="", reason=FinishReason.STOP, shows_token=False)
+
+
+def test_ending_by_a_stop_string_counts_after_the_least_number_of_tokens() -> None:
+    assert take(sequence(stop=("STOP",), min_tokens=2), 1, 3) == Outcome(text="STOP")
+    assert take(sequence(stop=("STOP",), min_tokens=2), 1, 2, 3).reason is FinishReason.STOP
+    across = sequence(stop=("STOP",), min_tokens=1)
+    assert take(across, 4, 5).reason is FinishReason.STOP

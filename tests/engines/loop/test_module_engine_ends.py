@@ -36,6 +36,15 @@ def test_sequence_ends_by_eos_and_does_not_show_it(make_engine: Any) -> None:
     assert (fake.text("a"), fake.tokens("a")) == ("", [])
 
 
+def test_sequence_does_not_end_by_eos_before_its_least_length(make_engine: Any) -> None:
+    fake = running(make_engine)
+    fake.submit("a", max_tokens=20, min_tokens=7, logit_bias={2: 100.0})
+    fake.step_until_idle()
+    assert fake.finish("a").reason is FinishReason.STOP
+    assert len(fake.tokens("a")) == 7
+    assert 2 not in fake.tokens("a")
+
+
 def test_sequence_ends_by_a_stop_token(make_engine: Any) -> None:
     fake = running(make_engine)
     fake.submit("free", **LONG)
