@@ -17,7 +17,7 @@ from server.generation.limits import answer_tokens, check_choices, max_prompt_to
 from server.generation.plan import Job, Plan
 from server.generation.prompts import Prompt, conversation_in, encode_messages
 from server.generation.routing import Envelope, Routed
-from server.generation.sampling import recommended_for, sampling_params, stream_options
+from server.generation.sampling import check_least_tokens, recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.generation.structure import structure_of
 from server.long_work import TEXT_BYTES
@@ -46,6 +46,7 @@ class ChatOrder:
         check_choices(context, 1, body.n or 1)
         self._num_logprobs = _num_logprobs(body)
         self._max_tokens = _max_tokens(body)
+        check_least_tokens(body, self._max_tokens)
         self._structure = structure_of(body, context.config.limits)
 
     @property

@@ -20,7 +20,7 @@ from server.generation.plan import Job, Plan
 from server.generation.preferences import preferences_for_prompts
 from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_prompt
 from server.generation.routing import Envelope, Routed
-from server.generation.sampling import recommended_for, sampling_params, stream_options
+from server.generation.sampling import check_least_tokens, recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent, find_student
@@ -56,6 +56,8 @@ class CompletionOrder:
         self.envelope = envelope
         self._includes_usage = bool(stream_options(body).include_usage)
         self._prompts = split_prompt(body.prompt)
+        self._max_tokens = _max_tokens(body)
+        check_least_tokens(body, self._max_tokens)
         check_choices(context, len(self._prompts), body.n or 1)
         self.preferences = preferences_for_prompts(context.students, preferences, self._prompts)
 
@@ -111,6 +113,11 @@ class CompletionOrder:
         return dataclasses.replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
-        wanted = DEFAULT_MAX_TOKENS if self._body.max_tokens is None else self._body.max_tokens
-        bound = None if wanted == NO_BOUND else wanted
-        return answer_tokens(self._context.config.limits, student, len(prompt.token_ids), bound, "prompt")
+        limits = self._context.config.limits
+        return answer_tokens(limits, student, len(prompt.token_ids), self._max_tokens, "prompt")
+
+
+def _max_tokens(body: CompletionRequest) -> int | None:
+    """None: no bound."""
+    wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    return None if wanted == NO_BOUND else wanted

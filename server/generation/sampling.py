@@ -32,6 +32,7 @@ def sampling_params(
     top_k = _first(body.top_k, recommended.top_k, 0)
     return SamplingParams(
         max_tokens=max_tokens,
+        min_tokens=min(body.min_tokens or 0, max_tokens),
         temperature=_first(body.temperature, recommended.temperature, 1.0),
         top_p=_first(body.top_p, recommended.top_p, 1.0),
         top_k=top_k if top_k > 0 else None,
@@ -42,9 +43,21 @@ def sampling_params(
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
         seed=None if body.seed is None else body.seed % _SEED_RANGE,
         stop=_stop(body.stop),
+        stop_token_ids=_stop_token_ids(body.stop_token_ids or [], vocab_size),
         ignore_eos=bool(body.ignore_eos),
+        shows_stop=bool(body.include_stop_str_in_output),
         logprobs=logprobs,
     )
+
+
+def check_least_tokens(body: SamplingBody, max_tokens: int | None) -> None:
+    """`max_tokens` is what the request asks for at most. Raises: InvalidParameter when that is less than it asks for at
+    least."""
+    if body.min_tokens is not None and max_tokens is not None and body.min_tokens > max_tokens:
+        raise InvalidParameter(
+            f"`min_tokens` {body.min_tokens} is more than the {max_tokens} tokens that the answer may have",
+            param="min_tokens",
+        )
 
 
 def recommended_for(context: Context, student: ServedStudent) -> RecommendedSampling:
@@ -85,6 +98,15 @@ def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _stop_token_ids(ids: list[int], vocab_size: int) -> frozenset[int]:
+    for id in ids:
+        if id >= vocab_size:
+            raise InvalidParameter(
+                f"`stop_token_ids`: {id} is no token id of this student (0 to {vocab_size - 1})", param="stop_token_ids"
+            )
+    return frozenset(ids)
 
 
 def _logit_bias(biases: dict[str, float], vocab_size: int) -> dict[int, float]:

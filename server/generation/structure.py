@@ -70,8 +70,6 @@ def structure_of(body: ChatRequest, limits: Limits) -> Structure:
         )
     if wanted is None and not functions:
         return Structure()
-    if body.ignore_eos:
-        raise InvalidParameter("`ignore_eos`: an answer with a form ends where the form does", param="ignore_eos")
     formats = [] if wanted is None else [wanted]
     rules = _bounded([*formats, *argument_rules(functions, body.tool_choice)], limits)
     return Structure(

@@ -163,7 +163,8 @@ def need_of(request: GenerationRequest, *, caches_prefixes: bool) -> Need:
 
 def _least_answer_tokens(sampling: SamplingParams) -> int:
     may_end = not sampling.ignore_eos or sampling.stop or sampling.stop_token_ids or sampling.grammar is not None
-    return min(1, sampling.max_tokens) if may_end else sampling.max_tokens
+    least = 1 if sampling.grammar is not None else max(1, sampling.min_tokens)
+    return min(least, sampling.max_tokens) if may_end else sampling.max_tokens
 
 
 def _make_ticket(

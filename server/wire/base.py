@@ -39,10 +39,13 @@ NumChoices = Annotated[int, Meta(ge=1, le=128)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-StopString = Annotated[str, Meta(min_length=1)]
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
-StopStrings = Annotated[list[StopString], Meta(max_length=4)]
+StopStrings = Annotated[list[StopString], Meta(max_length=32)]
+
+
+StopTokens = Annotated[list[TokenId], Meta(max_length=128)]
 
 
 FinishReason = Literal["stop", "length"]
@@ -101,7 +104,10 @@ class SamplingBody(RequestBody, frozen=True, kw_only=True):
     logit_bias: dict[str, Bias] | None = None
     seed: Seed | None = None
     stop: StopString | StopStrings | None = None
+    stop_token_ids: StopTokens | None = None
+    include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
     n: NumChoices | None = None
     max_tokens: AnswerTokens | None = None
     stream: bool | None = None

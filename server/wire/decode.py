@@ -34,9 +34,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "web_search_options": (),
     "suffix": ("",),
     "best_of": (1,),
-    "stop_token_ids": ([],),
-    "min_tokens": (0,),
-    "include_stop_str_in_output": (False,),
     "prompt_logprobs": (),
     "structured_outputs": (),
     "guided_json": (),
@@ -59,13 +56,17 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
 }
 """Fields of the API and of other servers that would change the answer, with values that have no effect, beside null."""
 
-CHAT_ONLY: dict[str, tuple[object, ...]] = {
-    "tools": (),
-    "tool_choice": ("none",),
+ELSEWHERE: dict[str, tuple[object, ...]] = {
+    "stop_token_ids": ([],),
+    "min_tokens": (0,),
+    "include_stop_str_in_output": (False,),
+    "ignore_eos": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
 }
-"""Fields that only requests with messages support, with the values beside null that have no effect."""
+"""Fields that only other endpoints support, with the values beside null that have no effect."""
 
 ADAPTERS: Mapping[type[RequestBody], Adapter] = {
     Message: adapt_message,
@@ -138,7 +139,7 @@ def _decode_slowly(body: bytes, kind: type[W], ignored: Ignored) -> W:
 
 def _at_top(raw: dict[str, Any], kind: type[RequestBody], ignored: Ignored) -> dict[str, Any]:
     """The body without fields that have no effect, or none with their value. Raises: UnsupportedField."""
-    known, refused = kind.__struct_fields__, UNSUPPORTED | CHAT_ONLY
+    known, refused = kind.__struct_fields__, UNSUPPORTED | ELSEWHERE
     kept = {}
     for name, value in raw.items():
         if name in known:

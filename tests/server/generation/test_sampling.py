@@ -54,6 +54,30 @@ def values_of(sampling: SamplingParams) -> tuple[Any, ...]:
     return tuple(getattr(sampling, name) for name in FIELDS)
 
 
+ENDINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"min_tokens": 0, "stop": (), "stop_token_ids": frozenset(), "ignore_eos": False, "shows_stop": False}),
+    ({"min_tokens": 3, "max_tokens": 5}, {"min_tokens": 3, "max_tokens": 5}),
+    ({"min_tokens": 600, "max_tokens": -1}, {"min_tokens": "max_tokens"}),
+    ({"stop": ["a", "b", "c", "d", "e"]}, {"stop": ("a", "b", "c", "d", "e")}),
+    ({"stop": [f"stop{i}" for i in range(32)]}, {"stop": tuple(f"stop{i}" for i in range(32))}),
+    ({"stop": []}, {"stop": ()}),
+    ({"stop_token_ids": [1, 257, 1]}, {"stop_token_ids": frozenset({1, 257})}),
+    ({"ignore_eos": True}, {"ignore_eos": True}),
+    ({"include_stop_str_in_output": True, "stop": "x"}, {"shows_stop": True, "stop": ("x",)}),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), ENDINGS, ids=str)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_request_says_how_its_answer_ends(
+    served: Served, path: str, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    used(served, path, **given)
+    sampling = served.engine.submitted[-1].sampling
+    for name, value in expected.items():
+        assert getattr(sampling, name) == (getattr(sampling, value) if value == "max_tokens" else value)
+
+
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_request_that_gives_nothing_has_what_the_model_recommends(served: Served, path: str) -> None:
     assert used(served, path) == RECOMMENDED

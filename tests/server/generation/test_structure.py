@@ -195,7 +195,6 @@ def test_a_schema_nothing_can_meet_is_refused(bound: Served) -> None:
         ),
         ({"response_format": schema_format({}) | {"x": 1}}, "response_format.x"),
         ({"response_format": schema_format({}, name="a b")}, "response_format.json_schema.name"),
-        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
     ],
 )
 def test_formats_are_refused_by_field(served: Served, fields: dict[str, Any], param: str) -> None:

@@ -332,7 +332,6 @@ FUNCTION = WEATHER["function"]
             "tools[1].function.parameters#/properties/b/type",
         ),
         ({"tools": [CLOCK] * 129}, "tools"),
-        ({"ignore_eos": True}, "ignore_eos"),
         (
             {
                 "tool_choice": {"type": "function", "function": {"name": "get-time"}},

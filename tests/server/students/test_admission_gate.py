@@ -232,7 +232,9 @@ def test_deadline_that_the_queue_would_break_is_429_and_may_be_tried_again(gathe
     [
         ({"ignore_eos": True}, 40),
         ({}, 1),
+        ({"min_tokens": 30}, 30),
         ({"ignore_eos": True, "stop": ("x",)}, 1),
+        ({"ignore_eos": True, "stop": ("x",), "min_tokens": 30}, 30),
         ({"ignore_eos": True, "stop_token_ids": frozenset({3})}, 1),
     ],
 )

@@ -10,7 +10,7 @@ from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from server.wire.base import SamplingBody
 from server.wire.chat import ChatRequest, chat_decoder
 from server.wire.completions import CompletionRequest, completion_decoder
-from server.wire.decode import CHAT_ONLY, UNSUPPORTED, decode_body
+from server.wire.decode import ELSEWHERE, UNSUPPORTED, decode_body
 from server.wire.ignored import HARMLESS, Ignored
 from server.wire.tokens import TokenizeRequest, tokenize_decoder
 
@@ -35,16 +35,16 @@ def test_decode_refuses_each_unsupported_field_and_accepts_its_null(name: str) -
         assert decode(**{name: empty}) == decode()
 
 
-@pytest.mark.parametrize("name", sorted(CHAT_ONLY))
-def test_decode_refuses_what_only_chat_has_without_messages(name: str) -> None:
-    def complete(**fields: object) -> CompletionRequest:
-        return decode_body(json.dumps({"model": "m", "prompt": "x"} | fields).encode(), completion_decoder)
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+def test_decode_refuses_what_only_other_endpoints_have(name: str) -> None:
+    def tokenize(**fields: object) -> TokenizeRequest:
+        return decode_body(json.dumps({"prompt": "x"} | fields).encode(), tokenize_decoder)
 
     with pytest.raises(UnsupportedField) as caught:
-        complete(**{name: {"anything": 1}})
+        tokenize(**{name: {"anything": 1}})
     assert caught.value.param == name
-    for empty in (None, *CHAT_ONLY[name]):
-        assert complete(**{name: empty}) == complete()
+    for empty in (None, *ELSEWHERE[name]):
+        assert tokenize(**{name: empty}) == tokenize()
 
 
 def test_decode_takes_true_for_no_number() -> None:
