@@ -4,7 +4,7 @@ A template is somebody else's program: it sees only what `render` is given.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,12 @@ from models.errors import BadRequest, ConfigError
 
 TOOL_MARK = "<tool_call>"
 """What a call begins with in templates of the Hermes and Qwen families; others have forms of their own."""
+
+
+RESERVED = frozenset(
+    ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now")
+)
+"""Names that a request gives no value: it has fields of its own for them, or none."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -46,6 +52,8 @@ class ChatTemplate:
             names = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"the model's chat template is damaged: line {error.lineno}: {error.message}") from error
+        self.reads = frozenset(names - RESERVED)
+        """The variables that it has beside messages, tools and special tokens, such as `enable_thinking`."""
         self.writes_tools = "tools" in names and TOOL_MARK in source
         """Whether it describes tools to the model by itself, and writes calls in the one form that fenhe reads back."""
 
@@ -55,15 +63,17 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text of a conversation; special tokens appear in it as text. `tools`: where `writes_tools`.
+        """The prompt text of a conversation; special tokens appear in it as text. `tools`: where `writes_tools`. Of
+        `variables` it sees what it `reads`.
 
         Raises: BadRequest with the template's own words when it refuses the messages.
         """
+        given = {name: value for name, value in (variables or {}).items() if name in self.reads}
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": tools}
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **(self._variables | {"tools": tools})
-            )
+            return self._template.render(self._variables | given | own)
         except jinja2.TemplateError as error:
             raise BadRequest(f"the chat template refused the messages: {error}", param="messages") from error
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:

@@ -16,6 +16,7 @@ from server.generation.answer import answer
 from server.generation.limits import answer_tokens, check_choices, max_prompt_tokens
 from server.generation.plan import Job, Plan
 from server.generation.prompts import Prompt, conversation_in, encode_messages
+from server.generation.rendering import rendering_of
 from server.generation.routing import Envelope, Routed
 from server.generation.sampling import check_least_tokens, recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
@@ -47,6 +48,7 @@ class ChatOrder:
         self._num_logprobs = _num_logprobs(body)
         self._max_tokens = _max_tokens(body)
         check_least_tokens(body, self._max_tokens)
+        self._rendering = rendering_of(body, body.messages)
         self._structure = structure_of(body, context.config.limits)
 
     @property
@@ -64,7 +66,13 @@ class ChatOrder:
 
         def encode() -> tuple[int, ...]:
             max_tokens = max_prompt_tokens(limits, student)
-            return encode_messages(student, self._body.messages, functions=structure.functions, max_tokens=max_tokens)
+            return encode_messages(
+                student,
+                self._body.messages,
+                functions=structure.functions,
+                rendering=self._rendering,
+                max_tokens=max_tokens,
+            )
 
         run = self._context.long_work.run
         token_ids = await run(envelope.num_bytes, encode, envelope.tenant, short_bytes=TEXT_BYTES)
@@ -120,7 +128,4 @@ def _max_tokens(body: ChatRequest) -> int | None:
             param="max_tokens",
         )
     given = old if new is None else new
-    if given == 0:
-        param = "max_tokens" if new is None else "max_completion_tokens"
-        raise InvalidParameter(f"`{param}`: 0 tokens are no answer", param=param)
     return None if given == NO_BOUND else given

@@ -21,6 +21,7 @@ from server.generation.answer import answer
 from server.generation.limits import decode_json, read_json_body
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt, encode_messages
+from server.generation.rendering import rendering_of
 from server.generation.routing import Envelope, Routed
 from server.generation.tools import functions_of
 from server.students.student import ServedStudent, find_student
@@ -173,4 +174,5 @@ def _count(student: ServedStudent, body: CountRequest) -> int:
         chat = ChatRequest(
             model=body.model, messages=messages, tools=tools.tools or None, tool_choice=_choice(body, tools)
         )
-        return len(encode_messages(student, messages, functions=functions_of(chat)))
+        rendering = rendering_of(chat, messages)
+        return len(encode_messages(student, messages, functions=functions_of(chat), rendering=rendering))

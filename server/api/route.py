@@ -33,7 +33,17 @@ def route_handler(context: Context) -> Handler:
 def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences, envelope: Envelope) -> Order:
     """The chat or text completion whose route is asked for. Raises: BadRequest and its kinds."""
     if body.messages is not None and body.prompt is None:
-        chat = ChatRequest(model=body.model, messages=body.messages, fenhe=body.fenhe)
+        chat = ChatRequest(
+            model=body.model,
+            messages=body.messages,
+            tools=body.tools,
+            tool_choice=body.tool_choice,
+            add_generation_prompt=body.add_generation_prompt,
+            continue_final_message=body.continue_final_message,
+            chat_template_kwargs=body.chat_template_kwargs,
+            reasoning_effort=body.reasoning_effort,
+            fenhe=body.fenhe,
+        )
         return ChatOrder(context, chat, preferences, envelope)
     if body.prompt is not None and body.messages is None:
         completion = CompletionRequest(model=body.model, prompt=body.prompt, fenhe=body.fenhe)

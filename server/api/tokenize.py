@@ -14,10 +14,13 @@ from server.context import Context
 from server.generation.cancellation import cancelled_by
 from server.generation.limits import decode_json, read_json_body
 from server.generation.prompts import check_token_ids, encode_messages
+from server.generation.rendering import rendering_of
+from server.generation.tools import functions_of
 from server.long_work import TEXT_BYTES
 from server.students.admission_gate import terms_of
 from server.students.student import ServedStudent, find_student
 from server.telemetry.request_record import record_of
+from server.wire.chat import ChatRequest
 from server.wire.replies import json_response
 from server.wire.tokens import (
     DetokenizeResponse,
@@ -69,7 +72,9 @@ def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
     if body.messages is not None:
-        return encode_messages(student, body.messages, add_generation_prompt=body.add_generation_prompt)
+        chat = ChatRequest(model=body.model, messages=body.messages, tools=body.tools, tool_choice=body.tool_choice)
+        rendering = rendering_of(body, body.messages)
+        return encode_messages(student, body.messages, functions=functions_of(chat), rendering=rendering)
     assert body.prompt is not None
     return tuple(student.tokenizer.encode(body.prompt, add_special=body.add_special_tokens))
 

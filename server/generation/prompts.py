@@ -1,7 +1,7 @@
 """From what a request says to prompt token ids: messages through the chat template, text as it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.grammar import Grammar
@@ -9,6 +9,7 @@ from engines.schema_loosening import Loosened
 from models.errors import BadRequest, InvalidParameter
 from router.conversation import Conversation, conversation_of
 from server.generation.limits import prompt_too_long
+from server.generation.rendering import NEW_ANSWER, Rendering, cut_at_end_mark, with_end_mark
 from server.generation.tools import as_text, calls_for_template, check_turns, tools_for_template, with_objects
 from server.students.student import ServedStudent, Template
 from server.wire.chat import FunctionDefinition, Message
@@ -37,7 +38,7 @@ def encode_messages(
     messages: list[Message],
     *,
     functions: Sequence[FunctionDefinition] = (),
-    add_generation_prompt: bool = True,
+    rendering: Rendering = NEW_ANSWER,
     max_tokens: int | None = None,
 ) -> tuple[int, ...]:
     """The token ids of a conversation's prompt, which also describes `functions`.
@@ -56,7 +57,7 @@ def encode_messages(
     tools = tools_for_template(functions) if functions and template.writes_tools else None
     if not template.writes_tools:
         plain = as_text(plain, functions)
-    text = _rendered(template, plain, tools=tools, add_generation_prompt=add_generation_prompt)
+    text = _rendered(template, plain, tools, rendering)
     check_length(student, text, max_tokens, "messages")
     ids = tuple(student.tokenizer.encode(text))
     if not ids:
@@ -64,8 +65,18 @@ def encode_messages(
     return ids
 
 
-def _rendered(template: Template, messages: list[dict[str, Any]], **options: Any) -> str:
+def _rendered(
+    template: Template, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, rendering: Rendering
+) -> str:
     """Raises: BadRequest when the template refuses the messages, also with every call's arguments made an object."""
+    if rendering.continues:
+        text = _rendered(template, with_end_mark(messages), tools, replace(rendering, continues=False))
+        return cut_at_end_mark(text)
+    options: dict[str, Any] = {
+        "tools": tools,
+        "add_generation_prompt": rendering.adds_prompt,
+        "variables": rendering.variables,
+    }
     try:
         return template.render(messages, **options)
     except BadRequest:

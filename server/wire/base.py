@@ -116,6 +116,10 @@ class SamplingBody(RequestBody, frozen=True, kw_only=True):
     user: str | None = None
 
 
+TemplateVariables = dict[str, Any]
+"""What a chat template is told, as far as it reads it; the rest has no effect."""
+
+
 TokenPrompt = Annotated[list[TokenId], Meta(min_length=1)]
 
 

@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.base import AnswerTokens, ChoiceFenhe, LooseBody, Reply, RequestBody, SamplingBody, UsageReply
+from server.wire.base import (
+    AnswerTokens,
+    ChoiceFenhe,
+    LooseBody,
+    Reply,
+    RequestBody,
+    SamplingBody,
+    TemplateVariables,
+    UsageReply,
+)
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -95,6 +104,9 @@ class NamedToolChoice(RequestBody, frozen=True, kw_only=True):
     type: Literal["function"]
 
 
+ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
+
+
 class ChatRequest(SamplingBody, frozen=True, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: AnswerTokens | None = None
@@ -111,7 +123,10 @@ class ChatRequest(SamplingBody, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: ToolChoice | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
 
 
 class TopLogprob(Reply, frozen=True, kw_only=True):

@@ -17,12 +17,15 @@ from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.settings.suggestions import find_near
 from server.wire.base import RequestBody, any_decoder
-from server.wire.chat import CalledFunction, EarlierCall, Message
+from server.wire.chat import CalledFunction, ChatRequest, EarlierCall, Message
+from server.wire.completions import CompletionRequest
 from server.wire.errors import shorten
 from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
 from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, prepared
+from server.wire.status import RouteRequest
+from server.wire.tokens import TokenizeRequest
 
 W = TypeVar("W", bound=RequestBody)
 
@@ -44,9 +47,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "skip_special_tokens": (True,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     "previous_response_id": (),
     "conversation": (),
     "background": (False,),
@@ -61,12 +61,19 @@ ELSEWHERE: dict[str, tuple[object, ...]] = {
     "min_tokens": (0,),
     "include_stop_str_in_output": (False,),
     "ignore_eos": (False,),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
 }
 """Fields that only other endpoints support, with the values beside null that have no effect."""
+
+SAMPLING_FIELDS = frozenset(ChatRequest.__struct_fields__ + CompletionRequest.__struct_fields__)
+NOTHING_IS_GENERATED = (TokenizeRequest, RouteRequest)
+"""Bodies for which fields that say how to generate have no effect: clients send there what they send elsewhere."""
 
 ADAPTERS: Mapping[type[RequestBody], Adapter] = {
     Message: adapt_message,
@@ -144,7 +151,7 @@ def _at_top(raw: dict[str, Any], kind: type[RequestBody], ignored: Ignored) -> d
     for name, value in raw.items():
         if name in known:
             kept[name] = value
-        elif name in HARMLESS:
+        elif name in HARMLESS or (name in SAMPLING_FIELDS and issubclass(kind, NOTHING_IS_GENERATED)):
             ignored.add(name)
         elif name not in refused:
             kept[name] = value

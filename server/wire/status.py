@@ -1,6 +1,6 @@
 """Bodies about the server itself: models, routes, probes, students."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -8,8 +8,8 @@ from msgspec import Meta
 from models.student.manifest import HeadKind, Verdict
 from router.decision import Reason
 from router.tasks import Task
-from server.wire.base import FenheOptions, Reply, RequestBody, TokenId, TokenPrompt
-from server.wire.chat import Message
+from server.wire.base import FenheOptions, Reply, RequestBody, TemplateVariables, TokenId, TokenPrompt
+from server.wire.chat import FunctionTool, Message, ToolChoice
 
 
 class QualityReply(Reply, frozen=True, kw_only=True):
@@ -197,11 +197,18 @@ class StudentList(Reply, frozen=True, kw_only=True):
 
 
 class RouteRequest(RequestBody, frozen=True, kw_only=True):
-    """Either `prompt` or `messages`, as the generating endpoints take them; `fenhe.while_loading` has no effect."""
+    """Either `prompt` or `messages`, as the generating endpoints take them, with those of their fields that change the
+    prompt or the path; `fenhe.while_loading` has no effect."""
 
     model: str = "auto"
     prompt: str | list[str | TokenId | TokenPrompt] | None = None
     messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    reasoning_effort: str | dict[str, Any] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: ToolChoice | None = None
     fenhe: FenheOptions | None = None
 
 

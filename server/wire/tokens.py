@@ -1,12 +1,12 @@
 """Bodies of /tokenize and /detokenize."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from server.wire.base import Reply, RequestBody, TokenId
-from server.wire.chat import Message
+from server.wire.base import Reply, RequestBody, TemplateVariables, TokenId
+from server.wire.chat import FunctionTool, Message, ToolChoice
 
 
 class TokenizeRequest(RequestBody, frozen=True, kw_only=True):
@@ -16,7 +16,12 @@ class TokenizeRequest(RequestBody, frozen=True, kw_only=True):
     prompt: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1)] | None = None
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    reasoning_effort: str | dict[str, Any] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: ToolChoice | None = None
     return_token_strs: bool = False
 
 

@@ -70,7 +70,7 @@ def test_route_agrees_with_what_is_generated(served: Served) -> None:
         ({"prompt": ["a", 1]}, 400, "prompt"),
         ({"prompt": [999]}, 400, "prompt"),
         ({"prompt": "x", "model": "nobody"}, 404, "model"),
-        ({"prompt": "x", "temperature": 1}, 400, "temperature"),
+        ({"prompt": "x", "temperatur": 1}, 400, "temperatur"),
         ({"messages": [{"role": "user"}]}, 400, "messages[0].content"),
     ],
 )

@@ -16,6 +16,7 @@ from server.generation.prompts import (
     prompt_text,
     split_prompt,
 )
+from server.generation.rendering import Rendering
 from server.settings.config import ServerConfig
 from server.students.student import ServedStudent
 from server.wire.chat import Message, TextPart
@@ -37,7 +38,7 @@ async def test_messages_go_through_the_template() -> None:
     served = make_served()
     ids = encode_messages(served, [Message(role="user", content="hi")])
     assert spoken(served, ids) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    ids = encode_messages(served, [Message(role="user", content="hi")], add_generation_prompt=False)
+    ids = encode_messages(served, [Message(role="user", content="hi")], rendering=Rendering(adds_prompt=False))
     assert spoken(served, ids) == "<|im_start|>user\nhi<|im_end|>\n"
 
 

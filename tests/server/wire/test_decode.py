@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,8 @@ from server.wire.chat import ChatRequest, chat_decoder
 from server.wire.completions import CompletionRequest, completion_decoder
 from server.wire.decode import ELSEWHERE, UNSUPPORTED, decode_body
 from server.wire.ignored import HARMLESS, Ignored
-from server.wire.tokens import TokenizeRequest, tokenize_decoder
+from server.wire.status import route_decoder
+from server.wire.tokens import DetokenizeRequest, TokenizeRequest, detokenize_decoder, tokenize_decoder
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -37,14 +39,22 @@ def test_decode_refuses_each_unsupported_field_and_accepts_its_null(name: str) -
 
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))
 def test_decode_refuses_what_only_other_endpoints_have(name: str) -> None:
-    def tokenize(**fields: object) -> TokenizeRequest:
-        return decode_body(json.dumps({"prompt": "x"} | fields).encode(), tokenize_decoder)
+    def detokenize(**fields: object) -> DetokenizeRequest:
+        return decode_body(json.dumps({"tokens": [1]} | fields).encode(), detokenize_decoder)
 
     with pytest.raises(UnsupportedField) as caught:
-        tokenize(**{name: {"anything": 1}})
+        detokenize(**{name: {"anything": 1}})
     assert caught.value.param == name
     for empty in (None, *ELSEWHERE[name]):
-        assert tokenize(**{name: empty}) == tokenize()
+        assert detokenize(**{name: empty}) == detokenize()
+
+
+@pytest.mark.parametrize("name", ["temperature", "max_tokens", "stream", "stop", "logprobs", "response_format", "echo"])
+@pytest.mark.parametrize("decoder", [tokenize_decoder, route_decoder])
+def test_decode_ignores_how_to_generate_where_nothing_is_generated(decoder: Any, name: str) -> None:
+    body = json.dumps({"prompt": "x", name: {"anything": 1}}).encode()
+    assert decode_body(body, decoder, ignored := Ignored()) == decode_body(b'{"prompt": "x"}', decoder)
+    assert ignored.places == [name]
 
 
 def test_decode_takes_true_for_no_number() -> None:
