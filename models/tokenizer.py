@@ -5,17 +5,19 @@ except two caches, whose entries every thread would fill in alike.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from models.chat_template import ChatTemplate
 from models.errors import ConfigError, InvalidParameter
 from models.least_tokens import find_least_tokens
 from models.text_file import read_text
+from models.text_guard import TextGuard
 from models.token_bytes import byte_level_bytes, sentencepiece_bytes
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -36,7 +38,8 @@ class TokenizerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class Tokenizer:
-    """One model's tokenizer. `chat_template` is None when the model came without one."""
+    """One model's tokenizer. `chat_template` is None when the model came without one; `guard` keeps special tokens out
+    of what users write into a conversation."""
 
     def __init__(self, backend: Backend, settings: TokenizerSettings, template: str | None) -> None:
         """Raises: ConfigError for a tokenizer whose tokens have no fixed bytes, or a damaged template."""
@@ -52,8 +55,15 @@ class Tokenizer:
         self.chat_template = _compiled(template, settings)
         self._backend = backend
         self._literal_backend: Backend | None = None
+        self._guarded: _Guarded | None = None
         self._is_byte_level = _is_byte_level(description)
-        self._special_ids = frozenset(id for id, token in added.items() if token["special"])
+        self._special = {id: token for id, token in added.items() if token["special"]}
+        self._special_ids = frozenset(self._special)
+        self.guard = TextGuard(token["content"] for token in self._special.values())
+        self._is_guard_needed = bool(description["normalizer"]) and any(
+            token["normalized"] for token in self._special.values()
+        )
+        """Whether a text that spells no special token can still become one."""
         self._bytes: dict[int, bytes] = {}
         self._least_tokens = find_least_tokens(description)
 
@@ -95,12 +105,16 @@ class Tokenizer:
         The interpreter is free meanwhile: `encode_batch_fast` releases it, `encode` does not.
         Raises: InvalidParameter for half a surrogate pair, which JSON can carry and UTF-8 cannot.
         """
-        backend = self._backend if parse_special else self._literal()
-        try:
-            ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
-        except TypeError as error:
-            raise InvalidParameter("the text has half a surrogate pair in it; it is not valid Unicode") from error
-        return ids
+        return _ids_of(self._backend if parse_special else self._literal(), text, add_special=add_special)
+
+    def encode_guarded(self, text: str) -> list[int]:
+        """Ids of a rendered conversation whose messages `guard` marked: special tokens are those of the template, and
+        everything else is text. Raises: InvalidParameter as `encode` does."""
+        if not self.guard.is_marked(text) and not self._is_guard_needed:
+            return self.encode(text)
+        if self._guarded is None:
+            self._guarded = _Guarded(self._backend, self._special, self.guard)
+        return self._guarded.encode(text)
 
     def least_tokens(self, text: str) -> int:
         """A bound that the number of the text's tokens is never below, found without tokenising; 0 where this tokenizer
@@ -137,10 +151,45 @@ class Tokenizer:
 
     def _literal(self) -> Backend:
         if self._literal_backend is None:
-            backend = Backend.from_str(self._backend.to_str())
-            backend.encode_special_tokens = True
-            self._literal_backend = backend
+            self._literal_backend = _literal_copy(self._backend)
         return self._literal_backend
+
+
+class _Guarded:
+    """A tokenizer for which special tokens are text and a stand-in for each is the token: the rest of the text is cut
+    as it would be around the token itself."""
+
+    def __init__(self, backend: Backend, special: Mapping[int, Mapping[str, Any]], guard: TextGuard) -> None:
+        self._guard = guard
+        self._backend = _literal_copy(backend)
+        named = {id: token for id, token in special.items() if token["content"]}
+        self._backend.add_tokens([_stand_in(token, guard.stand_ins[token["content"]]) for token in named.values()])
+        self._real = {self._backend.token_to_id(guard.stand_ins[one["content"]]): id for id, one in named.items()}
+
+    def encode(self, text: str) -> list[int]:
+        ids = _ids_of(self._backend, self._guard.with_stand_ins(text), add_special=False)
+        return [self._real.get(id, id) for id in ids]
+
+
+def _stand_in(token: Mapping[str, Any], text: str) -> AddedToken:
+    """One that is no special token, so that a literal copy knows it, and is otherwise like this one."""
+    options = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized")}
+    return AddedToken(text, special=False, **options)
+
+
+def _literal_copy(backend: Backend) -> Backend:
+    """One that reads special tokens as text."""
+    copy = Backend.from_str(backend.to_str())
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _ids_of(backend: Backend, text: str, *, add_special: bool) -> list[int]:
+    try:
+        ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
+    except TypeError as error:
+        raise InvalidParameter("the text has half a surrogate pair in it; it is not valid Unicode") from error
+    return ids
 
 
 def _compiled(template: str | None, settings: TokenizerSettings) -> ChatTemplate | None:

@@ -74,7 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "graphs",
         "sources",
         "tokenizer",
-        "chat_template rope bounds least_tokens text_file",
+        "chat_template rope bounds least_tokens text_file text_guard",
         "token_bytes errors architecture checksums file_writing sampling",
     ),
     "models.distill": (

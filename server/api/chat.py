@@ -63,6 +63,7 @@ class ChatOrder:
 
     async def encode(self, student: ServedStudent) -> list[Prompt]:
         structure, limits, envelope = self._structure, self._context.config.limits, self.envelope
+        parses_special = self._context.config.special_tokens_in_messages
 
         def encode() -> tuple[int, ...]:
             max_tokens = max_prompt_tokens(limits, student)
@@ -72,6 +73,7 @@ class ChatOrder:
                 functions=structure.functions,
                 rendering=self._rendering,
                 max_tokens=max_tokens,
+                parses_special=parses_special,
             )
 
         run = self._context.long_work.run

@@ -157,7 +157,8 @@ def count_handler(context: Context) -> Handler:
 
         def work() -> int:
             body = decode_json(raw, count_decoder, context, record.id)
-            return _count(find_student(context.students, stands_for(context, body.model)), body)
+            student = find_student(context.students, stands_for(context, body.model))
+            return _count(student, body, parses_special=context.config.special_tokens_in_messages)
 
         with charged(record, len(raw)) as charge:
             charge.num_tokens = await run_on_text(context, request, len(raw), work)
@@ -166,7 +167,7 @@ def count_handler(context: Context) -> Handler:
     return count_tokens
 
 
-def _count(student: ServedStudent, body: CountRequest) -> int:
+def _count(student: ServedStudent, body: CountRequest, *, parses_special: bool) -> int:
     """The tokens of the prompt that a message would have. Raises: BadRequest and its kinds."""
     named, tools = messages_of(body), tools_of(body.tools or ())
     with _names(named, tools).used():
@@ -174,5 +175,12 @@ def _count(student: ServedStudent, body: CountRequest) -> int:
         chat = ChatRequest(
             model=body.model, messages=messages, tools=tools.tools or None, tool_choice=_choice(body, tools)
         )
-        rendering = rendering_of(chat, messages)
-        return len(encode_messages(student, messages, functions=functions_of(chat), rendering=rendering))
+        return len(
+            encode_messages(
+                student,
+                messages,
+                functions=functions_of(chat),
+                rendering=rendering_of(chat, messages),
+                parses_special=parses_special,
+            )
+        )

@@ -39,7 +39,8 @@ def tokenize_handler(context: Context) -> Handler:
 
         def work() -> tuple[int, Response]:
             body = decode_json(raw, tokenize_decoder, context, record.id)
-            reply = _tokenized(find_student(context.students, body.model), body)
+            parses_special = context.config.special_tokens_in_messages
+            reply = _tokenized(find_student(context.students, body.model), body, parses_special=parses_special)
             return reply.count, json_response(reply)
 
         with charged(record, len(raw)) as charge:  # a token has a byte at least
@@ -58,8 +59,8 @@ async def run_on_text(context: Context, request: Request, num_bytes: int, work: 
         )
 
 
-def _tokenized(student: ServedStudent, body: TokenizeRequest) -> TokenizeResponse:
-    tokens, texts = _encode(student, body), None
+def _tokenized(student: ServedStudent, body: TokenizeRequest, *, parses_special: bool) -> TokenizeResponse:
+    tokens, texts = _encode(student, body, parses_special=parses_special), None
     if body.return_token_strs:
         tokenizer = student.tokenizer
         texts = [text_of_bytes(tokenizer.token_bytes(token)) or tokenizer.token_name(token) for token in tokens]
@@ -68,13 +69,19 @@ def _tokenized(student: ServedStudent, body: TokenizeRequest) -> TokenizeRespons
     )
 
 
-def _encode(student: ServedStudent, body: TokenizeRequest) -> tuple[int, ...]:
+def _encode(student: ServedStudent, body: TokenizeRequest, *, parses_special: bool) -> tuple[int, ...]:
+    """`parses_special` holds for messages: a `prompt` is raw, and what spells a special token in it is one."""
     if (body.prompt is None) == (body.messages is None):
         raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
     if body.messages is not None:
         chat = ChatRequest(model=body.model, messages=body.messages, tools=body.tools, tool_choice=body.tool_choice)
-        rendering = rendering_of(body, body.messages)
-        return encode_messages(student, body.messages, functions=functions_of(chat), rendering=rendering)
+        return encode_messages(
+            student,
+            body.messages,
+            functions=functions_of(chat),
+            rendering=rendering_of(body, body.messages),
+            parses_special=parses_special,
+        )
     assert body.prompt is not None
     return tuple(student.tokenizer.encode(body.prompt, add_special=body.add_special_tokens))
 

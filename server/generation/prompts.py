@@ -40,8 +40,10 @@ def encode_messages(
     functions: Sequence[FunctionDefinition] = (),
     rendering: Rendering = NEW_ANSWER,
     max_tokens: int | None = None,
+    parses_special: bool = False,
 ) -> tuple[int, ...]:
-    """The token ids of a conversation's prompt, which also describes `functions`.
+    """The token ids of a conversation's prompt, which also describes `functions`. What spells a special token in
+    messages and functions is text, unless `parses_special`.
 
     Raises: BadRequest for a student without a chat template, or when the template refuses the messages;
     InvalidParameter for calls and results that do not fit together; ContextTooLong, before anything is tokenised, for
@@ -53,13 +55,21 @@ def encode_messages(
             "this student has no chat template; send the prompt as text to /v1/completions", param="messages"
         )
     check_turns(messages)
+    tokenizer, guard = student.tokenizer, student.tokenizer.guard
     plain = [_plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
-    tools = tools_for_template(functions) if functions and template.writes_tools else None
+    tools = tools_for_template(functions)
+    if not parses_special:
+        plain, tools = guard.marked(plain), guard.marked(tools)
+        rendering = replace(rendering, variables=guard.marked(rendering.variables))
     if not template.writes_tools:
-        plain = as_text(plain, functions)
-    text = _rendered(template, plain, tools, rendering)
-    check_length(student, text, max_tokens, "messages")
-    ids = tuple(student.tokenizer.encode(text))
+        plain, tools = as_text(plain, tools), []
+    try:
+        text = _rendered(template, plain, tools or None, rendering)
+    except BadRequest as error:
+        error.message = guard.unmarked(error.message)
+        raise
+    check_length(student, guard.unmarked(text), max_tokens, "messages")
+    ids = tuple(tokenizer.encode(text) if parses_special else tokenizer.encode_guarded(text))
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
     return ids

@@ -202,8 +202,9 @@ def _arguments(text: str) -> dict[str, Any] | str:
     return arguments if isinstance(arguments, dict) else text
 
 
-def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
-    """Messages for a template without tools: functions, calls and results become text."""
+def as_text(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages for a template without tools: these, in the form that other templates expect, calls and results become
+    text."""
     plain: list[dict[str, Any]] = []
     before = None
     for message in messages:
@@ -215,7 +216,7 @@ def as_text(messages: Sequence[dict[str, Any]], functions: Sequence[FunctionDefi
         else:
             plain.append(message)
         before = message["role"]
-    return _with_instructions(plain, functions) if functions else plain
+    return _with_instructions(plain, tools) if tools else plain
 
 
 def _add_result(plain: list[dict[str, Any]], content: str, *, follows_result: bool) -> None:
@@ -234,16 +235,16 @@ def _call_text(function: dict[str, Any]) -> str:
     return f"{OPEN_MARK}{CALL_START}{function['name']}{ARGUMENTS_START}{arguments}{CALL_END}"
 
 
-def _with_instructions(messages: list[dict[str, Any]], functions: Sequence[FunctionDefinition]) -> list[dict[str, Any]]:
-    text = instructions(functions)
+def _with_instructions(messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    text = instructions(tools)
     if messages and messages[0]["role"] == "system":
         return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
     return [{"role": "system", "content": text}, *messages]
 
 
-def instructions(functions: Sequence[FunctionDefinition]) -> str:
+def instructions(tools: Sequence[dict[str, Any]]) -> str:
     """The system text that describes functions and how to call them."""
-    lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools_for_template(functions)]
+    lines = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
     form = f"{OPEN_MARK}{CALL_START}NAME{ARGUMENTS_START}{{...}}{CALL_END}"
     return "\n".join(
         [

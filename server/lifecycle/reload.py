@@ -70,6 +70,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
         grace_s=new.grace_s,
         recommended_sampling=new.recommended_sampling,
         claude_model=new.claude_model,
+        special_tokens_in_messages=new.special_tokens_in_messages,
         allow_no_keys=new.allow_no_keys,
         allowed_hosts=new.allowed_hosts,
     )

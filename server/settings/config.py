@@ -191,6 +191,13 @@ class ServerConfig:
             "its paths (`student:path`), or `auto`",
         ),
     ] = "auto"
+    special_tokens_in_messages: Annotated[
+        bool,
+        Meta(
+            description="whether what spells a special token (such as </s>) in messages and tools is one, so that a "
+            "user's text can end a turn; otherwise it is text"
+        ),
+    ] = False
     verify_students: Annotated[
         bool,
         Meta(

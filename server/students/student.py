@@ -11,6 +11,7 @@ import msgspec
 from engines.contract import EngineStatus
 from models.errors import Unavailable, UnknownModel
 from models.student.manifest import MANIFEST_NAME, Manifest
+from models.text_guard import TextGuard
 from router.decision import StudentState
 from router.pool import AUTO, Member
 from server.students.admission_gate import StudentAdmission
@@ -52,6 +53,11 @@ class Tokenizer(Protocol):
     def is_special(self, token_id: int, /) -> bool: ...
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]: ...
+
+    @property
+    def guard(self) -> TextGuard: ...
+
+    def encode_guarded(self, text: str, /) -> list[int]: ...
 
     def least_tokens(self, text: str, /) -> int: ...
 

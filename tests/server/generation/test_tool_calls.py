@@ -84,7 +84,7 @@ def test_arguments_come_as_they_are_written() -> None:
 def test_what_begins_like_a_call_and_is_none_is_an_error() -> None:
     with pytest.raises(GrammarFailed):
         CallReader().push(
-            "<tool_call> and then he said something that is no call at all, for quite a while" + " on" * 20
+            "<tool_call> and then he said something that is no call at all, for quite a while" + " on" * 60
         )
 
 
