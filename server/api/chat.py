@@ -37,8 +37,16 @@ def chat_handler(context: Context) -> Handler:
 class ChatOrder:
     """One chat completion to be routed and planned."""
 
-    def __init__(self, context: Context, body: ChatRequest, preferences: RoutePreferences, envelope: Envelope) -> None:
-        """Raises: BadRequest and its kinds."""
+    def __init__(
+        self,
+        context: Context,
+        body: ChatRequest,
+        preferences: RoutePreferences,
+        envelope: Envelope,
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
+        """`may_be_empty` says whether an answer of no tokens may be asked for. Raises: BadRequest and its kinds."""
         self.preferences = preferences
         self.envelope = envelope
         self._context = context
@@ -46,7 +54,7 @@ class ChatOrder:
         self._includes_usage = bool(stream_options(body).include_usage)
         check_choices(context, 1, body.n or 1)
         self._num_logprobs = _num_logprobs(body)
-        self._max_tokens = _max_tokens(body)
+        self._max_tokens = _max_tokens(body, may_be_empty=may_be_empty)
         check_least_tokens(body, self._max_tokens)
         self._rendering = rendering_of(body, body.messages)
         self._structure = structure_of(body, context.config.limits)
@@ -122,7 +130,7 @@ def _num_logprobs(body: ChatRequest) -> int | None:
     return None
 
 
-def _max_tokens(body: ChatRequest) -> int | None:
+def _max_tokens(body: ChatRequest, *, may_be_empty: bool) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise InvalidParameter(
@@ -130,4 +138,7 @@ def _max_tokens(body: ChatRequest) -> int | None:
             param="max_tokens",
         )
     given = old if new is None else new
+    if given == 0 and not may_be_empty:
+        param = "max_tokens" if new is None else "max_completion_tokens"
+        raise InvalidParameter(f"`{param}`: 0 tokens are no answer", param=param)
     return None if given == NO_BOUND else given

@@ -1,13 +1,11 @@
 """From the turns and tools of `/v1/messages` to those of a chat completion."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import msgspec
 
 from models.errors import InvalidParameter
+from server.api.turns import Named, Tools, add_message, assistant
 from server.wire.base import encoder
-from server.wire.chat import CalledFunction, EarlierCall, FunctionDefinition, FunctionTool, Message
+from server.wire.chat import CalledFunction, EarlierCall, Message
 from server.wire.messages import (
     Block,
     MessageFields,
@@ -23,25 +21,17 @@ OWN_TYPES = (None, "custom")
 """Types of tools that the client has; tools of all others are the provider's."""
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Named:
-    """A message of a chat completion, and the field that it was made of."""
-
-    field: str
-    message: Message
-
-
 def messages_of(body: MessageFields) -> list[Named]:
     """Turns of one role that follow each other become one.
 
     Source: Anthropic API reference, messages: consecutive turns of a role are combined.
     """
-    named = [] if body.system is None else [Named(field="system", message=_system(body.system))]
+    named: list[Named] = []
+    if body.system is not None:
+        named.append(Named(field="system", message=_system(body.system)))
     for index, turn in enumerate(body.messages):
-        for message in _messages(turn):
-            named.append(Named(field=f"messages[{index}]", message=message))
-            if len(named) > 1 and _belong_together(named[-2].message, message):
-                named[-2:] = [Named(field=named[-2].field, message=_together(named[-2].message, message))]
+        for message in _messages(turn, f"messages[{index}]"):
+            add_message(named, f"messages[{index}]", message, ("user", "assistant", "system"))
     return named
 
 
@@ -53,8 +43,12 @@ def _joined(blocks: Sequence[TextBlock | PlainText]) -> str:
     return "\n".join(block.text for block in blocks)
 
 
-def _messages(turn: Turn) -> Iterator[Message]:
+def _messages(turn: Turn, field: str) -> Iterator[Message]:
+    """Raises: InvalidParameter for a call that is not the assistant's, or a result that is."""
     blocks: Sequence[Block] = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
+    misplaced = ToolResultBlock if turn.role == "assistant" else ToolUseBlock
+    if any(isinstance(block, misplaced) for block in blocks):
+        raise InvalidParameter(f"`{field}.content`: {turn.role} turns have no such blocks of tools", param=field)
     if turn.role == "assistant":
         yield from _answer(blocks)
         return
@@ -76,7 +70,7 @@ def _answer(blocks: Sequence[Block]) -> Iterator[Message]:
     text = _joined([block for block in blocks if isinstance(block, TextBlock)])
     calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
     if text or calls:
-        yield Message(role="assistant", content=text or None, tool_calls=calls or None)
+        yield assistant(text, calls)
 
 
 def _call(block: ToolUseBlock) -> EarlierCall:
@@ -89,38 +83,12 @@ def _result(block: ToolResultBlock) -> str:
     return f"Error: {text}" if block.is_error else text
 
 
-def _belong_together(first: Message, second: Message) -> bool:
-    return first.role == second.role and first.role != "tool"
-
-
-def _together(first: Message, second: Message) -> Message:
-    texts = [message.content for message in (first, second) if isinstance(message.content, str) and message.content]
-    calls = [*(first.tool_calls or ()), *(second.tool_calls or ())]
-    content = "\n".join(texts) or ("" if first.role != "assistant" else None)
-    return msgspec.structs.replace(first, content=content, tool_calls=calls or None)
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Tools:
-    """`fields` says where each tool came from; `left_out` are the provider's own, which this server does not have."""
-
-    tools: list[FunctionTool]
-    fields: list[str]
-    left_out: list[str]
-
-
 def tools_of(definitions: Sequence[ToolDefinition]) -> Tools:
     """Raises: InvalidParameter for a tool without a name."""
-    found = Tools(tools=[], fields=[], left_out=[])
+    tools = Tools()
     for index, tool in enumerate(definitions):
-        if tool.type not in OWN_TYPES:
-            found.left_out.append(f"tools[{index}]: {tool.type}")
-            continue
-        if tool.name is None:
-            raise InvalidParameter(f"`tools[{index}].name` is required", param=f"tools[{index}].name")
-        function = FunctionDefinition(
-            name=tool.name, description=tool.description, parameters=tool.input_schema, strict=tool.strict
-        )
-        found.tools.append(FunctionTool(function=function, type="function"))
-        found.fields.append(f"tools[{index}]")
-    return found
+        if tool.type in OWN_TYPES:
+            tools.add(f"tools[{index}]", tool.name, tool.description, tool.input_schema, tool.strict)
+        else:
+            tools.leave_out(f"tools[{index}]", tool.type or "")
+    return tools

@@ -6,19 +6,20 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import InvalidParameter
 from router.conversation import Conversation
 from router.decision import RoutePreferences
 from server.api.charge import charged
 from server.api.chat import ChatOrder
 from server.api.field_names import FieldNames
 from server.api.handler import Handler, read_order
-from server.api.message_turns import Named, Tools, messages_of, tools_of
+from server.api.message_turns import messages_of, tools_of
 from server.api.messages_body import MessageBodyWriter
 from server.api.tokenize import run_on_text
+from server.api.turns import Named, Tools, require_messages
 from server.context import Context
 from server.generation.answer import answer
 from server.generation.limits import decode_json, read_json_body
+from server.generation.loosened import renamed
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt, encode_messages
 from server.generation.rendering import rendering_of
@@ -83,7 +84,8 @@ class MessageOrder:
         named, self._tools = messages_of(body), tools_of(body.tools or ())
         self._names = _names(named, self._tools)
         with self._names.used():
-            self._chat = ChatOrder(context, _chat_request(body, named, self._tools), preferences, envelope)
+            chat = _chat_request(body, named, self._tools)
+            self._chat = ChatOrder(context, chat, preferences, envelope, may_be_empty=True)
 
     async def conversations(self) -> list[Conversation]:
         with self._names.used():
@@ -103,7 +105,7 @@ class MessageOrder:
             reads_calls=self._chat.reads_calls,
             left_out=self._tools.left_out,
         )
-        return replace(plan, job=job, writer=writer)
+        return replace(plan, job=job, writer=writer, loosened=renamed(plan.loosened, self._names.of))
 
 
 def _names(named: list[Named], tools: Tools) -> FieldNames:
@@ -116,7 +118,7 @@ def _chat_request(body: MessageRequest, named: list[Named], tools: Tools) -> Cha
     is_single = choice is not None and not isinstance(choice, NoneChoice) and choice.disable_parallel_tool_use
     return ChatRequest(
         model=body.model,
-        messages=[one.message for one in named],
+        messages=require_messages(named, "messages"),
         max_completion_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
@@ -133,10 +135,10 @@ def _chat_request(body: MessageRequest, named: list[Named], tools: Tools) -> Cha
 
 def _choice(body: MessageFields, tools: Tools) -> Literal["none", "required"] | NamedToolChoice | None:
     """Raises: InvalidParameter for a choice of tools where there are none."""
-    match body.tool_choice:
-        case AnyChoice() | NamedChoice() if not tools.tools:
-            left_out = f"; left out are {', '.join(tools.left_out)}" if tools.left_out else ""
-            raise InvalidParameter(f"`tool_choice` needs `tools`{left_out[:500]}", param="tool_choice")
+    choice = body.tool_choice
+    if isinstance(choice, AnyChoice | NamedChoice):
+        tools.require()
+    match choice:
         case NoneChoice():
             return "none"
         case AnyChoice():
@@ -171,7 +173,7 @@ def _count(student: ServedStudent, body: CountRequest, *, parses_special: bool) 
     """The tokens of the prompt that a message would have. Raises: BadRequest and its kinds."""
     named, tools = messages_of(body), tools_of(body.tools or ())
     with _names(named, tools).used():
-        messages = [one.message for one in named]
+        messages = require_messages(named, "messages")
         chat = ChatRequest(
             model=body.model, messages=messages, tools=tools.tools or None, tool_choice=_choice(body, tools)
         )

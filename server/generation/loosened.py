@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -33,16 +33,9 @@ def log_loosened(places: Sequence[Loosened], request_id: str) -> None:
     )
 
 
-def renamed(places: Sequence[Loosened], names: Mapping[str, str]) -> tuple[Loosened, ...]:
-    """The places under the names that another API has for the fields, by what they begin with."""
-    return tuple(_renamed(place, names) for place in places)
-
-
-def _renamed(place: Loosened, names: Mapping[str, str]) -> Loosened:
-    for theirs, ours in names.items():
-        if place.where.startswith(theirs):
-            return msgspec.structs.replace(place, where=ours + place.where.removeprefix(theirs))
-    return place
+def renamed(places: Sequence[Loosened], name: Callable[[str], str]) -> tuple[Loosened, ...]:
+    """The places under the names that another API has for the fields: `name` says what one is called there."""
+    return tuple(msgspec.structs.replace(place, where=name(place.where)) for place in places)
 
 
 def _pointers(places: Sequence[Loosened]) -> list[str]:

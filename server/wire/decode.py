@@ -24,6 +24,7 @@ from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
 from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, prepared
+from server.wire.response_input import InputItem, adapt_item
 from server.wire.status import RouteRequest
 from server.wire.tokens import TokenizeRequest
 
@@ -50,9 +51,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "previous_response_id": (),
     "conversation": (),
     "background": (False,),
-    "truncation": ("disabled",),
     "reasoning": ({}, {"effort": "none"}),
-    "max_tool_calls": (),
 }
 """Fields of the API and of other servers that would change the answer, with values that have no effect, beside null."""
 
@@ -79,6 +78,7 @@ ADAPTERS: Mapping[type[RequestBody], Adapter] = {
     Message: adapt_message,
     EarlierCall: adapt_call,
     CalledFunction: adapt_called_function,
+    InputItem: adapt_item,
 }
 """Structs that clients also send in other shapes."""
 

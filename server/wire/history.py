@@ -42,7 +42,7 @@ def adapt_message(raw: Raw, place: str, ignored: Ignored) -> Raw:
         _refuse_content(message, place)
     content = message.get("content")
     if isinstance(content, list):
-        message = {**message, "content": _texts(content, f"{place}.content", ignored, is_answer=is_answer)}
+        message = {**message, "content": text_parts(content, f"{place}.content", ignored, is_answer=is_answer)}
     return _with_thoughts(message, place, ignored)
 
 
@@ -84,7 +84,7 @@ def _refuse_content(message: Raw, place: str) -> None:
             raise UnsupportedField(f"`{where}` is not supported: this student reads text only", param=where)
 
 
-def _texts(parts: list[Any], place: str, ignored: Ignored, *, is_answer: bool) -> list[Any]:
+def text_parts(parts: list[Any], place: str, ignored: Ignored, *, is_answer: bool) -> list[Any]:
     """Parts that say something in words, as text parts."""
     kept = []
     for index, part in enumerate(parts):
@@ -113,7 +113,7 @@ def _text_part(part: Any, *, is_answer: bool) -> Any:
 
 def adapt_call(raw: Raw, place: str, ignored: Ignored) -> Raw:
     """A call that was made: without an id or a type, or of a custom tool, whose input is any text."""
-    call = {**raw, "type": "function", "id": _text_of(raw.get("id"))}
+    call = {**raw, "type": "function", "id": text_of(raw.get("id"))}
     custom = raw.get("custom")
     if "function" not in raw and isinstance(custom, dict):
         call = {name: value for name, value in call.items() if name != "custom"}
@@ -123,10 +123,10 @@ def adapt_call(raw: Raw, place: str, ignored: Ignored) -> Raw:
 
 def adapt_called_function(raw: Raw, place: str, ignored: Ignored) -> Raw:
     """`arguments` are text whatever they are: cut off, no JSON at all, or an object as some servers give them."""
-    return {**raw, "name": _text_of(raw.get("name")), "arguments": _text_of(raw.get("arguments"))}
+    return {**raw, "name": text_of(raw.get("name")), "arguments": text_of(raw.get("arguments"))}
 
 
-def _text_of(value: object) -> str:
+def text_of(value: object) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

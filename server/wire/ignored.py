@@ -28,6 +28,8 @@ HARMLESS: Mapping[str, str] = {
     "workspace_id": "names an account; the API key does that",
     "anthropic_version": "the version of the API, as some gateways send it",
     "prediction": "a guess of the answer, to be faster where it is right",
+    "max_tool_calls": "bounds calls of a provider's own tools; there are none",
+    "truncation": "whether a prompt that is too long is shortened; it is refused",
     "client_metadata": "labels of the client",
     "include_reasoning": "whether to show thoughts; there are none",
     "separate_reasoning": "where to show thoughts; there are none",

@@ -22,7 +22,6 @@ from server.wire.base import (
 from server.wire.chat import JsonSchema
 
 StopSequences = Annotated[list[StopString], Meta(max_length=32)]
-ToolName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,128}$")]
 
 
 class TextBlock(LooseBody, frozen=True, kw_only=True, tag="text", tag_field="type"):
@@ -69,8 +68,8 @@ class Turn(LooseBody, frozen=True, kw_only=True):
 class ToolDefinition(LooseBody, frozen=True, kw_only=True):
     """With another `type` than `custom` it is a tool of the provider: left out, and the answer says so."""
 
-    name: ToolName | None = None
-    type: Annotated[str, Meta(max_length=64)] | None = None
+    name: str | None = None
+    type: str | None = None
     description: str | None = None
     input_schema: JsonSchema | None = None
     strict: bool | None = None

@@ -9,38 +9,21 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from models.sampling import PositiveProbability, Temperature
-from server.wire.base import ChoiceFenhe, FenheOptions, Positive, Reply, RequestBody, UsageFenhe, recommended_else
+from server.wire.base import (
+    ChoiceFenhe,
+    FenheOptions,
+    LooseBody,
+    Positive,
+    Reply,
+    RequestBody,
+    UsageFenhe,
+    recommended_else,
+)
 from server.wire.chat import ContentLogprob, JsonSchema, Name
+from server.wire.response_input import InputItem
 
 LOGPROBS = "message.output_text.logprobs"
 """The value of `include` that asks for log-probabilities."""
-
-
-class InputText(RequestBody, frozen=True, kw_only=True, tag="input_text", tag_field="type"):
-    text: str
-
-
-class OutputTextInput(RequestBody, frozen=True, kw_only=True, tag="output_text", tag_field="type"):
-    """A part of an earlier answer, sent back as it came."""
-
-    text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
-
-
-class RefusalInput(RequestBody, frozen=True, kw_only=True, tag="refusal", tag_field="type"):
-    refusal: str
-
-
-class InputItem(RequestBody, frozen=True, kw_only=True):
-    """A message of the conversation. `id`, `status` and `phase` come with earlier answers and have no effect here."""
-
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputText | OutputTextInput | RefusalInput]
-    type: Literal["message"] = "message"
-    id: str | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
-    phase: str | None = None
 
 
 class ResponseStreamOptions(RequestBody, frozen=True, kw_only=True):
@@ -59,11 +42,56 @@ class TextFormatFields(RequestBody, frozen=True, kw_only=True):
 
 class TextFields(RequestBody, frozen=True, kw_only=True):
     format: TextFormatFields | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: str | None = None
+
+
+class ResponseTool(LooseBody, frozen=True, kw_only=True):
+    """A function. With another `type` it is a tool that this server does not have: it is left out, and named in the
+    response."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: JsonSchema | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(LooseBody, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    name: str
+
+
+class AllowedTool(LooseBody, frozen=True, kw_only=True, omit_defaults=True):
+    type: str
+    name: str | None = None
+
+
+class AllowedTools(LooseBody, frozen=True, kw_only=True, tag="allowed_tools", tag_field="type"):
+    mode: Literal["auto", "required"]
+    tools: list[AllowedTool]
+
+
+ResponseToolChoice = Literal["none", "auto", "required"] | FunctionChoice | AllowedTools
+
+
+class ResponseReasoning(LooseBody, frozen=True, kw_only=True):
+    effort: str | None = None
+
+
+Included = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+"""Beside log-probabilities, what no response here has: of thoughts, images and a provider's own tools."""
 
 
 class ResponseRequest(RequestBody, frozen=True, kw_only=True):
-    """`store` true is refused, and the default is false here: nothing is stored, and the response says so."""
+    """Nothing is stored, whatever `store` says, and the response says so."""
 
     model: str
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
@@ -74,17 +102,21 @@ class ResponseRequest(RequestBody, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextFields | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Included] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    store: bool | None = None
-    metadata: dict[str, str] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    max_tool_calls: int | None = None
+    reasoning: ResponseReasoning | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    client_metadata: Any = None
     user: str | None = None
     fenhe: FenheOptions | None = None
 
@@ -100,6 +132,32 @@ class OutputMessage(Reply, frozen=True, kw_only=True, tag="message", tag_field="
     status: Literal["in_progress", "completed", "incomplete"]
     content: list[OutputText]
     role: Literal["assistant"] = "assistant"
+
+
+class OutputCall(Reply, frozen=True, kw_only=True, tag="function_call", tag_field="type"):
+    """`arguments` is JSON, as text; incomplete only where the answer was cut off."""
+
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+OutputItem = OutputMessage | OutputCall
+
+
+class ToolReply(Reply, frozen=True, kw_only=True, tag="function", tag_field="type"):
+    name: str
+    description: str | None
+    parameters: JsonSchema | None
+    strict: bool | None
+
+
+class ResponseFenhe(ChoiceFenhe, frozen=True, kw_only=True):
+    """`left_out` are tools of the request that this server does not have."""
+
+    left_out: list[str] | UnsetType = UNSET
 
 
 class IncompleteDetails(Reply, frozen=True, kw_only=True):
@@ -142,10 +200,10 @@ class ResponseReply(Reply, frozen=True, kw_only=True):
     created_at: int
     model: str
     status: Literal["in_progress", "completed", "incomplete", "failed"]
-    output: list[OutputMessage]
+    output: list[OutputItem]
     instructions: str | None
     max_output_tokens: int | None
-    metadata: dict[str, str]
+    metadata: dict[str, Any]
     temperature: float
     top_p: float
     text: TextReply
@@ -155,8 +213,8 @@ class ResponseReply(Reply, frozen=True, kw_only=True):
     error: ResponseFault | None = None
     incomplete_details: IncompleteDetails | None = None
     usage: ResponseUsage | None = None
-    tools: list[Any] = msgspec.field(default_factory=list)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tools: list[ToolReply] = msgspec.field(default_factory=list)
+    tool_choice: ResponseToolChoice = "auto"
     background: Literal[False] = False
     store: Literal[False] = False
     previous_response_id: None = None
@@ -164,7 +222,7 @@ class ResponseReply(Reply, frozen=True, kw_only=True):
     service_tier: Literal["default"] = "default"
     truncation: Literal["disabled"] = "disabled"
     object: Literal["response"] = "response"
-    fenhe: ChoiceFenhe | UnsetType = UNSET
+    fenhe: ResponseFenhe | UnsetType = UNSET
 
 
 EventType = Literal[
@@ -174,6 +232,8 @@ EventType = Literal[
     "response.content_part.added",
     "response.output_text.delta",
     "response.output_text.done",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
     "response.content_part.done",
     "response.output_item.done",
     "response.completed",
@@ -189,12 +249,14 @@ class ResponseEvent(Reply, frozen=True, kw_only=True):
     sequence_number: int
     response: ResponseReply | UnsetType = UNSET
     output_index: int | UnsetType = UNSET
-    item: OutputMessage | UnsetType = UNSET
+    item: OutputItem | UnsetType = UNSET
     item_id: str | UnsetType = UNSET
     content_index: int | UnsetType = UNSET
     part: OutputText | UnsetType = UNSET
     delta: str | UnsetType = UNSET
     text: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
     logprobs: list[ContentLogprob] | UnsetType = UNSET
 
 

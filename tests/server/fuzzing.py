@@ -46,7 +46,22 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "/v1/responses": {
         "model": "auto",
-        "input": [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}],
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "hello"}]},
+            {"type": "reasoning", "id": "rs_1", "summary": []},
+            {"type": "function_call", "call_id": "call_1", "name": "look", "arguments": "{}", "id": "fc_1"},
+            {"type": "function_call_output", "call_id": "call_1", "output": [{"type": "input_text", "text": "no"}]},
+        ],
+        "tools": [
+            {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False},
+            {"type": "web_search", "external_web_access": False},
+        ],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "auto",
+            "tools": [{"type": "function", "name": "look"}],
+        },
+        "reasoning": {"summary": "auto"},
         "instructions": "Be brief.",
         "stream": True,
         "include": ["message.output_text.logprobs"],

@@ -22,6 +22,8 @@ TOOL: Any = {
     "description": "The time in a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+UNHELD = {"type": "object", "properties": {"a": {"not": {"type": "integer"}}}}
+"""A schema that no grammar can hold."""
 MAX_TOKENS = 300
 SAID = "Hello, world!"
 
@@ -432,6 +434,31 @@ def test_message_refuses_by_name(served: Served, fields: dict[str, Any], named: 
     body = response.json()
     assert (response.status_code, body["type"], body["error"]["type"]) == (400, "error", "invalid_request_error")
     assert named in body["error"]["message"], body
+
+
+@pytest.mark.parametrize(
+    ("tools", "place"),
+    [
+        ([{**TOOL, "input_schema": UNHELD}], "/tools/0/input_schema/properties/a/not"),
+        ([{"type": "bash_20250124"}, {**TOOL, "input_schema": UNHELD}], "/tools/1/input_schema/properties/a/not"),
+        ([TOOL], None),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_loosened_schema_is_told(calling: Served, tools: Any, place: str | None, is_stream: bool) -> None:
+    response = post(calling, messages=user("no call"), tools=tools, stream=is_stream)
+    assert (response.status_code, response.headers.get("x-fenhe-loosened")) == (200, place)
+
+
+def test_strict_tool_refuses_what_cannot_be_held(calling: Served) -> None:
+    response = post(calling, tools=[{**TOOL, "strict": True, "input_schema": UNHELD}])
+    assert response.status_code == 400
+    assert "`tools[0].input_schema`" in response.json()["error"]["message"]
+
+
+def test_max_tokens_beyond_the_context_is_cut(served: Served) -> None:
+    create(served, max_tokens=32_000)
+    assert served.engine.submitted[-1].sampling.max_tokens < 512
 
 
 def test_message_that_is_too_long_is_named(served: Served) -> None:

@@ -1,16 +1,52 @@
 """`/v1/responses` as the official client sees it; its models check every answer strictly."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from engines.scripted import Line
+from engines.scripted import Line, ScriptedEngine
 from models.errors import StepFailed
-from tests.server.conftest import Served, Start
+from server.settings.config import ServerConfig
+from server.students.open_student import Opened
+from tests.server.conftest import Served, Start, run_server
+from tests.server.random_engine import long_student
 
 LOGPROBS = ["message.output_text.logprobs"]
+CALL = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL: Any = {"type": "function", "name": "get_time", "description": "The time in a city", "parameters": CITY}
+CALL_ITEM = {"type": "function_call", "call_id": "call_1", "name": "get_time", "arguments": '{"city": "Oslo"}'}
+
+
+def output_item(output: Any) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": "call_1", "output": output}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name} for name in names]}
+
+
+@pytest.fixture(scope="module")
+def calling() -> Iterator[Served]:
+    """A server whose student calls tools."""
+    student = long_student()
+    engine = ScriptedEngine(
+        student="random",
+        paths={"shallow": 3, "full": 5},
+        default_path="full",
+        decode=lambda ids: student.tokenizer.decode(list(ids), skip_special=False),
+        script={
+            "one call": Line(pieces=tuple(CALL)),
+            "two calls": Line(pieces=("I look. ", CALL, "\n", CALL)),
+            "no call": Line(pieces=("No ", "call.")),
+            "mute": Line(pieces=()),
+        },
+    )
+    with run_server([Opened(name="random", student=student, engine=engine)], ServerConfig()) as running:
+        yield running
 
 
 def create(served: Served, given: Any = "hello", **fields: Any) -> Any:
@@ -156,18 +192,32 @@ def test_response_that_fails_before_its_stream_has_its_status(start: Start) -> N
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"store": True}, "store"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"reasoning": {"effort": "high"}}, "reasoning"),
+        ({"truncation": "some"}, "truncation"),
         ({"prompt": {"id": "p"}}, "prompt"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"name": "x"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [{"type": "web_search"}, TOOL, TOOL]}, "tools[2].name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": allowed("required", "nobody")}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
+        ({"include": ["message.output_text.logprob"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"content": "x"}]}, "input[0].role"),
+        ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].name"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "input[0]"),
+        ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"type": "hologram"}]}, "input[0].type"),
+        ({"input": [CALL_ITEM, output_item([{"type": "input_image", "image_url": "x"}])]}, "input[1].output[0].type"),
         ({"input": []}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"input": "x" * 600}, "input"),
@@ -193,10 +243,207 @@ def test_response_refuses_by_name(served: Served, fields: dict[str, Any], param:
             "tool_choice": "auto",
         },
         {"text": {"format": {"type": "text"}}, "parallel_tool_calls": True, "include": [], "reasoning": None},
+        {"store": True},
+        {"truncation": "auto", "max_tool_calls": 3},
+        {"reasoning": {"effort": "high", "summary": "auto"}, "text": {"verbosity": "low"}},
+        {"include": ["reasoning.encrypted_content", "web_search_call.action.sources"]},
+        {"client_metadata": {"x": "y"}, "service_tier": "flex", "prompt_cache_key": "k", "safety_identifier": "s"},
+        {"stream_options": {"include_obfuscation": True}, "stream": True},
+        {"metadata": {"a": 1}, "surprise": None},
+        {"tools": [{"type": "web_search"}], "tool_choice": "auto"},
+        {"tools": [{"type": "namespace", "name": "a b c", "tools": [{"type": "function", "name": "x"}]}]},
+        {"tools": [{"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}}]},
+        {"tools": [{"type": "mcp", "server_label": "x"}], "tool_choice": allowed("auto", "nobody")},
     ],
 )
-def test_response_accepts_what_asks_for_nothing(served: Served, fields: dict[str, Any]) -> None:
-    assert post(served, **fields).is_success
+def test_response_accepts_what_cannot_change_it(served: Served, fields: dict[str, Any]) -> None:
+    response = post(served, **fields)
+    assert response.is_success, response.text
+
+
+def test_response_says_that_nothing_was_stored(served: Served) -> None:
+    answer = create(served, store=True, truncation="auto", include=["reasoning.encrypted_content"])
+    assert (answer.store, answer.truncation) == (False, "disabled")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("given", "text", "num"), [("one call", None, 1), ("two calls", "I look.", 2)])
+def test_calls_come_as_items(calling: Served, given: str, text: str | None, num: int, is_stream: bool) -> None:
+    if is_stream:
+        with calling.client.responses.stream(model="auto", input=given, tools=[TOOL]) as stream:
+            answer: Any = stream.get_final_response()
+    else:
+        answer = create(calling, given, tools=[TOOL])
+    calls = [item for item in answer.output if item.type == "function_call"]
+    told = [(call.name, json.loads(call.arguments), call.status) for call in calls]
+    assert told == [("get_time", {"city": "Oslo"}, "completed")] * num
+    assert len({call.call_id for call in calls}) == num
+    assert answer.output_text == (text or "")
+    assert len(answer.output) == num + (text is not None)
+    assert (answer.status, answer.tools[0].name, answer.tool_choice) == ("completed", "get_time", "auto")
+
+
+def test_stream_of_calls_has_the_events_of_the_specification_in_order(calling: Served) -> None:
+    events = [event for _, event in typed_events(post(calling, input="two calls", tools=[TOOL], stream=True).content)]
+    names = [event["type"].removeprefix("response.") for event in events]
+    call = ["output_item.added", "function_call_arguments.done", "output_item.done"]
+    message = ["output_item.added", "content_part.added", "output_text.done", "content_part.done", "output_item.done"]
+    told = [name for name in names if not name.endswith("delta")]
+    assert told == ["created", "in_progress", *message, *call, *call, "completed"]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    for index in (1, 2):
+        mine = [event for event in events if event.get("output_index") == index]
+        opened, *deltas, arguments, closed = mine
+        assert (opened["item"]["arguments"], opened["item"]["status"]) == ("", "in_progress")
+        assert {event["item_id"] for event in (*deltas, arguments)} == {opened["item"]["id"]}
+        assert "".join(event["delta"] for event in deltas) == arguments["arguments"] == closed["item"]["arguments"]
+        assert (arguments["name"], closed["item"]["call_id"]) == ("get_time", opened["item"]["call_id"])
+    assert events[-1]["response"]["output"] == [
+        event["item"] for event in events if event["type"].endswith("item.done")
+    ]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_call_that_is_cut_off_is_incomplete(calling: Served, is_stream: bool) -> None:
+    fields: Any = {"model": "auto", "input": "one call", "tools": [TOOL], "max_output_tokens": 60}
+    if is_stream:
+        *_, last = calling.client.responses.create(**fields, stream=True)
+        assert last.type == "response.incomplete"
+        answer = last.response
+    else:
+        answer = calling.client.responses.create(**fields)
+    assert (answer.status, answer.output[0].status) == ("incomplete", "incomplete")
+    assert answer.output[0].arguments.startswith('{"c')
+
+
+def test_answer_of_nothing_is_an_empty_message(calling: Served) -> None:
+    answer = create(calling, "mute", tools=[TOOL])
+    assert [(item.type, item.content[0].text) for item in answer.output] == [("message", "")]
+
+
+def test_logprobs_beside_calls_are_those_of_the_text(calling: Served) -> None:
+    answer = create(calling, "two calls", tools=[TOOL], include=LOGPROBS)
+    message, *calls = answer.output
+    assert len(calls) == 2
+    assert message.content[0].logprobs is not None
+
+
+def test_calls_and_results_can_be_sent_back_as_they_came(calling: Served) -> None:
+    first = create(calling, "two calls", tools=[TOOL])
+    results = [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "noon"}
+        for item in first.output
+        if item.type == "function_call"
+    ]
+    history = [{"role": "user", "content": "no call"}, *first.output, *results]
+    assert create(calling, history, tools=[TOOL]).output_text == "No call."
+
+
+CALLED = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
+RESULT = "<tool_response>\nnoon\n</tool_response>"
+
+
+@pytest.mark.parametrize(
+    ("items", "turns"),
+    [
+        ([CALL_ITEM, output_item("noon")], [("assistant", CALLED), ("user", RESULT)]),
+        (
+            [CALL_ITEM | {"id": "fc_1", "status": "completed"}, output_item([{"type": "input_text", "text": "noon"}])],
+            [("assistant", CALLED), ("user", RESULT)],
+        ),
+        (
+            [
+                {"role": "assistant", "content": "I look."},
+                CALL_ITEM,
+                CALL_ITEM | {"call_id": "c2"},
+                output_item("noon"),
+            ],
+            [("assistant", f"I look.\n{CALLED}\n{CALLED}"), ("user", RESULT)],
+        ),
+        (
+            [
+                {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
+                CALL_ITEM,
+                output_item("noon"),
+            ],
+            [("assistant", CALLED), ("user", RESULT)],
+        ),
+        (
+            [
+                {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+                {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}, {"type": "hologram"}]},
+                {"role": "user", "content": "why"},
+            ],
+            [("assistant", "No."), ("user", "why")],
+        ),
+        (
+            [CALL_ITEM | {"arguments": '{"city": "Os'}, output_item("noon")],
+            [("assistant", '{"city": "Os'), ("user", RESULT)],
+        ),
+        (
+            [
+                {"type": "custom_tool_call", "call_id": "call_1", "name": "patch", "input": "*** Begin"},
+                {"type": "custom_tool_call_output", "call_id": "call_1", "output": "noon"},
+            ],
+            [("assistant", "*** Begin"), ("user", RESULT)],
+        ),
+        (
+            [
+                {"type": "shell_call", "call_id": "call_1", "action": {"commands": ["ls"]}, "status": "completed"},
+                {"type": "shell_call_output", "call_id": "call_1", "output": [{"stdout": "noon"}]},
+            ],
+            [("assistant", '"commands": ["ls"]'), ("user", '[{"stdout": "noon"}]')],
+        ),
+    ],
+)
+def test_history_becomes_a_prompt(served: Served, items: list[Any], turns: list[tuple[str, str]]) -> None:
+    prompt = prompt_of(served, items)
+    found = [turn.split("\n", 1) for turn in prompt.split("<|im_start|>")[1:-1]]
+    assert [role for role, _ in found] == [role for role, _ in turns]
+    for (_, text), (_, part) in zip(found, turns, strict=True):
+        assert part in text
+
+
+@pytest.mark.parametrize("kind", ["web_search", "namespace", "custom", "mcp", "local_shell", "x" * 500])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_tools_that_are_not_here_are_left_out_and_named(calling: Served, kind: str, is_stream: bool) -> None:
+    response = post(calling, input="no call", tools=[{"type": kind}, TOOL], stream=is_stream)
+    body = typed_events(response.content)[-1][1]["response"] if is_stream else response.json()
+    assert body["fenhe"]["left_out"] == [f"tools[0]: {kind[:64]}"]
+    assert [tool["name"] for tool in body["tools"]] == ["get_time"]
+    assert "left_out" not in post(calling, input="no call", tools=[TOOL]).json()["fenhe"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "offered"),
+    [
+        ("auto", ["get_time", "other"]),
+        ("required", ["get_time", "other"]),
+        ({"type": "function", "name": "other"}, ["get_time", "other"]),
+        (allowed("required", "other"), ["other"]),
+        (allowed("auto", "other", "nobody"), ["other"]),
+        (allowed("auto", "nobody"), []),
+        ("none", []),
+    ],
+)
+def test_tool_choice_decides_what_is_offered(calling: Served, choice: Any, offered: list[str]) -> None:
+    response = post(calling, input="no call", tools=[TOOL, TOOL | {"name": "other"}], tool_choice=choice)
+    assert response.status_code == 200, response.text
+    request = calling.engine.submitted[-1]
+    prompt = calling.student.tokenizer.decode(request.prompt_token_ids, skip_special=False)
+    assert [name for name in ("get_time", "other") if f'"name": "{name}"' in prompt] == offered
+    assert (request.sampling.grammar is not None) == bool(offered)
+    assert response.json()["tool_choice"] == choice
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_loosened_schema_is_told(calling: Served, is_stream: bool) -> None:
+    unheld = TOOL | {"parameters": {"type": "object", "properties": {"a": {"not": {"type": "integer"}}}}}
+    response = post(calling, input="no call", tools=[{"type": "web_search"}, unheld], stream=is_stream)
+    told = response.headers.get("x-fenhe-loosened")
+    assert (response.status_code, told) == (200, "/tools/1/parameters/properties/a/not")
+    refused = post(calling, input="no call", tools=[unheld | {"strict": True}])
+    assert refused.json()["error"]["param"].startswith("tools[0].parameters")
 
 
 def test_response_is_routed_as_a_chat_is(served: Served) -> None:

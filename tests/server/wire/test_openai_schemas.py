@@ -192,6 +192,33 @@ def test_response_stream_is_as_specified(served: Served, fields: dict[str, Any])
     check_typed_events(response.content)
 
 
+RESPONSE_TOOLS = [{"type": "function", "name": "get_time", "parameters": {"type": "object"}}, {"type": "web_search"}]
+
+
+@pytest.mark.parametrize("prompt", ["one call", "two calls"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_output_tokens": 3},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "name": "get_time"}},
+        {
+            "tool_choice": {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "get_time"}],
+            }
+        },
+        {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+    ],
+)
+def test_response_calls_are_as_specified(calling: Served, prompt: str, fields: dict[str, Any]) -> None:
+    body = {"model": "auto", "input": prompt, "tools": RESPONSE_TOOLS, **fields}
+    check("response", post(calling, "/v1/responses", body))
+    check_typed_events(calling.post("/v1/responses", body | {"stream": True}).content)
+
+
 def check_typed_events(raw: bytes) -> None:
     events = read_events(raw)
     bodies = [json.loads(event.data) for event in events]

@@ -1,0 +1,87 @@
+"""What chat completions are made of for other APIs: messages and tools that know which field of a request they were."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from models.errors import InvalidParameter
+from server.wire.chat import EarlierCall, FunctionDefinition, FunctionTool, JsonSchema, Message
+
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Named:
+    """A message of a chat completion, and the field that it was made of."""
+
+    field: str
+    message: Message
+
+
+def add_message(named: list[Named], field: str, message: Message, joins: Sequence[str]) -> None:
+    """Append a message, or join it to the one before if both have the same role, one of `joins`."""
+    before = named[-1] if named else None
+    if before is not None and before.message.role == message.role and message.role in joins:
+        named[-1] = Named(field=before.field, message=_together(before.message, message))
+    else:
+        named.append(Named(field=field, message=message))
+
+
+def _together(first: Message, second: Message) -> Message:
+    texts = [message.content for message in (first, second) if isinstance(message.content, str) and message.content]
+    calls = [*(first.tool_calls or ()), *(second.tool_calls or ())]
+    content = "\n".join(texts) or ("" if first.role != "assistant" else None)
+    return msgspec.structs.replace(first, content=content, tool_calls=calls or None)
+
+
+def assistant(text: str, calls: list[EarlierCall]) -> Message:
+    return Message(role="assistant", content=text or None, tool_calls=calls or None)
+
+
+def require_messages(named: Sequence[Named], field: str) -> list[Message]:
+    """Raises: InvalidParameter where nothing is left of a request's messages."""
+    if not named:
+        raise InvalidParameter(f"`{field}`: there is no text in it", param=field)
+    return [one.message for one in named]
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Tools:
+    """`fields` says where each tool came from; `left_out` are those that this server does not have, with their type."""
+
+    tools: list[FunctionTool] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(
+        self, field: str, name: str | None, description: str | None, schema: JsonSchema | None, strict: bool | None
+    ) -> None:
+        """Raises: InvalidParameter for a name that is missing, or cannot be one."""
+        if name is None:
+            raise InvalidParameter(f"`{field}.name` is required", param=f"{field}.name")
+        if _TOOL_NAME.fullmatch(name) is None:
+            raise InvalidParameter(
+                f"`{field}.name`: {name[:200]!r} is no name; use at most 128 letters, digits and `_ -`",
+                param=f"{field}.name",
+            )
+        function = FunctionDefinition(name=name, description=description, parameters=schema, strict=strict)
+        self.tools.append(FunctionTool(function=function, type="function"))
+        self.fields.append(field)
+
+    def leave_out(self, field: str, kind: str) -> None:
+        self.left_out.append(f"{field}: {kind[:64]}")
+
+    def only(self, names: Sequence[str]) -> "Tools":
+        """Those of these names."""
+        kept = [
+            (tool, field) for tool, field in zip(self.tools, self.fields, strict=True) if tool.function.name in names
+        ]
+        return Tools(tools=[tool for tool, _ in kept], fields=[field for _, field in kept], left_out=self.left_out)
+
+    def require(self) -> None:
+        """Raises: InvalidParameter where one must be called and there is none."""
+        if not self.tools:
+            left_out = f"; left out are {', '.join(self.left_out)[:500]}" if self.left_out else ""
+            raise InvalidParameter(f"`tool_choice` needs `tools`{left_out}", param="tool_choice")
