@@ -159,6 +159,26 @@ def response(rng: random.Random) -> Sent:
     return _post(body | {"stream": rng.random() < 0.5}, RESPONSES)
 
 
+def response_call(rng: random.Random) -> Sent:
+    """Items of an earlier call and its result, and a tool that this server does not have."""
+    place = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    call = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city": "Oslo"}'}
+    body = {
+        "model": "auto",
+        "max_output_tokens": rng.randint(1, 40),
+        "input": [
+            {"role": "user", "content": _words(rng, 4)},
+            {"type": "reasoning", "id": "rs_1", "summary": []},
+            call,
+            {"type": "function_call_output", "call_id": "call_1", "output": _words(rng, 3)},
+        ],
+        "tools": [{"type": "function", "name": "weather", "parameters": place}, {"type": "web_search"}],
+        "tool_choice": rng.choice(["auto", "required", "none"]),
+        "stream": rng.random() < 0.5,
+    }
+    return _post(body, RESPONSES)
+
+
 def message(rng: random.Random) -> Sent:
     """A conversation with a call and its result, in Anthropic's format."""
     place = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
@@ -284,6 +304,7 @@ MIX: dict[str, tuple[Callable[[random.Random], Drawn], float]] = {
     "reloaded": (soak_faults.reloaded, 0.5),
     "damaged_student": (soak_faults.damaged_student, 0.05),
     "response": (response, 3),
+    "response_call": (response_call, 2),
     "message": (message, 2),
     "message_text": (message_text, 2),
     "counted": (counted, 1),
