@@ -125,14 +125,15 @@ class TrialProcess:
 
 
 def _open() -> "subprocess.Popen[bytes]":
-    # A session of its own: what interrupts the server in a terminal is for the server alone to handle.
+    # A group of its own: what interrupts the server in a terminal is for the server alone to handle. No session of its
+    # own: Linux shares the processor between sessions first (autogroup), and niceness would count for nothing.
     return subprocess.Popen(
         [sys.executable, "-m", PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=_environment(),
-        start_new_session=True,
+        process_group=0,
     )
 
 

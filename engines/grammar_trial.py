@@ -28,7 +28,8 @@ LAST_S = 5.0
 """How much longer than its time a trial may live whose server is gone."""
 MOST_LEFT_BYTES = 64 * MIB
 """A process that keeps more than this after a trial ends itself: the next one must have its whole share."""
-NICENESS = 5
+NICENESS = 10
+"""A tenth of what the engine gets where both want the same core."""
 HEAD = struct.Struct("<I")
 
 Message = TypeVar("Message")

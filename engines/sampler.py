@@ -69,7 +69,11 @@ class Choice:
         if len(self._touched):
             assert self.exact is not None
             row = row.copy()
-            row[self._touched] = self.exact[self._touched]
+            spread = self.sequence.bias.spread
+            if spread is not None and self._touched is self.sequence.bias.tokens:
+                np.copyto(row[: len(spread.is_biased)], self.exact[: len(spread.is_biased)], where=spread.is_biased)
+            else:
+                row[self._touched] = self.exact[self._touched]
         adjusted, best = adjust(row, self.sequence), self._best
         if len(self._banned):
             adjusted = adjusted.copy()
@@ -250,6 +254,6 @@ def adjust(row: Row, sequence: Sequence) -> Row:
     if _counts_tokens(params):
         answer = sequence.count_answer()
         adjusted[answer.tokens] -= params.presence_penalty + params.frequency_penalty * answer.counts
-    adjusted[sequence.bias.tokens] += sequence.bias.values
+    sequence.bias.add_to(adjusted)
     # An extreme penalty overflows; infinities would turn to NaN in the softmax.
     return np.clip(adjusted, -LARGEST_LOGIT, LARGEST_LOGIT)

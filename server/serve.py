@@ -31,6 +31,9 @@ POLL_S = 0.05
 COLLECTED_AT = (10_000, 5, 50)
 """Young objects are collected once there are so many (10 ms at most), middle-aged ones each fifth time, old ones each
 50th time after that."""
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter that another one waits for. A step of the engine gives it up a dozen times
+and needs it back each time; Python's own 5 ms would make 60 of that beside one thread that reads a long body."""
 LAST_BYTES_S = 0.8
 """How long clients may take to read what is left once the engines have stopped, and again once connections are asked to
 close. Together less than the two seconds that the server has after the grace period."""
@@ -148,6 +151,7 @@ def serve(context: Context, listener: socket.socket, announce: Callable[[str], N
     """
     raise_limit(context.config.limits.max_connections)
     tame_collector()
+    sys.setswitchinterval(SWITCH_S)
     server = Server(context, announce)
     server.run(sockets=[listener])
     return 0 if server.started else 1

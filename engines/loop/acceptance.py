@@ -1,7 +1,7 @@
 """Refuses at once the requests that an engine could never finish."""
 
 from engines.scheduling.scheduler import KvBudget
-from engines.sequence import GenerationRequest
+from engines.sequence import GenerationRequest, LogitBias
 from models.errors import ContextTooLong, InvalidParameter, UnknownModel
 from models.student.manifest import Manifest
 
@@ -31,7 +31,9 @@ def check_request(request: GenerationRequest, manifest: Manifest, kv: KvBudget, 
 
 def _check_vocabulary(request: GenerationRequest, vocab_size: int) -> None:
     sampling = request.sampling
-    for tokens in (request.prompt_token_ids, sampling.logit_bias, sampling.stop_token_ids):  # the first two may be long
+    bias = sampling.logit_bias
+    biased = bias.arrays.ends if isinstance(bias, LogitBias) else tuple(bias)
+    for tokens in (request.prompt_token_ids, biased, sampling.stop_token_ids):  # the first two may be long
         if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
             raise InvalidParameter(f"token ids must lie between 0 and {vocab_size - 1}, the student's vocabulary")
     grammar = sampling.grammar

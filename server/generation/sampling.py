@@ -7,7 +7,7 @@ model's own default, whatever the other fields are.
 import re
 from typing import TypeVar
 
-from engines.sequence import SamplingParams, WhileLoading
+from engines.sequence import LogitBias, SamplingParams, WhileLoading
 from models.errors import InvalidParameter, UnsupportedField
 from models.sampling import RecommendedSampling
 from server.context import Context
@@ -109,11 +109,11 @@ def _stop_token_ids(ids: list[int], vocab_size: int) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _logit_bias(biases: dict[str, float], vocab_size: int) -> dict[int, float]:
+def _logit_bias(biases: dict[str, float], vocab_size: int) -> LogitBias:
     for key in biases:
         if _TOKEN_KEY.fullmatch(key) is None or int(key) >= vocab_size:
             raise InvalidParameter(
                 f"`logit_bias`: {key[:40]!r} is no token id of this student (0 to {vocab_size - 1})",
                 param="logit_bias",
             )
-    return {int(key): bias for key, bias in biases.items()}
+    return LogitBias({int(key): bias for key, bias in biases.items()})

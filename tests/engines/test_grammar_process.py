@@ -14,7 +14,7 @@ import pytest
 
 from engines.config import MIB
 from engines.grammar_process import PROGRAM, TrialDied, TrialProcess, TrialTooLong
-from engines.grammar_trial import Trial, Words
+from engines.grammar_trial import NICENESS, Trial, Words
 from engines.schema_loosening import SchemaRule
 
 TIME_S = 60.0
@@ -95,6 +95,16 @@ def test_a_process_that_cannot_start_blames_no_schema(process: TrialProcess, mon
     with pytest.raises(TrialDied, match="did not get ready") as caught:
         process.run(trial_of({"type": "integer"}))
     assert not caught.value.blames_trial
+
+
+def test_the_engine_comes_before_a_trial(process: TrialProcess) -> None:
+    """In the server's own session, where niceness counts, but out of reach of what interrupts it in a terminal."""
+    process.run(trial_of({"type": "integer"}))
+    assert process.pid is not None
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert os.getpgid(process.pid) == process.pid
+    nice, own = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (process.pid, 0))
+    assert nice == min(own + NICENESS, 19)
 
 
 def test_secrets_are_not_handed_on(process: TrialProcess, monkeypatch: pytest.MonkeyPatch) -> None:

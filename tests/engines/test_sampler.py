@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines.drawing import draw, uniform
 from engines.sampler import Sampler, adjust, adjusted_tokens
-from engines.sequence import GenerationRequest, SamplingParams, Sequence
+from engines.sequence import SPREAD_FROM, Bias, GenerationRequest, LogitBias, SamplingParams, Sequence
 from engines.text import TextStream
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -245,6 +245,46 @@ def test_sampler_goes_through_a_bias_once_and_not_at_every_step(head: Any) -> No
         assert sampled[0].token_id == expected
         biased.token_ids.append(expected)
     assert bias.num_times == 1
+
+
+def test_choices_share_the_arrays_of_a_bias() -> None:
+    bias = LogitBias(dict.fromkeys(range(40), 1.0))
+    first, second = sequence(logit_bias=bias), sequence(logit_bias=bias)
+    assert first.bias is second.bias is bias.arrays
+    assert bias == dict.fromkeys(range(40), 1.0)
+
+
+@pytest.mark.parametrize("head", ["exact", "cheap"])
+@pytest.mark.parametrize("penalties", [{}, {"repetition_penalty": 1.3}])
+@pytest.mark.parametrize("num_biased", [SPREAD_FROM - 1, SPREAD_FROM, 3000])
+def test_long_bias_gives_the_logits_that_its_tokens_give_one_by_one(
+    head: Any, penalties: dict[str, Any], num_biased: int
+) -> None:
+    rng = np.random.default_rng(num_biased)
+    tokens = rng.permutation(3500)[:num_biased]
+    bias = LogitBias({int(token): float(rng.integers(-5, 6)) for token in tokens})
+    assert (bias.arrays.spread is None) is (num_biased < SPREAD_FROM)
+    for point in range(20):
+        preview, exact = (rng.standard_normal((1, 4000)).astype(np.float32) for _ in range(2))
+        biased = sequence(prompt=(1, 2, 3), temperature=0.0, logit_bias=bias, **penalties)
+        biased.head = head
+        expected = exact[0].copy() if head == "exact" else preview[0].copy()
+        touched = list(bias) + ([1, 2, 3] if penalties else [])
+        expected[touched] = exact[0][touched]
+        for token in (1, 2, 3) if penalties else ():
+            penalty = np.float32(1.3)
+            expected[token] = expected[token] / penalty if expected[token] > 0 else expected[token] * penalty
+        for token, value in bias.items():
+            expected[token] += np.float32(value)
+        row = exact if head == "exact" else preview
+        sampled = sampler().sample(row, [biased], lambda _, exact=exact: exact.copy())  # type: ignore[misc]
+        assert sampled[0].token_id == int(expected.argmax()), point
+
+
+def test_bias_far_apart_is_not_spread() -> None:
+    assert Bias.of({token * 1000: 1.0 for token in range(3000)}).spread is None
+    assert Bias.of({token - 1: 1.0 for token in range(3000)}).spread is None
+    assert Bias.of({}).ends == ()
 
 
 def test_sampler_reports_raw_logprobs_in_order() -> None:

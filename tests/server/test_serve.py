@@ -183,6 +183,28 @@ def test_garbage_collector_leaves_alone_what_there_is_until_a_student_goes() -> 
     assert done.stdout.split() == ["10000", "True", "False", "True"]
 
 
+SWITCHING = """
+import sys
+from server import serve
+class Server:
+    started = True
+    def __init__(self, context, announce): pass
+    def run(self, sockets): print(sys.getswitchinterval() == serve.SWITCH_S < 0.001)
+serve.Server = Server
+serve.raise_limit = lambda bound: None
+class Context:
+    class config:
+        class limits: max_connections = 1
+serve.serve(Context, None, None)
+"""
+
+
+def test_threads_give_the_interpreter_up_soon_while_it_serves() -> None:
+    """In a process of its own: it is for the whole process."""
+    done = subprocess.run([sys.executable, "-c", SWITCHING], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
 def test_few_open_files_are_a_503_and_a_warning() -> None:
     with run(grace_s=1, open_files=(104, 104)) as running:
         found = statuses(running, 110)
