@@ -4,8 +4,11 @@ The head of a sequence chooses its tokens. The cheap head only previews most log
 request asks about (bias, penalties, legal tokens of a grammar) and all log-probabilities come from the exact head.
 """
 
+import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,8 @@ import numpy.typing as npt
 from engines.drawing import Row, draw, uniform
 from engines.grammar import Masks, Tokens
 from engines.sequence import SamplingParams, Sequence, TokenLogprob
+
+T = TypeVar("T")
 
 ExactLogits = Callable[[list[int]], npt.NDArray[np.float32]]
 """The exact head's logits of some rows, by their index among those to be sampled. Shapes: returns [rows, vocab]."""
@@ -33,9 +38,10 @@ class Sampled:
 
 
 class Choice:
-    """The choice of one row's token. `exact` is the row by the exact head, None until that is known."""
+    """The choice of one row's token. `exact` is the row by the exact head, None until that is known; `seconds` is what
+    the choice has cost."""
 
-    __slots__ = ("_banned", "_best", "_row", "_touched", "exact", "is_cheap", "sequence", "token_id")
+    __slots__ = ("_banned", "_best", "_row", "_touched", "exact", "is_cheap", "seconds", "sequence", "token_id")
 
     def __init__(self, row: Row, best: np.intp, sequence: Sequence, banned: Tokens = NO_TOKENS) -> None:
         """`best` is the row's largest logit; `banned` tokens are not chosen while any other may be."""
@@ -44,6 +50,7 @@ class Choice:
         self.is_cheap = sequence.head == "cheap"
         self.exact = None if self.is_cheap else row
         self.token_id: int | None = None
+        self.seconds = 0.0
         self._row = row
         self._best = best
         self._touched = adjusted_tokens(sequence) if self.is_cheap else NO_TOKENS
@@ -113,15 +120,19 @@ class Sampler:
         ]
         at_once = [choice for choice in choices if not choice.waits]
         for choice in at_once:
-            choice.choose()
+            _timed(choice, choice.choose)
         refused = [choice for choice in at_once if choice.is_refused]
         _complete(choices, refused, exact_logits)
         for choice in choices:
             if choice.token_id is None:
-                choice.choose()
+                _timed(choice, choice.choose)
                 refused += [choice] if choice.is_refused else []
-        self._choose_legal(refused)
-        return [self._sampled(choice) for choice in choices]
+        for group in _by_tenant(refused):
+            self._choose_legal(group)
+        sampled = [_timed(choice, partial(self._sampled, choice)) for choice in choices]
+        for choice in choices:
+            choice.sequence.note_choosing(choice.seconds)
+        return sampled
 
     def _choose_legal(self, refused: list[Choice]) -> None:
         """Choose again where a grammar refused the token; only there, because listing what is legal costs more.
@@ -131,8 +142,12 @@ class Sampler:
         all tokens in the first draw, and to the legal ones in the second.
         """
         matchers = [choice.sequence.matcher for choice in refused if choice.sequence.matcher is not None]
-        for choice, legal in zip(refused, self._masks.legal_tokens(matchers) if matchers else (), strict=True):
-            choice.choose_legal(legal)
+        begun_s = time.perf_counter()  # the library's own threads work
+        masks = self._masks.legal_tokens(matchers)
+        seconds = (time.perf_counter() - begun_s) / len(refused)
+        for choice, legal in zip(refused, masks, strict=True):
+            choice.seconds += seconds
+            _timed(choice, partial(choice.choose_legal, legal))
 
     def _sampled(self, choice: Choice) -> Sampled:
         token_id, num_alternatives = choice.token_id, choice.sequence.request.sampling.logprobs
@@ -161,6 +176,22 @@ class Sampler:
                 for index in ranked
             ),
         )
+
+
+def _timed(choice: Choice, work: Callable[[], T]) -> T:
+    """Count the processor's time, not the clock's: other threads may hold this one up, which is not the row's fault."""
+    begun_s = time.thread_time()
+    result = work()
+    choice.seconds += time.thread_time() - begun_s
+    return result
+
+
+def _by_tenant(choices: list[Choice]) -> list[list[Choice]]:
+    """One tenant's schemas must not count as another's cost."""
+    found: dict[str, list[Choice]] = {}
+    for choice in choices:
+        found.setdefault(choice.sequence.tenant, []).append(choice)
+    return list(found.values())
 
 
 def _complete(choices: list[Choice], refused: list[Choice], exact_logits: ExactLogits | None) -> None:

@@ -25,6 +25,14 @@ SPREAD_TO = 32
 """... and so are those whose ids lie so far apart that whole rows would cost more."""
 
 
+NEWEST_WEIGHT = 0.25
+
+
+def mean_with(mean: float | None, newest: float) -> float:
+    """A mean of what was measured, the newest counting most; None: nothing was."""
+    return newest if mean is None else mean + NEWEST_WEIGHT * (newest - mean)
+
+
 class SequenceStatus(Enum):
     WAITING = "waiting"
     PREFILLING = "prefilling"
@@ -88,7 +96,7 @@ class GenerationRequest:
     """One sequence to generate. `id` is unique among living sequences; `path` names a path of the student.
 
     Only requests with the same `cache_salt` share cached prefixes: otherwise the time that a prompt takes would reveal
-    what others have asked.
+    what others have asked. They are one tenant's, and tenants share steps fairly.
     With `needs_exact_head` tokens are chosen by the exact head, whichever the engine uses otherwise.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
     """
@@ -246,8 +254,9 @@ class Sequence:
     `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
     `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
     computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
-    that the sequence began with. `head` chooses its tokens, from the first to the last. `made_bias`, `whole` and
-    `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
+    that the sequence began with. `head` chooses its tokens, from the first to the last. `choosing_s` is how long it
+    lately took to choose one of them, `last_turn` when its turn was (`engines/scheduling/turns.py`). `made_bias`,
+    `whole` and `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
     """
 
     request: GenerationRequest
@@ -268,6 +277,8 @@ class Sequence:
     queued_s: float = field(default_factory=time.monotonic)
     admitted_s: float | None = None
     first_token_s: float | None = None
+    choosing_s: float | None = None
+    last_turn: int = 0
     made_bias: Bias | None = field(default=None, init=False)
     whole: TokenCounts | None = field(default=None, init=False)
     answer: TokenCounts | None = field(default=None, init=False)
@@ -278,6 +289,10 @@ class Sequence:
             given = self.request.sampling.logit_bias
             self.made_bias = given.arrays if isinstance(given, LogitBias) else Bias.of(given)
         return self.made_bias
+
+    def note_choosing(self, seconds: float) -> None:
+        """Choosing a token took so long."""
+        self.choosing_s = mean_with(self.choosing_s, seconds)
 
     def count_tokens(self) -> TokenCounts:
         """Those of prompt and answer."""
@@ -295,6 +310,10 @@ class Sequence:
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def tenant(self) -> str:
+        return self.request.cache_salt
 
     @property
     def num_tokens(self) -> int:

@@ -198,7 +198,11 @@ class ModuleEngine:
 
     def _forward(self, plan: StepPlan) -> npt.NDArray[np.float32]:
         self._slot_moves.prepare(plan)
-        return self._runner.forward(self._scheduler.step_input(plan))
+        begun_s = time.perf_counter()
+        logits = self._runner.forward(self._scheduler.step_input(plan))
+        if not plan.chunks:
+            self._scheduler.turns.note_pass(time.perf_counter() - begun_s)
+        return logits
 
     def _sample(self, plan: StepPlan, logits: npt.NDArray[np.float32]) -> list[tuple[Sequence, Sampled]]:
         """The next token of every sequence whose last token was in the step."""

@@ -13,10 +13,16 @@ from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.prefix_match import Match
 from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.slots import Move, SlotMap
+from engines.scheduling.turns import Turns
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
 KV_BLOCK_TOKENS = 16
 """KV is accounted in blocks of this many tokens, which is about the size of a memory page."""
+OTHERS_SHARE = 4
+"""Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
+128 take as long as ten steps of a stream."""
+LEAST_CHUNK = 4
+"""However many tenants have prompts: smaller chunks cost more than they save."""
 
 
 class KvBudget:
@@ -130,6 +136,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.turns = Turns()
         self._slots: SlotMap[Sequence] = SlotMap(max_running)
         self._step_tokens = step_tokens
         self._busy_step_tokens = busy_step_tokens
@@ -160,9 +167,16 @@ class Scheduler:
         self._grow(plan)
         self._admit(plan)
         self._carry_out(self._slots.compact(), plan)
-        self._plan_chunks(plan)
-        self._plan_decode(plan)
+        waiting = self._waiting()
+        self._plan_chunks(plan, waiting)
+        self._plan_decode(plan, waiting)
         return plan
+
+    def _waiting(self) -> frozenset[str]:
+        """Ids of running sequences that sit this step out, because other tenants' would wait too long for it."""
+        tenants = frozenset(sequence.tenant for sequence in self.running)
+        candidates = [sequence for sequence in self.running if sequence.num_uncomputed_tokens <= self._busy_step_tokens]
+        return self.turns.waiting(candidates, tenants)
 
     def commit(self, plan: StepPlan) -> None:
         """The step succeeded: its tokens' KV is written."""
@@ -260,22 +274,30 @@ class Scheduler:
             sequence.slot = move.target
             plan.moves.append((move, sequence))
 
-    def _plan_chunks(self, plan: StepPlan) -> None:
-        is_busy = any(sequence.status is SequenceStatus.DECODING for sequence in self.running)
-        budget = self._busy_step_tokens if is_busy else self._step_tokens
-        for sequence in self.running:
-            if sequence.status is SequenceStatus.PREFILLING and budget > 0:
-                num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, budget)
-                if num_tokens:
-                    plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
-                budget -= num_tokens
+    def _plan_chunks(self, plan: StepPlan, waiting: frozenset[str]) -> None:
+        """In order of admission; beside streams of other tenants less, and then each tenant its part of it."""
+        streaming = {one.tenant for one in self.running if one.status is SequenceStatus.DECODING}
+        due = [one for one in self.running if one.status is SequenceStatus.PREFILLING and one.id not in waiting]
+        budget = self._busy_step_tokens if streaming else self._step_tokens
+        tenants = dict.fromkeys(one.tenant for one in due)
+        part = max(self._busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
+        left = {tenant: part if streaming - {tenant} else budget for tenant in tenants}
+        for sequence in due:
+            num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, min(budget, left[sequence.tenant]))
+            if num_tokens:
+                plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
+            budget -= num_tokens
+            left[sequence.tenant] -= num_tokens
 
-    def _plan_decode(self, plan: StepPlan) -> None:
+    def _plan_decode(self, plan: StepPlan, waiting: frozenset[str]) -> None:
         rows = [self._slots.occupant(slot) for slot in range(self._slots.end)]
-        decoding = [row if row is not None and row.status is SequenceStatus.DECODING else None for row in rows]
+        decoding = [row if row is not None and self._is_due(row, waiting) else None for row in rows]
         while decoding and decoding[-1] is None:
             decoding.pop()
         plan.decode = decoding
+
+    def _is_due(self, sequence: Sequence, waiting: frozenset[str]) -> bool:
+        return sequence.status is SequenceStatus.DECODING and sequence.id not in waiting
 
     def step_input(self, plan: StepPlan) -> StepInput:
         """The plan in the form that the runner takes."""

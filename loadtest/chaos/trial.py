@@ -14,6 +14,7 @@ from loadtest.chaos.attack import Attack, Observation, Target
 from loadtest.chaos.bodies import chat, post_all, prose
 from loadtest.chaos.caches import cached_bytes
 from loadtest.chaos.framing import ACCENTED_KEY
+from loadtest.chaos.limits import bodies_of, see_pages
 from loadtest.chaos.processes import wait_ready
 from loadtest.chaos.verdict import Gap, Memory, Row, judge
 from loadtest.served import TENANT_KEYS, ServedProcess, keyed
@@ -25,6 +26,7 @@ IDLE_S = 30.0
 NUM_TRIES = 3
 """A gap that is too long is measured again: what the attack causes comes back, what the machine did does not."""
 SAMPLE_S = 0.02
+WARM_BYTES = 1000
 NUM_SLOTS = 32
 """As many as `engine.max_running`."""
 SETTINGS = {
@@ -193,12 +195,19 @@ def trial(student: Path | None, log: Path, key: str | None = None) -> Iterator[T
 
 
 def warm_up(target: Target) -> None:
-    """Every slot, both caches, and every endpoint's first request, so that later growth is an attack's."""
+    """Every slot, both caches, and every endpoint's first request, so that later growth is an attack's.
+
+    What a process keeps from its first request of a kind, such as a series of its metrics, must not be made in the
+    middle of an attack: Python keeps a whole MiB for the last small object in it.
+    """
     texts = [prose(30_000)[number * 900 :][:600] for number in range(NUM_SLOTS)]
     post_all(target, [(CHAT, chat(text, max_tokens=24, ignore_eos=True)) for text in texts])
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     post_all(target, [(CHAT, chat("hello", response_format=wanted, max_tokens=10)), ("/tokenize", {"prompt": "hello"})])
+    for size in (WARM_BYTES, 64 * WARM_BYTES):
+        post_all(target, list(bodies_of(size).values()))
+    see_pages(target)
 
 
 def rest(server: ServedProcess, limit_s: float = 16.0) -> None:

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from engines.scheduling.prefix_cache import BLOCK_TOKENS
-from engines.sequence import FinishReason, GenerationRequest, SamplingParams, SequenceStatus, WhileLoading
+from engines.scheduling.turns import Turns
+from engines.sequence import FinishReason, GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading
 from models.errors import EngineUnhealthy
 from models.student.folder import Student
 from models.student.manifest import Exit, StudentPath, find_problems
@@ -128,6 +129,83 @@ def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, grou
         num_preemptions += fake.engine.status().num_preemptions
         num_hits += sum(fake.engine.status().prefix_hit_tokens.values())
     assert min(num_moves, num_preemptions, num_hits, num_aborted, num_cheap) > 0, "the mix proves too little"
+
+
+DEAR_S, PASS_S = 1.0, 2.0
+
+
+@pytest.fixture
+def dear_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens with log-probabilities cost half a forward pass each, all others nothing."""
+
+    def note_choosing(sequence: Sequence, seconds: float) -> None:
+        sequence.choosing_s = 0.0 if sequence.request.sampling.logprobs is None else DEAR_S
+
+    monkeypatch.setattr(Sequence, "note_choosing", note_choosing)
+    monkeypatch.setattr(Turns, "note_pass", lambda turns, seconds: setattr(turns, "_pass_s", PASS_S))
+
+
+@pytest.mark.usefixtures("dear_logprobs")
+def test_loop_gives_every_sequence_of_many_tenants_the_text_it_gets_alone(make_engine: Any) -> None:
+    num_waits = 0
+    for seed in range(24):
+        rng = random.Random(seed)
+        fake = make_engine(**random_settings(rng))
+        requests = [
+            dataclasses.replace(random_request(rng, number), cache_salt=rng.choice("abc"))
+            for number in range(rng.randint(4, 16))
+        ]
+        run_mix(fake, rng, requests, abort_share=0.0)
+        for request in requests:
+            assert fake.tokens(request.id) == fake.alone(request), f"seed {seed} {request.id} on {request.path}"
+        check_nothing_left(fake)
+        num_waits += sum(row.path is None for step in fake.runner.forward_calls for row in step.decode)
+    assert num_waits > 0
+
+
+@pytest.mark.usefixtures("dear_logprobs")
+def test_loop_keeps_another_tenant_s_stream_going_beside_dear_rows(make_engine: Any) -> None:
+    """The stream has a token in every step, and no step chooses more dear ones than there is time for."""
+    fake = make_engine(max_running=8)
+    fake.load_by_hand()
+    fake.submit("stream", max_tokens=100, ignore_eos=True, cache_salt="b")
+    fake.engine.step()
+    for number in range(6):
+        fake.submit(f"s{number}", max_tokens=20, ignore_eos=True, logprobs=1, cache_salt="a")
+    fake.step_until_idle()
+    steps = [step.decode for step in fake.runner.forward_calls if step.decode and not step.prefill][4:64]
+    assert len(fake.tokens("stream")) == 100
+    assert all(rows[0].path is not None for rows in steps)
+    assert {sum(row.path is not None for row in rows) for rows in steps} == {1, 2}
+    assert all(len(fake.tokens(f"s{number}")) == 20 for number in range(6))
+
+
+@pytest.mark.usefixtures("dear_logprobs")
+def test_loop_lets_a_tenant_s_dear_rows_run_together_where_it_is_alone(make_engine: Any) -> None:
+    fake = make_engine(max_running=8)
+    fake.load_by_hand()
+    for number in range(6):
+        fake.submit(f"s{number}", max_tokens=20, ignore_eos=True, logprobs=1, cache_salt="a")
+    fake.step_until_idle()
+    assert not any(row.path is None for step in fake.runner.forward_calls for row in step.decode)
+
+
+def test_loop_prompts_leave_other_tenants_streams_more(make_engine: Any) -> None:
+    """A quarter of what they may take beside the tenant's own, and each tenant its part of that."""
+    fake = make_engine(step_tokens=100, busy_step_tokens=32, max_running=4)
+    fake.load_by_hand()
+    fake.submit("stream", max_tokens=150, ignore_eos=True, cache_salt="a")
+    fake.engine.step()
+    fake.submit("other's", range(3, 103), max_tokens=1, cache_salt="b")
+    fake.step_until_idle()
+    fake.submit("stream again", max_tokens=150, ignore_eos=True, cache_salt="a")
+    fake.engine.step()
+    for tenant in "bc":
+        fake.submit(f"{tenant}'s", range(103, 163), max_tokens=1, cache_salt=tenant)
+    fake.step_until_idle()
+    shared = [[len(chunk.token_ids) for chunk in step.prefill] for step in fake.runner.forward_calls if step.decode]
+    assert [lengths for lengths in shared if len(lengths) == 1] == [[8]] * 12 + [[4]]
+    assert [lengths for lengths in shared if len(lengths) == 2] == [[4, 4]] * 15
 
 
 def test_loop_long_prompts_leave_busy_streams_their_share(make_engine: Any) -> None:

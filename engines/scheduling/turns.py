@@ -1,0 +1,93 @@
+"""Who takes part in a step that tenants share, where choosing the tokens of some sequences costs a lot.
+
+All rows of a forward pass together cost little more than one. Choosing tokens is paid row by row: filters over the
+whole vocabulary, a wide schema, many log-probabilities, up to more than the pass itself. So a tenant beside others may
+spend a bounded time on it per step, and its sequences take turns, those that waited longest first. No token changes: it
+only comes some steps later. Knows what was measured; measures nothing itself.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+
+from engines.sequence import Sequence, mean_with
+
+PASS_SHARE = 0.5
+"""Of a forward pass: how long all tenants together may choose tokens per step."""
+FREE_S = 0.0001
+"""What costs no more than this always takes part."""
+MAX_KNOWN_TENANTS = 256
+
+
+class Turns:
+    """Owned by the engine's thread. Costs are in seconds."""
+
+    def __init__(self) -> None:
+        self._pass_s: float | None = None
+        self._num_steps = 0
+        self._credits: dict[str, float] = {}
+        self._typical: OrderedDict[str, float] = OrderedDict()
+        """What choosing a token last cost each tenant: a sequence has no figure of its own before its first one."""
+
+    def note_pass(self, seconds: float) -> None:
+        """A forward pass without prompts took so long."""
+        self._pass_s = mean_with(self._pass_s, seconds)
+
+    def waiting(self, candidates: Many[Sequence], tenants: frozenset[str]) -> frozenset[str]:
+        """Ids of the candidates that sit this step out: every candidate would have a token chosen in it. Never all.
+
+        `tenants` are those that have a sequence running.
+        """
+        self._num_steps += 1
+        if len(tenants) < 2 or self._pass_s is None:
+            self._credits.clear()
+            return frozenset()
+        self._credits = {tenant: credit for tenant, credit in self._credits.items() if tenant in tenants}
+        budget_s = PASS_SHARE * self._pass_s / len(tenants)
+        waiting: set[str] = set()
+        for tenant, own in _by_tenant(candidates).items():
+            waiting |= self._waiting_of(tenant, own, budget_s)
+        if candidates and len(waiting) == len(candidates):
+            waiting.remove(self._take(min(candidates, key=_longest_waiting)))
+        return frozenset(waiting)
+
+    def _waiting_of(self, tenant: str, own: list[Sequence], budget_s: float) -> set[str]:
+        costs = {sequence.id: self._cost(sequence) for sequence in own}
+        costly = [sequence for sequence in own if costs[sequence.id] > FREE_S]
+        dearest_s = max((costs[sequence.id] for sequence in costly), default=0.0)
+        credit_s = min(self._credits.get(tenant, 0.0) + budget_s, max(budget_s, dearest_s))
+        waiting: set[str] = set()
+        for sequence in sorted(costly, key=_longest_waiting):
+            cost_s = costs[sequence.id]
+            if waiting or cost_s > credit_s:  # none passes one that waits: a dear one would wait for ever
+                waiting.add(sequence.id)
+            else:
+                credit_s -= cost_s
+                self._take(sequence)
+        self._credits[tenant] = credit_s
+        return waiting
+
+    def _take(self, sequence: Sequence) -> str:
+        sequence.last_turn = self._num_steps
+        return sequence.id
+
+    def _cost(self, sequence: Sequence) -> float:
+        tenant = sequence.tenant
+        if sequence.choosing_s is None:
+            return self._typical.get(tenant, 0.0)
+        self._typical[tenant] = sequence.choosing_s
+        self._typical.move_to_end(tenant)
+        if len(self._typical) > MAX_KNOWN_TENANTS:
+            self._typical.popitem(last=False)
+        return sequence.choosing_s
+
+
+def _longest_waiting(sequence: Sequence) -> int:
+    return sequence.last_turn
+
+
+def _by_tenant(sequences: Iterable[Sequence]) -> dict[str, list[Sequence]]:
+    found: dict[str, list[Sequence]] = {}
+    for sequence in sequences:
+        found.setdefault(sequence.tenant, []).append(sequence)
+    return found
