@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
+NODE_MODULES := tests/clients/node_modules
 PACKAGES := server bench router engines models loadtest tests
 
 # Checks with needs of their own, by the marker of their tests: `make test` leaves them out.
@@ -17,7 +19,8 @@ help:
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make check   lint, types and the tests that what you changed touches, within a minute"
 	@echo "make lint    ruff and mypy alone"
-	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own"
+	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own;"
+	@echo "             make test-clients ALL=1 with benchmarks and evaluations (3 GB more to install)"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make chaos   attacks on a server of its own: what it withstands, what others feel (5 minutes)"
@@ -49,8 +52,29 @@ check: lint
 	$(BIN)/python -m tests.affected
 
 $(SLOWER:%=test-%): test-%: $(VENV)/.installed-dev
-	@if files=$$(grep -rlw --include='*.py' 'mark\.$*' tests); then $(BIN)/python -m pytest -m $* $$files; \
+	@if files=$$(grep -rlw --include='*.py' --exclude-dir=node_modules 'mark\.$*' tests); then $(BIN)/python -m pytest -m $* $$files; \
 	else echo "no test is marked $* yet"; fi
+
+# What the clients are installed in; their versions are pinned in tests/clients.
+test-clients: $(CLIENTS)/sdk/.installed $(CLIENTS)/instructor/.installed $(NODE_MODULES)/.installed
+ifdef ALL
+test-clients: $(CLIENTS)/load/.installed $(CLIENTS)/load/wheels/.installed
+endif
+
+$(CLIENTS)/%/.installed: tests/clients/requirements/%.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)/$*
+	$(CLIENTS)/$*/bin/python -m pip install --quiet --upgrade pip
+	$(CLIENTS)/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# One file of it is run: see tests/clients/programs/vllm_requests.py
+$(CLIENTS)/load/wheels/.installed: tests/clients/requirements/wheels/vllm.txt $(CLIENTS)/load/.installed
+	$(CLIENTS)/load/bin/python -m pip download --quiet --no-deps --dest $(@D) --requirement $<
+	@touch $@
+
+$(NODE_MODULES)/.installed: tests/clients/package-lock.json $(CLIENTS)/sdk/.installed
+	cd tests/clients && PATH="$(abspath $(CLIENTS)/sdk/bin):$$PATH" npm ci --no-audit --no-fund
+	@touch $@
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(PACKAGES)
@@ -71,4 +95,4 @@ chaos: $(VENV)/.installed-dev
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m loadtest.chaos --json chaos.json
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(NODE_MODULES) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
