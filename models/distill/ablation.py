@@ -46,7 +46,7 @@ def read_variations(file: Path) -> list[Variation]:
     Raises: ConfigError that names the file.
     """
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not values or not all(isinstance(value, dict) for value in values.values()):

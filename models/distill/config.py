@@ -291,7 +291,7 @@ def _named_weights(stages: Sequence[Stage]) -> list[tuple[str, Mapping[str, floa
 def read_config(file: Path) -> DistillConfig:
     """Raises: ConfigError with every problem, and the file it is in."""
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist; three lines do: teacher, data, out") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -79,7 +79,7 @@ def load_keys(config: KeysConfig) -> tuple[Key, ...]:
 
 def _read_file(file: Path) -> list[KeyEntry]:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise _wrong_file(f"key file {file}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -101,7 +101,7 @@ def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> Ser
 
 def _read_file(file: Path, problems: list[Problem]) -> Settings:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(Problem(said=f"{file}: cannot be read: {error}"))
         return {}

@@ -27,6 +27,13 @@ def changed(**values: Any) -> DistillConfig:
     return config_from({"teacher": "model.gguf", "data": "rows", "out": "student", **values}, "here")
 
 
+def test_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    plain = read_config(file)
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert read_config(file) == plain
+
+
 def test_three_lines_are_a_whole_config(tmp_path: Path) -> None:
     config = read_config(write(tmp_path))
     assert (config.teacher, config.data_settings.files, config.out) == ("model.gguf", ("rows",), "student")

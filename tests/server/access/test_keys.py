@@ -76,6 +76,12 @@ def ask(served: Served, key: str, prompt: str = "hello", **fields: Any) -> httpx
 # The keys themselves.
 
 
+def test_key_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    plain = load_keys(KeysConfig(file=file))
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert load_keys(KeysConfig(file=file)) == plain
+
+
 def test_keys_come_from_file_and_settings_with_their_limits(file: Path) -> None:
     other = digest("other")
     config = KeysConfig(

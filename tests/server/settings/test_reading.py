@@ -37,6 +37,13 @@ def test_config_file_may_come_from_the_environment(tmp_path: Path) -> None:
     assert load_config({}, {"FENHE_CONFIG": str(file)}).port == 81
 
 
+def test_config_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors of Windows write it."""
+    file = tmp_path / "fenhe.toml"
+    file.write_text("port = 81", encoding="utf-8-sig")
+    assert load_config({}, {}, file).port == 81
+
+
 def test_config_reports_every_mistake_together(tmp_path: Path) -> None:
     file = tmp_path / "fenhe.toml"
     file.write_text('prot = 1\nport = "80"\n[limits]\nmax_requests = 0\n[engine]\nmax_running = 0\n')

@@ -1,13 +1,16 @@
 """Compressed bodies: what is decoded, how much of it, and what is refused by name."""
 
+import contextlib
 import gzip
 import json
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.errors import BadRequest
-from server.wire.content_coding import MAX_MEMBERS, PIECE_BYTES, codings_in, inflate
+from server.wire.content_coding import CODINGS, MAX_MEMBERS, PIECE_BYTES, codings_in, inflate
 from tests.server.conftest import Served, Start
 
 JSON = {"content-type": "application/json"}
@@ -116,6 +119,17 @@ def test_damaged_body_is_refused(served: Served, name: str) -> None:
     response = served.http.post("/v1/completions", content=coded, headers=JSON | {"content-encoding": coding})
     assert response.status_code == 400
     assert why in response.json()["error"]["message"]
+
+
+@given(st.binary(max_size=300), st.sampled_from(CODINGS), st.lists(st.tuples(st.integers(0), st.integers(0, 255))))
+def test_any_bytes_are_decoded_or_refused(body: bytes, coding: str, changes: list[tuple[int, int]]) -> None:
+    """Also those of a whole body in which some are changed."""
+    coded = bytearray(gzip.compress(body) if coding == "gzip" else zlib.compress(body))
+    for place, byte in changes:
+        coded[place % len(coded)] = byte
+    for raw in (body, bytes(coded)):
+        with contextlib.suppress(BadRequest):
+            assert all(len(piece) <= PIECE_BYTES for piece in inflate(raw, coding))
 
 
 def test_codings_are_read_from_every_header() -> None:
