@@ -51,7 +51,9 @@ class ChatOrder:
         self.envelope = envelope
         self._context = context
         self._body = body
-        self._includes_usage = bool(stream_options(body).include_usage)
+        options = stream_options(body)
+        self._includes_usage = bool(options.include_usage)
+        self._tells_usage = self._includes_usage and bool(options.continuous_usage_stats)
         check_choices(context, 1, body.n or 1)
         self._num_logprobs = _num_logprobs(body)
         self._max_tokens = _max_tokens(body, may_be_empty=may_be_empty)
@@ -117,6 +119,7 @@ class ChatOrder:
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
+            tells_usage=self._tells_usage,
         )
         writer = ChatBodyWriter(job, reads_calls=self.reads_calls)
         return Plan(target=target, student=student, job=job, writer=writer, loosened=prompt.loosened)

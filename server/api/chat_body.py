@@ -10,8 +10,9 @@ from server.api.logprobs import content_logprobs
 from server.generation.plan import Job, Part
 from server.generation.sequences import finish_reason
 from server.generation.tool_calls import CallReader, delta_of, whole_calls
+from server.generation.usage import RunningUsage
 from server.wire import sse
-from server.wire.base import ChoiceFenhe, UsageReply, encoder
+from server.wire.base import ChoiceFenhe, UsageReply, UsageSoFar, encoder
 from server.wire.chat import (
     AssistantMessage,
     ChatChoice,
@@ -35,6 +36,7 @@ class ChatBodyWriter:
         self._readers: dict[int, CallReader] = {}
         self._has_logprobs = job.requests[0].sampling.logprobs is not None
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
+        self._running = RunningUsage(job)
         indices = range(len(job.requests)) if job.is_stream else ()
         self._text = [
             sse.text_chunk(self._chunk(ChunkChoice(index=i, delta=Delta(content=sse.TEXT_MARK)))) for i in indices
@@ -43,6 +45,7 @@ class ChatBodyWriter:
     def opening(self) -> bytes:
         # A request may be answered a second time, after a shared generation failed.
         self._readers = {index: CallReader() for index in range(len(self._job.requests))}
+        self._running = RunningUsage(self._job)
         first = Delta(role="assistant", content=None if self._reads_calls else "", refusal=None)
         choices = [ChunkChoice(index=i, delta=first) for i in range(len(self._job.requests))]
         return self._frames(choices)
@@ -53,6 +56,7 @@ class ChatBodyWriter:
         return self._text[index].fill(text)
 
     def part(self, part: Part) -> bytes:
+        self._running.add(part)
         if self._reads_calls:
             return self._call_part(part)
         choices = []
@@ -116,8 +120,11 @@ class ChatBodyWriter:
             model=self._job.model,
             system_fingerprint=self._job.fingerprint,
             choices=[] if choice is None else [choice],
-            usage=self._usage if usage is None else usage,
+            usage=self._usage_of(choice) if usage is None else usage,
         )
+
+    def _usage_of(self, choice: ChunkChoice | None) -> UsageSoFar | UnsetType | None:
+        return self._usage if choice is None or not self._job.tells_usage else self._running.of(choice.index)
 
 
 def _message(text: str, reader: CallReader) -> AssistantMessage:

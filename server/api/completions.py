@@ -54,7 +54,9 @@ class CompletionOrder:
         self._context = context
         self._body = body
         self.envelope = envelope
-        self._includes_usage = bool(stream_options(body).include_usage)
+        options = stream_options(body)
+        self._includes_usage = bool(options.include_usage)
+        self._tells_usage = self._includes_usage and bool(options.continuous_usage_stats)
         self._prompts = split_prompt(body.prompt)
         self._max_tokens = _max_tokens(body)
         check_least_tokens(body, self._max_tokens)
@@ -97,6 +99,7 @@ class CompletionOrder:
             n=body.n or 1,
             is_stream=bool(body.stream),
             includes_usage=self._includes_usage,
+            tells_usage=self._tells_usage,
         )
         writer = CompletionBodyWriter(job, [prompt.text for prompt in prompts])
         return Plan(target=target, student=student, job=job, writer=writer)

@@ -8,8 +8,9 @@ from server.api.logprobs import best_by_text, token_text
 from server.api.text_offsets import TextOffsets
 from server.generation.plan import Job, Part
 from server.generation.sequences import finish_reason
+from server.generation.usage import RunningUsage
 from server.wire import sse
-from server.wire.base import ChoiceFenhe, UsageReply, encoded, encoder
+from server.wire.base import ChoiceFenhe, UsageReply, UsageSoFar, encoded, encoder
 from server.wire.completions import TextChoice, TextCompletion, TextLogprobs
 from server.wire.errors import body_of
 
@@ -28,22 +29,26 @@ class CompletionBodyWriter:
         self._begun: set[int] = set()
         self._num_alternatives = job.requests[0].sampling.logprobs
         self._usage: UnsetType | None = None if job.includes_usage else UNSET
+        self._running = RunningUsage(job)
         self._offsets: dict[int, TextOffsets] = {}
         indices = range(len(job.requests)) if job.is_stream else ()
         self._text = [sse.text_chunk(self._completion([TextChoice(index=i, text=sse.TEXT_MARK)])) for i in indices]
 
     def opening(self) -> bytes:
         # A request may be answered a second time, after a shared generation failed.
-        self._begun, self._offsets = set(), {}
+        self._begun, self._offsets, self._running = set(), {}, RunningUsage(self._job)
         if self._is_scored:
             return b""
         echoes = [self._echo(index) for index in range(len(self._job.requests))]
         return b"".join(self.text(index, echo) for index, echo in enumerate(echoes) if echo)
 
     def text(self, index: int, text: str) -> bytes:
+        if self._job.tells_usage:
+            return sse.frame(encoder.encode(self._completion([TextChoice(index=index, text=text)])))
         return self._text[index].fill(text)
 
     def part(self, part: Part) -> bytes:
+        self._running.add(part)
         echo = self._echo(part.index) if self._is_unscored(part) else ""
         return sse.frame(encoder.encode(self._completion([self._choice(part, echo)])))
 
@@ -113,5 +118,8 @@ class CompletionBodyWriter:
             model=self._job.model,
             system_fingerprint=self._job.fingerprint,
             choices=choices,
-            usage=self._usage if usage is None else usage,
+            usage=self._usage_of(choices) if usage is None else usage,
         )
+
+    def _usage_of(self, choices: list[TextChoice]) -> UsageSoFar | UnsetType | None:
+        return self._running.of(choices[0].index) if choices and self._job.tells_usage else self._usage

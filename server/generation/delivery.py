@@ -110,9 +110,9 @@ class Delivery:
 
     async def _encode(self, batch: Batch, finishes: dict[int, Finish]) -> bytes:
         """The chunks of a batch: one step's, or all that came while the client was slow."""
-        writer = self.supply.plan.writer
+        writer, tells_usage = self.supply.plan.writer, self.supply.plan.job.tells_usage
         num_bytes = sum(_num_logprob_bytes(event.logprobs) for _, event in batch)
-        return await self._write(num_bytes, lambda: _encode(writer, batch, finishes))
+        return await self._write(num_bytes, lambda: _encode(writer, batch, finishes, tells_usage=tells_usage))
 
     async def _write(self, num_bytes: int, work: Callable[[], bytes]) -> bytes:
         return await self.long_work.run(num_bytes, work, self.record.tenant)
@@ -139,9 +139,9 @@ def _add(parts: Sequence[Part], batch: Batch) -> None:
         parts[index].add(event)
 
 
-def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish]) -> bytes:
+def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish], *, tells_usage: bool) -> bytes:
     """The chunks of a batch; `finishes` gets the choices that end in it."""
-    if len(batch) == 1:  # the case of almost every token
+    if len(batch) == 1 and not tells_usage:  # the case of almost every token
         index, event = batch[0]
         if event.finish is None and not event.logprobs:
             return writer.text(index, event.text) if event.text else b""
@@ -149,7 +149,7 @@ def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish]) -> by
     for part in merge(batch):
         if part.finish is not None:
             finishes[part.index] = part.finish
-        if part.texts or part.logprobs or part.finish is not None:
+        if part.texts or part.logprobs or part.finish is not None or (tells_usage and part.num_tokens):
             chunks.append(writer.part(part))
     return b"".join(chunks)
 

@@ -19,6 +19,7 @@ class Job:
     """One HTTP request's work: a sequence per choice, `n` choices per prompt, in order of their index.
 
     `model` is the id that the answer carries, `tokenizer` its student's, `done` what ends a stream.
+    With `includes_usage` a stream tells its usage at the end, with `tells_usage` also with every chunk.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Job:
     n: int = 1
     is_stream: bool = False
     includes_usage: bool = False
+    tells_usage: bool = False
     done: bytes = sse.DONE
 
 
@@ -40,6 +42,7 @@ class Part:
 
     index: int
     texts: list[str] = field(default_factory=list)
+    num_tokens: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -51,6 +54,7 @@ class Part:
         """Append an event. Raises: the error that ended the sequence, if one did."""
         if event.text:
             self.texts.append(event.text)
+        self.num_tokens += len(event.token_ids)
         self.logprobs.extend(event.logprobs)
         if event.finish is not None:
             check_finish(event.finish)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from engines.sequence import Finish
 from models.evaluation.compute import compute_share, head_multiply_adds, request_multiply_adds
 from models.student.manifest import HeadKind, Manifest, StudentPath
-from server.generation.plan import Plan
-from server.wire.base import PromptTokensDetails, UsageFenhe, UsageReply
+from server.generation.plan import Job, Part, Plan
+from server.wire.base import PromptTokensDetails, UsageFenhe, UsageReply, UsageSoFar
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -29,6 +29,23 @@ class Compute:
     @property
     def share(self) -> float:
         return self.spent / self.full if self.full else 0.0
+
+
+class RunningUsage:
+    """How many tokens the choices of a stream have so far."""
+
+    def __init__(self, job: Job) -> None:
+        self._num_prompt = [len(request.prompt_token_ids) for request in job.requests]
+        self._num_answer = [0] * len(job.requests)
+
+    def add(self, part: Part) -> None:
+        """Count a part; at its end a choice has all its tokens, also one that was not shown."""
+        num_tokens = self._num_answer[part.index] + part.num_tokens
+        self._num_answer[part.index] = num_tokens if part.finish is None else part.finish.usage.num_completion_tokens
+
+    def of(self, index: int) -> UsageSoFar:
+        prompt, answer = self._num_prompt[index], self._num_answer[index]
+        return UsageSoFar(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
 
 def token_share(plan: Plan, path: str) -> float:

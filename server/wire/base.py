@@ -64,7 +64,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamOptions(RequestBody, frozen=True, kw_only=True):
+    """`continuous_usage_stats` puts the usage so far on every chunk, where `include_usage` is true."""
+
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -144,10 +147,15 @@ class UsageFenhe(Reply, frozen=True, kw_only=True):
     full_multiply_adds: int
 
 
-class UsageReply(Reply, frozen=True, kw_only=True):
+class UsageSoFar(Reply, frozen=True, kw_only=True):
+    """Of a chunk, its choice alone. The last chunk of a stream has the whole usage, as a JSON body has it."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+class UsageReply(UsageSoFar, frozen=True, kw_only=True):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
     fenhe: UsageFenhe

@@ -14,6 +14,7 @@ from server.wire.base import (
     SamplingBody,
     TemplateVariables,
     UsageReply,
+    UsageSoFar,
 )
 
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
@@ -224,7 +225,7 @@ class ChatChunk(Reply, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[ChunkChoice]
-    usage: UsageReply | UnsetType | None = UNSET
+    usage: UsageSoFar | UnsetType | None = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 

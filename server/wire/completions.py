@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.wire.base import ChoiceFenhe, FinishReason, Reply, SamplingBody, TokenId, TokenPrompt, UsageReply
+from server.wire.base import ChoiceFenhe, FinishReason, Reply, SamplingBody, TokenId, TokenPrompt, UsageSoFar
 
 
 class CompletionRequest(SamplingBody, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class TextCompletion(Reply, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     choices: list[TextChoice]
-    usage: UsageReply | UnsetType | None = UNSET
+    usage: UsageSoFar | UnsetType | None = UNSET
     object: Literal["text_completion"] = "text_completion"
 
 
