@@ -10,6 +10,7 @@ ServingError
   Forbidden                a known key that may not do this
   NotFound
     UnknownModel           no such student or path
+    ThreadNotFound         a conversation that a client expects here; nothing is stored
   Overloaded               try again later: bounds on queued work were reached
     QueueFull
     DeadlineUnreachable    what is queued would make the answer late
@@ -106,6 +107,10 @@ class NotFound(ServingError):
 
 class UnknownModel(NotFound):
     code = "model_not_found"
+
+
+class ThreadNotFound(NotFound):
+    code = "thread_not_found"
 
 
 class Overloaded(ServingError):

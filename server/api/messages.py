@@ -6,6 +6,7 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from models.errors import InvalidParameter, ThreadNotFound
 from router.conversation import Conversation
 from router.decision import RoutePreferences
 from server.api.charge import charged
@@ -42,6 +43,7 @@ from server.wire.messages import (
     MessageRequest,
     NamedChoice,
     NoneChoice,
+    ThreadContinue,
     count_decoder,
     message_decoder,
 )
@@ -78,7 +80,11 @@ class MessageOrder:
     def __init__(
         self, context: Context, body: MessageRequest, preferences: RoutePreferences, envelope: Envelope
     ) -> None:
-        """Raises: BadRequest and its kinds."""
+        """Raises: BadRequest and its kinds; ThreadNotFound."""
+        if isinstance(body.thread, ThreadContinue):
+            raise ThreadNotFound(
+                "`thread`: nothing is stored by this server; send the whole conversation", param="thread"
+            )
         self.envelope = envelope
         self.preferences = preferences
         named, self._tools = messages_of(body), tools_of(body.tools or ())
@@ -149,7 +155,13 @@ def _choice(body: MessageFields, tools: Tools) -> Literal["none", "required"] | 
 
 
 def _format(body: MessageFields) -> JsonSchemaFormat | None:
+    """Raises: InvalidParameter for two formats."""
     wanted = None if body.output_config is None else body.output_config.format
+    if wanted is not None and body.output_format is not None:
+        raise InvalidParameter(
+            "`output_format` and `output_config.format` are the same field; send one", param="output_format"
+        )
+    wanted = wanted or body.output_format
     return None if wanted is None else JsonSchemaFormat(json_schema=NamedSchema(name="answer", schema=wanted.schema))
 
 

@@ -91,7 +91,7 @@ class MessageBodyWriter:
         )
 
     def failed(self, error: ServingError) -> bytes:
-        body = message_error(error.message, status_of(error), self._request_id)
+        body = message_error(error.message, status_of(error), error.code, self._request_id)
         return sse.typed_frame("error", encoder.encode(body))
 
     def _pieces(self, reader: CallReader, part: Part) -> list[Piece]:

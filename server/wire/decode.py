@@ -48,6 +48,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "skip_special_tokens": (True,),
     "chat_template": (),
+    "mcp_servers": ([],),
     "previous_response_id": (),
     "conversation": (),
     "background": (False,),

@@ -18,6 +18,7 @@ STATUS: dict[type[ServingError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.UnknownModel: 404,
+    errors.ThreadNotFound: 404,
     errors.Overloaded: 429,
     errors.QueueFull: 429,
     errors.DeadlineUnreachable: 429,

@@ -5,10 +5,14 @@ Source: Anthropic API reference, errors.
 
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
+from models.errors import ThreadNotFound
 from server.wire.base import Reply, encoder
 from server.wire.errors import MAX_MESSAGE_CHARS, error_body, shorten
 
 MESSAGES = "/v1/messages"
+TOLD_CODES = (ThreadNotFound.code,)
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -33,9 +37,16 @@ TYPES: dict[int, ErrorType] = {
 }
 
 
+class ErrorDetails(Reply, frozen=True, kw_only=True):
+    error_code: str
+
+
 class MessageErrorDetail(Reply, frozen=True, kw_only=True):
+    """`details` has the code where clients act on it: they send the whole conversation after `thread_not_found`."""
+
     type: ErrorType
     message: str
+    details: ErrorDetails | UnsetType = UNSET
 
 
 class MessageError(Reply, frozen=True, kw_only=True, tag="error", tag_field="type"):
@@ -45,9 +56,10 @@ class MessageError(Reply, frozen=True, kw_only=True, tag="error", tag_field="typ
     request_id: str
 
 
-def message_error(message: str, status: int, request_id: str) -> MessageError:
+def message_error(message: str, status: int, code: str, request_id: str) -> MessageError:
     kind = TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    detail = MessageErrorDetail(type=kind, message=shorten(message, MAX_MESSAGE_CHARS))
+    details = ErrorDetails(error_code=code) if code in TOLD_CODES else UNSET
+    detail = MessageErrorDetail(type=kind, message=shorten(message, MAX_MESSAGE_CHARS), details=details)
     return MessageError(error=detail, request_id=request_id)
 
 
@@ -60,5 +72,5 @@ def error_body_at(
 ) -> bytes:
     """The body of an error in the shape of the API that a path belongs to."""
     if is_messages_path(path):
-        return encoder.encode(message_error(message, status, request_id))
+        return encoder.encode(message_error(message, status, code, request_id))
     return error_body(message, status, code, param)

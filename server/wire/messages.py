@@ -104,6 +104,16 @@ class OutputConfig(LooseBody, frozen=True, kw_only=True):
     format: OutputFormat | None = None
 
 
+class ThreadCreate(LooseBody, frozen=True, kw_only=True, tag="create", tag_field="type"):
+    """Asks to keep the conversation, which has no effect: nothing is stored."""
+
+
+class ThreadContinue(LooseBody, frozen=True, kw_only=True, tag="continue", tag_field="type"):
+    """Sends what is new in a conversation that was to be kept: refused as not found, then clients send all of it."""
+
+    previous_message_id: str
+
+
 class MessageFields(RequestBody, frozen=True, kw_only=True):
     """Those of any type have no effect here."""
 
@@ -113,6 +123,8 @@ class MessageFields(RequestBody, frozen=True, kw_only=True):
     tools: list[ToolDefinition] | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    thread: ThreadCreate | ThreadContinue | None = None
     temperature: Annotated[Temperature | None, recommended_else("1")] = None
     top_p: Annotated[PositiveProbability | None, recommended_else("1")] = None
     top_k: Annotated[Annotated[int, Meta(ge=0)] | None, recommended_else("no limit")] = None

@@ -22,6 +22,7 @@ TOOL: Any = {
     "description": "The time in a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+FORMAT = {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 UNHELD = {"type": "object", "properties": {"a": {"not": {"type": "integer"}}}}
 """A schema that no grammar can hold."""
 MAX_TOKENS = 300
@@ -70,6 +71,7 @@ def calling() -> Iterator[Served]:
         default_path="full",
         decode=lambda ids: student.tokenizer.decode(list(ids), skip_special=False),
         script={
+            "<tool_response>\nnoon": Line(pieces=("It is ", "noon.")),
             "one call": Line(pieces=tuple(CALL)),
             "two calls": Line(pieces=("I look. ", CALL, "\n", CALL)),
             "no call": Line(pieces=("No ", "call.")),
@@ -339,9 +341,9 @@ def test_tool_choice_decides_what_is_compiled(
     assert (calling.engine.submitted[-1].sampling.grammar is not None) == is_constrained
 
 
-def test_output_format_becomes_a_grammar(served: Served) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
-    create(served, output_config={"format": {"type": "json_schema", "schema": schema}})
+@pytest.mark.parametrize("fields", [{"output_config": {"format": FORMAT}}, {"output_format": FORMAT}])
+def test_output_format_becomes_a_grammar(served: Served, fields: dict[str, Any]) -> None:
+    assert post(served, **fields).status_code == 200
     assert served.engine.submitted[-1].sampling.grammar is not None
 
 
@@ -370,6 +372,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"context_management": {"edits": [{"type": "clear_thinking_20251015"}]}},
     {"system": None, "tools": None, "tool_choice": None, "stop_sequences": None, "temperature": None},
     {"tools": []},
+    {"mcp_servers": [], "fallbacks": "default", "thread": {"type": "create"}},
     {"tool_choice": {"type": "auto"}},
     {"container": None, "inference_geo": "eu", "speed": "fast", "mcp_servers": None, "surprise": None},
     {"tools": [{**TOOL, "type": "custom", "cache_control": {"type": "ephemeral"}, "input_examples": [{"city": "x"}]}]},
@@ -383,6 +386,46 @@ HARMLESS: list[dict[str, Any]] = [
 def test_what_cannot_change_the_answer_is_ignored(calling: Served, path: str, fields: dict[str, Any]) -> None:
     response = post(calling, path, **fields)
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_tool_runner_of_the_official_client_runs_its_tools(calling: Served, is_stream: bool) -> None:
+    """It keeps its conversations on the server where there is such a thing, and else sends them whole."""
+    asked: list[str] = []
+
+    @anthropic.beta_tool
+    def get_time(city: str) -> str:
+        """The time in a city.
+
+        Args:
+            city: The city.
+        """
+        asked.append(city)
+        return "noon"
+
+    fields: Any = {"model": "auto", "max_tokens": MAX_TOKENS, "messages": user("one call"), "tools": [get_time]}
+    with client_of(calling) as client:
+        if is_stream:
+            last: Any = [turn.get_final_message() for turn in client.beta.messages.tool_runner(**fields, stream=True)][
+                -1
+            ]
+        else:
+            last = client.beta.messages.tool_runner(**fields).until_done()
+    assert asked == ["Oslo"]
+    assert (last.stop_reason, last.content[0].text) == ("end_turn", "It is noon.")
+
+
+def test_thread_is_replayed_as_a_whole(served: Served) -> None:
+    with client_of(served) as client:
+        thread = client.beta.messages.thread(model="auto", max_tokens=MAX_TOKENS)
+        thread.send(user("hello")[0])
+        thread.send(user("math please")[0])
+    tokenizer = served.context.students[0].tokenizer
+    prompt = tokenizer.decode(served.engine.submitted[-1].prompt_token_ids, skip_special=False)
+    assert prompt == turns(("user", "hello"), ("assistant", SAID), ("user", "math please"))
+    response = post(served, thread={"type": "continue", "previous_message_id": "msg_1"})
+    assert response.status_code == 404
+    assert response.json()["error"]["details"] == {"error_code": "thread_not_found"}
 
 
 @pytest.mark.parametrize("headers", [{"anthropic-version": "2023-06-01"}, {"anthropic-version": "1999-01-01"}, {}])
