@@ -43,10 +43,8 @@ class ChatOrder:
         body: ChatRequest,
         preferences: RoutePreferences,
         envelope: Envelope,
-        *,
-        may_be_empty: bool = False,
     ) -> None:
-        """`may_be_empty` says whether an answer of no tokens may be asked for. Raises: BadRequest and its kinds."""
+        """Raises: BadRequest and its kinds."""
         self.preferences = preferences
         self.envelope = envelope
         self._context = context
@@ -56,7 +54,7 @@ class ChatOrder:
         self._tells_usage = self._includes_usage and bool(options.continuous_usage_stats)
         check_choices(context, 1, body.n or 1)
         self._num_logprobs = _num_logprobs(body)
-        self._max_tokens = _max_tokens(body, may_be_empty=may_be_empty)
+        self._max_tokens = _max_tokens(body)
         check_least_tokens(body, self._max_tokens)
         self._rendering = rendering_of(body, body.messages)
         self._structure = structure_of(body, context.config.limits)
@@ -133,7 +131,7 @@ def _num_logprobs(body: ChatRequest) -> int | None:
     return None
 
 
-def _max_tokens(body: ChatRequest, *, may_be_empty: bool) -> int | None:
+def _max_tokens(body: ChatRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise InvalidParameter(
@@ -141,7 +139,4 @@ def _max_tokens(body: ChatRequest, *, may_be_empty: bool) -> int | None:
             param="max_tokens",
         )
     given = old if new is None else new
-    if given == 0 and not may_be_empty:
-        param = "max_tokens" if new is None else "max_completion_tokens"
-        raise InvalidParameter(f"`{param}`: 0 tokens are no answer", param=param)
     return None if given == NO_BOUND else given

@@ -91,7 +91,7 @@ class MessageOrder:
         self._names = _names(named, self._tools)
         with self._names.used():
             chat = _chat_request(body, named, self._tools)
-            self._chat = ChatOrder(context, chat, preferences, envelope, may_be_empty=True)
+            self._chat = ChatOrder(context, chat, preferences, envelope)
 
     async def conversations(self) -> list[Conversation]:
         with self._names.used():
