@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,6 +70,39 @@ def json_body(schema: Mapping[str, Any]) -> str:
 def literal(text: str) -> str:
     """The part of a grammar's text that stands for exactly these characters."""
     return json.dumps(text)
+
+
+def regex_body(pattern: str) -> str:
+    """The part of a grammar's text that stands for what a regular expression matches as a whole."""
+    escaped = re.sub(r"\\.|/|\n|\r", _in_slashes, pattern, flags=re.DOTALL)
+    return f"/{escaped}/"
+
+
+def _in_slashes(match: re.Match[str]) -> str:
+    return {"/": r"\/", "\n": r"\n", "\r": r"\r", "\\\n": r"\n"}.get(match[0], match[0])
+
+
+def choice_body(choices: Sequence[str]) -> str:
+    """The part of a grammar's text that stands for one of these texts."""
+    return " | ".join(map(literal, choices))
+
+
+def grammar_body(text: str) -> str:
+    """The part of a grammar's text that stands for a grammar of its own, in Lark's form or in GBNF.
+
+    Raises: InvalidParameter for a text that is neither.
+    """
+    _require_library()
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        lark: str = any_to_lark(text)
+    except Exception as error:  # the package raises bare Exception
+        first = " ".join(str(error).split())[:200]
+        raise InvalidParameter(
+            f"it is neither a Lark grammar with a rule `start` nor GBNF with `root`: {first}"
+        ) from error
+    return "%lark {\n" + re.sub(r"(?m)^[ \t]*%llguidance\b.*$", "", lark) + "\n}"
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:

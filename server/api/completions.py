@@ -22,6 +22,7 @@ from server.generation.prompts import Prompt, encode_prompt, prompt_text, split_
 from server.generation.routing import Envelope, Routed
 from server.generation.sampling import check_least_tokens, recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
+from server.generation.structure import text_structure_of
 from server.long_work import TEXT_BYTES
 from server.students.student import ServedStudent, find_student
 from server.wire.base import NO_BOUND
@@ -60,6 +61,7 @@ class CompletionOrder:
         self._prompts = split_prompt(body.prompt)
         self._max_tokens = _max_tokens(body)
         check_least_tokens(body, self._max_tokens)
+        self._structure = text_structure_of(body, context.config.limits)
         check_choices(context, len(self._prompts), body.n or 1)
         self.preferences = preferences_for_prompts(context.students, preferences, self._prompts)
 
@@ -75,7 +77,9 @@ class CompletionOrder:
                 encode_prompt(student, prompt, keeps_text=keeps_text, max_tokens=max_tokens) for prompt in self._prompts
             ]
 
-        return await self._run(encode)
+        prompts = await self._run(encode)
+        form = await self._structure.compile(student, self._context.config.limits, self.envelope.tenant)
+        return [dataclasses.replace(prompt, grammar=form.grammar, loosened=form.loosened) for prompt in prompts]
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Work on the prompts' text."""
@@ -102,7 +106,7 @@ class CompletionOrder:
             tells_usage=self._tells_usage,
         )
         writer = CompletionBodyWriter(job, [prompt.text for prompt in prompts])
-        return Plan(target=target, student=student, job=job, writer=writer)
+        return Plan(target=target, student=student, job=job, writer=writer, loosened=prompts[0].loosened)
 
     def _sampling(self, student: ServedStudent, prompt: Prompt) -> SamplingParams:
         body = self._body
@@ -113,7 +117,8 @@ class CompletionOrder:
             logprobs=body.logprobs,
             vocab_size=student.tokenizer.vocab_size,
         )
-        return dataclasses.replace(sampling, prompt_logprobs=body.logprobs) if body.echo else sampling
+        prompt_logprobs = body.logprobs if body.echo else None
+        return dataclasses.replace(sampling, grammar=prompt.grammar, prompt_logprobs=prompt_logprobs)
 
     def _answer_tokens(self, student: ServedStudent, prompt: Prompt) -> int:
         limits = self._context.config.limits

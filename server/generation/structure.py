@@ -1,23 +1,19 @@
-"""The form a chat answer must have: `response_format`, `tools` and `tool_choice` of a request as one grammar."""
+"""The form an answer must have: that of its text, `tools` and `tool_choice` of a request as one grammar."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from engines.grammar import Grammar
 from engines.schema_loosening import Followed, Loosened, Loosens, SchemaRule, whole
 from models.errors import InvalidParameter
-from server.generation.json_schema import held_part, refused
+from server.generation.json_schema import refused
+from server.generation.structured_outputs import BODY, TextForm, text_form_of
 from server.generation.tools import argument_rules, calls_rules, functions_of
 from server.settings.config import Limits
 from server.students.grammars import SchemaRefused
 from server.students.student import ServedStudent
-from server.wire.chat import ChatRequest, FunctionDefinition, JsonObjectFormat, JsonSchemaFormat, NamedToolChoice
-
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
-FORMAT_SCHEMA = "response_format.json_schema.schema"
-BODY = "body"
-"""The rule of the answer's text."""
+from server.wire.chat import ChatRequest, FunctionDefinition, NamedToolChoice
+from server.wire.completions import CompletionRequest
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -31,12 +27,13 @@ class Form:
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Structure:
     """`rules` are the grammar's text without its schemas, None for free text. `loosened` is what is known before the
-    schemas are compiled."""
+    schemas are compiled; `param` is the field that is named where the whole cannot be."""
 
     rules: str | None = None
     functions: tuple[FunctionDefinition, ...] = ()
     schemas: tuple[SchemaRule, ...] = ()
     loosened: tuple[Loosened, ...] = ()
+    param: str = "response_format"
 
     async def compile(self, student: ServedStudent, limits: Limits, tenant: str | None) -> Form:
         """In one student's tokens.
@@ -53,47 +50,48 @@ class Structure:
         except InvalidParameter as error:
             if error.param is not None:
                 raise
-            param = "tools" if self.functions else "response_format"
-            raise InvalidParameter(f"`{param}`: {error.message}", param=param) from error
+            raise InvalidParameter(f"`{self.param}`: {error.message}", param=self.param) from error
         return Form(grammar=found.grammar, loosened=(*self.loosened, *found.loosened))
 
 
 def structure_of(body: ChatRequest, limits: Limits) -> Structure:
     """Raises: InvalidParameter, UnsupportedField; each names the field."""
     functions = functions_of(body)
-    wanted = _format_rule(body)
+    wanted = text_form_of(body, limits)
     if isinstance(body.tool_choice, NamedToolChoice) and wanted is not None:
         raise InvalidParameter(
-            "`response_format` and a `tool_choice` that names a function contradict each other: a call has the form of "
+            f"`{wanted.param}` and a `tool_choice` that names a function contradict each other: a call has the form of "
             "the function's parameters",
-            param="response_format",
+            param=wanted.param,
         )
     if wanted is None and not functions:
         return Structure()
-    formats = [] if wanted is None else [wanted]
-    rules = _bounded([*formats, *argument_rules(functions, body.tool_choice)], limits)
+    arguments = argument_rules(functions, body.tool_choice)
+    return _structure(_rules(body, functions, has_format=wanted is not None), functions, wanted, arguments, limits)
+
+
+def text_structure_of(body: CompletionRequest, limits: Limits) -> Structure:
+    """Of a text completion, which has no tools. Raises: InvalidParameter, UnsupportedField."""
+    wanted = text_form_of(body, limits)
+    return Structure() if wanted is None else _structure(f"start: {BODY}", (), wanted, [], limits)
+
+
+def _structure(
+    rules: str,
+    functions: tuple[FunctionDefinition, ...],
+    wanted: TextForm | None,
+    arguments: Sequence[Followed],
+    limits: Limits,
+) -> Structure:
+    format_schema = [] if wanted is None or wanted.schema is None else [wanted.schema]
+    schemas = _bounded([*format_schema, *arguments], limits)
     return Structure(
-        rules=_rules(body, functions, has_format=wanted is not None),
+        rules="\n".join([rules, *([] if wanted is None else wanted.rules)]),
         functions=functions,
-        schemas=tuple(one.rule for one in rules),
-        loosened=tuple(place for one in rules for place in one.loosened),
+        schemas=tuple(one.rule for one in schemas),
+        loosened=tuple(place for one in schemas for place in one.loosened),
+        param="tools" if functions or wanted is None else wanted.param,
     )
-
-
-def _format_rule(body: ChatRequest) -> Followed | None:
-    """The schema of the answer's text; None when it is free."""
-    wanted = body.response_format
-    if isinstance(wanted, JsonObjectFormat):
-        return Followed(rule=SchemaRule.of(ANY_OBJECT, name=BODY, where="response_format"))
-    if not isinstance(wanted, JsonSchemaFormat):
-        return None
-    schema = wanted.json_schema.schema
-    if schema is None:
-        raise InvalidParameter(f"`{FORMAT_SCHEMA}` is required", param=FORMAT_SCHEMA)
-    loosens = Loosens.NOTHING if wanted.json_schema.strict else Loosens.UNSUPPORTED
-    held = held_part(schema, FORMAT_SCHEMA, loosens)
-    rule = SchemaRule.of(held.schema, name=BODY, where=FORMAT_SCHEMA, loosens=loosens)
-    return Followed(rule=rule, loosened=held.loosened)
 
 
 def _bounded(rules: Sequence[Followed], limits: Limits) -> list[Followed]:

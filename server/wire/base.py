@@ -86,6 +86,20 @@ class FenheOptions(RequestBody, frozen=True, kw_only=True):
     cache: bool | None = None
 
 
+Choices = Annotated[list[str], Meta(min_length=1, max_length=512)]
+
+
+class StructuredOutputs(RequestBody, frozen=True, kw_only=True):
+    """One of these is the form of the answer: a JSON schema or the text of one, a regular expression, one of some
+    texts, a grammar (Lark or GBNF), or any JSON object."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 def recommended_else(value: str) -> Meta:
     """The description of a field whose default is the model's own."""
     return Meta(
@@ -111,6 +125,12 @@ class SamplingBody(RequestBody, frozen=True, kw_only=True):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
     n: NumChoices | None = None
     max_tokens: AnswerTokens | None = None
     stream: bool | None = None

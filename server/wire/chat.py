@@ -63,13 +63,15 @@ class TextFormat(RequestBody, frozen=True, kw_only=True, tag="text", tag_field="
 
 
 class JsonObjectFormat(RequestBody, frozen=True, kw_only=True, tag="json_object", tag_field="type"):
-    """Any JSON object."""
+    """Any JSON object, or one of a schema, as llama.cpp and others have it."""
+
+    schema: JsonSchema | None = None
 
 
 class NamedSchema(LooseBody, frozen=True, kw_only=True):
     """With `strict` what cannot be enforced is refused, otherwise it is left out. The other fields have no effect."""
 
-    name: Name
+    name: Name | None = None
     schema: JsonSchema | None = None
     description: str | None = None
     strict: bool | None = None

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from server.wire.base import ChoiceFenhe, FinishReason, Reply, SamplingBody, TokenId, TokenPrompt, UsageSoFar
+from server.wire.chat import ResponseFormat
 
 
 class CompletionRequest(SamplingBody, frozen=True, kw_only=True):
@@ -16,6 +17,7 @@ class CompletionRequest(SamplingBody, frozen=True, kw_only=True):
             Meta(min_length=1, description="strings, one list of token ids, or lists of token ids; never mixed"),
         ]
     )
+    response_format: ResponseFormat | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 

@@ -16,14 +16,14 @@ from models.errors import BadRequest, InvalidParameter, ServingError, Unsupporte
 from router.decision import Priority, Quality
 from router.tasks import TASKS
 from server.settings.suggestions import find_near
-from server.wire.base import RequestBody, any_decoder
+from server.wire.base import RequestBody, StructuredOutputs, any_decoder
 from server.wire.chat import CalledFunction, ChatRequest, EarlierCall, Message
 from server.wire.completions import CompletionRequest
 from server.wire.errors import shorten
 from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
 from server.wire.not_json import not_json
-from server.wire.raw_body import Adapter, prepared
+from server.wire.raw_body import Adapter, Raw, prepared
 from server.wire.response_input import InputItem, adapt_item
 from server.wire.status import RouteRequest
 from server.wire.tokens import TokenizeRequest
@@ -39,11 +39,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "suffix": ("",),
     "best_of": (1,),
     "prompt_logprobs": (),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
+    "guided_whitespace_pattern": (),
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "skip_special_tokens": (True,),
@@ -61,6 +57,12 @@ ELSEWHERE: dict[str, tuple[object, ...]] = {
     "min_tokens": (0,),
     "include_stop_str_in_output": (False,),
     "ignore_eos": (False,),
+    "structured_outputs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json_object": (False,),
     "chat_template_kwargs": ({},),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
@@ -75,11 +77,31 @@ SAMPLING_FIELDS = frozenset(ChatRequest.__struct_fields__ + CompletionRequest.__
 NOTHING_IS_GENERATED = (TokenizeRequest, RouteRequest)
 """Bodies for which fields that say how to generate have no effect: clients send there what they send elsewhere."""
 
+NEUTRAL_OPTIONS: Mapping[str, tuple[object, ...]] = {
+    "disable_any_whitespace": (False,),
+    "disable_additional_properties": (False,),
+    "disable_fallback": (False, True),
+}
+"""Options of `structured_outputs` and the values that have no effect."""
+
+
+def without_neutral_options(raw: Raw, place: str, ignored: Ignored) -> Raw:
+    """vLLM's own options beside the form, where they have no effect."""
+    kept = {}
+    for name, value in raw.items():
+        if name in NEUTRAL_OPTIONS and value in NEUTRAL_OPTIONS[name]:
+            ignored.add(name, place)
+        else:
+            kept[name] = value
+    return kept
+
+
 ADAPTERS: Mapping[type[RequestBody], Adapter] = {
     Message: adapt_message,
     EarlierCall: adapt_call,
     CalledFunction: adapt_called_function,
     InputItem: adapt_item,
+    StructuredOutputs: without_neutral_options,
 }
 """Structs that clients also send in other shapes."""
 

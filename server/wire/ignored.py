@@ -41,6 +41,7 @@ HARMLESS: Mapping[str, str] = {
     "request_id": "an id of the client's own; ours comes from the header x-request-id",
     "rid": "an id of the client's own; ours comes from the header x-request-id",
     "cache_prompt": "a hint; the prefix cache is always on where the settings have it",
+    "guided_decoding_backend": "which library keeps an answer to its form; there is one",
     "id_slot": "a hint for cache placement",
     "keep_alive": "how long to keep the model in memory; students stay",
     "kv_transfer_params": "where another server has the prompt's KV; it is computed here",

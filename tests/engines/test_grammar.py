@@ -9,7 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.grammar import Grammar, GrammarCompiler, Masks, json_body, literal, schema_problem
+from engines.grammar import (
+    Grammar,
+    GrammarCompiler,
+    Masks,
+    choice_body,
+    grammar_body,
+    json_body,
+    literal,
+    regex_body,
+    schema_problem,
+)
 from engines.sampler import Sampler
 from engines.sequence import FinishReason, GenerationRequest, SamplingParams, new_sequence
 from models.errors import GrammarFailed, InvalidParameter
@@ -236,6 +246,36 @@ def test_the_largest_legal_logit_wins_and_logprobs_stay_raw(compiler: GrammarCom
     assert sampled.logprob is not None
     assert sampled.logprob.alternatives[0].token_id == tokens[b"z"]
     assert sampled.logprob.logprob < -5
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "other"),
+    [
+        (regex_body("a/b"), "a/b", "a"),
+        (regex_body(r"a\/b"), "a/b", "a\\/b"),
+        (regex_body("[/]\n"), "/\n", "/n"),
+        (regex_body("a\\\nb"), "a\nb", "anb"),
+        (regex_body("^ab?$"), "ab", "abb"),
+        (choice_body(["a", 'b"\\']), 'b"\\', "b"),
+        (grammar_body('start: "a" | "}"'), "}", "b"),
+        (grammar_body('%llguidance {}\nstart: "a"'), "a", "b"),
+        (grammar_body('root ::= "a" [b-c]'), "ac", "ad"),
+    ],
+)
+def test_forms_are_followed_to_the_letter(
+    compiler: GrammarCompiler, fake_student: Student, body: str, text: str, other: str
+) -> None:
+    grammar = compiler.compile(f"start: body\nbody: {body}")
+    for candidate, is_legal in ((text, True), (other, False)):
+        matcher = grammar.matcher()
+        num_taken = matcher.library.try_consume_tokens(tokens := fake_student.tokenizer.encode(candidate))
+        assert (num_taken == len(tokens) and matcher.library.is_accepting()) == is_legal
+
+
+@pytest.mark.parametrize("text", ["", "hello", "root ::= (", "root ::= " + "(" * 5000, "x ::= x"])
+def test_text_that_is_no_grammar_is_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="neither a Lark grammar"):
+        grammar_body(text)
 
 
 @pytest.mark.parametrize("params", [{"min_tokens": 5}, {"ignore_eos": True}])

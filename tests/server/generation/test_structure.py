@@ -211,13 +211,6 @@ def test_schemas_are_bounded_in_size() -> None:
         assert caught.value.param == "response_format.json_schema.schema"
 
 
-def test_completions_have_no_formats(served: Served) -> None:
-    response = served.post(
-        "/v1/completions", {"model": "auto", "prompt": "x", "response_format": {"type": "json_object"}}
-    )
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
-
-
 COSTLY = {"allOf": [{"type": "string", "pattern": f".*a.{{{30 + i}}}b.*"} for i in range(13)]}
 """Takes seconds to compile, and hundreds of MB."""
 OPTIONAL = {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(600)}}
