@@ -126,7 +126,7 @@ class ChatOrder:
 def _num_logprobs(body: ChatRequest) -> int | None:
     if body.logprobs:
         return body.top_logprobs or 0
-    if body.top_logprobs is not None:
+    if body.top_logprobs:
         raise InvalidParameter("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
     return None
 

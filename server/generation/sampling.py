@@ -8,7 +8,7 @@ import re
 from typing import TypeVar
 
 from engines.sequence import LogitBias, SamplingParams, WhileLoading
-from models.errors import InvalidParameter, UnsupportedField
+from models.errors import InvalidParameter
 from models.sampling import RecommendedSampling
 from server.context import Context
 from server.students.student import ServedStudent
@@ -82,15 +82,12 @@ def while_loading(body: SamplingBody) -> WhileLoading:
 
 
 def stream_options(body: SamplingBody) -> StreamOptions:
-    """Raises: InvalidParameter without `stream`; UnsupportedField for obfuscation."""
+    """Raises: InvalidParameter without `stream`."""
     options = body.stream_options
     if options is None:
         return StreamOptions()
     if not body.stream:
         raise InvalidParameter("`stream_options` is allowed only with `stream: true`", param="stream_options")
-    if options.include_obfuscation:
-        name = "stream_options.include_obfuscation"
-        raise UnsupportedField(f"`{name}` is not supported by this server; leave it out", param=name)
     return options
 
 

@@ -24,54 +24,12 @@ from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
 from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, Raw, prepared
+from server.wire.refused import ELSEWHERE, UNSUPPORTED
 from server.wire.response_input import InputItem, adapt_item
 from server.wire.status import RouteRequest
 from server.wire.tokens import TokenizeRequest
 
 W = TypeVar("W", bound=RequestBody)
-
-UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-    "suffix": ("",),
-    "best_of": (1,),
-    "prompt_logprobs": (),
-    "guided_whitespace_pattern": (),
-    "use_beam_search": (False,),
-    "length_penalty": (1,),
-    "skip_special_tokens": (True,),
-    "chat_template": (),
-    "mcp_servers": ([],),
-    "previous_response_id": (),
-    "conversation": (),
-    "background": (False,),
-    "reasoning": ({}, {"effort": "none"}),
-}
-"""Fields of the API and of other servers that would change the answer, with values that have no effect, beside null."""
-
-ELSEWHERE: dict[str, tuple[object, ...]] = {
-    "stop_token_ids": ([],),
-    "min_tokens": (0,),
-    "include_stop_str_in_output": (False,),
-    "ignore_eos": (False,),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json_object": (False,),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
-}
-"""Fields that only other endpoints support, with the values beside null that have no effect."""
 
 SAMPLING_FIELDS = frozenset(ChatRequest.__struct_fields__ + CompletionRequest.__struct_fields__)
 NOTHING_IS_GENERATED = (TokenizeRequest, RouteRequest)
@@ -141,10 +99,18 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[W], ignored: Ignored 
         raise not_json(body, error) from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
+    _add_harmless(decoded, ignored)
+    return decoded
+
+
+def _add_harmless(decoded: RequestBody, ignored: Ignored) -> None:
+    """Record fields that a struct has and nothing reads."""
     for name in _harmless_fields(type(decoded)):
         if getattr(decoded, name) is not None:
             ignored.add(name)
-    return decoded
+    options = getattr(decoded, "stream_options", None)
+    if options is not None and options.include_obfuscation:
+        ignored.add("include_obfuscation", "stream_options")
 
 
 @functools.cache

@@ -275,6 +275,13 @@ def test_chat_answers_as_far_as_the_context_goes(served: Served, name: str, valu
     assert request.sampling.max_tokens == CONTEXT_TOKENS - len(request.prompt_token_ids)
 
 
+def test_chat_streams_without_padding_where_that_is_asked_for(served: Served) -> None:
+    before = 'fenhe_ignored_fields_total{field="include_obfuscation"}'
+    options = {"include_obfuscation": True}
+    assert events_of(served.chat("hello", stream=True, stream_options=options).content)[-1] == "[DONE]"
+    assert before in served.http.get("/metrics").text
+
+
 def test_chat_of_no_tokens_computes_the_prompt_alone(served: Served) -> None:
     assert served.chat("hello", max_tokens=0).json()["choices"][0]["finish_reason"] == "length"
     assert served.engine.submitted[-1].sampling.max_tokens == 0

@@ -11,8 +11,9 @@ from models.errors import BadRequest, InvalidParameter, UnsupportedField
 from server.wire.base import SamplingBody
 from server.wire.chat import ChatRequest, chat_decoder
 from server.wire.completions import CompletionRequest, completion_decoder
-from server.wire.decode import ELSEWHERE, UNSUPPORTED, decode_body
+from server.wire.decode import decode_body
 from server.wire.ignored import HARMLESS, Ignored
+from server.wire.refused import ELSEWHERE, UNSUPPORTED
 from server.wire.status import route_decoder
 from server.wire.tokens import DetokenizeRequest, TokenizeRequest, detokenize_decoder, tokenize_decoder
 
@@ -141,6 +142,9 @@ CHAT_OPTIONS: list[dict[str, object]] = [
     {"prompt_cache_retention": "24h"},
     {"prediction": {"type": "content", "content": "x"}},
     {"keep_alive": "5m"},
+    {"reasoning": {"effort": "low"}},
+    {"thinking": {"type": "disabled"}},
+    {"provider": {"sort": "price"}},
 ]
 
 
