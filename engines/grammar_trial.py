@@ -12,7 +12,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, TypeVar
 
 import msgspec
@@ -31,6 +31,9 @@ MOST_LEFT_BYTES = 64 * MIB
 NICENESS = 10
 """A tenth of what the engine gets where both want the same core."""
 HEAD = struct.Struct("<I")
+TOGETHER = "the schemas are too large together; make them simpler, or send fewer"
+REFERENCE = '"$ref"'
+"""A schema that refers to itself may have no value, which shows only where it stands first in a grammar."""
 
 Message = TypeVar("Message")
 
@@ -60,11 +63,13 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """The grammar's `rules`, all but those that are schemas."""
+    """The grammar's `rules`, all but those that are schemas. One that would hold more than `max_bytes` is loosened
+    where it may be."""
 
     rules: str
     schemas: list[SchemaRule] = []
     time_limit_s: float
+    max_bytes: int = WORK_BYTES
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,13 +131,26 @@ def try_out(compiler: GrammarCompiler, trial: Trial) -> Outcome:
     followed = []
     for rule in trial.schemas:
         found = follow(rule, schema_problem)
+        if isinstance(found, Followed) and REFERENCE in rule.text:
+            found = _fitting(compiler, found)
         if isinstance(found, Refusal):
             return Outcome(problem=found.problem, where=rule.where, pointer=found.pointer)
         followed.append(found)
-    outcome = _measured(compiler, trial.rules, followed)
-    if outcome.problem is None or not any(one.loosens is Loosens.ANYTHING for one in trial.schemas):
-        return outcome
-    return _measured(compiler, trial.rules, [_fitting(compiler, one, outcome.problem) for one in followed])
+    outcome = Outcome()
+    for attempt in _attempts(compiler, followed):
+        outcome = _measured(compiler, trial.rules, attempt)
+        if outcome.problem is None and outcome.num_bytes <= trial.max_bytes:
+            break
+    return outcome
+
+
+def _attempts(compiler: GrammarCompiler, followed: Sequence[Followed]) -> Iterator[list[Followed]]:
+    """The schemas of a grammar, then with less and less of those of which anything may be left out."""
+    yield list(followed)
+    if any(one.rule.loosens is Loosens.ANYTHING for one in followed):
+        fitting = [_fitting(compiler, one) if one.rule.loosens is Loosens.ANYTHING else one for one in followed]
+        yield [one for one in fitting if isinstance(one, Followed)]
+        yield [whole(one.rule, TOGETHER) if one.rule.loosens is Loosens.ANYTHING else one for one in followed]
 
 
 def _measured(compiler: GrammarCompiler, rules: str, followed: Sequence[Followed]) -> Outcome:
@@ -152,14 +170,14 @@ def _measured(compiler: GrammarCompiler, rules: str, followed: Sequence[Followed
     )
 
 
-def _fitting(compiler: GrammarCompiler, followed: Followed, problem: str) -> Followed:
+def _fitting(compiler: GrammarCompiler, followed: Followed) -> Followed | Refusal:
     """A schema that cannot be compiled even alone is loosened as a whole where it may be."""
-    if followed.rule.loosens is not Loosens.ANYTHING:
-        return followed
     try:
         compiler.compile(source_of(f"start: {followed.rule.name}", [followed.rule]))
-    except InvalidParameter:
-        return whole(followed.rule, problem)
+    except InvalidParameter as error:
+        if followed.rule.loosens is not Loosens.ANYTHING:
+            return Refusal("", error.message)
+        return whole(followed.rule, error.message)
     return followed
 
 

@@ -22,7 +22,8 @@ ProblemOf = Callable[[Schema], str | None]
 
 
 class Loosens(StrEnum):
-    """What may be left out of a schema: nothing; what is not supported; also what is wrong in itself."""
+    """What may be left out of a schema: nothing; what is not supported; also what is wrong in itself, which is for the
+    arguments of tools."""
 
     NOTHING = "nothing"
     UNSUPPORTED = "unsupported"
@@ -79,6 +80,7 @@ def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
     """Loosen a schema until it has no problem."""
     schema: Schema = rule.schema
     loosened: list[Loosened] = []
+    renamed: list[str] = []
     while (problem := problem_of(schema)) is not None:
         pointer, found = locate(schema, problem, problem_of), explain(problem)
         if rule.loosens is Loosens.NOTHING or (rule.loosens is Loosens.UNSUPPORTED and found.is_mistake):
@@ -86,15 +88,32 @@ def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
         if len(loosened) == MAX_LOOSENED:
             return whole(rule, found.words)
         schema, keyword = _without_problem(schema, pointer, problem, problem_of)
-        loosened.append(Loosened(where=rule.where, pointer=pointer + keyword, problem=found.words))
+        schema = schema if "$ref" in schema else {**_least(rule), **schema}
+        place = _as_it_came(pointer + keyword, renamed)
+        loosened.append(Loosened(where=rule.where, pointer=place, problem=found.words))
+        if keyword == "/oneOf":
+            renamed.append(pointer)
     return Followed(rule=rule.with_schema(schema) if loosened else rule, loosened=tuple(loosened))
 
 
 def whole(rule: SchemaRule, problem: str) -> Followed:
     """The same rule with nothing left of its schema but that an object stays one."""
-    schema = {"type": "object"} if rule.schema.get("type") == "object" else {}
+    schema = {"type": "object"} if rule.schema.get("type") == "object" else _least(rule)
     loosened = Loosened(where=rule.where, pointer="", problem=problem)
     return Followed(rule=rule.with_schema(schema), loosened=(loosened,))
+
+
+def _least(rule: SchemaRule) -> dict[str, Any]:
+    """What is never left out: arguments are an object."""
+    return {"type": "object"} if rule.loosens is Loosens.ANYTHING else {}
+
+
+def _as_it_came(pointer: str, renamed: Sequence[str]) -> str:
+    """The pointer in the schema that was sent; in the parts `renamed`, `oneOf` has become `anyOf`."""
+    for part in reversed(renamed):
+        if pointer.startswith(f"{part}/anyOf"):
+            pointer = f"{part}/oneOf{pointer.removeprefix(f'{part}/anyOf')}"
+    return pointer
 
 
 def _without_problem(schema: Schema, pointer: str, problem: str, problem_of: ProblemOf) -> tuple[Schema, str]:

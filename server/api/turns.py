@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from models.errors import InvalidParameter
-from server.wire.chat import EarlierCall, FunctionDefinition, FunctionTool, JsonSchema, Message
+from server.wire.chat import TOOL_NAME, EarlierCall, FunctionDefinition, FunctionTool, JsonSchema, Message
 
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_TOOL_NAME = re.compile(TOOL_NAME)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -63,7 +63,7 @@ class Tools:
             raise InvalidParameter(f"`{field}.name` is required", param=f"{field}.name")
         if _TOOL_NAME.fullmatch(name) is None:
             raise InvalidParameter(
-                f"`{field}.name`: {name[:200]!r} is no name; use at most 128 letters, digits and `_ -`",
+                f"`{field}.name`: {name[:200]!r} is no name; use at most 128 letters, digits and `_ - . : /`",
                 param=f"{field}.name",
             )
         function = FunctionDefinition(name=name, description=description, parameters=schema, strict=strict)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from models.errors import GrammarFailed
 from server.generation.tools import ARGUMENTS_START, CALL_END, CALL_START, OPEN_MARK
-from server.wire.chat import CallDelta, Delta, FunctionCall, FunctionDelta, ToolCall
+from server.wire.chat import TOOL_NAME, CallDelta, Delta, FunctionCall, FunctionDelta, ToolCall
 
-MAX_NAME_CHARS = 128
-"""Source: Anthropic API reference, tools. OpenAI's names have 64 at most."""
-_HEAD = re.compile(re.escape(CALL_START) + rf"([A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}})" + re.escape(ARGUMENTS_START))
-MAX_HEAD_CHARS = len(CALL_START) + MAX_NAME_CHARS + len(ARGUMENTS_START)
+_HEAD = re.compile(re.escape(CALL_START) + f"({TOOL_NAME})" + re.escape(ARGUMENTS_START))
+MAX_HEAD_CHARS = len(CALL_START) + 128 + len(ARGUMENTS_START)
 
 
 @dataclass(slots=True, kw_only=True)

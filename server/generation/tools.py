@@ -6,11 +6,13 @@ others they become plain text.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from engines.grammar import literal
 from engines.schema_loosening import Followed, Loosens, SchemaRule
+from engines.schema_parts import at
 from models.errors import InvalidParameter
 from server.generation.closing import closed
 from server.generation.json_schema import held_part
@@ -70,9 +72,16 @@ def _argument_rule(function: FunctionDefinition, index: int) -> Followed:
     types = held.schema.get("type", "object")
     if "object" not in ([types] if isinstance(types, str) else types):
         raise InvalidParameter(f"`{where}` must be a schema of `type` object", param=where)
-    schema = closed({**held.schema, "type": "object"})
+    schema = closed(held.schema if _refers_to_object(held.schema) else {**held.schema, "type": "object"})
     rule = SchemaRule.of(schema, name=f"{ARGUMENTS}{index}", where=where, loosens=loosens)
     return Followed(rule=rule, loosened=held.loosened)
+
+
+def _refers_to_object(schema: Mapping[str, Any]) -> bool:
+    """Nothing may be added to a reference to an object, which may hold that reference: the library would refuse it."""
+    reference = schema.get("$ref")
+    target = at(schema, unquote(reference[1:])) if isinstance(reference, str) and "type" not in schema else None
+    return isinstance(target, Mapping) and target.get("type") == "object"
 
 
 def _offered(functions: Sequence[FunctionDefinition], choice: ToolChoice) -> list[tuple[int, FunctionDefinition]]:

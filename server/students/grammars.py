@@ -158,7 +158,8 @@ class Grammars:
         if kept is not None:
             self._counts.outcomes["kept"] += 1
             return kept
-        trial = Trial(rules=rules, schemas=list(schemas), time_limit_s=time_limit_s)
+        max_bytes = self._bounds.max_grammar_bytes
+        trial = Trial(rules=rules, schemas=list(schemas), time_limit_s=time_limit_s, max_bytes=max_bytes)
         job = self._jobs.get(key) or self._begin(key, trial)
         job.num_askers += 1
         try:

@@ -21,7 +21,10 @@ ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
-
+TOOL_NAME = "[a-zA-Z0-9_.:/-]{1,128}"
+"""Source: OpenAI's names have 64 letters, digits, `_` and `-`, Anthropic's 128; the Model Context Protocol's have dots,
+and clients join them with the server's name."""
+ToolName = Annotated[str, Meta(pattern=f"^{TOOL_NAME}$")]
 
 JsonSchema = dict[str, Any]
 
@@ -87,7 +90,7 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 class FunctionDefinition(LooseBody, frozen=True, kw_only=True):
     """A function that may be called. What cannot be enforced of `parameters` is left out, with `strict` refused."""
 
-    name: Name
+    name: ToolName
     description: str | None = None
     parameters: JsonSchema | None = None
     strict: bool | None = None

@@ -186,6 +186,10 @@ def test_a_named_choice_compiles_the_named_function_alone(bound: Served) -> None
         {"type": ["object", "null"]},
         {"type": "OBJECT"},
         {"$ref": "#/$defs/D", "$defs": {"D": {"type": "object", "properties": {"a": {"type": "string"}}}}},
+        {
+            "$ref": "#/$defs/D",
+            "$defs": {"D": {"type": "object", "properties": {"a": {"const": 1}, "d": {"$ref": "#/$defs/D"}}}},
+        },
         {"oneOf": [{"properties": {"a": {}}, "required": ["a"]}, {"properties": {"b": {}}, "required": ["b"]}]},
     ],
 )
@@ -195,6 +199,15 @@ def test_arguments_are_an_object_however_that_is_said(bound: Served, parameters:
     response = ask(bound, {"type": "function", "function": function}, **fields)
     assert response.status_code == 200
     assert response.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"].startswith("{")
+
+
+@pytest.mark.parametrize("name", ["github.create_issue", "mcp__files__read/lines", "ns:tool", "n" * 128])
+def test_functions_have_the_names_that_tool_servers_give(bound: Served, name: str) -> None:
+    fields = {"tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 400, "seed": 1}
+    for is_stream in (False, True):
+        response = ask(bound, tool({"const": 1}, name=name), stream=is_stream, **fields)
+        assert f'"name":"{name}"' in response.text
+        assert '"finish_reason":"tool_calls"' in response.text
 
 
 @pytest.mark.parametrize("fields", [{"tools": []}, {"tools": [], "tool_choice": "auto"}, {"tool_choice": "auto"}])

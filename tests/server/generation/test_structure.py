@@ -181,7 +181,8 @@ def test_strict_schemas_are_refused_with_their_place(
 def test_a_schema_nothing_can_meet_is_refused(bound: Served) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(bound, response_format=schema_format({"$ref": "#"}))
-    assert caught.value.param == "response_format"
+    assert caught.value.param == "response_format.json_schema.schema"
+    assert "no value" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from models.errors import GrammarFailed
 from server.generation.tool_calls import CallPiece, CallReader, Piece, delta_of
 
 ARGUMENTS = ['{"city": "Xi\'an", "n": [1, {"a": "}"}]}', "{}", '{"x": "\\n</tool_call>"}']
-NAMES = ["get_weather", "f-2", "find"]
+NAMES = ["get_weather", "f-2", "github.issues/create:v2", "n" * 128]
 
 
 def text_of(*calls: tuple[str, str]) -> str:
