@@ -4,6 +4,7 @@ A template is somebody else's program: it sees only what `render` is given.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import BadRequest, ConfigError
 
+logger = logging.getLogger(__name__)
+
 TOOL_MARK = "<tool_call>"
 """What a call begins with in templates of the Hermes and Qwen families; others have forms of their own."""
 
@@ -25,6 +28,21 @@ RESERVED = frozenset(
     ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "raise_exception", "strftime_now")
 )
 """Names that a request gives no value: it has fields of its own for them, or none."""
+
+
+class Refusal(jinja2.TemplateError):
+    """The template's own words about messages that it does not take."""
+
+
+STUMBLES = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -74,10 +92,11 @@ class ChatTemplate:
         own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": tools}
         try:
             return self._template.render(self._variables | given | own)
-        except jinja2.TemplateError as error:
+        except Refusal as error:
             raise BadRequest(f"the chat template refused the messages: {error}", param="messages") from error
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise BadRequest(f"the chat template cannot render the messages: {error}", param="messages") from error
+        except STUMBLES as error:
+            logger.debug("chat template failed error=%s", error)  # of Jinja's or Python's, about the template's insides
+            raise BadRequest("the chat template cannot render these messages", param="messages") from error
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -105,7 +124,7 @@ def _tojson(
 
 
 def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
+    raise Refusal(message)
 
 
 def _strftime_now(pattern: str) -> str:

@@ -44,8 +44,9 @@ def test_template_refusal_is_the_clients_error_in_its_own_words() -> None:
     ],
 )
 def test_template_that_stumbles_is_a_bad_request(source: str) -> None:
-    with pytest.raises(BadRequest):
+    with pytest.raises(BadRequest) as caught:
         ChatTemplate(source).render(HELLO)
+    assert caught.value.message == "the chat template cannot render these messages"
 
 
 @pytest.mark.parametrize(
