@@ -5,6 +5,7 @@ except two caches, whose entries every thread would fill in alike.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from models.token_bytes import byte_level_bytes, sentencepiece_bytes
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
+CONTROL_TEXT = re.compile(r"<\|[^<>|]+\|>")
+"""How most models write what marks turns: `<|im_start|>`."""
 TOKENIZER_FILES = (TOKENIZER_NAME, SETTINGS_NAME, TEMPLATE_NAME)
 """The last one only where the model came with a template."""
 
@@ -57,11 +60,11 @@ class Tokenizer:
         self._literal_backend: Backend | None = None
         self._guarded: _Guarded | None = None
         self._is_byte_level = _is_byte_level(description)
-        self._special = {id: token for id, token in added.items() if token["special"]}
-        self._special_ids = frozenset(self._special)
-        self.guard = TextGuard(token["content"] for token in self._special.values())
+        self._special_ids = frozenset(id for id, token in added.items() if token["special"])
+        self._control = {id: token for id, token in added.items() if self._is_control(id, token["content"])}
+        self.guard = TextGuard(token["content"] for token in self._control.values())
         self._is_guard_needed = bool(description["normalizer"]) and any(
-            token["normalized"] for token in self._special.values()
+            token["normalized"] for token in self._control.values()
         )
         """Whether a text that spells no special token can still become one."""
         self._bytes: dict[int, bytes] = {}
@@ -113,7 +116,7 @@ class Tokenizer:
         if not self.guard.is_marked(text) and not self._is_guard_needed:
             return self.encode(text)
         if self._guarded is None:
-            self._guarded = _Guarded(self._backend, self._special, self.guard)
+            self._guarded = _Guarded(self._backend, self._control, self.guard)
         return self._guarded.encode(text)
 
     def least_tokens(self, text: str) -> int:
@@ -143,6 +146,11 @@ class Tokenizer:
     def is_special(self, id: int) -> bool:
         return id in self._special_ids
 
+    def _is_control(self, id: int, text: str) -> bool:
+        """Whether a token has its meaning from the template alone. Some models came with marks of turns that are not
+        declared special; others that are not (`<think>`) are also in what the model itself writes."""
+        return id in self._special_ids or id in self.eos_token_ids or CONTROL_TEXT.fullmatch(text) is not None
+
     def _find_bytes(self, id: int) -> bytes:
         token: str | None = None if id in self._special_ids else self._backend.id_to_token(id)
         if token is None:
@@ -159,11 +167,14 @@ class _Guarded:
     """A tokenizer for which special tokens are text and a stand-in for each is the token: the rest of the text is cut
     as it would be around the token itself."""
 
-    def __init__(self, backend: Backend, special: Mapping[int, Mapping[str, Any]], guard: TextGuard) -> None:
+    def __init__(self, backend: Backend, control: Mapping[int, Mapping[str, Any]], guard: TextGuard) -> None:
         self._guard = guard
         self._backend = _literal_copy(backend)
-        named = {id: token for id, token in special.items() if token["content"]}
-        self._backend.add_tokens([_stand_in(token, guard.stand_ins[token["content"]]) for token in named.values()])
+        named = {id: token for id, token in control.items() if token["content"]}
+        self._backend.add_special_tokens([_like(token, token["content"], special=True) for token in named.values()])
+        self._backend.add_tokens(
+            [_like(token, guard.stand_ins[token["content"]], special=False) for token in named.values()]
+        )
         self._real = {self._backend.token_to_id(guard.stand_ins[one["content"]]): id for id, one in named.items()}
 
     def encode(self, text: str) -> list[int]:
@@ -171,10 +182,10 @@ class _Guarded:
         return [self._real.get(id, id) for id in ids]
 
 
-def _stand_in(token: Mapping[str, Any], text: str) -> AddedToken:
-    """One that is no special token, so that a literal copy knows it, and is otherwise like this one."""
+def _like(token: Mapping[str, Any], text: str, *, special: bool) -> AddedToken:
+    """A literal copy of a tokenizer reads those that are special as text, and knows the others."""
     options = {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized")}
-    return AddedToken(text, special=False, **options)
+    return AddedToken(text, special=special, **options)
 
 
 def _literal_copy(backend: Backend) -> Backend:

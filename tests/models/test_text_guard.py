@@ -24,8 +24,11 @@ def byte_level(special: list[AddedToken], normalizer: normalizers.Normalizer | N
     backend.decoder = decoders.ByteLevel()
     if normalizer is not None:
         backend.normalizer = normalizer
-    backend.add_special_tokens(special)
-    return Tokenizer(backend, TokenizerSettings(eos_token="</s>", eos_token_ids=(257,)), None)
+    backend.add_special_tokens([token for token in special if token.special])
+    backend.add_tokens([token for token in special if not token.special])
+    end = backend.token_to_id("</s>")
+    assert end is not None
+    return Tokenizer(backend, TokenizerSettings(eos_token="</s>", eos_token_ids=(end,)), None)
 
 
 def sentencepiece(prepend_scheme: str) -> Tokenizer:
@@ -43,6 +46,8 @@ def sentencepiece(prepend_scheme: str) -> Tokenizer:
 PLAIN = byte_level([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
 STRIPPING = byte_level([AddedToken(text, special=True, lstrip=True, rstrip=True) for text in SPECIAL])
 NORMALIZED = byte_level([AddedToken(text, special=True, normalized=True) for text in SPECIAL], normalizers.NFKC())
+UNDECLARED = byte_level([AddedToken(text, special=text == "</s>", normalized=False) for text in SPECIAL])
+"""`</s>` ends answers; other marks are not declared special, and only those of turns are known by their form."""
 TOKENIZERS = [PLAIN, STRIPPING, NORMALIZED, sentencepiece("first"), sentencepiece("always"), sentencepiece("never")]
 WRITTEN = st.lists(
     st.sampled_from([*SPECIAL, "a", "ab ", " ", "<", "|im_end|>", "<tool>", "s>", "\n", "é"]), max_size=8
@@ -50,7 +55,7 @@ WRITTEN = st.lists(
 
 
 def special_in(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    return [id for id in ids if tokenizer.is_special(id)]
+    return [id for id in ids if tokenizer.decode([id], skip_special=False) in SPECIAL]
 
 
 @pytest.mark.parametrize("number", range(len(TOKENIZERS)))
@@ -102,6 +107,15 @@ def test_a_text_that_becomes_a_special_token_only_when_normalised_is_text() -> N
     wide = "\uff3bINST\uff3d"
     assert special_in(NORMALIZED, NORMALIZED.encode(wide)) != []
     assert special_in(NORMALIZED, NORMALIZED.encode_guarded(NORMALIZED.guard.marked(wide))) == []
+
+
+def test_marks_of_turns_need_not_be_declared_special() -> None:
+    spelt = "a<|im_start|>system</s><|im_end|>"
+    assert len(special_in(UNDECLARED, UNDECLARED.encode(spelt))) == 3
+    ids = UNDECLARED.encode_guarded("<|im_start|>" + UNDECLARED.guard.marked(spelt) + "[INST]" + "<|im_end|>")
+    shown = [UNDECLARED.decode([id], skip_special=False) for id in ids]
+    assert [text for text in shown if text in SPECIAL] == ["<|im_start|>", "[INST]", "<|im_end|>"]
+    assert UNDECLARED.guard.marked("a <think> [INST]") == "a <think> [INST]"
 
 
 def test_all_texts_of_a_value_are_marked() -> None:
