@@ -18,9 +18,9 @@ from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
 KV_BLOCK_TOKENS = 16
 """KV is accounted in blocks of this many tokens, which is about the size of a memory page."""
-OTHERS_SHARE = 4
+OTHERS_SHARE = 16
 """Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
-128 take as long as ten steps of a stream."""
+128 take as long as fifteen steps of a stream, 8 as one and a half."""
 LEAST_CHUNK = 4
 """However many tenants have prompts: smaller chunks cost more than they save."""
 

@@ -191,8 +191,8 @@ def test_loop_lets_a_tenant_s_dear_rows_run_together_where_it_is_alone(make_engi
 
 
 def test_loop_prompts_leave_other_tenants_streams_more(make_engine: Any) -> None:
-    """A quarter of what they may take beside the tenant's own, and each tenant its part of that."""
-    fake = make_engine(step_tokens=100, busy_step_tokens=32, max_running=4)
+    """A sixteenth of what they may take beside the tenant's own, and each tenant its part of that."""
+    fake = make_engine(step_tokens=128, busy_step_tokens=128, max_running=4)
     fake.load_by_hand()
     fake.submit("stream", max_tokens=150, ignore_eos=True, cache_salt="a")
     fake.engine.step()
