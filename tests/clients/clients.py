@@ -18,6 +18,7 @@ CAPABILITIES = {
     "errors": "an unknown model, a wrong key, a prompt too long, an overloaded server, a stream that breaks off",
     "cancel": "a stream left by the client's own means while its process lives on: the server stops too",
     "scores": "log-probabilities, of answers and of prompts",
+    "load": "a benchmark that counts every request as answered, with its tokens",
 }
 BASIC = ("chat", "stream", "tools", "structured", "errors", "cancel")
 
@@ -55,6 +56,18 @@ def node(name: str, endpoint: str, program: str, capabilities: Sequence[str] = B
     )
 
 
+def large(name: str, endpoint: str, program: str, capabilities: Sequence[str], *, note: str = "") -> Client:
+    return Client(
+        name=name,
+        endpoint=endpoint,
+        program=program,
+        environment="load",
+        capabilities=capabilities,
+        is_optional=True,
+        note=note,
+    )
+
+
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
 CLIENTS = (
@@ -83,8 +96,8 @@ CLIENTS = (
         "AI SDK, OpenAI",
         RESPONSES,
         "ai_sdk_openai",
-        note="set `providerOptions: {openai: {store: false}}`; without it an earlier answer is sent back as the name of "
-        "something stored, and fenhe stores nothing",
+        note="set `providerOptions: {openai: {store: false}}`; without it an earlier answer is sent back as "
+        "the name of something stored, and fenhe stores nothing",
     ),
     node("LangChain (JavaScript)", CHAT, "langchain_js_chat"),
     node("Agents SDK (JavaScript)", RESPONSES, "agents_js_responses"),
@@ -97,8 +110,17 @@ CLIENTS = (
         capabilities=("chat", "tools", "structured", "errors", "cancel"),
         needs_script=True,
     ),
+    large("lm-eval", f"{CHAT}, /v1/completions", "lm_eval_tasks", ("chat", "scores")),
+    large("guidellm", CHAT, "guidellm_run", ("errors", "load")),
+    large("aiperf", CHAT, "aiperf_profile", ("errors", "load")),
+    large(
+        "vllm bench",
+        f"{CHAT}, /v1/completions",
+        "vllm_requests",
+        ("errors", "load"),
+        note="its request functions alone, out of its wheel; the command needs the whole package",
+    ),
 )
-
 KNOWN_FAILURES: dict[tuple[str, str], str] = {}
 """Cells, by program and capability, that fail by the client's own fault: why, with the client's issue and the other
 server that it fails against in the same way. A cell that works after all fails the suite until it is taken out."""

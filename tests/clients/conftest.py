@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.served import ServedProcess, keyed
+from loadtest.served import ServedProcess, installed_command, keyed
+from models.building.default_student import DEFAULT_MODEL
 from tests.clients.clients import ENVIRONMENTS, ROOT, Client
 from tests.clients.program_process import ProgramProcess
 from tests.clients.table import Results, report
@@ -40,6 +41,15 @@ def default_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.wait_for_url(600)
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(default_url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default student's tokenizer in a folder that other tools load."""
+    folder = tmp_path_factory.mktemp("export") / "tokenizer"
+    command = [installed_command(), "export", DEFAULT_MODEL, "--format", "hf", "--out", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return folder
 
 
 StartProgram = Callable[[Client], ProgramProcess]

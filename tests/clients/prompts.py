@@ -45,7 +45,7 @@ SCRIPT: Mapping[str, Line] = {
     PROMPTS["command"]: Line(pieces=pieces(call_of("exec_command", cmd=f"printf '{COMMAND}' 12"))),
     PROMPTS["person"]: Line(pieces=pieces(PERSON)),
     PROMPTS["busy"]: Line(refusal=QueueFull("256 sequences are waiting; try again later", retry_after_s=1.0)),
-    PROMPTS["broken"]: Line(pieces=pieces("This is going to"), error=StepFailed(BROKEN)),
+    PROMPTS["broken"]: Line(pieces=pieces("This is going to"), error=StepFailed(BROKEN), delay_s=0.1),
     PROMPTS["endless"]: Line(pieces=tuple(f"{number} " for number in range(20_000)), delay_s=0.02),
 }
 """By a part of the prompt, the first that fits; anything else is greeted."""

@@ -17,11 +17,12 @@ PASSED, FAILED, ABSENT = "✓", "✗", "–"
 
 _BEFORE = """# Clients
 
-Written by the suite itself: `REWRITE=1 make test-clients` (`ALL=1` with the large ones). It installs the clients that are pinned in
-`tests/clients/requirements/` and `tests/clients/package.json`, starts servers, and judges by structure what each client makes
-of their answers: ✓, the client does it; ✗, it does not; –, the client has no such thing. `chat`, `stream` and
-`structured` run against `fenhe serve` with the default student, all else against a scripted one, so that an agent's whole
-loop, an error in the middle of a stream and a stream that never ends are the same every time.
+Written by the suite itself: `REWRITE=1 make test-clients` (`ALL=1` with the large ones). It installs the clients that
+are pinned in `tests/clients/requirements/` and `tests/clients/package.json`, starts servers, and judges by structure
+what each client makes of their answers: ✓, it works; ✗, it does not; –, the client has no such thing. `chat`, `stream`,
+`structured`, and all that lm-eval and benchmarks do, run against `fenhe serve` with the default student; the rest, and
+all of Codex, against a scripted one, so that an agent's whole loop, an error in the middle of a stream and a stream
+without end are the same every time.
 
 | capability | what is done |
 |---|---|

@@ -15,7 +15,7 @@ from tests.server.conftest import until
 pytestmark = [pytest.mark.clients]
 
 CELLS = [(client, capability) for client in CLIENTS for capability in client.capabilities]
-SENSIBLE = ("chat", "stream", "structured")
+SENSIBLE = ("chat", "stream", "structured", "load")
 """Capabilities that the default student answers; the others depend on what exactly is said, or when."""
 
 
@@ -36,14 +36,17 @@ def test_client_works(
     if (client.program, capability) in KNOWN_FAILURES:
         why = KNOWN_FAILURES[client.program, capability]
         request.applymarker(pytest.mark.xfail(reason=why, strict=True))
-    is_scripted = client.needs_script or capability not in SENSIBLE
+    is_scripted = client.needs_script or not (client.is_optional or capability in SENSIBLE)
     url = request.getfixturevalue("scripted_url" if is_scripted else "default_url")
     model = "scripted" if is_scripted else "auto"
+    target = {"url": url, "key": KEY, "model": model, "prompts": PROMPTS}
+    if client.is_optional:
+        target["tokenizer"] = str(request.getfixturevalue("tokenizer"))
     num_aborted = aborted(url)
     with results.cell(client, capability):
         program = start_program(client)
         results.versions[client.program] = program.versions
-        result = program.do(capability, url=url, key=KEY, model=model, prompts=PROMPTS)
+        result = program.do(capability, **target)
         JUDGES[capability](result)
         if capability == "cancel":
             assert until(lambda: aborted(url) > num_aborted), "the server still generates"

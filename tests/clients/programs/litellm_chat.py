@@ -5,8 +5,8 @@ from typing import Any
 
 import litellm
 
-from tests.clients.programs.openai_chat import TOOL, Person, calls_of, texts, user
-from tests.clients.programs.program import Result, Target, failure_of, first, get_weather, run
+from tests.clients.programs.openai_chat import TOOL, Person, calls_of, result_of, texts, user
+from tests.clients.programs.program import Result, Target, failure_of, first, run
 
 
 def create(to: Target, messages: Any, **fields: Any) -> Any:
@@ -44,14 +44,11 @@ def tools(to: Target) -> Result:
     answer = create(to, messages, tools=[TOOL], max_tokens=200).choices[0].message
     chunks = list(create(to, messages, tools=[TOOL], max_tokens=200, stream=True))
     streamed = litellm.stream_chunk_builder(chunks, messages=messages).choices[0].message
-    after = []
-    for said in (answer, streamed):
-        results = [
-            {"role": "tool", "tool_call_id": call.id, "content": get_weather(**json.loads(call.function.arguments))}
-            for call in said.tool_calls
-        ]
-        after.append(create(to, [*messages, said, *results], tools=[TOOL]).choices[0].message.content)
-    return {"calls": [calls_of(answer), calls_of(streamed)], "texts": after}
+    after = [
+        create(to, [*messages, said, *map(result_of, said.tool_calls)], tools=[TOOL]) for said in (answer, streamed)
+    ]
+    told = [answered.choices[0].message.content for answered in after]
+    return {"calls": [calls_of(answer), calls_of(streamed)], "texts": told}
 
 
 def structured(to: Target) -> Result:

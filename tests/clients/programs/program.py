@@ -21,12 +21,15 @@ WEATHER = "12 degrees, light rain"
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Target:
-    """Where to send, and what: `prompts` are the suite's, by name, the same for all clients."""
+    """Where to send, and what. `prompts` are the suite's, by name, the same for all clients; `tokenizer` is the folder
+    of the default student's.
+    """
 
     url: str
     key: str
     model: str
     prompts: Mapping[str, str]
+    tokenizer: str = ""
 
     @property
     def base_url(self) -> str:
