@@ -7,7 +7,7 @@ import httpx
 
 from loadtest.chaos.attack import Attack, Observation, Target, only
 from loadtest.chaos.bodies import TAKEN_OR_REFUSED, chat, letters, observed, post_all, prose
-from loadtest.soak_kinds import CHAT, COMPLETIONS, DEBUG, RESPONSES
+from loadtest.soak_kinds import CHAT, COMPLETIONS, COUNT, DEBUG, MESSAGES, RESPONSES
 
 BODY_BYTES = 1_950_000
 """A little less than `limits.max_body_bytes`."""
@@ -35,6 +35,7 @@ def bodies_of(num_bytes: int) -> dict[str, tuple[str, dict[str, Any]]]:
     messages = [{"role": "user", "content": "x"}] * (num_bytes // 33)
     ids = [index % 4000 + 1000 for index in range(num_bytes // 6)]
     items = [{"type": "text", "text": "x"}] * (num_bytes // 30)
+    foreign = [{"type": "bash_20250124"}] * (num_bytes // 30)
     return {
         "/tokenize, words": ("/tokenize", {**model, "prompt": text}),
         "/tokenize, one word": ("/tokenize", {**model, "prompt": letters(num_bytes)}),
@@ -48,6 +49,18 @@ def bodies_of(num_bytes: int) -> dict[str, tuple[str, dict[str, Any]]]:
         "completions, many prompts": (COMPLETIONS, {**model, "prompt": parts[:SPREAD]}),
         "completions, token ids": (COMPLETIONS, {**model, "prompt": ids}),
         "responses": (RESPONSES, {**model, "input": text}),
+        "responses, many items": (RESPONSES, {**model, "input": messages}),
+        "messages, one message": (
+            MESSAGES,
+            {**model, "max_tokens": 1, "messages": [{"role": "user", "content": text}]},
+        ),
+        "messages, many turns": (MESSAGES, {**model, "max_tokens": 1, "messages": messages}),
+        "messages, many blocks": (
+            MESSAGES,
+            {**model, "max_tokens": 1, "messages": [{"role": "user", "content": items}]},
+        ),
+        "messages, many tools": (MESSAGES, {**model, "max_tokens": 1, "messages": messages[:1], "tools": foreign}),
+        "count_tokens": (COUNT, {**model, "messages": messages}),
         "route": ("/v1/route", {**model, "prompt": text}),
         "embeddings": ("/v1/embeddings", {**model, "input": text}),
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from models.errors import InvalidParameter
-from server.api.turns import Named, Tools, add_message, assistant
+from server.api.turns import Named, Tools, Turns, assistant
 from server.wire.base import encoder
 from server.wire.chat import CalledFunction, EarlierCall, Message
 from server.wire.messages import (
@@ -26,13 +26,13 @@ def messages_of(body: MessageFields) -> list[Named]:
 
     Source: Anthropic API reference, messages: consecutive turns of a role are combined.
     """
-    named: list[Named] = []
+    turns = Turns(joins=("user", "assistant", "system"))
     if body.system is not None:
-        named.append(Named(field="system", message=_system(body.system)))
+        turns.add("system", _system(body.system))
     for index, turn in enumerate(body.messages):
         for message in _messages(turn, f"messages[{index}]"):
-            add_message(named, f"messages[{index}]", message, ("user", "assistant", "system"))
-    return named
+            turns.add(f"messages[{index}]", message)
+    return turns.named()
 
 
 def _system(given: str | Sequence[PlainText]) -> Message:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from models.errors import InvalidParameter
-from server.api.turns import Named, Tools, add_message, assistant
+from server.api.turns import Named, Tools, Turns, assistant
 from server.wire.chat import CalledFunction, EarlierCall, FunctionName, Message, NamedToolChoice
 from server.wire.response_input import InputItem, InputText
 from server.wire.responses import AllowedTools, FunctionChoice, ResponseRequest, ResponseTool, ResponseToolChoice
@@ -20,16 +20,17 @@ def messages_of(body: ResponseRequest) -> list[Named]:
 
     Raises: InvalidParameter for an item that lacks what it is.
     """
-    named: list[Named] = []
+    turns = Turns(JOINED)
     if body.instructions is not None:
-        named.append(Named(field="instructions", message=Message(role="system", content=body.instructions)))
+        turns.add("instructions", Message(role="system", content=body.instructions))
     if isinstance(body.input, str):
-        return [*named, Named(field="input", message=Message(role="user", content=body.input))]
+        turns.add("input", Message(role="user", content=body.input))
+        return turns.named()
     for index, item in enumerate(body.input):
         message = _message(item, f"input[{index}]")
         if message is not None:
-            add_message(named, f"input[{index}]", message, JOINED)
-    return named
+            turns.add(f"input[{index}]", message)
+    return turns.named()
 
 
 def _message(item: InputItem, field: str) -> Message | None:

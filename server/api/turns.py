@@ -9,6 +9,7 @@ import msgspec
 from models.errors import InvalidParameter
 from server.wire.chat import TOOL_NAME, EarlierCall, FunctionDefinition, FunctionTool, JsonSchema, Message
 
+MAX_LEFT_OUT, MAX_TYPE_CHARS = 128, 64
 _TOOL_NAME = re.compile(TOOL_NAME)
 
 
@@ -20,20 +21,32 @@ class Named:
     message: Message
 
 
-def add_message(named: list[Named], field: str, message: Message, joins: Sequence[str]) -> None:
-    """Append a message, or join it to the one before if both have the same role, one of `joins`."""
-    before = named[-1] if named else None
-    if before is not None and before.message.role == message.role and message.role in joins:
-        named[-1] = Named(field=before.field, message=_together(before.message, message))
-    else:
-        named.append(Named(field=field, message=message))
+class Turns:
+    """The messages of a conversation, as they are added. Those of one role that follow each other are joined to one if
+    the role is one of `joins`; once, at the end, for there may be tens of thousands."""
+
+    def __init__(self, joins: Sequence[str]) -> None:
+        self._joins = joins
+        self._turns: list[tuple[str, list[Message]]] = []
+
+    def add(self, field: str, message: Message) -> None:
+        before = self._turns[-1][1] if self._turns else None
+        if before is not None and before[0].role == message.role and message.role in self._joins:
+            before.append(message)
+        else:
+            self._turns.append((field, [message]))
+
+    def named(self) -> list[Named]:
+        return [Named(field=field, message=_joined(messages)) for field, messages in self._turns]
 
 
-def _together(first: Message, second: Message) -> Message:
-    texts = [message.content for message in (first, second) if isinstance(message.content, str) and message.content]
-    calls = [*(first.tool_calls or ()), *(second.tool_calls or ())]
-    content = "\n".join(texts) or ("" if first.role != "assistant" else None)
-    return msgspec.structs.replace(first, content=content, tool_calls=calls or None)
+def _joined(messages: Sequence[Message]) -> Message:
+    if len(messages) == 1:
+        return messages[0]
+    texts = [one.content for one in messages if isinstance(one.content, str) and one.content]
+    calls = [call for one in messages for call in one.tool_calls or ()]
+    content = "\n".join(texts) or ("" if messages[0].role != "assistant" else None)
+    return msgspec.structs.replace(messages[0], content=content, tool_calls=calls or None)
 
 
 def assistant(text: str, calls: list[EarlierCall]) -> Message:
@@ -71,12 +84,15 @@ class Tools:
         self.fields.append(field)
 
     def leave_out(self, field: str, kind: str) -> None:
-        self.left_out.append(f"{field}: {kind[:64]}")
+        """Only the first ones are named."""
+        if len(self.left_out) < MAX_LEFT_OUT:
+            self.left_out.append(f"{field}: {kind[:MAX_TYPE_CHARS]}")
 
     def only(self, names: Sequence[str]) -> "Tools":
         """Those of these names."""
+        wanted = frozenset(names)
         kept = [
-            (tool, field) for tool, field in zip(self.tools, self.fields, strict=True) if tool.function.name in names
+            (tool, field) for tool, field in zip(self.tools, self.fields, strict=True) if tool.function.name in wanted
         ]
         return Tools(tools=[tool for tool, _ in kept], fields=[field for _, field in kept], left_out=self.left_out)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import anthropic
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -73,12 +74,15 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "auto", "messages": [{"role": "user", "content": "hello"}]},
     "/v1/completions": {"model": "auto", "prompt": "hello", "max_tokens": 200},
     "/v1/responses": {"model": "auto", "input": "hello"},
+    "/v1/messages": {"model": "auto", "max_tokens": 200, "messages": [{"role": "user", "content": "hello"}]},
 }
 
 
 def whole_text(path: str, body: Any) -> str:
     if "responses" in path:
         return str(body["output"][0]["content"][0]["text"])
+    if "messages" in path:
+        return "".join(block["text"] for block in body["content"])
     choice = body["choices"][0]
     return str(choice["message"]["content"] if "chat" in path else choice["text"])
 
@@ -87,6 +91,8 @@ def streamed_text(path: str, raw: bytes) -> str:
     """What the events of a stream add up to; fails on more or less than one end."""
     if "responses" in path:
         return response_text(raw)
+    if "messages" in path:
+        return message_text(raw)
     choices = [chunk["choices"][0] for chunk in read_json_events(raw)]
     ends = [choice["finish_reason"] for choice in choices]
     assert ends[-1] == "stop"
@@ -106,6 +112,13 @@ def response_text(raw: bytes) -> str:
     return text
 
 
+def message_text(raw: bytes) -> str:
+    bodies = [json.loads(event.data) for event in read_events(raw)]
+    assert [event.kind for event in read_events(raw)] == [body["type"] for body in bodies]
+    assert [body["type"] == "message_stop" for body in bodies] == [False] * (len(bodies) - 1) + [True]
+    return "".join(body["delta"]["text"] for body in bodies if body["type"] == "content_block_delta")
+
+
 def heard(served: Served, path: str, **fields: Any) -> tuple[str, str]:
     """The answer in one body, and the answer in events."""
     body = BODIES[path] | fields
@@ -116,8 +129,18 @@ def heard(served: Served, path: str, **fields: Any) -> tuple[str, str]:
     return whole_text(path, whole.json()), streamed_text(path, stream.content)
 
 
+def heard_by_anthropic(served: Served) -> str:
+    """What the official client makes of a stream."""
+    options: Any = {"base_url": served.url, "api_key": "none", "max_retries": 0, "default_headers": NO_STORE}
+    with (
+        anthropic.Anthropic(**options) as client,
+        client.messages.stream(model="auto", max_tokens=200, messages=[{"role": "user", "content": "hello"}]) as stream,
+    ):
+        return "".join(stream.text_stream)
+
+
 def heard_by_openai(served: Served) -> list[str]:
-    """What the official client makes of the streams of all three."""
+    """What the official client makes of the streams of its three endpoints."""
     client = served.client.with_options(default_headers=NO_STORE)
     chat = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hello"}], stream=True)
     text = client.completions.create(model="auto", prompt="hello", stream=True, max_tokens=200)
@@ -141,6 +164,7 @@ def test_any_text_is_told_as_it_was_said(served: Served, teller: Teller, pieces:
     for path in BODIES:
         assert heard(served, path) == (said, said), path
     assert heard_by_openai(served) == [said] * 3
+    assert heard_by_anthropic(served) == said
 
 
 @search(30)
@@ -174,6 +198,30 @@ def test_any_arguments_of_a_call_are_told_as_they_were_said(
     assert whole["content"] is None
     assert whole["tool_calls"][0]["function"]["arguments"] == said
     assert "".join(call["function"]["arguments"] for call in calls) == said
+    assert item_arguments(long_served) == (said, said)
+    assert block_input(long_served) == (arguments, said)
+
+
+def item_arguments(served: Served) -> tuple[str, str]:
+    """The arguments of the only call of a response: whole, and as events add them up."""
+    body = BODIES["/v1/responses"] | {"tools": [{"type": "function", "name": "f"}]}
+    whole = served.post("/v1/responses", body, headers=NO_STORE).json()["output"]
+    raw = served.post("/v1/responses", body | {"stream": True}, headers=NO_STORE).content
+    events = [json.loads(event.data) for event in read_events(raw)]
+    deltas = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
+    assert len(whole) == 1
+    return whole[0]["arguments"], "".join(deltas)
+
+
+def block_input(served: Served) -> tuple[Any, str]:
+    """The input of the only call of a message, and the JSON that events add up to."""
+    body = BODIES["/v1/messages"] | {"tools": [{"name": "f"}]}
+    whole = served.post("/v1/messages", body, headers=NO_STORE).json()["content"]
+    raw = served.post("/v1/messages", body | {"stream": True}, headers=NO_STORE).content
+    events = [json.loads(event.data) for event in read_events(raw)]
+    deltas = [event["delta"]["partial_json"] for event in events if event["type"] == "content_block_delta"]
+    assert len(whole) == 1
+    return whole[0]["input"], "".join(deltas)
 
 
 @pytest.fixture(scope="module")

@@ -254,6 +254,25 @@ def test_turns_become_a_prompt(served: Served, system: Any, messages: Any, expec
     assert prompt_of(served, messages, **options) == turns(*expected)
 
 
+def test_answer_that_is_begun_is_continued(served: Served) -> None:
+    """Source: Anthropic API reference, messages: prefill."""
+    begun = [*user("one"), {"role": "assistant", "content": "The best is ("}]
+    assert prompt_of(served, begun) == turns(("user", "one")) + "The best is ("
+    assert post(served, messages=begun).json()["content"][0]["text"] == SAID
+
+
+def test_marks_of_turns_in_a_message_are_text(served: Served) -> None:
+    create(
+        served,
+        [*user("<|im_end|>"), {"role": "assistant", "content": [EARLIER]}, *user([result(content="<|im_end|>")])],
+    )
+    ids = served.engine.submitted[-1].prompt_token_ids
+    assert ids.count(257) == 3
+    counted = post(served, "/v1/messages/count_tokens", messages=user("<|im_end|>"), max_tokens=...).json()
+    create(served, "<|im_end|>")
+    assert counted == {"input_tokens": len(served.engine.submitted[-1].prompt_token_ids)}
+
+
 def test_answer_can_be_sent_back_as_it_came(calling: Served) -> None:
     with client_of(calling) as client:
         first: Any = client.messages.create(

@@ -328,6 +328,11 @@ def test_logprobs_beside_calls_are_those_of_the_text(calling: Served) -> None:
     assert message.content[0].logprobs is not None
 
 
+def test_answer_that_is_begun_is_continued(served: Served) -> None:
+    begun = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "The best is ("}]
+    assert prompt_of(served, begun).endswith("<|im_start|>assistant\nThe best is (")
+
+
 def test_calls_and_results_can_be_sent_back_as_they_came(calling: Served) -> None:
     first = create(calling, "two calls", tools=[TOOL])
     results = [

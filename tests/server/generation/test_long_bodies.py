@@ -32,6 +32,17 @@ def ask_response(served: Served, is_long: bool) -> httpx.Response:
     return served.post("/v1/responses", {"model": "auto", "input": "hello", "metadata": LABEL if is_long else {}})
 
 
+def ask_message(served: Served, is_long: bool, path: str = "/v1/messages") -> httpx.Response:
+    messages = [{"role": "user", "content": "hello"}]
+    return served.post(
+        path, {"model": "auto", "max_tokens": 9, "messages": messages, "metadata": LABEL if is_long else {}}
+    )
+
+
+def ask_count(served: Served, is_long: bool) -> httpx.Response:
+    return ask_message(served, is_long, "/v1/messages/count_tokens")
+
+
 def ask_tokens(served: Served, is_long: bool) -> httpx.Response:
     return served.post("/tokenize", {"prompt": "x" * (5000 if is_long else 5), "return_token_strs": True})
 
@@ -63,6 +74,9 @@ SEAMS: dict[str, tuple[str, str, Ask]] = {
     "sampling is checked": ("server.api.chat", "sampling_params", ask_chat),
     "a completion is planned": ("server.api.completions", "choice_requests", ask_completion),
     "a response is converted": ("server.api.responses", "chat_request", ask_response),
+    "a response's items are converted": ("server.api.responses", "messages_of", ask_response),
+    "a message is converted": ("server.api.messages", "messages_of", ask_message),
+    "a message is counted": ("server.api.messages", "encode_messages", ask_count),
     "an answer is looked for in the cache": ("server.generation.supply", "cache_key", ask_chat),
     "an answer is kept": ("router.cache.result_cache", "encode_entry", ask_scores),
     "a kept answer is read": ("router.cache.result_cache", "decode_entry", ask_scored_stream),
@@ -107,7 +121,13 @@ TOO_LONG: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/v1/completions", {"prompt": "x" * 600}),
     "one of several prompts": ("/v1/completions", {"prompt": ["x", "x" * 600]}),
     "response": ("/v1/responses", {"input": "x" * 600}),
+    "response of many items": ("/v1/responses", {"input": [{"role": "user", "content": "xxxxx"}] * 200}),
     "route": ("/v1/route", {"prompt": "x" * 600}),
+}
+TOO_LONG_MESSAGES = {
+    "one": [{"role": "user", "content": "x" * 600}],
+    "many": [{"role": "user", "content": "xxxxx"}] * 200,
+    "many blocks": [{"role": "user", "content": [{"type": "text", "text": "xxxxx"}] * 200}],
 }
 
 
@@ -136,6 +156,18 @@ def test_what_cannot_fit_is_refused_before_it_is_tokenised(
     assert f" tokens > {CONTEXT_TOKENS - 1} maximum" in error["message"]
     assert "prompt has at least" in error["message"]
     assert error["param"] == ("input" if path == "/v1/responses" else next(iter(body)))
+    assert not [text for text in encoded.texts if len(text) > 1]
+
+
+@pytest.mark.parametrize("messages", TOO_LONG_MESSAGES.values(), ids=TOO_LONG_MESSAGES)
+def test_message_that_cannot_fit_is_refused_before_it_is_tokenised(
+    served: Served, monkeypatch: pytest.MonkeyPatch, messages: list[Any]
+) -> None:
+    encoded = Encoded(served, monkeypatch)
+    response = served.post("/v1/messages", {"model": "tiny", "max_tokens": 9, "messages": messages})
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+    assert "prompt is too long" in error["message"]
     assert not [text for text in encoded.texts if len(text) > 1]
 
 
