@@ -79,7 +79,8 @@ def tools(to: Target) -> Result:
     with helper as events:
         streamed = events.get_final_completion().choices[0].message
     after = [
-        create(to, [*messages, said, *map(result_of, said.tool_calls)], tools=[TOOL]) for said in (message, streamed)
+        create(to, [*messages, said, *map(result_of, said.tool_calls or ())], tools=[TOOL])
+        for said in (message, streamed)
     ]
     return {
         "calls": [calls_of(message), calls_of(streamed)],
