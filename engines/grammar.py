@@ -42,6 +42,9 @@ MAX_ROW_ITEMS = 2000
 MAX_LEXER_STATES = 20_000
 MAX_GRAMMAR_SYMBOLS = 200_000
 
+MAX_GBNF_CHARS = 4096
+"""It is translated in the server itself, in tens of milliseconds."""
+
 HEADER = '%llguidance {"no_forcing": true}\n'
 """Masks allow every token that is legal, not only the usual way to spell what has to come."""
 
@@ -93,8 +96,10 @@ def grammar_body(text: str) -> str:
     Raises: InvalidParameter for a text that is neither.
     """
     _require_library()
-    from llguidance.gbnf_to_lark import any_to_lark
+    from llguidance.gbnf_to_lark import any_to_lark, is_lark_syntax
 
+    if len(text) > MAX_GBNF_CHARS and not is_lark_syntax(text):
+        raise InvalidParameter(f"a GBNF grammar has at most {MAX_GBNF_CHARS} characters; send it in Lark's form")
     try:
         lark: str = any_to_lark(text)
     except Exception as error:  # the package raises bare Exception

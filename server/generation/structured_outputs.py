@@ -76,6 +76,7 @@ def _outputs(outputs: StructuredOutputs, prefix: str) -> Iterator[tuple[str, obj
 
 def _form(param: str, value: Any, limits: Limits) -> TextForm:
     kind = param.removeprefix("structured_outputs.").removeprefix("guided_")
+    _check_size(value if isinstance(value, str) else "", param, limits)  # before anything goes through it
     match kind:
         case "json":
             return _schema_form(param, _schema_in(value, param), Loosens.UNSUPPORTED)
@@ -84,11 +85,15 @@ def _form(param: str, value: Any, limits: Limits) -> TextForm:
         case "response_format":
             return _format_form(value)
     rule = _rule(kind, value, param)
-    if len(rule) > limits.max_schema_bytes:
+    _check_size(rule, param, limits)
+    return TextForm(param=param, rule=rule)
+
+
+def _check_size(text: str, param: str, limits: Limits) -> None:
+    if len(text) > limits.max_schema_bytes:
         raise InvalidParameter(
             f"`{param}` has more than {limits.max_schema_bytes} bytes (limits.max_schema_bytes)", param=param
         )
-    return TextForm(param=param, rule=rule)
 
 
 def _rule(kind: str, value: Any, param: str) -> str:

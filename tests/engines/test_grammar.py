@@ -272,7 +272,14 @@ def test_forms_are_followed_to_the_letter(
         assert (num_taken == len(tokens) and matcher.library.is_accepting()) == is_legal
 
 
-@pytest.mark.parametrize("text", ["", "hello", "root ::= (", "root ::= " + "(" * 5000, "x ::= x"])
+def test_long_grammar_is_not_translated() -> None:
+    alternatives = " | ".join(['"a"'] * 1000)
+    with pytest.raises(InvalidParameter, match="send it in Lark's form"):
+        grammar_body(f"root ::= {alternatives}")
+    assert alternatives in grammar_body(f"start: {alternatives}")
+
+
+@pytest.mark.parametrize("text", ["", "hello", "root ::= (", "root ::= " + "(" * 3000, "x ::= x"])
 def test_text_that_is_no_grammar_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="neither a Lark grammar"):
         grammar_body(text)

@@ -123,6 +123,8 @@ def test_what_asks_for_nothing_is_free_text(bound: Served, path: str, fields: di
         ({"guided_grammar": "root ::= " + "(" * 3000}, "guided_grammar"),
         ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
         ({"structured_outputs": {"json": "[1]"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": "[" * 5000}}, "structured_outputs.json"),
+        ({"guided_choice": ["a" * 5000]}, "guided_choice"),
         ({"structured_outputs": {"json": {"type": "x"}}}, "structured_outputs.json"),
     ],
 )
