@@ -83,7 +83,7 @@ def _encode(student: ServedStudent, body: TokenizeRequest, *, parses_special: bo
             parses_special=parses_special,
         )
     assert body.prompt is not None
-    return tuple(student.tokenizer.encode(body.prompt, add_special=body.add_special_tokens))
+    return tuple(student.tokenizer.encode(body.prompt, add_special=body.add_special_tokens is not False))
 
 
 def detokenize_handler(context: Context) -> Handler:

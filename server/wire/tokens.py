@@ -15,14 +15,14 @@ class TokenizeRequest(RequestBody, frozen=True, kw_only=True):
     model: str = "auto"
     prompt: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1)] | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: str | dict[str, Any] | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
-    return_token_strs: bool = False
+    return_token_strs: bool | None = None
 
 
 class DetokenizeRequest(RequestBody, frozen=True, kw_only=True):

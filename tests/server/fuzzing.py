@@ -31,6 +31,8 @@ GOOD: dict[str, dict[str, Any]] = {
             "json_schema": {"name": "a", "schema": {"type": "object", "properties": {"b": {"type": "integer"}}}},
         },
         "metadata": {"a": "b"},
+        "min_tokens": 1,
+        "chat_template_kwargs": {"enable_thinking": False},
         "fenhe": {"task": "math", "path": "shallow"},
     },
     "/v1/completions": {
@@ -42,6 +44,9 @@ GOOD: dict[str, dict[str, Any]] = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "frequency_penalty": 0.1,
+        "stop_token_ids": [5],
+        "include_stop_str_in_output": True,
+        "structured_outputs": {"choice": ["yes", "no"]},
         "fenhe": {"priority": "low"},
     },
     "/v1/responses": {

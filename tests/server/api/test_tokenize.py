@@ -86,3 +86,13 @@ def test_what_is_refused_costs_nothing(metered: Served) -> None:
         assert ask(metered, "/tokenize", prompt="x" * 2000, messages=[]).status_code == 400
         assert ask(metered, "/detokenize", tokens=[9999] * 500).status_code == 400
     assert num_left(ask(metered, "/tokenize", prompt="")) > 2900
+
+
+def test_nulls_are_the_same_as_nothing(served: Served) -> None:
+    names = ("add_special_tokens", "return_token_strs", "add_generation_prompt", "continue_final_message", "tools")
+    for prompt in ({"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}]}):
+        plain = served.post("/tokenize", prompt)
+        assert (
+            served.post("/tokenize", prompt | dict.fromkeys((*names, "temperature", "brand_new"))).json()
+            == plain.json()
+        )
