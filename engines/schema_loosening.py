@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engines.grammar_words import explain
+from engines.grammar_words import Explanation, explain
 from engines.schema_parts import at, definitions_of, locate, replaced
 
 MAX_LOOSENED = 32
@@ -83,7 +83,8 @@ def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
     renamed: list[str] = []
     while (problem := problem_of(schema)) is not None:
         pointer, found = locate(schema, problem, problem_of), explain(problem)
-        if rule.loosens is Loosens.NOTHING or (rule.loosens is Loosens.UNSUPPORTED and found.is_mistake):
+        may_loosen = rule.loosens is not Loosens.NOTHING or _says_twice(at(schema, pointer), found)
+        if not may_loosen or (rule.loosens is not Loosens.ANYTHING and found.is_mistake):
             return Refusal(pointer, found.words)
         if len(loosened) == MAX_LOOSENED:
             return whole(rule, found.words)
@@ -106,6 +107,12 @@ def whole(rule: SchemaRule, problem: str) -> Followed:
 def _least(rule: SchemaRule) -> dict[str, Any]:
     """What is never left out: arguments are an object."""
     return {"type": "object"} if rule.loosens is Loosens.ANYTHING else {}
+
+
+def _says_twice(part: Schema, found: Explanation) -> bool:
+    """Whether a `format` that is held stands beside the `pattern` that is not: schema libraries write both for one
+    type."""
+    return "format" in part and "pattern" in part and found.words.startswith("`pattern`")
 
 
 def _as_it_came(pointer: str, renamed: Sequence[str]) -> str:

@@ -92,6 +92,21 @@ def test_mistakes_are_left_out_only_where_anything_may_be(schema: dict[str, Any]
     assert len(followed(schema).loosened) == 1
 
 
+EMAIL = "^(?!\\.)(?!.*\\.\\.)([A-Za-z0-9_'+\\-\\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\\-]*\\.)+[A-Za-z]{2,}$"
+"""As zod writes `z.email()`, beside the format."""
+
+
+@pytest.mark.parametrize("loosens", list(Loosens))
+def test_a_format_stands_for_the_pattern_beside_it(loosens: Loosens) -> None:
+    mail = {"type": "string", "format": "email", "pattern": EMAIL}
+    found = followed({"type": "object", "properties": {"m": mail}}, loosens)
+    assert [one.pointer for one in found.loosened] == ["/properties/m/pattern"]
+    assert found.rule.schema["properties"]["m"] == {"type": "string", "format": "email"}
+    longest = {**mail, "maxLength": 2**53}
+    refusal = follow(rule_of({"type": "object", "properties": {"m": longest}}, Loosens.NOTHING), schema_problem)
+    assert isinstance(refusal, Refusal), "what else is promised is not left out"
+
+
 def test_what_the_library_follows_is_as_it_came() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^2", "format": "date"}}}
     assert followed(schema) == Followed(rule=rule_of(schema))
