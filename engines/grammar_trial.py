@@ -138,7 +138,7 @@ def try_out(compiler: GrammarCompiler, trial: Trial) -> Outcome:
         followed.append(found)
     outcome = Outcome()
     for attempt in _attempts(compiler, followed):
-        outcome = _measured(compiler, trial.rules, attempt)
+        outcome = _measured(compiler, trial, attempt)
         if outcome.problem is None and outcome.num_bytes <= trial.max_bytes:
             break
     return outcome
@@ -153,8 +153,8 @@ def _attempts(compiler: GrammarCompiler, followed: Sequence[Followed]) -> Iterat
         yield [whole(one.rule, TOGETHER) if one.rule.loosens is Loosens.ANYTHING else one for one in followed]
 
 
-def _measured(compiler: GrammarCompiler, rules: str, followed: Sequence[Followed]) -> Outcome:
-    source = source_of(rules, [one.rule for one in followed])
+def _measured(compiler: GrammarCompiler, trial: Trial, followed: Sequence[Followed]) -> Outcome:
+    source = source_of(trial.rules, [one.rule for one in followed])
     before, begun_s = allocated_bytes(), time.perf_counter()
     try:
         grammar = compiler.compile(source)
@@ -163,7 +163,7 @@ def _measured(compiler: GrammarCompiler, rules: str, followed: Sequence[Followed
     compile_s, num_bytes = time.perf_counter() - begun_s, allocated_bytes() - before
     del grammar
     return Outcome(
-        changed=[one.rule for one in followed if one.loosened],
+        changed=[one.rule for one, asked in zip(followed, trial.schemas, strict=True) if one.rule != asked],
         loosened=[place for one in followed for place in one.loosened],
         num_bytes=max(num_bytes, len(source)),
         compile_s=compile_s,

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from engines.alternatives import are_apart
 from engines.grammar_words import Explanation, explain
 from engines.schema_parts import at, definitions_of, locate, replaced
 
@@ -83,6 +84,11 @@ def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
     renamed: list[str] = []
     while (problem := problem_of(schema)) is not None:
         pointer, found = locate(schema, problem, problem_of), explain(problem)
+        same = _with_alternatives(schema, pointer)
+        if same is not None:
+            schema = same
+            renamed.append(pointer)
+            continue
         may_loosen = rule.loosens is not Loosens.NOTHING or _says_twice(at(schema, pointer), found)
         if not may_loosen or (rule.loosens is not Loosens.ANYTHING and found.is_mistake):
             return Refusal(pointer, found.words)
@@ -94,7 +100,7 @@ def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
         loosened.append(Loosened(where=rule.where, pointer=place, problem=found.words))
         if keyword == "/oneOf":
             renamed.append(pointer)
-    return Followed(rule=rule.with_schema(schema) if loosened else rule, loosened=tuple(loosened))
+    return Followed(rule=rule.with_schema(schema) if loosened or renamed else rule, loosened=tuple(loosened))
 
 
 def whole(rule: SchemaRule, problem: str) -> Followed:
@@ -107,6 +113,18 @@ def whole(rule: SchemaRule, problem: str) -> Followed:
 def _least(rule: SchemaRule) -> dict[str, Any]:
     """What is never left out: arguments are an object."""
     return {"type": "object"} if rule.loosens is Loosens.ANYTHING else {}
+
+
+def _with_alternatives(schema: Schema, pointer: str) -> Schema | None:
+    """The same schema with `anyOf` for a `oneOf` whose parts exclude each other; the library sees only some."""
+    part = at(schema, pointer)
+    if "oneOf" not in part or "anyOf" in part or not are_apart(part["oneOf"], schema):
+        return None
+    return replaced(schema, pointer, _as_any_of(part))
+
+
+def _as_any_of(part: Schema) -> dict[str, Any]:
+    return {("anyOf" if name == "oneOf" else name): value for name, value in part.items()}
 
 
 def _says_twice(part: Schema, found: Explanation) -> bool:
@@ -159,7 +177,7 @@ KEYWORDS_TO_DROP: Sequence[tuple[str, ...]] = (
 def _looser(part: Schema) -> Iterator[tuple[Schema, str]]:
     """A part with less and less in it, and the keyword that says where."""
     if "oneOf" in part and "anyOf" not in part:
-        yield {("anyOf" if name == "oneOf" else name): value for name, value in part.items()}, "/oneOf"
+        yield _as_any_of(part), "/oneOf"
     for keywords in KEYWORDS_TO_DROP:
         present = [keyword for keyword in keywords if keyword in part]
         if present:

@@ -65,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "sequence grammar_process",
         "grammar_trial",
         "grammar schema_loosening",
+        "alternatives",
         "grammar_words schema_parts text prefix_match ranking token_counts config machine",
     ),
     "models": (

@@ -120,6 +120,46 @@ def test_parts_that_overlap_are_alternatives() -> None:
     assert found.rule.schema["properties"]["x"] == {"anyOf": [TEXT, other, null]}
 
 
+def tagged(name: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"kind": {"type": "string", "const": name}, **more}, "required": ["kind"]}
+
+
+KINDS = {"$defs": {"Cat": tagged("cat", n={"type": "integer"}), "Dog": tagged("dog", s=TEXT)}}
+APART: list[list[dict[str, Any]]] = [
+    [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+    [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}, {"type": "null"}, TEXT],
+    [{"$ref": "#/$defs/Cat"}, tagged("bird")],
+]
+TOGETHER: list[list[dict[str, Any]]] = [
+    [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Cat"}],
+    [{"$ref": "#/$defs/Cat"}, {"type": "object", "properties": {"kind": {"const": "dog"}}}],
+    [{"$ref": "#/$defs/Cat"}, {"properties": {"kind": {"const": "dog"}}, "required": ["kind"]}],
+    [{"type": "integer"}, {"type": "number"}],
+    [{"$ref": "#/$defs/Dog"}, {}],
+]
+
+
+@pytest.mark.parametrize("parts", APART)
+def test_parts_that_exclude_each_other_are_followed_to_the_letter(parts: list[dict[str, Any]]) -> None:
+    found = followed({"type": "object", "properties": {"x": {"oneOf": parts}}, **KINDS}, Loosens.NOTHING)
+    assert found.loosened == ()
+    assert schema_problem(found.rule.schema) is None
+
+
+@pytest.mark.parametrize("parts", TOGETHER)
+def test_parts_that_one_value_may_have_are_not(parts: list[dict[str, Any]]) -> None:
+    schema = {"type": "object", "properties": {"x": {"oneOf": parts}}, **KINDS}
+    assert isinstance(follow(rule_of(schema, Loosens.NOTHING), schema_problem), Refusal)
+    assert [one.pointer for one in followed(schema).loosened] == ["/properties/x/oneOf"]
+
+
+def test_a_trial_compiles_what_only_reads_otherwise(compiler: GrammarCompiler) -> None:
+    rule = rule_of({"oneOf": APART[0], **KINDS}, Loosens.NOTHING)
+    outcome = try_out(compiler, Trial(rules="start: r", schemas=[rule], time_limit_s=60.0))
+    assert (outcome.problem, outcome.loosened) == (None, [])
+    assert ["anyOf" in one.schema for one in outcome.changed] == [True]
+
+
 def test_very_many_places_are_one() -> None:
     schema = {"type": "object", "properties": {f"p{i}": LOOK_AHEAD for i in range(MAX_LOOSENED + 1)}}
     found = followed(schema)
