@@ -110,17 +110,17 @@ from server.lifecycle.memory import anonymous_bytes, share_one_heap, trim
 assert share_one_heap(os.environ)
 bytes(31 << 20)  # from now on glibc maps no memory of less, and keeps twice as much at the end of a heap
 before = anonymous_bytes()
-holding, freed = threading.Barrier(5), threading.Barrier(5)
+holding, measured = threading.Barrier(5), threading.Barrier(5)
 def work():
     taken = [b"x" * 100_000 for _ in range(200)]
     holding.wait()
+    measured.wait()
     taken.clear()
-    freed.wait()
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads: thread.start()
 holding.wait()
 during = anonymous_bytes()
-freed.wait()
+measured.wait()
 for thread in threads: thread.join()
 trim()
 print((during - before) >> 20, (anonymous_bytes() - before) >> 20)
