@@ -39,6 +39,13 @@ def test_slower_checks_run_the_tests_of_their_marker(name: str, pytestconfig: py
     assert any(line.startswith(f"{name}: ") for line in pytestconfig.getini("markers"))
 
 
+def test_large_clients_are_installed_only_when_asked_for() -> None:
+    nowhere = ("CLIENTS=nowhere", "NODE_MODULES=nowhere/node_modules")
+    assert "requirements/sdk.txt" in recipe("test-clients", *nowhere)
+    assert "requirements/load.txt" not in recipe("test-clients", *nowhere)
+    assert "requirements/load.txt" in recipe("test-clients", "ALL=1", *nowhere)
+
+
 RunCi = Callable[..., "subprocess.CompletedProcess[str]"]
 MAKE = """#!/bin/sh
 echo "made $1"

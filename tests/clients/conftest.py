@@ -15,13 +15,15 @@ from tests.clients.program_process import ProgramProcess
 from tests.clients.table import Results, report
 
 KEY = "clients-suite"
+SETTINGS = keyed(KEY) | {"FENHE_CACHE__ENABLED": "false"}
+"""Without the cache, from which a stream comes in one piece."""
 
 
 @pytest.fixture(scope="session")
 def scripted_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the students `scripted` and `random`."""
     log = tmp_path_factory.mktemp("scripted") / "log"
-    environ = os.environ | keyed(KEY)
+    environ = os.environ | SETTINGS
     command = [sys.executable, "-m", "tests.clients.scripted_server"]
     with log.open("w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -35,8 +37,8 @@ def scripted_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def default_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`fenhe serve` with the default student. Without the cache, from which a stream comes in one piece."""
-    server = ServedProcess(keyed(KEY) | {"FENHE_CACHE__ENABLED": "false"}, tmp_path_factory.mktemp("default") / "log")
+    """`fenhe serve` with the default student."""
+    server = ServedProcess(SETTINGS, tmp_path_factory.mktemp("default") / "log")
     try:
         yield server.wait_for_url(600)
     finally:

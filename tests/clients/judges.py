@@ -20,7 +20,8 @@ PERSON = {
     "required": ["name", "age", "city"],
     "additionalProperties": False,
 }
-STATUSES = {"unknown_model": 404, "wrong_key": 401, "too_long": 400, "overloaded": 429, "broken": 200}
+STATUSES = {"unknown_model": 404, "wrong_key": 401, "too_long": 400, "overloaded": 429}
+"""What breaks in the middle has begun with 200; clients give it that, another number or none."""
 TOLD = {
     "unknown_model": "no-such-model",
     "wrong_key": "API key",
@@ -71,9 +72,10 @@ def judge_errors(result: Result) -> None:
         assert result["counted"]
         return
     for name, failure in result.items():
-        assert failure["status"] in (STATUSES[name], None), failure
-        told = [TOLD[name], *([f" {STATUSES[name]} "] if failure["status"] is None else [])]
+        status = STATUSES.get(name)
+        told = [TOLD[name], *([f" {status} "] if failure["status"] is None else [])]
         assert any(words in failure["message"] for words in told), failure
+        assert status is None or failure["status"] in (status, None), failure
     assert result.keys() >= {"unknown_model", "wrong_key", "overloaded"}
 
 

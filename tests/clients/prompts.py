@@ -50,4 +50,5 @@ SCRIPT: Mapping[str, Line] = {
 }
 """By a part of the prompt, the first that fits; anything else is greeted."""
 
-DEFAULT_LINE = Line(pieces=pieces(GREETING, 3))
+DEFAULT_LINE = Line(pieces=pieces(GREETING, 3), delay_s=0.03)
+"""With time between its pieces: what comes at once is sent as one."""

@@ -1,6 +1,7 @@
 """Real clients against a running server: each cell of docs/clients.md is one test. `make test-clients`."""
 
 import re
+from functools import partial
 
 import httpx
 import pytest
@@ -49,10 +50,14 @@ def test_client_works(
         result = program.do(capability, **target)
         JUDGES[capability](result)
         if capability == "cancel":
-            assert until(lambda: aborted(url) > num_aborted), "the server still generates"
+            assert until(partial(has_more_aborted, url, num_aborted)), "the server still generates"
 
 
 def aborted(url: str) -> int:
     """Sequences that ended because nobody wanted them any more."""
     text = httpx.get(f"{url}/metrics").text
     return sum(int(float(number)) for number in re.findall(r'finished_reason="abort"\S* (\S+)', text))
+
+
+def has_more_aborted(url: str, number: int) -> bool:
+    return aborted(url) > number

@@ -24,7 +24,8 @@ def row_in(text: str) -> str:
 def test_table_has_a_mark_for_every_cell() -> None:
     cells = row_in(document(found(failed="tools"), "")).split(" | ")
     marks = dict(zip(CAPABILITIES, cells[3:-1], strict=True))
-    assert marks == {name: FAILED if name == "tools" else PASSED for name in CAPABILITIES}
+    assert marks.pop("load") == ABSENT
+    assert marks == {name: FAILED if name == "tools" else PASSED for name in CLIENT.capabilities}
     assert cells[2] == "openai 1.2.3"
 
 
@@ -36,13 +37,6 @@ def test_table_keeps_the_rows_of_clients_that_were_left_out() -> None:
 def test_table_keeps_the_row_of_a_client_that_was_tried_in_part() -> None:
     earlier = document(found(failed="tools"), "")
     assert row_in(document(found(capabilities=("chat",)), earlier)) == row_in(earlier)
-
-
-def test_a_capability_that_a_client_has_not_is_neither_passed_nor_failed() -> None:
-    client = next(client for client in CLIENTS if "scores" not in client.capabilities)
-    results = Results(cells={(client.program, name): True for name in client.capabilities})
-    results.versions[client.program] = {}
-    assert rows_of(document(results, ""))[client.name, client.endpoint].count(ABSENT) >= 1
 
 
 def test_a_cell_that_raises_has_failed() -> None:

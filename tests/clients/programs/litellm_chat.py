@@ -5,7 +5,7 @@ from typing import Any
 
 import litellm
 
-from tests.clients.programs.openai_chat import TOOL, Person, calls_of, result_of, texts, user
+from tests.clients.programs.openai_chat import TOOL, Person, calls_of, results_for, texts, user
 from tests.clients.programs.program import Result, Target, failure_of, first, run
 
 
@@ -44,9 +44,7 @@ def tools(to: Target) -> Result:
     answer = create(to, messages, tools=[TOOL], max_tokens=200).choices[0].message
     chunks = list(create(to, messages, tools=[TOOL], max_tokens=200, stream=True))
     streamed = litellm.stream_chunk_builder(chunks, messages=messages).choices[0].message
-    after = [
-        create(to, [*messages, said, *map(result_of, said.tool_calls)], tools=[TOOL]) for said in (answer, streamed)
-    ]
+    after = [create(to, [*messages, said, *results_for(said)], tools=[TOOL]) for said in (answer, streamed)]
     told = [answered.choices[0].message.content for answered in after]
     return {"calls": [calls_of(answer), calls_of(streamed)], "texts": told}
 

@@ -78,19 +78,18 @@ def tools(to: Target) -> Result:
     helper = client_for(to).chat.completions.stream(model=to.model, messages=messages, tools=[TOOL])
     with helper as events:
         streamed = events.get_final_completion().choices[0].message
-    after = [
-        create(to, [*messages, said, *map(result_of, said.tool_calls or ())], tools=[TOOL])
-        for said in (message, streamed)
-    ]
+    after = [create(to, [*messages, said, *results_for(said)], tools=[TOOL]) for said in (message, streamed)]
     return {
         "calls": [calls_of(message), calls_of(streamed)],
         "texts": [answer.choices[0].message.content for answer in after],
     }
 
 
-def result_of(call: Any) -> Any:
-    content = get_weather(**json.loads(call.function.arguments))
-    return {"role": "tool", "tool_call_id": call.id, "content": content}
+def results_for(message: Any) -> list[Any]:
+    return [
+        {"role": "tool", "tool_call_id": call.id, "content": get_weather(**json.loads(call.function.arguments))}
+        for call in message.tool_calls
+    ]
 
 
 def calls_of(message: Any) -> list[Any]:
