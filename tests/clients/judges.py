@@ -23,12 +23,13 @@ PERSON = {
 STATUSES = {"unknown_model": 404, "wrong_key": 401, "too_long": 400, "overloaded": 429}
 """What breaks in the middle has begun with 200; clients give it that, another number or none."""
 TOLD = {
-    "unknown_model": "no-such-model",
-    "wrong_key": "API key",
-    "too_long": "maximum context length is",
-    "overloaded": "sequences are waiting",
-    "broken": BROKEN,
+    "unknown_model": ("no-such-model",),
+    "wrong_key": ("API key",),
+    "too_long": ("maximum context length is", "ran out of room in the model's context window"),
+    "overloaded": ("sequences are waiting",),
+    "broken": (BROKEN, 'terminal state "response.failed"'),
 }
+"""What each says: words of the server's, or those in which a client says the same."""
 ENDS = ("stop", "length")
 
 
@@ -73,7 +74,7 @@ def judge_errors(result: Result) -> None:
         return
     for name, failure in result.items():
         status = STATUSES.get(name)
-        told = [TOLD[name], *([f" {status} "] if failure["status"] is None else [])]
+        told = [*TOLD[name], *([f" {status} "] if failure["status"] is None else [])]
         assert any(words in failure["message"] for words in told), failure
         assert status is None or failure["status"] in (status, None), failure
     assert result.keys() >= {"unknown_model", "wrong_key", "overloaded"}
