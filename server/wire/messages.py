@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from models.errors import UnsupportedField
 from models.sampling import PositiveProbability, Temperature
 from server.wire.base import (
     ChoiceFenhe,
@@ -20,6 +21,8 @@ from server.wire.base import (
     recommended_else,
 )
 from server.wire.chat import JsonSchema
+from server.wire.ignored import Ignored
+from server.wire.raw_body import Raw
 
 StopSequences = Annotated[list[StopString], Meta(max_length=32)]
 
@@ -63,6 +66,33 @@ Block = TextBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThi
 class Turn(LooseBody, frozen=True, kw_only=True):
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
+
+
+READ = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
+"""Types of blocks that may be sent."""
+
+
+def adapt_turn(raw: Raw, place: str, ignored: Ignored) -> Raw:
+    """What an assistant said and nobody here can read, such as the search of a provider, is left out.
+
+    Raises: UnsupportedField for such a block of a user (an image, a document).
+    """
+    content, is_answer = raw.get("content"), raw.get("role") == "assistant"
+    if not isinstance(content, list):
+        return {**raw, "content": ""} if content is None and is_answer else raw
+    kept = []
+    for index, block in enumerate(content):
+        kind, where = block.get("type") if isinstance(block, dict) else None, f"{place}.content[{index}]"
+        if kind in READ or not isinstance(kind, str):
+            kept.append(block)
+        elif is_answer:
+            ignored.add(kind, where)
+        else:
+            raise UnsupportedField(
+                f"`{where}.type`: content of type {kind[:100]!r} is not supported: this student reads text only",
+                param=f"{where}.type",
+            )
+    return {**raw, "content": kept}
 
 
 class ToolDefinition(LooseBody, frozen=True, kw_only=True):

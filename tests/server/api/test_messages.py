@@ -244,6 +244,28 @@ def result(**fields: Any) -> dict[str, Any]:
         ),
         (
             None,
+            [
+                *user("one"),
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}},
+                        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []},
+                        {"type": "hologram"},
+                        {"type": "text", "text": "Found.", "citations": [{"type": "web_search_result_location"}]},
+                    ],
+                },
+                *user("two"),
+            ],
+            [("user", "one"), ("assistant", "Found."), ("user", "two")],
+        ),
+        (
+            None,
+            [*user("one"), {"role": "assistant", "content": None}, *user("two")],
+            [("user", "one\ntwo")],
+        ),
+        (
+            None,
             [*user("one"), {"role": "assistant", "content": [EARLIER]}, *user([result()])],
             [("user", "one"), ("assistant", CALLED), ("user", "<tool_response>\n\n</tool_response>")],
         ),
