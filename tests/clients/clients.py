@@ -126,10 +126,11 @@ KNOWN_FAILURES: dict[tuple[str, str], str] = {}
 server that it fails against in the same way. A cell that works after all fails the suite until it is taken out."""
 
 
-def pinned_versions() -> dict[str, str]:
-    """The exact version of every package that the suite's own files of requirements name."""
-    found: dict[str, str] = {}
-    for file in sorted((FOLDER / "requirements").glob("*.txt")):
-        found.update(re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==(\S+)$", file.read_text(), re.MULTILINE))
+def pinned_versions() -> set[tuple[str, str]]:
+    """Name and exact version of every package that the suite's own files of requirements name. One name may have
+    several, in different environments.
+    """
+    files = sorted((FOLDER / "requirements").rglob("*.txt"))
+    text = "\n".join(file.read_text() for file in files)
     packages: dict[str, str] = json.loads((FOLDER / "package.json").read_text())["dependencies"]
-    return found | packages
+    return {*re.findall(r"^([\w.-]+)(?:\[[\w,-]*\])?==(\S+)$", text, re.MULTILINE), *packages.items()}

@@ -49,10 +49,9 @@ def test_a_cell_that_raises_has_failed() -> None:
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.program)
 def test_document_is_of_the_versions_that_are_pinned(client: Client) -> None:
     row = rows_of(DOCUMENT.read_text(encoding="utf-8"))[client.name, client.endpoint]
-    told = dict(re.findall(r"([@\w/-]+) ([\d.]+)", row.split(" | ")[2]))
+    told = set(re.findall(r"([@\w/-]+) ([\d.]+)", row.split(" | ")[2]))
     assert told
-    pinned = {name.lower().replace("_", "-"): number for name, number in pinned_versions().items()}
-    assert told == {name: pinned[name] for name in told}
+    assert told <= pinned_versions()
 
 
 def test_document_has_no_red_cell_that_is_not_known() -> None:
