@@ -94,7 +94,7 @@ def _reply_problem(reply: dict[str, Any], sent: Sent) -> str | None:
     if sent.path == COUNT:
         return None if reply.get("input_tokens", 0) > 0 else f"counted {reply}"
     ends = [choice.get("finish_reason") for choice in reply.get("choices", ())]
-    is_answer = sent.method == "POST"
+    is_answer = sent.method == "POST" and sent.path.startswith("/v1/")
     return f"choices without an end: {ends}" if is_answer and not (ends and all(ends)) else None
 
 

@@ -73,6 +73,9 @@ def test_message_ends_with_its_last_event() -> None:
         (MESSAGES, {"stop_reason": None}, False),
         (COUNT, {"input_tokens": 5}, True),
         (COUNT, {"input_tokens": 0}, False),
+        (CHAT, {"choices": [{"finish_reason": "stop"}]}, True),
+        (CHAT, {"choices": []}, False),
+        ("/admin/reload", {"changed": []}, True),
     ],
 )
 def test_reply_is_judged_by_its_endpoint(path: str, reply: dict[str, Any], is_right: bool) -> None:
