@@ -24,7 +24,8 @@ class Turns:
 
     def __init__(self) -> None:
         self._pass_s: float | None = None
-        self._num_steps = 0
+        self._now = 0
+        """Rises with every step, and within it: who comes in a step stands before who has its turn in it."""
         self._credits: dict[str, float] = {}
         self._typical: OrderedDict[str, float] = OrderedDict()
         """What choosing a token last cost each tenant: a sequence has no figure of its own before its first one."""
@@ -38,18 +39,29 @@ class Turns:
 
         `tenants` are those that have a sequence running.
         """
-        self._num_steps += 1
+        self._queue(sequence for sequence in candidates if sequence.waits_from is None)
+        waiting = self._waiting_among(candidates, tenants)
+        self._queue(sequence for sequence in candidates if sequence.id not in waiting)
+        return frozenset(waiting)
+
+    def _queue(self, sequences: Iterable[Sequence]) -> None:
+        """Behind all that wait."""
+        self._now += 1
+        for sequence in sequences:
+            sequence.waits_from = self._now
+
+    def _waiting_among(self, candidates: Many[Sequence], tenants: frozenset[str]) -> set[str]:
         if len(tenants) < 2 or self._pass_s is None:
             self._credits.clear()
-            return frozenset()
+            return set()
         self._credits = {tenant: credit for tenant, credit in self._credits.items() if tenant in tenants}
         budget_s = PASS_SHARE * self._pass_s / len(tenants)
         waiting: set[str] = set()
         for tenant, own in _by_tenant(candidates).items():
             waiting |= self._waiting_of(tenant, own, budget_s)
         if candidates and len(waiting) == len(candidates):
-            waiting.remove(self._take(min(candidates, key=_longest_waiting)))
-        return frozenset(waiting)
+            waiting.remove(min(candidates, key=_waits_from).id)
+        return waiting
 
     def _waiting_of(self, tenant: str, own: list[Sequence], budget_s: float) -> set[str]:
         costs = {sequence.id: self._cost(sequence) for sequence in own}
@@ -57,19 +69,14 @@ class Turns:
         dearest_s = max((costs[sequence.id] for sequence in costly), default=0.0)
         credit_s = min(self._credits.get(tenant, 0.0) + budget_s, max(budget_s, dearest_s))
         waiting: set[str] = set()
-        for sequence in sorted(costly, key=_longest_waiting):
+        for sequence in sorted(costly, key=_waits_from):
             cost_s = costs[sequence.id]
             if waiting or cost_s > credit_s:  # none passes one that waits: a dear one would wait for ever
                 waiting.add(sequence.id)
             else:
                 credit_s -= cost_s
-                self._take(sequence)
         self._credits[tenant] = credit_s
         return waiting
-
-    def _take(self, sequence: Sequence) -> str:
-        sequence.last_turn = self._num_steps
-        return sequence.id
 
     def _cost(self, sequence: Sequence) -> float:
         tenant = sequence.tenant
@@ -82,8 +89,9 @@ class Turns:
         return sequence.choosing_s
 
 
-def _longest_waiting(sequence: Sequence) -> int:
-    return sequence.last_turn
+def _waits_from(sequence: Sequence) -> int:
+    assert sequence.waits_from is not None
+    return sequence.waits_from
 
 
 def _by_tenant(sequences: Iterable[Sequence]) -> dict[str, list[Sequence]]:

@@ -1,7 +1,9 @@
 """Tenants share steps: what is costly to choose takes turns, nothing starves, and nobody waits alone."""
 
+import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -85,6 +87,72 @@ def test_dear_row_is_not_passed_for_ever() -> None:
     rows = [make_sequence("dear", "a", 5.0), *rows_of("a", 6, cost_s=0.4), make_sequence("light", "b")]
     found = times(served(turns_after_a_pass(), rows, 400))
     assert found["dear"] >= found["a0"] - 1 > 20
+
+
+def served_beside_newcomers(
+    turns: Turns, long: list[Sequence], light: list[Sequence], newcomer: Callable[[int], Sequence], num_slots: int
+) -> list[list[Sequence]]:
+    """As `served`, while in every step new sequences fill the slots that are free, each for one token."""
+    short: list[Sequence] = []
+    steps, numbers = [], itertools.count()
+    for _ in range(1000):
+        while len(long) + len(light) + len(short) < num_slots:
+            short.append(newcomer(next(numbers)))
+        (step,) = served(turns, [*long, *light, *short], 1)
+        short = [row for row in short if row not in step]
+        steps.append(step)
+    return steps
+
+
+def test_long_row_has_every_other_turn_beside_short_ones_of_its_tenant() -> None:
+    long, light = rows_of("a", 1, cost_s=2.0), rows_of("b", 1)
+    steps = served_beside_newcomers(
+        turns_after_a_pass(), long, light, lambda number: make_sequence(f"short{number}", "a", 2.0), num_slots=3
+    )
+    num_turns = 1000 * PASS_SHARE * PASS_S / 2 / 2.0
+    assert abs(times(steps)["a0"] - num_turns / 2) <= 1
+    assert times(steps)["b0"] == 1000
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_row_waits_longer_than_all_others_turns_take(seed: int) -> None:
+    """Whatever comes while it waits."""
+    rng = random.Random(seed)
+    num_long, num_slots, dearest_s = rng.randint(1, 5), 8, 2.0
+    long = [make_sequence(f"long{number}", "a", rng.uniform(0.1, dearest_s)) for number in range(num_long)]
+    steps = served_beside_newcomers(
+        turns_after_a_pass(),
+        long,
+        rows_of("b", 1),
+        lambda number: make_sequence(f"s{number}", "a", rng.choice([None, 0.1, dearest_s])),
+        num_slots,
+    )
+    budget_s = PASS_SHARE * PASS_S / 2
+    bound = num_slots * dearest_s / budget_s
+    for row in long:
+        at = [-1, *(number for number, step in enumerate(steps) if row in step), len(steps)]
+        assert max(after - before for before, after in itertools.pairwise(at)) <= bound
+
+
+def test_newcomers_do_not_take_the_turn_of_another_tenant_where_all_wait() -> None:
+    steps = served_beside_newcomers(
+        turns_after_a_pass(),
+        rows_of("a", 1, cost_s=1000.0),
+        [],
+        lambda number: make_sequence(f"short{number}", "b", 1000.0),
+        num_slots=2,
+    )
+    assert abs(times(steps)["a0"] - 500) <= 2
+
+
+def test_row_that_becomes_costly_queues_behind_those_that_wait() -> None:
+    turns = turns_after_a_pass()
+    changing, costly, light = make_sequence("changing", "a"), rows_of("a", 3, cost_s=1.0), rows_of("b", 1)
+    rows = [changing, *costly, *light]
+    assert times(served(turns, rows, 21)) == {"changing": 21, "b0": 21, "a0": 4, "a1": 3, "a2": 3}
+    changing.choosing_s = 1.0
+    order = [row.id for step in served(turns, rows, 8) for row in step if row.tenant == "a"]
+    assert order == ["a1", "a2", "a0", "changing"]
 
 
 def test_somebody_always_takes_part() -> None:
