@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
@@ -19,6 +20,25 @@ def subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, A
             yield from ((f"{place}/{index}", inner) for index, inner in enumerate(value))
         elif keyword in SINGLES:
             yield place, value
+
+
+def combined(part: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[Any]:
+    """The parts that say together with this one what a value is: those in its lists, and where its `$ref` leads."""
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        parts = part.get(keyword)
+        if isinstance(parts, list):  # a reference may lead to what is no schema
+            yield from parts
+    target = referred(part, root)
+    if target is not None:
+        yield target
+
+
+def referred(part: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Where a part's `$ref` leads; None without one, and for a name (`$anchor`) or another document."""
+    reference = part.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        return at(root, unquote(reference[1:]))
+    return None
 
 
 def locate(schema: Mapping[str, Any], problem: str, problem_of: Callable[[Mapping[str, Any]], str | None]) -> str:

@@ -4,13 +4,14 @@ What is left out loosens its place in the schema, and is named. Whether a schema
 library follows its patterns, is found out by compiling it.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 
-from engines.schema_loosening import Loosened, Loosens
+from engines.schema_loosening import MAX_LOOSENED, Loosened, Loosens
 from engines.schema_parts import LISTS, MAPS, SINGLES, at, escaped, replaced
 from models.errors import InvalidParameter, ServingError, UnsupportedField
 from server.generation.keywords import (
@@ -47,20 +48,32 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     loosened: tuple[Loosened, ...] = ()
 
 
-def held_part(schema: Mapping[str, Any], where: str, loosens: Loosens) -> Held:
-    """`where` is the request's field that holds the schema, `loosens` what may be left out of it.
+def held_part(schema: Mapping[str, Any], where: str, loosens: Loosens, max_bytes: int) -> Held:
+    """`where` is the request's field that holds the schema, `loosens` what may be left out of it. What is nested too
+    deeply, or is still larger than `max_bytes`, is left out as a whole.
 
-    Raises: UnsupportedField for keywords that no grammar holds, InvalidParameter for what is wrong or too wide, both
-    only where they may not be left out.
+    Raises: UnsupportedField for keywords that no grammar holds, InvalidParameter for what is wrong, too large or too
+    wide, both only where they may not be left out.
     """
     reader = _Reader(schema, where, loosens)
     try:
         found = reader.read(schema, "")
+        num_bytes = len(json.dumps(found))
     except RecursionError:
-        raise refused(where, "", "it is nested too deeply") from None
-    held = found if isinstance(found, dict) else {}
+        return reader.leave_out_all("it is nested too deeply")
+    if num_bytes > max_bytes:
+        return reader.leave_out_all(f"it has {num_bytes} bytes, more than {max_bytes} (limits.max_schema_bytes)")
+    return _narrowed(found if isinstance(found, dict) else {}, reader)
+
+
+def _narrowed(held: dict[str, Any], reader: "_Reader") -> Held:
+    """The schema with no place that is too wide: each is loosened by itself, or all together where they are many."""
+    num_places = 0
     while (too_wide := find_too_wide(held)) is not None:
         pointer, problem = too_wide
+        if num_places == MAX_LOOSENED:
+            return reader.leave_out_all(problem)
+        num_places += 1
         reader.leave_out(pointer, problem, is_mistake=True)
         part = at(held, pointer)
         held = replaced(held, pointer, {name: part[name] for name in ("type", "$defs", "definitions") if name in part})
@@ -93,6 +106,13 @@ class _Reader:
         if self._loosens is Loosens.NOTHING or (self._loosens is Loosens.UNSUPPORTED and is_mistake):
             raise _error(InvalidParameter if is_mistake else UnsupportedField, self._where, pointer, problem)
         self.loosened.append(Loosened(where=self._where, pointer=pointer, problem=problem))
+
+    def leave_out_all(self, problem: str) -> Held:
+        """Raises: InvalidParameter where a mistake may not be left out."""
+        self.leave_out("", problem, is_mistake=True)
+        kind = _lower(self._root.get("type"))
+        held = {"type": kind} if kind is not None and mistake_in("type", kind) is None else {}
+        return Held(schema=held, loosened=tuple(self.loosened[-1:]))
 
     def read(self, part: Any, pointer: str) -> dict[str, Any] | bool:
         if isinstance(part, bool):

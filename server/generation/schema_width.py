@@ -1,15 +1,15 @@
 """How much a schema allows at one place: what the next token of an answer costs grows with the square of that."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from engines.schema_parts import subschemas
+from engines.schema_parts import combined, subschemas
 
 MAX_OPTIONAL = 256
 """Optional properties that can follow each other: listing the tokens that may come next takes 7 ms then, 22 at 500."""
 MAX_ALTERNATIVES = 512
-LISTS_OF_ALTERNATIVES = ("anyOf", "oneOf", "allOf")
+DEFINITIONS = ("/$defs/", "/definitions/")
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,7 +24,10 @@ class Width:
 
 
 def find_too_wide(schema: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The pointer of a part that allows too much next to each other, and what is wrong with it."""
+    """The pointer of a part that allows too much next to each other, and what is wrong with it.
+
+    Definitions first: what refers to one is as wide.
+    """
     widths = Widths(schema)
     waiting: list[tuple[str, Any]] = [("", schema)]
     while waiting:
@@ -34,7 +37,7 @@ def find_too_wide(schema: Mapping[str, Any]) -> tuple[str, str] | None:
         problem = _problem_of(widths.of(part))
         if problem is not None:
             return pointer, problem
-        waiting += subschemas(part, pointer)
+        waiting += sorted(subschemas(part, pointer), key=lambda found: found[0].startswith(DEFINITIONS))
     return None
 
 
@@ -50,29 +53,33 @@ def _problem_of(width: Width) -> str | None:
 
 
 class Widths:
-    """Widths of the parts of one schema, each reference followed once."""
+    """Widths of the parts of one schema, each worked out once."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
-        self._referred: dict[str, Width] = {}
+        self._known: dict[int, Width] = {}
 
-    def of(self, part: Any) -> Width:
-        if not isinstance(part, Mapping):
-            return Width()
-        width = Width(_longest_run(part), max(1, _num_compound(part.get("enum"))))
-        if isinstance(part.get("$ref"), str):
-            width += self._of_reference(part["$ref"])
-        for keyword in LISTS_OF_ALTERNATIVES:
-            for one in part.get(keyword, ()):
-                width += self.of(one)
-        return width
+    def of(self, part: Mapping[str, Any]) -> Width:
+        """Those that a part is combined of come before it; one that leads back to itself adds nothing."""
+        begun: set[int] = set()
+        waiting = [part]
+        while waiting:
+            one = waiting[-1]
+            if id(one) in self._known:
+                waiting.pop()
+            elif id(one) in begun:
+                self._known[id(waiting.pop())] = self._together(one)
+            else:
+                begun.add(id(one))
+                waiting += (inner for inner in combined(one, self._schema) if self._is_new(inner, begun))
+        return self._known[id(part)]
 
-    def _of_reference(self, reference: str) -> Width:
-        known = self._referred.get(reference)
-        if known is None:
-            self._referred[reference] = Width()  # one that leads back to itself adds nothing
-            known = self._referred[reference] = self.of(_resolve(self._schema, reference))
-        return known
+    def _is_new(self, part: Any, begun: Set[int]) -> bool:
+        return isinstance(part, Mapping) and id(part) not in begun and id(part) not in self._known
+
+    def _together(self, part: Mapping[str, Any]) -> Width:
+        own = Width(_longest_run(part), max(1, _num_compound(part.get("enum"))))
+        return sum((self._known.get(id(one), Width()) for one in combined(part, self._schema)), own)
 
 
 def _longest_run(part: Mapping[str, Any]) -> int:
@@ -81,29 +88,22 @@ def _longest_run(part: Mapping[str, Any]) -> int:
 
 
 def _runs(part: Mapping[str, Any]) -> Iterator[int]:
-    required = set(part.get("required", ()))
-    length = 0
-    for name in part.get("properties", ()):
+    required, length = _names_in(part, "required"), 0
+    for name in _names_in(part, "properties"):
         if name in required:
             yield length
             length = 0
         else:
             length += 1
-    yield length + len(part.get("patternProperties", ()))
+    yield length + len(_names_in(part, "patternProperties"))
+
+
+def _names_in(part: Mapping[str, Any], keyword: str) -> Set[str]:
+    """Names; none where a reference led to what is no schema."""
+    found = part.get(keyword)
+    return dict.fromkeys(found if isinstance(found, list | dict) else ()).keys()
 
 
 def _num_compound(values: Any) -> int:
     """Objects and lists among the values of an `enum`; the simple ones are one pattern together."""
     return sum(isinstance(value, dict | list) for value in values) if isinstance(values, list) else 0
-
-
-def _resolve(schema: Mapping[str, Any], reference: str) -> Any:
-    """Source: RFC 6901. What leads nowhere is found by compiling."""
-    part: Any = schema if reference.startswith("#") else None
-    for escaped in reference.split("/")[1:]:
-        name = escaped.replace("~1", "/").replace("~0", "~")
-        if isinstance(part, list) and name.isdecimal() and int(name) < len(part):
-            part = part[int(name)]
-        else:
-            part = part.get(name) if isinstance(part, Mapping) else None
-    return part

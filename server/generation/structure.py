@@ -66,7 +66,7 @@ def structure_of(body: ChatRequest, limits: Limits) -> Structure:
         )
     if wanted is None and not functions:
         return Structure()
-    arguments = argument_rules(functions, body.tool_choice)
+    arguments = argument_rules(functions, body.tool_choice, limits)
     return _structure(_rules(body, functions, has_format=wanted is not None), functions, wanted, arguments, limits)
 
 

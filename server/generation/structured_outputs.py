@@ -79,11 +79,11 @@ def _form(param: str, value: Any, limits: Limits) -> TextForm:
     _check_size(value if isinstance(value, str) else "", param, limits)  # before anything goes through it
     match kind:
         case "json":
-            return _schema_form(param, _schema_in(value, param), Loosens.UNSUPPORTED)
+            return _schema_form(param, _schema_in(value, param), Loosens.UNSUPPORTED, limits)
         case "json_object":
-            return _schema_form(param, ANY_OBJECT, Loosens.NOTHING)
+            return _schema_form(param, ANY_OBJECT, Loosens.NOTHING, limits)
         case "response_format":
-            return _format_form(value)
+            return _format_form(value, limits)
     rule = _rule(kind, value, param)
     _check_size(rule, param, limits)
     return TextForm(param=param, rule=rule)
@@ -119,18 +119,19 @@ def _schema_in(value: Mapping[str, Any] | str, param: str) -> Mapping[str, Any]:
     return schema
 
 
-def _format_form(wanted: JsonObjectFormat | JsonSchemaFormat) -> TextForm:
+def _format_form(wanted: JsonObjectFormat | JsonSchemaFormat, limits: Limits) -> TextForm:
     if isinstance(wanted, JsonObjectFormat):
         if wanted.schema is not None:
-            return _schema_form("response_format.schema", wanted.schema, Loosens.UNSUPPORTED)
-        return _schema_form("response_format", ANY_OBJECT, Loosens.NOTHING)
+            return _schema_form("response_format.schema", wanted.schema, Loosens.UNSUPPORTED, limits)
+        return _schema_form("response_format", ANY_OBJECT, Loosens.NOTHING, limits)
     schema = wanted.json_schema.schema
     if schema is None:
         raise InvalidParameter(f"`{FORMAT_SCHEMA}` is required", param=FORMAT_SCHEMA)
-    return _schema_form(FORMAT_SCHEMA, schema, Loosens.NOTHING if wanted.json_schema.strict else Loosens.UNSUPPORTED)
+    loosens = Loosens.NOTHING if wanted.json_schema.strict else Loosens.UNSUPPORTED
+    return _schema_form(FORMAT_SCHEMA, schema, loosens, limits)
 
 
-def _schema_form(param: str, schema: Mapping[str, Any], loosens: Loosens) -> TextForm:
-    held = held_part(schema, param, loosens)
+def _schema_form(param: str, schema: Mapping[str, Any], loosens: Loosens, limits: Limits) -> TextForm:
+    held = held_part(schema, param, loosens, limits.max_schema_bytes)
     rule = SchemaRule.of(held.schema, name=BODY, where=param, loosens=loosens)
     return TextForm(param=param.partition(".json_schema")[0], schema=Followed(rule=rule, loosened=held.loosened))

@@ -11,11 +11,12 @@ from typing import Any
 from urllib.parse import unquote
 
 from engines.grammar import literal
-from engines.schema_loosening import Followed, Loosens, SchemaRule
+from engines.schema_loosening import Followed, Loosens, SchemaRule, whole
 from engines.schema_parts import at
 from models.errors import InvalidParameter
 from server.generation.closing import closed
-from server.generation.json_schema import held_part
+from server.generation.json_schema import held_part, refused
+from server.settings.config import Limits
 from server.wire.chat import ChatRequest, FunctionDefinition, Message, NamedToolChoice
 from server.wire.json_shape import json_shape
 
@@ -23,6 +24,7 @@ OPEN_MARK = "<tool_call>"
 CALL_START = '\n{"name": "'
 ARGUMENTS_START = '", "arguments": '
 CALL_END = "}\n</tool_call>"
+OBJECT: dict[str, Any] = {"type": "object"}
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 ARGUMENTS = "arguments"
 """What the names of rules for arguments begin with."""
@@ -57,24 +59,30 @@ def functions_of(body: ChatRequest) -> tuple[FunctionDefinition, ...]:
     return tuple(functions)
 
 
-def argument_rules(functions: Sequence[FunctionDefinition], choice: ToolChoice) -> list[Followed]:
+def argument_rules(functions: Sequence[FunctionDefinition], choice: ToolChoice, limits: Limits) -> list[Followed]:
     """The schemas of the arguments of those functions that may be called, as rules of a grammar.
 
     Raises: InvalidParameter, UnsupportedField for what must be followed to the letter and cannot be.
     """
-    return [_argument_rule(function, index) for index, function in _offered(functions, choice)]
+    return [_argument_rule(function, index, limits.max_schema_bytes) for index, function in _offered(functions, choice)]
 
 
-def _argument_rule(function: FunctionDefinition, index: int) -> Followed:
+def _argument_rule(function: FunctionDefinition, index: int, max_bytes: int) -> Followed:
     where = f"tools[{index}].function.parameters"
     loosens = Loosens.NOTHING if function.strict else Loosens.ANYTHING
-    held = held_part(parameters_of(function), where, loosens)
+    held = held_part(parameters_of(function), where, loosens, max_bytes)
     types = held.schema.get("type", "object")
     if "object" not in ([types] if isinstance(types, str) else types):
         raise InvalidParameter(f"`{where}` must be a schema of `type` object", param=where)
-    schema = closed(held.schema if _refers_to_object(held.schema) else {**held.schema, "type": "object"})
-    rule = SchemaRule.of(schema, name=f"{ARGUMENTS}{index}", where=where, loosens=loosens)
-    return Followed(rule=rule, loosened=held.loosened)
+    open_schema = held.schema if _refers_to_object(held.schema) else {**held.schema, "type": "object"}
+    schema = closed(open_schema, max_bytes)
+    rule = SchemaRule.of(schema or OBJECT, name=f"{ARGUMENTS}{index}", where=where, loosens=loosens)
+    if schema is not None:
+        return Followed(rule=rule, loosened=held.loosened)
+    problem = f"with the properties of all its parts it has more than {max_bytes} bytes (limits.max_schema_bytes)"
+    if loosens is Loosens.NOTHING:
+        raise refused(where, "", problem)
+    return whole(rule, problem)
 
 
 def _refers_to_object(schema: Mapping[str, Any]) -> bool:

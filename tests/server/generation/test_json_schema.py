@@ -9,20 +9,22 @@ import pytest
 from engines.schema_loosening import Loosens
 from engines.schema_parts import at, locate, replaced
 from models.errors import InvalidParameter, ServingError, UnsupportedField
+from server.generation import json_schema
 from server.generation.json_schema import MAX_COMPARED, held_part
 from server.generation.keywords import NOT_HELD
 from server.wire.errors import body_of
 from tests.server.generation.accepting import accepts
 
 TEXT = {"type": "string"}
+MAX_BYTES = 2**20
 
 
 def held(schema: dict[str, Any], loosens: Loosens = Loosens.NOTHING) -> dict[str, Any]:
-    return held_part(schema, "field", loosens).schema
+    return held_part(schema, "field", loosens, MAX_BYTES).schema
 
 
 def loosened_in(schema: dict[str, Any], loosens: Loosens = Loosens.ANYTHING) -> list[str]:
-    return [place.pointer for place in held_part(schema, "field", loosens).loosened]
+    return [place.pointer for place in held_part(schema, "field", loosens, MAX_BYTES).loosened]
 
 
 def test_a_long_keyword_is_compared_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +90,7 @@ def test_a_strict_schema_is_refused_with_its_place(
 def test_what_is_not_supported_loosens_its_place(
     schema: dict[str, Any], place: str, word: str, loosens: Loosens
 ) -> None:
-    found = held_part(schema, "field", loosens)
+    found = held_part(schema, "field", loosens, MAX_BYTES)
     assert [(one.where, one.pointer) for one in found.loosened] == [("field", place)]
     assert word in found.loosened[0].problem
     assert at(found.schema, place) is None
@@ -131,7 +133,7 @@ ANNOTATED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("schema", ANNOTATED)
 def test_annotations_are_never_refused_and_have_no_effect(schema: dict[str, Any]) -> None:
-    found = held_part(schema, "field", Loosens.NOTHING)
+    found = held_part(schema, "field", Loosens.NOTHING, MAX_BYTES)
     assert found.loosened == ()
     assert not set(found.schema) & {"title", "description", "x-guidance", "x-order", "format", "$id", "nullable"}
     values: list[Any] = [{}, {"not": {"if": 1}}, "a", 1, [], {"uniqueItems": 1}]
@@ -158,7 +160,7 @@ def test_annotations_are_never_refused_and_have_no_effect(schema: dict[str, Any]
 )
 @pytest.mark.parametrize("kind", ["integer", "number"])
 def test_bounds_of_a_machine_type_are_none(bounds: dict[str, Any], kept: set[str], kind: str) -> None:
-    found = held_part({"type": kind, **bounds}, "field", Loosens.NOTHING)
+    found = held_part({"type": kind, **bounds}, "field", Loosens.NOTHING, MAX_BYTES)
     if "minimum" in kept and bounds["minimum"] < -(2**62):
         kept = kept - {"minimum"}
     assert set(found.schema) - {"type"} == set(kept)
@@ -219,7 +221,7 @@ def test_schemas_of_older_drafts_mean_what_they_meant() -> None:
 
 def test_what_is_too_wide_is_loosened_in_tools() -> None:
     wide = {"type": "object", "properties": {f"p{i}": {} for i in range(300)}}
-    found = held_part({"type": "object", "properties": {"a": wide, "b": TEXT}}, "field", Loosens.ANYTHING)
+    found = held_part({"type": "object", "properties": {"a": wide, "b": TEXT}}, "field", Loosens.ANYTHING, MAX_BYTES)
     assert [one.pointer for one in found.loosened] == ["/properties/a"]
     assert found.schema["properties"] == {"a": {"type": "object"}, "b": TEXT}
 
@@ -230,6 +232,23 @@ def test_too_deep_a_schema_is_refused() -> None:
         schema = {"items": schema}
     with pytest.raises(InvalidParameter, match="deeply"):
         held(schema)
+    assert loosened_in({"type": "object", "items": schema}) == [""]
+    assert held({"type": "object", "items": schema}, Loosens.ANYTHING) == {"type": "object"}
+
+
+def test_what_is_held_is_bounded_in_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_schema, "find_too_wide", lambda _: pytest.fail("went through what is too large"))
+    schema = {"type": "object", "properties": {f"p{i}": {} for i in range(50)}}
+    for loosens in (Loosens.NOTHING, Loosens.UNSUPPORTED):
+        with pytest.raises(InvalidParameter, match="max_schema_bytes"):
+            held_part(schema, "field", loosens, 200)
+    found = held_part(schema, "field", Loosens.ANYTHING, 200)
+    assert ([place.pointer for place in found.loosened], found.schema) == ([""], {"type": "object"})
+
+
+def test_descriptions_do_not_count_in_the_size() -> None:
+    schema = {"type": "object", "description": "d" * 1000, "properties": {"a": TEXT}}
+    assert held_part(schema, "field", Loosens.NOTHING, 100).schema["properties"] == {"a": TEXT}
 
 
 def test_locate_finds_the_innermost_part_with_the_problem() -> None:

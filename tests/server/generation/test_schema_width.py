@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from engines.grammar import GrammarCompiler, Masks, json_body
-from engines.schema_loosening import Loosens
+from engines.schema_loosening import MAX_LOOSENED, Loosens
 from models.errors import InvalidParameter
 from server.generation.json_schema import held_part
 from server.generation.schema_width import MAX_ALTERNATIVES, MAX_OPTIONAL, find_too_wide
+from tests.counting import num_calls
 from tests.server.conftest import make_tokenizer
+
+MAX_BYTES = 2**20
 
 
 def optional(num: int, required: tuple[int, ...] = (), name: str = "p") -> dict[str, Any]:
@@ -44,7 +47,7 @@ TOO_WIDE: dict[str, tuple[dict[str, Any], str]] = {
 def test_too_wide_schemas_are_refused_with_place_and_limit(name: str) -> None:
     schema, pointer = TOO_WIDE[name]
     with pytest.raises(InvalidParameter, match=r"more than (256|512)") as caught:
-        held_part(schema, "tools", Loosens.UNSUPPORTED)
+        held_part(schema, "tools", Loosens.UNSUPPORTED, MAX_BYTES)
     assert caught.value.param == ("tools" if not pointer else f"tools#{pointer}")
 
 
@@ -79,3 +82,46 @@ def test_the_widest_schemas_are_followed_to_their_end(name: str) -> None:
 
 def test_a_reference_to_itself_ends() -> None:
     assert find_too_wide({"$ref": "#", "anyOf": [{"$ref": "#"}, {"$ref": "#/nowhere/3"}]}) is None
+
+
+def test_what_refers_to_a_wide_definition_is_loosened_with_it() -> None:
+    refers = {"type": "object", "properties": {f"p{i}": {"$ref": "#/$defs/w"} for i in range(1000)}}
+    schema = {"$defs": {"w": {"anyOf": choices(600)}}, **refers, "required": list(refers["properties"])}
+    found = held_part(schema, "tools", Loosens.ANYTHING, MAX_BYTES)
+    assert [place.pointer for place in found.loosened] == ["/$defs/w"]
+    assert found.schema["properties"] == refers["properties"]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_many_wide_places_are_loosened_together(more: int) -> None:
+    wide = {f"p{i}": optional(MAX_OPTIONAL + 1) for i in range(MAX_LOOSENED + more)}
+    found = held_part({"type": "object", "properties": wide, "required": list(wide)}, "tools", Loosens.ANYTHING, 2**24)
+    places = [place.pointer for place in found.loosened]
+    assert places == [""] if more else len(places) == MAX_LOOSENED
+    assert (found.schema == {"type": "object"}) == bool(more)
+
+
+def nested(num: int) -> dict[str, Any]:
+    """Alternatives in alternatives, each as deep as the other is wide."""
+    schema: dict[str, Any] = {"anyOf": [{} for _ in range(num)]}
+    for _ in range(num):
+        schema = {"anyOf": [schema]}
+    return schema
+
+
+def test_the_work_grows_with_the_schema() -> None:
+    small, large = nested(50), nested(200)
+    num_small, num_large = num_calls(lambda: find_too_wide(small)), num_calls(lambda: find_too_wide(large))
+    assert num_large < 5 * num_small
+
+
+def test_a_long_chain_of_references_is_followed() -> None:
+    steps = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(500)}
+    schema = {"$defs": {**steps, "d500": optional(MAX_OPTIONAL + 1)}, "$ref": "#/$defs/d0"}
+    assert find_too_wide(schema) is not None
+    assert find_too_wide({**schema, "$defs": {**steps, "d500": optional(MAX_OPTIONAL)}}) is None
+
+
+def test_a_reference_to_what_is_no_schema_adds_nothing() -> None:
+    schema = {"properties": {"required": True, "anyOf": True, "properties": True}, "items": {"$ref": "#/properties"}}
+    assert find_too_wide(schema) is None
