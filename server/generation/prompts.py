@@ -1,6 +1,7 @@
 """From what a request says to prompt token ids: messages through the chat template, text as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,10 +60,14 @@ def encode_messages(
     plain = [_plain_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     tools = tools_for_template(functions)
     if not parses_special:
-        plain, tools = guard.marked(plain), guard.marked(tools)
-        rendering = replace(rendering, variables=guard.marked(rendering.variables))
-    if not template.writes_tools:
-        plain, tools = as_text(plain, tools), []
+        plain = guard.marked(plain)
+        with _not_too_deep("chat_template_kwargs"):
+            rendering = replace(rendering, variables=guard.marked(rendering.variables))
+    with _not_too_deep("tools"):
+        if not parses_special:
+            tools = guard.marked(tools)
+        if not template.writes_tools:
+            plain, tools = as_text(plain, tools), []
     try:
         text = _rendered(template, plain, tools or None, rendering)
     except BadRequest as error:
@@ -73,6 +78,18 @@ def encode_messages(
     if not ids:
         raise InvalidParameter("`messages`: nothing is left of them after the chat template", param="messages")
     return ids
+
+
+@contextmanager
+def _not_too_deep(param: str) -> Iterator[None]:
+    """For what goes through a field's value, which may be as deep as `limits.max_json_depth` lets it be.
+
+    Raises: InvalidParameter instead of RecursionError.
+    """
+    try:
+        yield
+    except RecursionError:
+        raise InvalidParameter(f"`{param}` is nested too deeply", param=param) from None
 
 
 def _rendered(

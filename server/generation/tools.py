@@ -33,6 +33,8 @@ MAX_TOOLS = 128
 MAX_NODES = 50_000
 """Arrays and objects in the arguments of an earlier call that are read: reading and writing them stops all other
 threads. More are text."""
+MAX_DEPTH = 64
+"""Of those arguments: whoever goes through them recurses, and so do templates. Deeper ones are text."""
 
 ToolChoice = str | NamedToolChoice | None
 
@@ -210,7 +212,8 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
 
 def _arguments(text: str) -> dict[str, Any] | str:
     """What a call was given: an object if its text is JSON of one, else the text: it may have been cut off."""
-    if json_shape(text.encode(errors="replace")).num_nodes > MAX_NODES:
+    shape = json_shape(text.encode(errors="replace"))
+    if shape.num_nodes > MAX_NODES or shape.depth > MAX_DEPTH:
         return text
     try:
         arguments = json.loads(text or "{}")

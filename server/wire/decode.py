@@ -133,6 +133,8 @@ def _decode_slowly(body: bytes, kind: type[W], ignored: Ignored) -> W:
         return msgspec.convert(prepared(_at_top(raw, kind, ignored), kind, ignored, ADAPTERS), kind)
     except msgspec.ValidationError as error:
         raise explain(error, kind) from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
 
 
 def _at_top(raw: dict[str, Any], kind: type[RequestBody], ignored: Ignored) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Earlier answers sent back, over HTTP: whatever they contained, the conversation goes on, and the prompt shows it."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from server.generation.tools import MAX_NODES, calls_for_template
-from server.settings.config import ServerConfig
+from server.generation.tools import MAX_DEPTH, MAX_NODES, calls_for_template
+from server.settings.config import Limits, ServerConfig
 from server.wire.chat import CalledFunction, EarlierCall, Message
 from tests.server.conftest import (
     SCRIPT,
+    TEMPLATE,
     Served,
     TinyStudent,
     make_engine,
@@ -70,6 +72,89 @@ def test_arguments_that_would_take_long_to_read_are_text() -> None:
     calls = [EarlierCall(id="c", type="function", function=CalledFunction(name="f", arguments="[" * (MAX_NODES + 1)))]
     (call,) = calls_for_template(Message(role="assistant", tool_calls=calls))
     assert call["function"]["arguments"] == "[" * (MAX_NODES + 1)
+
+
+def deep(levels: int) -> str:
+    return '{"a":' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
+
+
+def tokenized(served: Served, *messages: dict[str, Any]) -> str:
+    """The prompt, which may be longer than the context."""
+    response = served.post("/tokenize", {"messages": [USER, *messages]})
+    assert response.status_code == 200, response.text
+    return make_tokenizer().decode(response.json()["tokens"], skip_special=False)
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 500, 600, 990, 1500, 100_000])
+def test_arguments_that_are_nested_deeply_are_text(served: Served, levels: int) -> None:
+    assert f'"arguments": {deep(levels)}}}\n</tool_call>' in tokenized(served, *turns(deep(levels)))
+
+
+def test_arguments_that_are_nested_less_deeply_are_an_object(served: Served) -> None:
+    shown = json.dumps(json.loads(deep(MAX_DEPTH)))
+    assert f'"arguments": {shown}}}\n</tool_call>' in ask(served, *turns(deep(MAX_DEPTH)))
+
+
+@pytest.mark.parametrize("levels", [600, 1500])
+def test_deep_arguments_end_no_conversation(served: Served, levels: int) -> None:
+    """They are too long for the context of this student, which is another matter."""
+    messages = [USER, *turns(deep(levels)), USER]
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": deep(levels)}
+    given = [USER, call, {"type": "function_call_output", "call_id": "c1", "output": "3"}]
+    for path in ("/v1/chat/completions", "/v1/route", "/v1/responses"):
+        body = {"input": given} if path == "/v1/responses" else {"messages": messages}
+        response = served.post(path, {"model": "auto", **body})
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server that takes bodies of any depth."""
+    student = TinyStudent(
+        folder=tmp_path_factory.mktemp("s"), manifest=make_manifest(), tokenizer=make_tokenizer(TEMPLATE)
+    )
+    config = ServerConfig(limits=Limits(max_json_depth=100_000))
+    with run_server([open_scripted(student, make_engine(SCRIPT))], config) as running:
+        yield running
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "x": ...}}}
+CALLING = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": ...}}]}
+DEEP_FIELDS: list[dict[str, Any]] = [
+    {"chat_template_kwargs": {"x": ...}},
+    {"tools": [TOOL]},
+    {"messages": [USER, CALLING, USER]},
+    {"metadata": ..., "unheard_of": None},
+]
+
+
+@pytest.mark.parametrize("fields", DEEP_FIELDS, ids=lambda fields: next(iter(fields)))
+@pytest.mark.parametrize("levels", [300, 480, 600, 900, 1500])
+def test_fields_that_are_nested_deeply_are_no_fault_of_the_server(
+    lenient: Served, fields: dict[str, Any], levels: int
+) -> None:
+    """Where the settings let such bodies in."""
+    text = json.dumps({"messages": [USER], **fields}, default=lambda _: "DEEP").replace('"DEEP"', deep(levels))
+    response = lenient.http.post("/tokenize", content=text, headers={"content-type": "application/json"})
+    assert response.status_code == 200 or (response.status_code == 400 and "nested too deeply" in response.text)
+
+
+@pytest.mark.parametrize("levels", [300, 480, 600, 900, 1500])
+def test_deep_input_of_a_block_is_no_fault_of_the_server(lenient: Served, levels: int) -> None:
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": ...}
+    said = {"model": "auto", "messages": [USER, {"role": "assistant", "content": [call]}, USER]}
+    text = json.dumps(said, default=lambda _: "DEEP").replace('"DEEP"', deep(levels))
+    response = lenient.http.post(
+        "/v1/messages/count_tokens", content=text, headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 200 or (response.status_code == 400 and "nested too deeply" in response.text)
+
+
+def test_field_that_is_nested_too_deeply_is_named(lenient: Served) -> None:
+    for field, value in [("chat_template_kwargs", {"x": json.loads(deep(600))}), ("tools", [TOOL])]:
+        text = json.dumps({"messages": [USER], field: value}, default=lambda _: json.loads(deep(600)))
+        response = lenient.http.post("/tokenize", content=text, headers={"content-type": "application/json"})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, field)
 
 
 @pytest.fixture(scope="module")
