@@ -1,5 +1,6 @@
 """How the bodies of `/v1/messages` look: one message, or the events of a stream in Anthropic's order."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from engines.sequence import Finish, FinishReason
 from models.errors import ServingError
 from server.generation.plan import Job, Part
 from server.generation.tool_calls import Call, CallPiece, CallReader, Piece
+from server.generation.tools import HALF, has_half_pair
 from server.wire import sse
-from server.wire.base import UsageReply, any_decoder, encoder
+from server.wire.base import UsageReply, encoder
 from server.wire.errors import status_of
 from server.wire.message_errors import message_error
 from server.wire.messages import (
@@ -174,8 +176,11 @@ def _id(call: Call) -> str:
 
 
 def _input(call: Call) -> dict[str, Any]:
+    """What cannot be sent of it, half surrogate pairs, become U+FFFD."""
     try:
-        given = any_decoder.decode(call.arguments)
-    except msgspec.DecodeError:
+        given = json.loads(call.arguments)
+        if has_half_pair(call.arguments, given):
+            given = json.loads(HALF.sub("\ufffd", json.dumps(given, ensure_ascii=False)))
+    except ValueError:
         return {}  # it was cut off
     return given if isinstance(given, dict) else {}

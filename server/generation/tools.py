@@ -6,6 +6,7 @@ others they become plain text.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -35,6 +36,10 @@ MAX_NODES = 50_000
 threads. More are text."""
 MAX_DEPTH = 64
 """Of those arguments: whoever goes through them recurses, and so do templates. Deeper ones are text."""
+HALF = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair; a whole one is one character."""
+HALF_SPELT = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells one, whole or not."""
 
 ToolChoice = str | NamedToolChoice | None
 
@@ -211,7 +216,8 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> dict[str, Any] | str:
-    """What a call was given: an object if its text is JSON of one, else the text: it may have been cut off."""
+    """What a call was given: an object if its text is JSON of one, else the text: it may have been cut off, or spell
+    half a surrogate pair, which no prompt can have in it."""
     shape = json_shape(text.encode(errors="replace"))
     if shape.num_nodes > MAX_NODES or shape.depth > MAX_DEPTH:
         return text
@@ -219,7 +225,12 @@ def _arguments(text: str) -> dict[str, Any] | str:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return text
-    return arguments if isinstance(arguments, dict) else text
+    return arguments if isinstance(arguments, dict) and not has_half_pair(text, arguments) else text
+
+
+def has_half_pair(text: str, value: object) -> bool:
+    """Whether half a surrogate pair came out of a JSON text."""
+    return HALF_SPELT.search(text) is not None and HALF.search(json.dumps(value, ensure_ascii=False)) is not None
 
 
 def as_text(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -74,6 +74,7 @@ def calling() -> Iterator[Served]:
             "<tool_response>\nnoon": Line(pieces=("It is ", "noon.")),
             "one call": Line(pieces=tuple(CALL)),
             "two calls": Line(pieces=("I look. ", CALL, "\n", CALL)),
+            "half a character": Line(pieces=(CALL.replace("Oslo", r"O\ud83dslo\ude00\ud83d\ude00"),)),
             "no call": Line(pieces=("No ", "call.")),
         },
     )
@@ -348,6 +349,16 @@ def test_stream_of_calls_has_the_events_of_the_specification_in_order(calling: S
         deltas = [event["delta"] for event in events if event.get("index") == index and "delta" in event]
         assert {delta["type"] for delta in deltas} == {"input_json_delta"}
         assert json.loads("".join(delta["partial_json"] for delta in deltas)) == {"city": "Oslo"}
+
+
+def test_half_characters_in_a_call_cost_no_more_than_themselves(calling: Served) -> None:
+    fields: Any = {"model": "auto", "max_tokens": MAX_TOKENS, "messages": user("half a character"), "tools": [TOOL]}
+    with client_of(calling) as client:
+        message: Any = client.messages.create(**fields)
+        assert message.content[0].input == {"city": "O\ufffdslo\ufffd\N{GRINNING FACE}"}
+        history: Any = [*user("no call"), {"role": "assistant", "content": message.content}]
+        results = user([{"type": "tool_result", "tool_use_id": message.content[0].id, "content": "noon"}])
+        assert client.messages.create(**fields | {"messages": history + results}).stop_reason == "end_turn"
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -61,6 +61,10 @@ def turns(arguments: Any) -> list[dict[str, Any]]:
         ("[1, 2]", "[1, 2]"),
         ("NaN", "NaN"),
         ("ask(it)", "ask(it)"),
+        (r'{"a": "\ud83d"}', r'{"a": "\ud83d"}'),
+        (r'{"a": {"\uDE00": 1}}', r'{"a": {"\uDE00": 1}}'),
+        (r'{"a": "\ud83d\ude00"}', '{"a": "\N{GRINNING FACE}"}'),
+        (r'{"a": "\\ud83d"}', r'{"a": "\\ud83d"}'),
     ],
     ids=lambda text: text[:10],
 )
@@ -105,6 +109,15 @@ def test_deep_arguments_end_no_conversation(served: Served, levels: int) -> None
         body = {"input": given} if path == "/v1/responses" else {"messages": messages}
         response = served.post(path, {"model": "auto", **body})
         assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\ude00\ud83d"])
+def test_half_a_character_in_arguments_ends_no_conversation(served: Served, writing: Served, half: str) -> None:
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": f'{{"a": "{half}"}}'}
+    given = [USER, call, {"type": "function_call_output", "call_id": "c1", "output": "3"}]
+    body = {"model": "auto", "input": given, "max_output_tokens": 16}
+    assert served.post("/v1/responses", body).status_code == 200
+    assert f'<tool_call>arguments={{"a": "{half}"}};' in ask(writing, *turns(f'{{"a": "{half}"}}'))
 
 
 @pytest.fixture(scope="module")
