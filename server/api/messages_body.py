@@ -15,6 +15,7 @@ from server.generation.tools import HALF, has_half_pair
 from server.wire import sse
 from server.wire.base import UsageReply, encoder
 from server.wire.errors import status_of
+from server.wire.json_shape import json_shape
 from server.wire.message_errors import message_error
 from server.wire.messages import (
     BlockDelta,
@@ -35,6 +36,9 @@ from server.wire.messages import (
     TextReply,
     ToolUseReply,
 )
+
+MAX_INPUT_DEPTH = 256
+"""Of a call's input: who reads and who writes it recurses. A deeper one is empty; a stream has its text."""
 
 
 class MessageBodyWriter:
@@ -176,7 +180,9 @@ def _id(call: Call) -> str:
 
 
 def _input(call: Call) -> dict[str, Any]:
-    """What cannot be sent of it, half surrogate pairs, become U+FFFD."""
+    """Half surrogate pairs in it, which cannot be sent, become U+FFFD."""
+    if json_shape(call.arguments.encode(errors="replace")).depth > MAX_INPUT_DEPTH:
+        return {}
     try:
         given = json.loads(call.arguments)
         if has_half_pair(call.arguments, given):

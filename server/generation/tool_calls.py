@@ -115,9 +115,10 @@ class CallReader:
 
 
 def is_json(text: str) -> bool:
+    """False also for what is nested too deeply to be read."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -61,6 +61,13 @@ def turns(*said: tuple[str, str]) -> str:
     return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in said) + "<|im_start|>assistant\n"
 
 
+LEVELS = (100, 990, 1500)
+
+
+def deep_call(levels: int) -> str:
+    return CALL.replace('"Oslo"', "[" * levels + "]" * levels)
+
+
 @pytest.fixture(scope="module")
 def calling() -> Iterator[Served]:
     """A server whose student calls tools."""
@@ -75,6 +82,7 @@ def calling() -> Iterator[Served]:
             "one call": Line(pieces=tuple(CALL)),
             "two calls": Line(pieces=("I look. ", CALL, "\n", CALL)),
             "half a character": Line(pieces=(CALL.replace("Oslo", r"O\ud83dslo\ude00\ud83d\ude00"),)),
+            **{f"{levels} levels": Line(pieces=tuple(deep_call(levels))) for levels in LEVELS},
             "no call": Line(pieces=("No ", "call.")),
         },
     )
@@ -359,6 +367,20 @@ def test_half_characters_in_a_call_cost_no_more_than_themselves(calling: Served)
         history: Any = [*user("no call"), {"role": "assistant", "content": message.content}]
         results = user([{"type": "tool_result", "tool_use_id": message.content[0].id, "content": "noon"}])
         assert client.messages.create(**fields | {"messages": history + results}).stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("num_missing", [0, 1, 14, 20])
+def test_call_nested_deeply_is_answered(calling: Served, levels: int, num_missing: int) -> None:
+    """Whole, and cut off."""
+    max_tokens = len(deep_call(levels)) - num_missing
+    fields = {"messages": user(f"{levels} levels"), "max_tokens": max_tokens, "tools": [TOOL]}
+    response = post(calling, **fields)
+    assert response.status_code == 200, response.text
+    city = response.json()["content"][0]["input"].get("city")
+    assert json.dumps(city) == ("[" * levels + "]" * levels if levels == 100 and num_missing < 16 else "null")
+    events = typed_events(post(calling, **fields, stream=True).content)
+    assert events[-1] == {"type": "message_stop"}
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -67,6 +67,16 @@ def test_a_text_cut_off_has_no_whole_calls(length: int) -> None:
     assert text == "" or "<tool_call>".startswith(text)
 
 
+@pytest.mark.parametrize("levels", [600, 990, 1500, 100_000])
+@pytest.mark.parametrize("end", ["", "}", "}\n</tool_call"])
+def test_arguments_nested_deeply_may_be_cut_off(levels: int, end: str) -> None:
+    arguments = '{"x": ' + "[" * levels + "]" * levels + "}"
+    text = text_of((NAMES[0], arguments)).removesuffix("}\n</tool_call>") + end
+    _, found, reader = read([text])
+    assert not reader.has_whole_calls
+    assert found[0][1].startswith(arguments)
+
+
 def test_text_comes_as_soon_as_it_is_sure() -> None:
     reader = CallReader()
     assert reader.push("I see") == ["I see"]
