@@ -71,6 +71,6 @@ def test_reload_is_damaged_or_good() -> None:
 
 def test_every_kind_is_drawn_and_has_a_key() -> None:
     rng = random.Random(0)
-    drawn = [draw(rng) for _ in range(5000)]
+    drawn = [draw(rng) for _ in range(20_000)]
     assert {kind for kind, _ in drawn} == set(MIX)
     assert all(sent.key is not None for _, sent in drawn if isinstance(sent, Sent))

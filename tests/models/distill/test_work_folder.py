@@ -8,6 +8,7 @@ from models.distill.config import DistillConfig
 from models.distill.work_folder import WorkFolder
 
 NAMES = {
+    "teacher_prompts": "teacher_prompts.jsonl",
     "teacher_answers": "teacher_answers.jsonl",
     "held_out_rows": "heldout.jsonl",
     "teacher_caches": "cache",

@@ -28,6 +28,8 @@ OTHER_SAMPLING: dict[str, Any] = {
     "stop": ("x",),
     "stop_token_ids": frozenset({4}),
     "ignore_eos": True,
+    "min_tokens": 2,
+    "shows_stop": True,
     "logprobs": 0,
     "prompt_logprobs": 0,
     "grammar": Grammar(digest="g", vocab_size=8),
