@@ -7,6 +7,7 @@ When KV runs out, the youngest sequence gives its memory back and computes its t
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
@@ -23,6 +24,9 @@ OTHERS_SHARE = 16
 128 take as long as fifteen steps of a stream, 8 as one and a half."""
 LEAST_CHUNK = 4
 """However many tenants have prompts: smaller chunks cost more than they save."""
+
+LEAST_REST = 2
+"""What a prompt that must wait with its end leaves for later at least: not one token alone, see `chunk_tokens`."""
 
 
 class KvBudget:
@@ -80,6 +84,21 @@ class Chunk:
         start, known = sequence.num_computed_tokens, len(sequence.prompt_logprobs)
         end = min(start + self.num_tokens, known + sequence.num_unscored_tokens)
         return range(max(start, known), end)
+
+
+@dataclass(slots=True)
+class PromptRoom:
+    """How many prompt tokens a step may still compute: of all tenants together, and of each."""
+
+    num_tokens: int
+    by_tenant: dict[str, int]
+
+    def of(self, tenant: str) -> int:
+        return min(self.num_tokens, self.by_tenant[tenant])
+
+    def take(self, chunk: Chunk) -> None:
+        self.num_tokens -= chunk.num_tokens
+        self.by_tenant[chunk.sequence.tenant] -= chunk.num_tokens
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,16 +186,21 @@ class Scheduler:
         self._grow(plan)
         self._admit(plan)
         self._carry_out(self._slots.compact(), plan)
-        waiting = self._waiting()
-        self._plan_chunks(plan, waiting)
+        chunks = self._next_chunks()
+        waiting = self._waiting(chunks)
+        plan.chunks = self._next_chunks([one for one in chunks if one.is_last], waiting) if waiting else chunks
         self._plan_decode(plan, waiting)
         return plan
 
-    def _waiting(self) -> frozenset[str]:
-        """Ids of running sequences that sit this step out, because other tenants' would wait too long for it."""
+    def _waiting(self, chunks: list[Chunk]) -> frozenset[str]:
+        """Ids of sequences for which no token is chosen in this step, because other tenants' would wait too long.
+
+        A prompt needs a turn only in the step that ends it, and none where nothing follows it.
+        """
         tenants = frozenset(sequence.tenant for sequence in self.running)
-        candidates = [sequence for sequence in self.running if sequence.num_uncomputed_tokens <= self._busy_step_tokens]
-        return self.turns.waiting(candidates, tenants)
+        decoding = [sequence for sequence in self.running if sequence.status is SequenceStatus.DECODING]
+        ending = [chunk.sequence for chunk in chunks if chunk.is_last and chunk.sequence.request.sampling.max_tokens]
+        return self.turns.waiting([*decoding, *ending], tenants)
 
     def commit(self, plan: StepPlan) -> None:
         """The step succeeded: its tokens' KV is written."""
@@ -274,20 +298,33 @@ class Scheduler:
             sequence.slot = move.target
             plan.moves.append((move, sequence))
 
-    def _plan_chunks(self, plan: StepPlan, waiting: frozenset[str]) -> None:
-        """In order of admission; beside streams of other tenants less, and then each tenant its part of it."""
-        streaming = {one.tenant for one in self.running if one.status is SequenceStatus.DECODING}
-        due = [one for one in self.running if one.status is SequenceStatus.PREFILLING and one.id not in waiting]
-        budget = self._busy_step_tokens if streaming else self._step_tokens
-        tenants = dict.fromkeys(one.tenant for one in due)
-        part = max(self._busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
-        left = {tenant: part if streaming - {tenant} else budget for tenant in tenants}
+    def _next_chunks(self, ending: Many[Chunk] | None = None, waiting: frozenset[str] = frozenset()) -> list[Chunk]:
+        """In order of admission; beside streams of other tenants less, and then each tenant its part of it.
+
+        Where `ending` is given, it has the prompts that may end in this step, of which those of `waiting` do not; what
+        that leaves computes more of other prompts. One that must not end leaves its last tokens for later.
+        """
+        due = [one for one in self.running if one.status is SequenceStatus.PREFILLING]
+        room = self._room_of_prompts(due)
+        chunks = [chunk for chunk in ending or () if chunk.sequence.id not in waiting]
+        for chunk in chunks:
+            room.take(chunk)
+        taken = {chunk.sequence.id for chunk in chunks}
         for sequence in due:
-            num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, min(budget, left[sequence.tenant]))
-            if num_tokens:
-                plan.chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
-            budget -= num_tokens
-            left[sequence.tenant] -= num_tokens
+            if sequence.id not in taken:
+                most = sequence.num_uncomputed_tokens - (0 if ending is None else LEAST_REST)
+                num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, min(room.of(sequence.tenant), most))
+                if num_tokens > 0:
+                    chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
+                    room.take(chunks[-1])
+        return chunks
+
+    def _room_of_prompts(self, due: list[Sequence]) -> PromptRoom:
+        streaming = {one.tenant for one in self.running if one.status is SequenceStatus.DECODING}
+        budget = self._busy_step_tokens if streaming else self._step_tokens
+        tenants = {one.tenant for one in due}
+        part = max(self._busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
+        return PromptRoom(budget, {tenant: part if streaming - {tenant} else budget for tenant in tenants})
 
     def _plan_decode(self, plan: StepPlan, waiting: frozenset[str]) -> None:
         rows = [self._slots.occupant(slot) for slot in range(self._slots.end)]

@@ -19,15 +19,27 @@ BLOCK_BYTES = KV_BLOCK_TOKENS * 3
 """A block of a sequence on the full path."""
 
 
-def make_sequence(id: str, num_tokens: int = 10, path: str = "full", needs_exact_head: bool = False) -> Sequence:
+def make_sequence(
+    id: str,
+    num_tokens: int = 10,
+    path: str = "full",
+    needs_exact_head: bool = False,
+    *,
+    tenant: str = "",
+    max_tokens: int = 100,
+    choosing_s: float | None = None,
+) -> Sequence:
     request = GenerationRequest(
         id=id,
         prompt_token_ids=tuple(range(num_tokens)),
         path=path,
-        sampling=SamplingParams(max_tokens=100),
+        sampling=SamplingParams(max_tokens=max_tokens),
         needs_exact_head=needs_exact_head,
+        cache_salt=tenant,
     )
-    return new_sequence(request, lambda _: b"", "cheap")
+    sequence = new_sequence(request, lambda _: b"", "cheap")
+    sequence.choosing_s = choosing_s
+    return sequence
 
 
 class Rig:
@@ -267,3 +279,95 @@ def test_scheduler_never_computes_a_single_token_of_a_longer_prompt(num_tokens: 
         num_tokens -= pieces[-1]
     assert min(pieces) > 1
     assert max(pieces) <= budget
+
+
+PASS_S = 1.0
+"""Choosing that costs a tenant as much waits four steps beside one other: half a pass per step, for two."""
+
+
+def shared_rig(*sequences: Sequence, **settings: Any) -> Rig:
+    """Beside the stream of tenant "b", which is cheap to choose."""
+    rig = Rig(**{"max_running": 8, "step_tokens": 512, "busy_step_tokens": 128, **settings})
+    rig.scheduler.turns.note_pass(PASS_S)
+    rig.add(make_sequence("stream", 4, tenant="b", choosing_s=0.0))
+    rig.step()
+    rig.add(*sequences)
+    return rig
+
+
+def num_steps_until(rig: Rig, *sequences: Sequence) -> int:
+    """Until the prompts of all of them are computed."""
+    return len(step_until(rig, lambda: not any(s.status in UNDONE for s in sequences)))
+
+
+UNDONE = (SequenceStatus.WAITING, SequenceStatus.PREFILLING)
+
+
+def test_prompt_needs_a_turn_for_its_end_alone() -> None:
+    """Sixteen steps for its 128 tokens, and it waits with its end for three."""
+    prompt = make_sequence("prompt", 128, tenant="a", choosing_s=PASS_S)
+    rig = shared_rig(prompt)
+    sizes = [sum(chunk.num_tokens for chunk in rig.step().chunks) for _ in range(16)]
+    assert sizes == [8] * 15 + [6]
+    assert num_steps_until(rig, prompt) == 3
+
+
+def test_prompt_that_no_token_follows_needs_no_turn() -> None:
+    prompt = make_sequence("prompt", 32, tenant="a", max_tokens=0, choosing_s=PASS_S)
+    assert num_steps_until(shared_rig(prompt), prompt) == 4
+
+
+def test_prompt_that_waits_with_its_end_holds_up_no_other() -> None:
+    """Neither its own tenant's next one, nor another tenant's, although its own streams leave it the whole step."""
+    dear = 100 * PASS_S
+    ended, behind = make_sequence("ended", 8, tenant="a", choosing_s=dear), make_sequence("x", 80, tenant="a")
+    rig = shared_rig(ended, behind)
+    assert sum(sum(chunk.num_tokens for chunk in rig.step().chunks if chunk.sequence is behind) for _ in range(9)) >= 64
+    assert ended.status is SequenceStatus.PREFILLING
+    own, other = make_sequence("own", 128, tenant="b", choosing_s=dear), make_sequence("other", 80, tenant="c")
+    rig = shared_rig(own, other)
+    assert num_steps_until(rig, other) <= 2 * 80 // 4
+    assert own.status is SequenceStatus.PREFILLING
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_has_a_turn_has_a_token_chosen_and_nobody_else(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every step of random mixes; no prompt is cut into single tokens, and all of them get on."""
+    rng = random.Random(seed)
+    rig = Rig(max_running=rng.randint(4, 12), step_tokens=64, busy_step_tokens=rng.choice([4, 5, 16, 128]))
+    rig.scheduler.turns.note_pass(PASS_S)
+    asked: set[str] = set()
+    waiting_of = rig.scheduler.turns.waiting
+
+    def waiting(candidates: list[Sequence], tenants: frozenset[str]) -> frozenset[str]:
+        found = waiting_of(candidates, tenants)
+        asked.clear()
+        asked.update({sequence.id for sequence in candidates} - found)
+        return found
+
+    monkeypatch.setattr(rig.scheduler.turns, "waiting", waiting)
+    living: list[Sequence] = []
+    for turn in range(6000):
+        if turn < 300 and rng.random() < 0.4:
+            living.append(
+                make_sequence(
+                    f"s{turn}",
+                    rng.randint(2, 60),
+                    tenant=rng.choice("abc"),
+                    max_tokens=rng.choice([0, 1, 5]),
+                    choosing_s=rng.choice([None, 0.0, 0.3, PASS_S, 4 * PASS_S]),
+                )
+            )
+            rig.add(living[-1])
+        before = {sequence.id: sequence.num_tokens for sequence in living}
+        plan = rig.step()
+        assert all(chunk.num_tokens > 1 for chunk in plan.chunks)
+        followed = [sequence for sequence in plan.sequences if sequence.num_tokens > before[sequence.id]]
+        assert {sequence.id for sequence in followed if sequence.request.sampling.max_tokens} == asked
+        for sequence in followed:
+            if sequence.num_completion_tokens >= sequence.request.sampling.max_tokens:
+                living.remove(sequence)
+                rig.scheduler.remove(sequence)
+        if turn >= 300 and not living:
+            return
+    pytest.fail(f"{len(living)} sequences are stuck")
