@@ -156,6 +156,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.turns = Turns()
+        self._prompt_order: list[str] = []
+        """Tenants with prompts; those that were left out of a step stand before those that had a chunk in it."""
         self._slots: SlotMap[Sequence] = SlotMap(max_running)
         self._step_tokens = step_tokens
         self._busy_step_tokens = busy_step_tokens
@@ -186,9 +188,12 @@ class Scheduler:
         self._grow(plan)
         self._admit(plan)
         self._carry_out(self._slots.compact(), plan)
+        self._queue_tenants()
         chunks = self._next_chunks()
         waiting = self._waiting(chunks)
         plan.chunks = self._next_chunks([one for one in chunks if one.is_last], waiting) if waiting else chunks
+        served = {chunk.sequence.tenant for chunk in plan.chunks}
+        self._prompt_order.sort(key=served.__contains__)
         self._plan_decode(plan, waiting)
         return plan
 
@@ -299,12 +304,12 @@ class Scheduler:
             plan.moves.append((move, sequence))
 
     def _next_chunks(self, ending: Many[Chunk] | None = None, waiting: frozenset[str] = frozenset()) -> list[Chunk]:
-        """In order of admission; beside streams of other tenants less, and then each tenant its part of it.
+        """Tenants in turn, each one's in order of admission; beside streams of other tenants each its part of less.
 
         Where `ending` is given, it has the prompts that may end in this step, of which those of `waiting` do not; what
         that leaves computes more of other prompts. One that must not end leaves its last tokens for later.
         """
-        due = [one for one in self.running if one.status is SequenceStatus.PREFILLING]
+        due = sorted(self._prefilling(), key=lambda one: self._prompt_order.index(one.tenant))
         room = self._room_of_prompts(due)
         chunks = [chunk for chunk in ending or () if chunk.sequence.id not in waiting]
         for chunk in chunks:
@@ -318,6 +323,15 @@ class Scheduler:
                     chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
                     room.take(chunks[-1])
         return chunks
+
+    def _prefilling(self) -> list[Sequence]:
+        return [one for one in self.running if one.status is SequenceStatus.PREFILLING]
+
+    def _queue_tenants(self) -> None:
+        """Those that have prompts now; new ones at the end."""
+        tenants = dict.fromkeys(one.tenant for one in self._prefilling())
+        kept = [tenant for tenant in self._prompt_order if tenant in tenants]
+        self._prompt_order = list(dict.fromkeys([*kept, *tenants]))
 
     def _room_of_prompts(self, due: list[Sequence]) -> PromptRoom:
         streaming = {one.tenant for one in self.running if one.status is SequenceStatus.DECODING}

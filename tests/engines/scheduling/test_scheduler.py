@@ -371,3 +371,33 @@ def test_who_has_a_turn_has_a_token_chosen_and_nobody_else(seed: int, monkeypatc
         if turn >= 300 and not living:
             return
     pytest.fail(f"{len(living)} sequences are stuck")
+
+
+@pytest.mark.parametrize("busy_step_tokens", [4, 5, 7, 16, 128])
+def test_prompts_of_many_tenants_get_on_side_by_side(busy_step_tokens: int) -> None:
+    """However few tokens a step has for them, none has a second chunk before all others had one, newcomers included."""
+    num_slots = 40
+    prompts = [make_sequence(f"p{number}", 200, tenant=f"t{number}") for number in range(32)]
+    rig = shared_rig(*prompts, max_running=num_slots, busy_step_tokens=busy_step_tokens, kv_bytes=1000 * BLOCK_BYTES)
+    had_chunk = dict.fromkeys((prompt.id for prompt in prompts), 0)
+    for number in range(4000):
+        while len(rig.scheduler.running) + len(rig.scheduler.waiting) < num_slots:
+            rig.add(make_sequence(f"new{number}-{len(rig.scheduler.waiting)}", 2, tenant=f"new{number}"))
+        plan = rig.step()
+        assert all(chunk.num_tokens > 1 for chunk in plan.chunks)
+        had_chunk.update({chunk.sequence.id: number for chunk in plan.chunks})
+        undone = [prompt for prompt in prompts if prompt.status is SequenceStatus.PREFILLING]
+        assert all(number - had_chunk[prompt.id] < num_slots for prompt in undone)
+        if not undone:
+            return
+        for sequence in [one for one in plan.sequences if one.id.startswith("new") and one.num_completion_tokens]:
+            rig.scheduler.remove(sequence)
+    pytest.fail("prompts are stuck")
+
+
+def test_tenant_s_own_long_prompts_leave_another_s_its_part_of_every_step() -> None:
+    long = [make_sequence(f"long{number}", 2000, tenant="b") for number in range(4)]
+    other = make_sequence("other", 80, tenant="c")
+    rig = shared_rig(*long, other, kv_bytes=1000 * BLOCK_BYTES)
+    assert num_steps_until(rig, other) <= 80 // 4 + 1
+    assert sum(one.num_computed_tokens for one in long) > 2000
