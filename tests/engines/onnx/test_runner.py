@@ -206,6 +206,23 @@ def test_runner_row_has_the_same_bits_beside_other_paths_and_prompts(tape: MakeT
             np.testing.assert_array_equal(alone.decode((row.path, row.position, row.token_id))[0], logits[slot])
 
 
+@pytest.mark.parametrize("sizes", [[4] * 5, [2] * 10, [8, 8, 4], [3, 4, 5, 6, 2], [18, 2], [16, 4]])
+@pytest.mark.parametrize(("family", "config"), FAMILIES)
+def test_runner_prompt_has_the_same_bits_however_it_is_cut(
+    tape: MakeTape, family: str, config: dict[str, Any], sizes: list[int]
+) -> None:
+    """Into any chunks but single tokens: other tenants' streams decide how long they are."""
+    runs = tape(family, "w8a8-native", **config)
+    for path in DEPTH_LAYERS:
+        whole, start = runs.prefill(0, IDS, path), 0
+        for size in sizes:
+            cut = runs.prefill(1, IDS[start : start + size], path, start)
+            start += size
+        np.testing.assert_array_equal(cut, whole)
+        row = (path, len(IDS), 11)
+        np.testing.assert_array_equal(*runs.decode(row, row))
+
+
 def cosine(one: Float, other: Float) -> float:
     return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
 
