@@ -17,6 +17,8 @@ from engines.schema_parts import at, definitions_of, locate, replaced
 
 MAX_LOOSENED = 32
 """Places of one schema that are loosened one by one; what has more of them is loosened as a whole."""
+MAX_CALLS = 1000
+"""How often the library is asked about one schema, which may take 9 ms each time: more is not looked at one by one."""
 
 Schema = Mapping[str, Any]
 ProblemOf = Callable[[Schema], str | None]
@@ -77,12 +79,42 @@ class Followed:
     loosened: tuple[Loosened, ...] = ()
 
 
+class _TooMany(Exception):
+    """The library has been asked too often."""
+
+
 def follow(rule: SchemaRule, problem_of: ProblemOf) -> Followed | Refusal:
-    """Loosen a schema until it has no problem."""
+    """Loosen a schema until it has no problem; as a whole where that takes too many questions."""
+    asked = _Asked(problem_of)
+    try:
+        return _follow(rule, asked)
+    except _TooMany:
+        found = explain(asked.problem)
+        may_loosen = rule.loosens is Loosens.ANYTHING or (rule.loosens is Loosens.UNSUPPORTED and not found.is_mistake)
+        return whole(rule, found.words) if may_loosen else Refusal("", found.words)
+
+
+class _Asked:
+    """Counts. `problem` is the last one of the whole schema that was found."""
+
+    def __init__(self, problem_of: ProblemOf) -> None:
+        self.problem = ""
+        self._problem_of = problem_of
+        self._num_calls = 0
+
+    def __call__(self, schema: Schema) -> str | None:
+        if self._num_calls == MAX_CALLS:
+            raise _TooMany
+        self._num_calls += 1
+        return self._problem_of(schema)
+
+
+def _follow(rule: SchemaRule, problem_of: _Asked) -> Followed | Refusal:
     schema: Schema = rule.schema
     loosened: list[Loosened] = []
     renamed: list[str] = []
     while (problem := problem_of(schema)) is not None:
+        problem_of.problem = problem
         pointer, found = locate(schema, problem, problem_of), explain(problem)
         same = _with_alternatives(schema, pointer)
         if same is not None:

@@ -18,7 +18,7 @@ from engines.config import MIB
 from engines.grammar import GrammarCompiler, Vocabulary
 from engines.grammar_process import TrialDied, TrialProcess, TrialTooLong
 from engines.grammar_trial import WORK_BYTES, Outcome, Trial, Words, source_of, words_of
-from engines.schema_loosening import SchemaRule
+from engines.schema_loosening import Loosens, SchemaRule, whole
 from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
 from server.students.kept_grammars import Compiled, Kept, Key, Live
 from server.telemetry.grammars import GrammarCounts
@@ -35,6 +35,7 @@ MAX_WAIT_S = 15.0
 ABANDONED_S = 0.5
 """How much longer a trial runs for which nobody waits: most are over by then, and a process takes as long to start."""
 RETRY_AFTER_S = 5.0
+TOO_COSTLY = "the tools' schemas take too long or too much memory to compile; make them simpler"
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class Grammars:
         """What a thread does: first there, where it can be ended, then here, which takes as long as it took there."""
         compiler = self._compiler.compiler()
         try:
-            outcome = process.run(trial)
+            outcome = self._tried(process, trial)
         except TrialTooLong:
             raise InvalidParameter(
                 f"the schema takes longer than {trial.time_limit_s:g} s to compile (limits.grammar_timeout_s); "
@@ -239,6 +240,28 @@ class Grammars:
         source = source_of(trial.rules, [changed.get(rule.name, rule) for rule in trial.schemas])
         loosened = tuple(outcome.loosened)
         return Compiled(grammar=compiler.compile(source), num_bytes=outcome.num_bytes, loosened=loosened)
+
+    def _tried(self, process: Process, trial: Trial) -> Outcome:
+        """What cannot be compiled within its time and memory is tried once more with less, where it may be loosened.
+
+        Raises: TrialTooLong, TrialDied.
+        """
+        try:
+            return process.run(trial)
+        except (TrialTooLong, TrialDied) as error:
+            is_to_blame = isinstance(error, TrialTooLong) or error.blames_trial
+            loose = [rule for rule in trial.schemas if rule.loosens is Loosens.ANYTHING]
+            if not loose or not is_to_blame or self._is_closed:
+                raise
+            least = {rule.name: whole(rule, TOO_COSTLY) for rule in loose}
+        rules = [least[rule.name].rule if rule.name in least else rule for rule in trial.schemas]
+        outcome = process.run(msgspec.structs.replace(trial, schemas=rules))
+        names = {rule.name for rule in outcome.changed}
+        return msgspec.structs.replace(
+            outcome,
+            changed=[*outcome.changed, *(one.rule for one in least.values() if one.rule.name not in names)],
+            loosened=[*outcome.loosened, *(place for one in least.values() for place in one.loosened)],
+        )
 
     def _finish(self, job: Job, done: "asyncio.Future[Compiled]") -> None:
         _stop_timer(job)

@@ -1,5 +1,6 @@
 """What the grammar library cannot follow is left out at its place, and said in words of our own."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -8,7 +9,17 @@ import pytest
 from engines.grammar import GrammarCompiler, json_body, schema_problem
 from engines.grammar_trial import Trial, try_out
 from engines.grammar_words import UNKNOWN, explain
-from engines.schema_loosening import MAX_LOOSENED, Followed, Loosens, Refusal, SchemaRule, follow, whole
+from engines.schema_loosening import (
+    MAX_CALLS,
+    MAX_LOOSENED,
+    Followed,
+    Loosens,
+    Refusal,
+    Schema,
+    SchemaRule,
+    follow,
+    whole,
+)
 from models.errors import InvalidParameter
 
 TEXT = {"type": "string"}
@@ -253,3 +264,21 @@ def test_a_schema_that_only_compiling_refuses_is_loosened_as_a_whole(compiler: G
     assert [(one.where, one.pointer) for one in outcome.loosened] == [("f", "")]
     strict = [rules[0], rule_of(endless, Loosens.NOTHING, "b")]
     assert try_out(compiler, Trial(rules="start: a b", schemas=strict, time_limit_s=60.0)).problem is not None
+
+
+@pytest.mark.parametrize("num", [20, 3 * MAX_CALLS])
+def test_the_library_is_asked_no_more_than_a_number_of_times(num: int) -> None:
+    """A schema of many parts, each of which has to be asked about to find the one that is at fault."""
+    schema = {"type": "object", "properties": {**{f"p{i}": {} for i in range(num)}, "last": LOOK_AHEAD}}
+    calls = list[Schema]()
+
+    def asked(part: Schema) -> str | None:
+        calls.append(part)
+        return schema_problem(LOOK_AHEAD) if "(?=" in json.dumps(part) else None
+
+    found = follow(rule_of(schema), asked)
+    assert isinstance(found, Followed)
+    assert len(calls) <= MAX_CALLS
+    assert [place.pointer for place in found.loosened] == ["/properties/last/pattern" if num == 20 else ""]
+    strict = follow(rule_of(schema, Loosens.NOTHING), asked)
+    assert strict == Refusal("/properties/last" if num == 20 else "", found.loosened[0].problem)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from engines.grammar_process import TrialDied
+from engines.grammar_process import TrialDied, TrialTooLong
 from engines.grammar_trial import Outcome, Trial, Words
+from engines.schema_loosening import Loosens, SchemaRule
 from models.errors import InvalidParameter, QueueFull, Stopping, Unavailable
 from server.students.grammars import GrammarBounds, Grammars, SchemaRefused
 from tests.server.conftest import make_tokenizer
@@ -23,6 +24,9 @@ class Trials:
 
     def __init__(self) -> None:
         self.sources: list[str] = []
+        self.schemas: list[list[dict[str, Any]]] = []
+        self.deaths: list[Exception] = []
+        """What becomes of the next trials."""
         self.gate = threading.Event()
         self.gate.set()
         self.processes: list[ScriptedProcess] = []
@@ -48,6 +52,9 @@ class ScriptedProcess:
 
     def run(self, trial: Trial) -> Outcome:
         self._trials.sources.append(trial.rules)
+        self._trials.schemas.append([rule.schema for rule in trial.schemas])
+        if self._trials.deaths:
+            raise self._trials.deaths.pop(0)
         num_ends = self.num_ends
         while not self._trials.gate.wait(0.001):
             if self.num_ends > num_ends:
@@ -247,3 +254,50 @@ async def test_the_time_is_that_of_the_work(trials: Trials) -> None:
             await slow
     finally:
         grammars.close()
+
+
+SHAPE = {"type": "object", "properties": {"a": {}}}
+TOO_COSTLY = [TrialTooLong("late"), TrialDied("out of memory", blames_trial=True)]
+
+
+def rule_of(name: str, loosens: Loosens) -> SchemaRule:
+    return SchemaRule.of(SHAPE, name=name, where=f"field {name}", loosens=loosens)
+
+
+async def compile_rules(grammars: Grammars, rules: list[SchemaRule]) -> Any:
+    source = "start: " + " ".join(rule.name for rule in rules)
+    return await grammars.compile(source, rules, tenant=None, time_limit_s=WAIT_S)
+
+
+@pytest.mark.parametrize("death", TOO_COSTLY)
+async def test_costly_schemas_of_tools_are_tried_once_more_as_a_whole(trials: Trials, death: Exception) -> None:
+    trials.deaths = [death]
+    rules = [rule_of("a", Loosens.NOTHING), rule_of("b", Loosens.ANYTHING), rule_of("c", Loosens.ANYTHING)]
+    found = await compile_rules(make_grammars(trials), rules)
+    assert trials.schemas == [[SHAPE] * 3, [SHAPE, {"type": "object"}, {"type": "object"}]]
+    assert [(place.where, place.pointer) for place in found.loosened] == [("field b", ""), ("field c", "")]
+    least = [rules[0], *(rule.with_schema({"type": "object"}) for rule in rules[1:])]
+    assert found.grammar.digest == (await compile_rules(make_grammars(trials), least)).grammar.digest
+
+
+@pytest.mark.parametrize("death", TOO_COSTLY)
+async def test_costly_schemas_are_tried_no_more_than_twice(trials: Trials, death: Exception) -> None:
+    trials.deaths = [death] * 3
+    with pytest.raises(InvalidParameter):
+        await compile_rules(make_grammars(trials), [rule_of("a", Loosens.ANYTHING)])
+    assert len(trials.sources) == 2
+
+
+@pytest.mark.parametrize("loosens", [Loosens.NOTHING, Loosens.UNSUPPORTED])
+async def test_costly_schemas_that_are_to_be_kept_to_are_refused_at_once(trials: Trials, loosens: Loosens) -> None:
+    trials.deaths = [TrialTooLong("late")]
+    with pytest.raises(InvalidParameter, match="grammar_timeout_s"):
+        await compile_rules(make_grammars(trials), [rule_of("a", loosens)])
+    assert len(trials.sources) == 1
+
+
+async def test_a_process_that_was_killed_is_not_asked_again(trials: Trials) -> None:
+    trials.deaths = [TrialDied("killed", blames_trial=False)]
+    with pytest.raises(Unavailable):
+        await compile_rules(make_grammars(trials), [rule_of("a", Loosens.ANYTHING)])
+    assert len(trials.sources) == 1
