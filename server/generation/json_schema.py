@@ -105,6 +105,9 @@ class _Reader:
         """Raises: InvalidParameter for a mistake, UnsupportedField for anything else that may not be left out."""
         if self._loosens is Loosens.NOTHING or (self._loosens is Loosens.UNSUPPORTED and is_mistake):
             raise _error(InvalidParameter if is_mistake else UnsupportedField, self._where, pointer, problem)
+        self._tell(pointer, problem)
+
+    def _tell(self, pointer: str, problem: str) -> None:
         self.loosened.append(Loosened(where=self._where, pointer=pointer, problem=problem))
 
     def leave_out_all(self, problem: str) -> Held:
@@ -161,8 +164,8 @@ class _Reader:
         elif keyword == "$ref":
             yield from self._read_reference(value, place)
         elif keyword == "format" and value not in FORMATS:
-            if value in FORMATS_NOT_HELD and self._loosens is not Loosens.NOTHING:
-                self.leave_out(place, f"the format `{value}` is not supported", is_mistake=False)
+            if value in FORMATS_NOT_HELD:
+                self._tell(place, f"the format `{value}` is not supported")
         else:
             yield keyword, value
 

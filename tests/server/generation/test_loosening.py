@@ -124,6 +124,16 @@ def test_what_loses_nothing_says_nothing(bound: Served) -> None:
     assert HEADER not in ask(bound).headers
 
 
+@pytest.mark.parametrize("format", ["regex", "iri", "json-pointer", "uri-template", "idn-email"])
+def test_formats_that_are_not_held_are_told_of_strict_schemas_too(bound: Served, format: str) -> None:
+    text = {"type": "string", "format": format}
+    called = ask(bound, tool(text, strict=True))
+    assert called.headers[HEADER] == "/tools/0/function/parameters/properties/a/format"
+    schema = {"type": "object", "properties": {"a": text}, "required": ["a"]}
+    answer = ask(bound, **format_of(schema, strict=True))
+    assert answer.headers[HEADER] == "/response_format/json_schema/schema/properties/a/format"
+
+
 def test_what_still_works_is_kept(bound: Served) -> None:
     dated = {"type": "string", "pattern": "^(?=2)", "format": "date"}
     matched = {"type": "string", "pattern": "^ab$", "format": "regex"}
