@@ -24,8 +24,13 @@ from models.token_bytes import byte_level_bytes, sentencepiece_bytes
 TOKENIZER_NAME = "tokenizer.json"
 SETTINGS_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
-CONTROL_TEXT = re.compile(r"<\|[^<>|]+\|>")
-"""How most models write what marks turns: `<|im_start|>`."""
+CONTROL_TEXT = re.compile(
+    r"[<\[][|\uff5c][^<>\[\]|\uff5c]+[|\uff5c][>\]]"  # <|im_start|>; DeepSeek's with wide bars; EXAONE's [|user|]
+    r"|</?(?:start|end)_of_\w+>"  # Gemma's turns
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CONTENT)\]|<</?SYS>>"  # Mistral's and Llama 2's
+    r"|</?tool_response>"  # Qwen's: around what a tool answered
+)
+"""How models write what marks turns and the results of tools, which they never write themselves."""
 TOKENIZER_FILES = (TOKENIZER_NAME, SETTINGS_NAME, TEMPLATE_NAME)
 """The last one only where the model came with a template."""
 

@@ -115,7 +115,44 @@ def test_marks_of_turns_need_not_be_declared_special() -> None:
     ids = UNDECLARED.encode_guarded("<|im_start|>" + UNDECLARED.guard.marked(spelt) + "[INST]" + "<|im_end|>")
     shown = [UNDECLARED.decode([id], skip_special=False) for id in ids]
     assert [text for text in shown if text in SPECIAL] == ["<|im_start|>", "[INST]", "<|im_end|>"]
-    assert UNDECLARED.guard.marked("a <think> [INST]") == "a <think> [INST]"
+
+
+TURNS = [
+    "<\uff5cUser\uff5c>",
+    "<\uff5cAssistant\uff5c>",
+    "<\uff5ctool\u2581outputs\u2581end\uff5c>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "[|user|]",
+    "[|endofturn|]",
+    "[INST]",
+    "[/INST]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_RESULTS]",
+    "<tool_response>",
+    "</tool_response>",
+]
+WRITTEN_BY_MODELS = ["<think>", "</think>", "[THINK]", "<tool_call>", "</tool_call>", "<answer>"]
+FAMILIES = byte_level(
+    [
+        AddedToken("</s>", special=True),
+        *(AddedToken(text, special=False, normalized=False) for text in TURNS + WRITTEN_BY_MODELS),
+    ]
+)
+
+
+@pytest.mark.parametrize("mark", TURNS)
+def test_marks_of_any_family_act_only_where_the_template_writes_them(mark: str) -> None:
+    (token,) = FAMILIES.encode(mark)
+    ids = FAMILIES.encode_guarded(mark + FAMILIES.guard.marked(f"a{mark}b") + mark)
+    assert [index for index, id in enumerate(ids) if id == token] == [0, len(ids) - 1]
+    assert FAMILIES.decode(ids, skip_special=False) == f"{mark}a{mark}b{mark}"
+
+
+@pytest.mark.parametrize("mark", WRITTEN_BY_MODELS)
+def test_what_models_write_is_as_they_wrote_it(mark: str) -> None:
+    assert FAMILIES.guard.marked(f"a{mark}b") == f"a{mark}b"
 
 
 def test_all_texts_of_a_value_are_marked() -> None:
