@@ -22,7 +22,7 @@ from server.wire.completions import CompletionRequest
 from server.wire.errors import shorten
 from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
-from server.wire.messages import Turn, adapt_turn
+from server.wire.messages import PlainText, Turn, adapt_plain_text, adapt_turn
 from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, Raw, prepared
 from server.wire.refused import ELSEWHERE, UNSUPPORTED
@@ -62,6 +62,7 @@ ADAPTERS: Mapping[type[RequestBody], Adapter] = {
     InputItem: adapt_item,
     StructuredOutputs: without_neutral_options,
     Turn: adapt_turn,
+    PlainText: adapt_plain_text,
 }
 """Structs that clients also send in other shapes."""
 

@@ -88,11 +88,23 @@ def adapt_turn(raw: Raw, place: str, ignored: Ignored) -> Raw:
         elif is_answer:
             ignored.add(kind, where)
         else:
-            raise UnsupportedField(
-                f"`{where}.type`: content of type {kind[:100]!r} is not supported: this student reads text only",
-                param=f"{where}.type",
-            )
+            raise _not_text(kind, where)
     return {**raw, "content": kept}
+
+
+def adapt_plain_text(raw: Raw, place: str, ignored: Ignored) -> Raw:
+    """Raises: UnsupportedField for a block that is no text, such as an image in the result of a tool."""
+    kind = raw.get("type")
+    if isinstance(kind, str) and kind != "text":
+        raise _not_text(kind, place)
+    return raw
+
+
+def _not_text(kind: str, where: str) -> UnsupportedField:
+    return UnsupportedField(
+        f"`{where}.type`: content of type {kind[:100]!r} is not supported: this student reads text only",
+        param=f"{where}.type",
+    )
 
 
 class ToolDefinition(LooseBody, frozen=True, kw_only=True):

@@ -203,6 +203,10 @@ EARLIER = {"type": "tool_use", "id": "toolu_1", "name": "get_time", "input": {"c
 CALLED = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
 
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+"""As an MCP server gives it."""
+
+
 def result(**fields: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": "toolu_1", **fields}
 
@@ -527,9 +531,14 @@ def test_beta_client_is_answered(served: Served) -> None:
         ({"messages": user([{"type": "image", "source": {}}])}, "messages[0].content[0].type"),
         ({"messages": user([{"type": "document", "source": {}}])}, "document"),
         ({"messages": user([{"type": "hologram"}])}, "hologram"),
-        ({"messages": user([result(content=[{"type": "image"}])])}, "image"),
+        ({"messages": user([result(content=[{"type": "image"}])])}, "messages[0].content[0].content[0].type"),
+        ({"messages": user([TEXT, result(content=[TEXT, IMAGE])])}, "messages[0].content[1].content[1].type"),
+        ({"messages": user([result(content=[IMAGE])])}, "reads text only"),
+        ({"messages": user([result(content=[{"type": "document", "source": {}}])])}, "'document' is not supported"),
+        ({"messages": user([result(content=[{"type": "search_result"}])])}, "'search_result' is not supported"),
+        ({"system": [TEXT, IMAGE]}, "`system[1].type`: content of type 'image' is not supported"),
+        ({"tools": [{**TOOL, "name": f"f{number}"} for number in range(129)]}, "`tools`: 129 are more than 128"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "developer"),
-        ({"system": [{"type": "image"}]}, "system"),
         ({"surprise": 1}, "surprise"),
         ({"max_token": 1}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
