@@ -32,6 +32,8 @@ HARMLESS: Mapping[str, str] = {
     "user_profile_id": "names the end user; nothing here reads it",
     "workspace_id": "names an account; the API key does that",
     "anthropic_version": "the version of the API, as some gateways send it",
+    "anthropic_beta": "names trial features, as some gateways send it; each feature's own fields say what is asked for",
+    "betas": "names trial features, as some gateways send it; each feature's own fields say what is asked for",
     "prediction": "a guess of the answer, to be faster where it is right",
     "max_tool_calls": "bounds calls of a provider's own tools; there are none",
     "truncation": "whether a prompt that is too long is shortened; it is refused",

@@ -185,6 +185,8 @@ class MessageFields(RequestBody, frozen=True, kw_only=True):
     user_profile_id: Any = None
     workspace_id: Any = None
     anthropic_version: Any = None
+    anthropic_beta: Any = None
+    betas: Any = None
 
 
 class MessageRequest(MessageFields, frozen=True, kw_only=True):
