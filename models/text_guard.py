@@ -1,7 +1,8 @@
 """Telling what users wrote from what a chat template wrote: special tokens act only where the template wrote them.
 
 Users' texts are marked before the template is rendered: in each that spells a special token, the token is split by a
-mark that nobody can guess. Afterwards the tokens that are still whole are the template's.
+mark that nobody can guess. Afterwards the tokens that are still whole are the template's. Not seen is a token that a
+text spells only once a template has removed something from inside it.
 """
 
 import re
