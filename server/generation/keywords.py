@@ -111,7 +111,7 @@ def says_nothing(keyword: str, value: Any) -> bool:
 
 def contradicts(types: Any, values: list[Any]) -> bool:
     """Whether no one of these values has one of these types."""
-    names = [types] if isinstance(types, str) else types
+    names = {types} if isinstance(types, str) else set(types)
     return not any(_has_type(value, name) for name in names for value in values)
 
 

@@ -13,6 +13,7 @@ from server.generation import json_schema
 from server.generation.json_schema import MAX_COMPARED, held_part
 from server.generation.keywords import NOT_HELD
 from server.wire.errors import body_of
+from tests.counting import num_calls
 from tests.server.generation.accepting import accepts
 
 TEXT = {"type": "string"}
@@ -245,6 +246,12 @@ def test_what_is_held_is_bounded_in_size(monkeypatch: pytest.MonkeyPatch) -> Non
             held_part(schema, "field", loosens, 200)
     found = held_part(schema, "field", Loosens.ANYTHING, 200)
     assert ([place.pointer for place in found.loosened], found.schema) == ([""], {"type": "object"})
+
+
+def test_values_are_compared_once_with_each_type() -> None:
+    small, large = ({"type": ["string"] * num, "enum": list(range(num))} for num in (100, 400))
+    num_small, num_large = num_calls(lambda: loosened_in(small)), num_calls(lambda: loosened_in(large))
+    assert num_large < 5 * num_small
 
 
 def test_descriptions_do_not_count_in_the_size() -> None:
