@@ -255,8 +255,8 @@ class Sequence:
     `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
     computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
     that the sequence began with. `head` chooses its tokens, from the first to the last. `choosing_s` is how long it
-    lately took to choose one of them, `waits_from` its place in the order of turns (`engines/scheduling/turns.py`; None:
-    not yet). `made_bias`, `whole` and `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
+    lately took to choose one of them, `waits_from` its place in the order of turns (`engines/scheduling/turns.py`), if
+    it has one. `made_bias`, `whole` and `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
     """
 
     request: GenerationRequest
