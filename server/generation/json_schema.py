@@ -55,14 +55,16 @@ def held_part(schema: Mapping[str, Any], where: str, loosens: Loosens, max_bytes
     Raises: UnsupportedField for keywords that no grammar holds, InvalidParameter for what is wrong, too large or too
     wide, both only where they may not be left out.
     """
-    reader = _Reader(schema, where, loosens)
+    reader = _Reader(schema, where, loosens, max_bytes)
     try:
         found = reader.read(schema, "")
-        num_bytes = len(json.dumps(found))
+        is_too_large = len(json.dumps(found)) > max_bytes
     except RecursionError:
         return reader.leave_out_all("it is nested too deeply")
-    if num_bytes > max_bytes:
-        return reader.leave_out_all(f"it has {num_bytes} bytes, more than {max_bytes} (limits.max_schema_bytes)")
+    except _TooLarge:
+        is_too_large = True
+    if is_too_large:
+        return reader.leave_out_all(f"it has more than {max_bytes} bytes (limits.max_schema_bytes)")
     return _narrowed(found if isinstance(found, dict) else {}, reader)
 
 
@@ -90,15 +92,20 @@ def _error(kind: type[ServingError], where: str, pointer: str, problem: str) -> 
     return kind(f"`{where}`{at}: {problem[:500]}", param=f"{where}#{pointer[:500]}" if pointer else where)
 
 
+class _TooLarge(Exception):
+    pass
+
+
 class _Reader:
     """Goes through one schema. `loosened` are the places where something was left out."""
 
-    def __init__(self, root: Mapping[str, Any], where: str, loosens: Loosens) -> None:
+    def __init__(self, root: Mapping[str, Any], where: str, loosens: Loosens, max_bytes: int) -> None:
         self.loosened: list[Loosened] = []
         self._root = root
         self._base = root.get("$id", root.get("id"))
         self._where = where
         self._loosens = loosens
+        self._left_bytes = max_bytes
         self._near: dict[str, str | None] = {}
 
     def leave_out(self, pointer: str, problem: str, *, is_mistake: bool) -> None:
@@ -128,12 +135,19 @@ class _Reader:
         for keyword, value in part.items():
             if value is not None or keyword == "const":
                 held.update(self._read_keyword(keyword, value, f"{pointer}/{escaped(keyword)}"))
+        self._count(held)
         if "additionalProperties" not in held and any(keyword in part and keyword not in held for keyword in NAMING):
             held["additionalProperties"] = True
         if "type" in held and "enum" in held and contradicts(held["type"], held["enum"]):
             self.leave_out(f"{pointer}/type", "no value in `enum` has this type", is_mistake=True)
             del held["type"]
         return held
+
+    def _count(self, held: Mapping[str, Any]) -> None:
+        """Of the bytes that are left, those that a part takes at least. Raises: _TooLarge."""
+        self._left_bytes -= len("{}") + sum(len(keyword) + len('"": 1') for keyword in held)
+        if self._left_bytes < 0:
+            raise _TooLarge
 
     def _read_keyword(self, keyword: str, value: Any, place: str) -> Iterator[tuple[str, Any]]:
         """The keyword with what is held of its value; nothing where it is left out."""

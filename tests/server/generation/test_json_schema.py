@@ -248,6 +248,13 @@ def test_what_is_held_is_bounded_in_size(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ([place.pointer for place in found.loosened], found.schema) == ([""], {"type": "object"})
 
 
+def test_no_more_is_read_than_can_be_held() -> None:
+    part = {"$ref": "#", "minLength": 1}
+    small, large = {"anyOf": [part] * 1000}, {"anyOf": [part] * 100_000}
+    num_small = num_calls(lambda: held_part(small, "field", Loosens.ANYTHING, 1000))
+    assert num_calls(lambda: held_part(large, "field", Loosens.ANYTHING, 1000)) == num_small
+
+
 def test_values_are_compared_once_with_each_type() -> None:
     small, large = ({"type": ["string"] * num, "enum": list(range(num))} for num in (100, 400))
     num_small, num_large = num_calls(lambda: loosened_in(small)), num_calls(lambda: loosened_in(large))
