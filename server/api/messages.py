@@ -7,22 +7,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter, ThreadNotFound
-from router.conversation import Conversation
 from router.decision import RoutePreferences
 from server.api.charge import charged
-from server.api.chat import ChatOrder
 from server.api.field_names import FieldNames
 from server.api.handler import Handler, read_order
 from server.api.message_turns import messages_of, tools_of
 from server.api.messages_body import MessageBodyWriter
 from server.api.tokenize import run_on_text
+from server.api.translated_order import TranslatedOrder
 from server.api.turns import Named, Tools, require_messages
 from server.context import Context
 from server.generation.answer import answer
 from server.generation.limits import decode_json, read_json_body
-from server.generation.loosened import renamed
 from server.generation.plan import Plan
-from server.generation.prompts import Prompt, encode_messages
+from server.generation.prompts import encode_messages
 from server.generation.rendering import rendering_of
 from server.generation.routing import Envelope, Routed
 from server.generation.tools import functions_of
@@ -74,7 +72,7 @@ def stands_for(context: Context, model: str) -> str:
     return context.config.claude_model if model.startswith(CLAUDE) and not is_here else model
 
 
-class MessageOrder:
+class MessageOrder(TranslatedOrder):
     """One message to be routed and planned: the order of a chat completion, with bodies of its own."""
 
     def __init__(
@@ -85,33 +83,22 @@ class MessageOrder:
             raise ThreadNotFound(
                 "`thread`: nothing is stored by this server; send the whole conversation", param="thread"
             )
-        self.envelope = envelope
-        self.preferences = preferences
         named, self._tools = messages_of(body), tools_of(body.tools or ())
-        self._names = _names(named, self._tools)
-        with self._names.used():
+        names = _names(named, self._tools)
+        with names.used():
             chat = _chat_request(body, named, self._tools)
-            self._chat = ChatOrder(context, chat, preferences, envelope)
-
-    async def conversations(self) -> list[Conversation]:
-        with self._names.used():
-            return await self._chat.conversations()
-
-    async def encode(self, student: ServedStudent) -> list[Prompt]:
-        with self._names.used():
-            return await self._chat.encode(student)
+        super().__init__(context, chat, names, preferences, envelope)
 
     def plan(self, routed: Routed) -> Plan:
-        with self._names.used():
-            plan = self._chat.plan(routed)
-        job = replace(plan.job, id=f"msg_{self.envelope.key}", includes_usage=True, done=b"")
+        plan = super().plan(routed)
+        job = replace(plan.job, id=f"msg_{self.envelope.key}")
         writer = MessageBodyWriter(
             job,
             request_id=self.envelope.request_id,
             reads_calls=self._chat.reads_calls,
             left_out=self._tools.left_out,
         )
-        return replace(plan, job=job, writer=writer, loosened=renamed(plan.loosened, self._names.of))
+        return replace(plan, job=job, writer=writer)
 
 
 def _names(named: list[Named], tools: Tools) -> FieldNames:

@@ -1,27 +1,22 @@
 """`POST /v1/responses`, the stateless part: a chat completion under the names of the newer API."""
 
-import time
 from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
-from router.conversation import Conversation
 from router.decision import RoutePreferences
-from server.api.chat import ChatOrder
 from server.api.field_names import FieldNames
 from server.api.handler import Handler, read_order
 from server.api.response_turns import choice_of, messages_of, tools_of
 from server.api.responses_body import ResponseBodyWriter
+from server.api.translated_order import TranslatedOrder
 from server.api.turns import Tools, require_messages
 from server.context import Context
 from server.generation.answer import answer
-from server.generation.loosened import renamed
 from server.generation.plan import Plan
-from server.generation.prompts import Prompt
 from server.generation.routing import Envelope, Routed
-from server.students.student import ServedStudent
 from server.wire.chat import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.wire.responses import LOGPROBS, ResponseRequest, response_decoder
 
@@ -43,7 +38,7 @@ def response_handler(context: Context) -> Handler:
     return create_response
 
 
-class ResponseOrder:
+class ResponseOrder(TranslatedOrder):
     """One response to be routed and planned: the order of a chat completion, with bodies of its own."""
 
     def __init__(
@@ -57,31 +52,19 @@ class ResponseOrder:
         if body.top_logprobs and LOGPROBS not in (body.include or ()):
             raise InvalidParameter(f"`top_logprobs` needs `include: [{LOGPROBS!r}]`", param="top_logprobs")
         self._body = body
-        self.envelope = envelope
-        self.preferences = preferences
         named, self._tools = messages_of(body), tools_of(body.tools or (), body.tool_choice)
         chat = chat_request(body, require_messages(named, "input"), self._tools)
         fields = [one.field for one in named]
-        self._names = FieldNames(names=NAMES, messages=fields, tools=self._tools.fields, schema=".parameters")
-        with self._names.used():
-            self._chat = ChatOrder(context, chat, preferences, envelope)
-
-    async def conversations(self) -> list[Conversation]:
-        with self._names.used():
-            return await self._chat.conversations()
-
-    async def encode(self, student: ServedStudent) -> list[Prompt]:
-        with self._names.used():
-            return await self._chat.encode(student)
+        names = FieldNames(names=NAMES, messages=fields, tools=self._tools.fields, schema=".parameters")
+        super().__init__(context, chat, names, preferences, envelope)
 
     def plan(self, routed: Routed) -> Plan:
-        with self._names.used():
-            plan = self._chat.plan(routed)
-        job = replace(plan.job, id=f"resp_{self.envelope.key}", created=int(time.time()), includes_usage=True, done=b"")
+        plan = super().plan(routed)
+        job = replace(plan.job, id=f"resp_{self.envelope.key}")
         writer = ResponseBodyWriter(
             job, self._body, self.envelope.key, tools=self._tools, reads_calls=self._chat.reads_calls
         )
-        return replace(plan, job=job, writer=writer, loosened=renamed(plan.loosened, self._names.of))
+        return replace(plan, job=job, writer=writer)
 
 
 def chat_request(body: ResponseRequest, messages: list[Message], tools: Tools) -> ChatRequest:
