@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from engines.grammar import Grammar, Matcher
 from engines.prefix_match import Match
+from engines.remote_call import RemoteCall, Sender
 from engines.text import TextStream
 from engines.token_counts import TokenCounts
 from models.errors import ServingError
@@ -99,6 +100,8 @@ class GenerationRequest:
     what others have asked. They are one tenant's, and tenants share steps fairly.
     With `needs_exact_head` tokens are chosen by the exact head, whichever the engine uses otherwise.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
+    For a remote student `remote` is what its upstream is asked, all choices together, and `sender` who asks it; the
+    prompt has no token ids then, and of `sampling` the upstream knows only what the call says.
     """
 
     id: str
@@ -109,6 +112,13 @@ class GenerationRequest:
     cache_salt: str = ""
     queued_s: float | None = None
     needs_exact_head: bool = False
+    remote: RemoteCall | None = None
+    sender: Sender | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """An estimate for a remote student."""
+        return len(self.prompt_token_ids) if self.remote is None else self.remote.num_prompt_tokens
 
     def head_on(self, used: HeadKind) -> HeadKind:
         """The head that chooses its tokens in an engine that uses `used` where none is demanded.
@@ -171,6 +181,7 @@ class SequenceEvent:
     `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
     Where `prompt_logprobs` were asked for, those of the prompt's tokens from the second on come in `logprobs` before
     all others, and a token that ends the text has its own there too: the scoring of prompts relies on it.
+    The text of a remote student is JSON, one line per chunk of its upstream; `num_chunks` counts them.
     """
 
     sequence_id: str
@@ -178,6 +189,7 @@ class SequenceEvent:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+    num_chunks: int = 0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -16,10 +16,14 @@ ServingError
     DeadlineUnreachable    what is queued would make the answer late
     RateLimited            a key's own limits
       RequestTooLarge      one request asks for more than the key may have in a minute
+    UpstreamBusy           the upstream of a remote student takes no more
   Unavailable              try again later: what the request needs is not there yet, or is broken
     PathLoading
     EngineUnhealthy
     Stopping               this server, or the student, is being stopped on purpose
+    UpstreamFailed         the upstream of a remote student does not answer, or not as it should
+    UpstreamModelMissing   it has no such model
+  LoopDetected             a request came back to this server through its upstreams
   DeadlineExceeded
   EngineFault              our fault
     StepFailed             a forward pass raised; the sequences in it are lost
@@ -133,6 +137,10 @@ class RequestTooLarge(RateLimited):
     code = "request_exceeds_rate_limit"
 
 
+class UpstreamBusy(Overloaded):
+    code = "upstream_busy"
+
+
 class Unavailable(ServingError):
     code = "unavailable"
 
@@ -147,6 +155,18 @@ class EngineUnhealthy(Unavailable):
 
 class Stopping(Unavailable):
     code = "stopping"
+
+
+class UpstreamFailed(Unavailable):
+    code = "upstream_failed"
+
+
+class UpstreamModelMissing(Unavailable):
+    code = "upstream_model_missing"
+
+
+class LoopDetected(ServingError):
+    code = "loop_detected"
 
 
 class DeadlineExceeded(ServingError):

@@ -1,10 +1,12 @@
 """What every handler is given: settings, students, router and metrics of one server; no globals."""
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engines.remote.student import RemoteStudent
 from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
@@ -21,6 +23,7 @@ from server.telemetry.admission import AdmissionCollector, Admissions
 from server.telemetry.grammars import GrammarCollector
 from server.telemetry.metrics import Metrics
 from server.telemetry.tracing import Tracing, make_tracing
+from server.telemetry.upstreams import HasUpstreams, UpstreamCollector, Upstreams
 from server.version import fenhe_version
 
 
@@ -46,7 +49,7 @@ class Live:
 class Context:
     """`leaving` are students that were removed and whose engines are not stopped yet. `draft_config` reads the settings
     again from where they came; None where there is nothing to read. `refused_connections` counts, by code, connections
-    that were refused before there was a request. Owned by the loop."""
+    that were refused before there was a request. `instance` tells this process from others. Owned by the loop."""
 
     live: Live
     pool: Pool[ServedStudent]
@@ -62,6 +65,7 @@ class Context:
     long_work: LongWork = field(default_factory=LongWork)
     tracing: Tracing | None = None
     version: str = field(default_factory=fenhe_version)
+    instance: str = field(default_factory=lambda: secrets.token_hex(6))
 
     @property
     def config(self) -> ServerConfig:
@@ -81,6 +85,11 @@ class Context:
         """Every student's admission and drain rate."""
         return [(one.name, one.admission.turns, one.admission.pace.drain.tokens_per_s) for one in self.students]
 
+    def upstreams(self) -> Upstreams:
+        """Those of remote students."""
+        engines = [(one.name, one.engine) for one in self.students if isinstance(one.engine, HasUpstreams)]
+        return [(name, engine.upstreams, engine.num_retries) for name, engine in engines]
+
     def has_sequences(self, key: str) -> bool:
         """Whether sequences called `{key}-{index}` are still in an engine, perhaps being aborted."""
         return any(student.bridge.has_sequences(key) for student in self.students)
@@ -88,26 +97,27 @@ class Context:
     def serve(self, opened: Opened) -> ServedStudent:
         """Add a student to the pool; its engine is started by its bridge. Raises: ConfigError for its name."""
         metrics = self.metrics.for_student(opened.name)
-        pace = Pace()
+        remote = opened.student.config if isinstance(opened.student, RemoteStudent) else None
+        pace, bounds = Pace(), bounds_of(self.config, remote)
         bridge = Bridge(opened.engine, metrics, pace)
         student = ServedStudent(
             name=opened.name,
             student=opened.student,
             engine=opened.engine,
-            max_running=self.config.engine.max_running,
+            max_running=bounds.max_running,
             tasks=opened.tasks,
             bridge=bridge,
             admission=StudentAdmission(
                 bridge,
                 opened.engine,
-                bounds_of(self.config),
+                bounds,
                 pace,
                 caches_prefixes=self.config.engine.prefix_cache_bytes > 0,
             ),
             grammars=grammars_of(opened.student),
             metrics=metrics,
             version=self.version,
-            max_configured_tokens=self.config.engine.max_context_tokens,
+            max_configured_tokens=self.config.engine.max_context_tokens if remote is None else None,
         )
         self.pool.add(student)
         return student
@@ -176,6 +186,7 @@ def make_context(
         )
     )
     metrics.register(GrammarCollector(lambda: [(one.name, one.grammars.counts) for one in pool.members]))
+    metrics.register(UpstreamCollector(context.upstreams))
     for opened in students:
         context.serve(opened)
     return context

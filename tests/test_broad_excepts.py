@@ -20,6 +20,8 @@ ENDS = {
     "server/http/middleware.py": 1,  # a request: the traceback is logged, the client gets a 500
     "server/app.py": 1,  # the server's end, which goes on without the last spans
     "server/lifecycle/student_changes.py": 2,  # adding and removing a student; the list of students tells
+    "engines/remote/calls.py": 1,  # a request of a remote student, which ends with the error
+    "engines/remote/engine.py": 1,  # the remote engine's thread; its requests are told, its status says why
     "bench/host.py": 1,  # a peer in a process of its own; the bench is told
 }
 """The last to hear of an error: it logs the traceback and tells everybody who waits."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from models.errors import ConfigError, Unavailable
-from router.cache.breaker import Breaker
+from engines.breaker import Breaker
 from router.cache.config import CacheConfig
 from router.cache.store import StoreStatus
 

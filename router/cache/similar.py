@@ -78,10 +78,10 @@ def read_question(
 
 def _without_prompt(request: GenerationRequest, max_context_tokens: int) -> GenerationRequest:
     """An answer that may fill the context is limited by the prompt's length alone: that limit is taken out too."""
-    num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
+    num_tokens = request.num_prompt_tokens + request.sampling.max_tokens
     fills = num_tokens >= max_context_tokens
     sampling = replace(request.sampling, max_tokens=num_tokens) if fills else request.sampling
-    return replace(request, prompt_token_ids=(), sampling=sampling)
+    return replace(request, prompt_token_ids=(), sampling=sampling, remote=None)
 
 
 def read_text(text: str) -> Reading:

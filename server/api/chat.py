@@ -13,11 +13,12 @@ from server.api.chat_body import ChatBodyWriter
 from server.api.handler import Handler, read_order
 from server.context import Context
 from server.generation.answer import answer
+from server.generation.envelope import Envelope
 from server.generation.limits import answer_tokens, check_choices, max_prompt_tokens
 from server.generation.plan import Job, Plan
 from server.generation.prompts import Prompt, conversation_in, encode_messages
 from server.generation.rendering import rendering_of
-from server.generation.routing import Envelope, Routed
+from server.generation.routing import Routed
 from server.generation.sampling import check_least_tokens, recommended_for, sampling_params, stream_options
 from server.generation.sequences import answered_model, choice_requests
 from server.generation.structure import structure_of

@@ -18,11 +18,12 @@ from server.api.translated_order import TranslatedOrder
 from server.api.turns import Named, Tools, require_messages
 from server.context import Context
 from server.generation.answer import answer
+from server.generation.envelope import Envelope
 from server.generation.limits import decode_json, read_json_body
 from server.generation.plan import Plan
 from server.generation.prompts import encode_messages
 from server.generation.rendering import rendering_of
-from server.generation.routing import Envelope, Routed
+from server.generation.routing import Routed
 from server.generation.tools import functions_of
 from server.students.student import ServedStudent, find_student
 from server.telemetry.request_record import record_of

@@ -15,8 +15,9 @@ from server.api.translated_order import TranslatedOrder
 from server.api.turns import Tools, require_messages
 from server.context import Context
 from server.generation.answer import answer
+from server.generation.envelope import Envelope
 from server.generation.plan import Plan
-from server.generation.routing import Envelope, Routed
+from server.generation.routing import Routed
 from server.wire.chat import ChatRequest, JsonObjectFormat, JsonSchemaFormat, Message, NamedSchema, ResponseFormat
 from server.wire.responses import LOGPROBS, ResponseRequest, response_decoder
 

@@ -10,7 +10,8 @@ from server.api.chat import ChatOrder
 from server.api.completions import CompletionOrder
 from server.api.handler import Handler, read_order
 from server.context import Context
-from server.generation.routing import Envelope, Order, Routed, route
+from server.generation.envelope import Envelope
+from server.generation.routing import Order, Routed, route
 from server.telemetry.request_record import record_of
 from server.wire.chat import ChatRequest
 from server.wire.completions import CompletionRequest
@@ -23,7 +24,7 @@ def route_handler(context: Context) -> Handler:
         record, order = record_of(request.scope), await read_order(request, context, route_decoder, order_of)
         with charged(record, order.envelope.num_bytes) as charge:
             routed = await route(context, order)
-            charge.num_tokens = sum(len(prompt.token_ids) for prompt in routed.prompts)
+            charge.num_tokens = sum(prompt.num_tokens for prompt in routed.prompts)
         record.begin(routed.decision, routed.target)
         return json_response(_describe(routed))
 
@@ -52,7 +53,7 @@ def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences
 
 
 def _describe(routed: Routed) -> RouteReply:
-    num_tokens = len(routed.prompts[0].token_ids)
+    num_tokens = routed.prompts[0].num_tokens
     return describe_route(routed.decision, routed.scores, num_tokens, routed.seconds)
 
 

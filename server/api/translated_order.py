@@ -7,10 +7,11 @@ from router.decision import RoutePreferences
 from server.api.chat import ChatOrder
 from server.api.field_names import FieldNames
 from server.context import Context
+from server.generation.envelope import Envelope
 from server.generation.loosened import renamed
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
-from server.generation.routing import Envelope, Routed
+from server.generation.routing import Routed
 from server.students.student import ServedStudent
 from server.wire.chat import ChatRequest
 

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     _survive_hangup(report)
     with open_socket(config) as listener:
         find_default = partial(find_student, os.environ, report, verify=config.verify_students)
-        opener = make_opener(config.engine, find_default, verify=config.verify_students)
+        opener = make_opener(config.engine, find_default, verify=config.verify_students, environ=os.environ)
         classifier = load_classifier(config.router)
         students = open_all(config.student, opener)
         context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, draft_config=draft)

@@ -43,7 +43,7 @@ async def _plan_or_charge(context: Context, order: Order, routed: Routed, record
         return await plan_of(context, order, routed)
     except ContextTooLong:
         if record.meter is not None:
-            record.meter.settle(0, sum(len(prompt.token_ids) for prompt in routed.prompts), time.monotonic())
+            record.meter.settle(0, sum(prompt.num_tokens for prompt in routed.prompts), time.monotonic())
         raise
 
 

@@ -21,12 +21,18 @@ TextPrompt = str | list[int]
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Prompt:
     """A prompt in one student's tokens; `text` is what an echo repeats, `grammar` what the answer must follow,
-    `loosened` where that is less than was asked for."""
+    `loosened` where that is less than was asked for. A remote student's has no tokens, but an estimate of their
+    number."""
 
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
     text: str = ""
     grammar: Grammar | None = None
     loosened: tuple[Loosened, ...] = ()
+    num_estimated: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) if self.num_estimated is None else self.num_estimated
 
 
 def conversation_in(messages: list[Message]) -> Conversation:

@@ -11,22 +11,13 @@ from router.decision import Candidates, RouteDecision, RoutePreferences, Target,
 from router.language import find_language
 from router.policy import needs_language, needs_task
 from server.context import Context
+from server.generation.envelope import Envelope
 from server.generation.plan import Plan
 from server.generation.prompts import Prompt
+from server.generation.remote import remote_plan, remote_prompts
 from server.students.student import ServedStudent
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Envelope:
-    """What is known of a request beside what its body says: the key its sequences are named after, its x-request-id,
-    its tenant, and how many bytes the body has."""
-
-    key: str
-    request_id: str = ""
-    tenant: str | None = None
-    num_bytes: int = 0
 
 
 class Order(Protocol):
@@ -106,7 +97,7 @@ async def reroute(context: Context, order: Order, routed: Routed, target: Target
     Raises: NotFound for a student that is gone; BadRequest and its kinds from tokenising.
     """
     student = context.pool.find(target.student)
-    return replace(routed, target=target, student=student, prompts=await order.encode(student))
+    return replace(routed, target=target, student=student, prompts=await prompts_of(order, student))
 
 
 def _decide(
@@ -118,7 +109,7 @@ def _decide(
 ) -> tuple[int, RouteDecision]:
     """One decision for all prompts, and the index of the prompt it is made for."""
     decisions = [
-        context.router.decide(score, preferences, len(prompt.token_ids), candidates, language)
+        context.router.decide(score, preferences, prompt.num_tokens, candidates, language)
         for score, language, prompt in zip(
             _per_prompt(read.scores, prompts), _per_prompt(read.languages, prompts), prompts, strict=True
         )
@@ -134,7 +125,21 @@ def _per_prompt(found: Sequence[T], prompts: Sequence[Prompt]) -> Sequence[T]:
 async def plan_of(context: Context, order: Order, routed: Routed) -> Plan:
     """Raises: ContextTooLong, InvalidParameter."""
     envelope = order.envelope
-    return await context.long_work.run(envelope.num_bytes, lambda: order.plan(routed), envelope.tenant)
+
+    def plan() -> Plan:
+        if routed.student.remote is None:
+            return order.plan(routed)
+        return remote_plan(context, envelope, routed.target, routed.student)
+
+    return await context.long_work.run(envelope.num_bytes, plan, envelope.tenant)
+
+
+async def prompts_of(order: Order, student: ServedStudent) -> list[Prompt]:
+    """All prompts of a request in a student's tokens, as far as they are known here.
+
+    Raises: BadRequest and its kinds.
+    """
+    return await order.encode(student) if student.remote is None else remote_prompts(order.envelope)
 
 
 async def _encode(
@@ -150,7 +155,7 @@ async def _encode(
     for state in candidates.students:
         try:
             student = context.pool.find(state.name)
-            prompts = await order.encode(student)
+            prompts = await prompts_of(order, student)
         except ContextTooLong as error:
             refusal = refusal or error
             unable[state.name] = error.message
@@ -172,7 +177,7 @@ async def _encode(
 
 
 def _why_too_long(student: ServedStudent, prompts: Sequence[Prompt]) -> str | None:
-    longest, max_context = max(len(prompt.token_ids) for prompt in prompts), student.max_context_tokens
+    longest, max_context = max(prompt.num_tokens for prompt in prompts), student.max_context_tokens
     return None if longest < max_context else f"the prompt has {longest} of its tokens, its context only {max_context}"
 
 

@@ -4,8 +4,17 @@ import contextlib
 import logging
 from dataclasses import dataclass, replace
 
-from engines.sequence import Finish
-from models.errors import DeadlineExceeded, DeadlineUnreachable, EngineUnhealthy, QueueFull, ServingError
+from engines.sequence import Finish, GenerationRequest
+from models.errors import (
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineUnhealthy,
+    QueueFull,
+    ServingError,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamModelMissing,
+)
 from router.cache.key import Origin, cache_key
 from router.cache.result_cache import CacheUse, Outcome
 from router.cache.similar import Question, read_question
@@ -19,8 +28,20 @@ from server.generation.shared_generation import Share, stream_of
 from server.generation.usage import compute_of
 from server.students.admission_gate import Terms
 from server.students.event_bridge import EventStream
+from server.students.student import ServedStudent
 
 logger = logging.getLogger(__name__)
+
+GIVES_WAY = (
+    EngineUnhealthy,
+    QueueFull,
+    DeadlineUnreachable,
+    DeadlineExceeded,
+    UpstreamFailed,
+    UpstreamBusy,
+    UpstreamModelMissing,
+)
+"""Refusals of a student in whose place another one may answer."""
 
 
 class JoinedFailure(Exception):
@@ -117,7 +138,7 @@ class Supplier:
         """
         try:
             return await self._open(self.plan, outcome)
-        except (EngineUnhealthy, QueueFull, DeadlineUnreachable, DeadlineExceeded) as error:
+        except GIVES_WAY as error:
             for target in self.routed.decision.fallbacks:
                 supply = await self._fall_back(target, outcome)
                 if supply is not None:
@@ -135,6 +156,8 @@ class Supplier:
     async def _open(self, plan: Plan, outcome: Outcome) -> Supply:
         stream = await plan.student.admission.open(plan.job.requests, self.terms)
         stream.when_finished(lambda finish: self._count(plan, finish))
+        if plan.student.remote is not None:
+            await _check_begun(stream)
         return Supply(stream=stream, plan=plan, outcome=outcome)
 
     def _count(self, plan: Plan, finish: Finish) -> None:
@@ -168,8 +191,28 @@ class Supplier:
         return read_question(
             origin,
             requests,
-            student.tokenizer.decode(requests[0].prompt_token_ids, skip_special=False),
+            _prompt_text(student, requests[0]),
             conversations[0].last,
             threshold=threshold,
             max_context_tokens=student.max_context_tokens,
         )
+
+
+async def _check_begun(stream: EventStream) -> None:
+    """Wait for the first event of a remote student, whose upstream may still refuse. Raises: the error, if that is what
+    the event is; then another student may take over."""
+    try:
+        first = await stream.first()
+    except BaseException:
+        stream.close()
+        raise
+    if first.finish is not None and first.finish.error is not None:
+        stream.close()
+        raise first.finish.error
+
+
+def _prompt_text(student: ServedStudent, request: GenerationRequest) -> str:
+    """What the model reads; for a remote student, the body that its upstream is sent."""
+    if request.remote is not None:
+        return request.remote.body.decode(errors="replace")
+    return student.tokenizer.decode(request.prompt_token_ids, skip_special=False)

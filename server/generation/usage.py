@@ -35,7 +35,7 @@ class RunningUsage:
     """How many tokens the choices of a stream have so far."""
 
     def __init__(self, job: Job) -> None:
-        self._num_prompt = [len(request.prompt_token_ids) for request in job.requests]
+        self._num_prompt = [request.num_prompt_tokens for request in job.requests]
         self._num_answer = [0] * len(job.requests)
 
     def add(self, part: Part) -> None:

@@ -4,7 +4,7 @@ The description of a field is what `fenhe serve --help`, the table of all settin
 `unset` what its default is where the value itself does not show it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from engines.config import EngineConfig
+from engines.remote.config import RemoteConfig
 from models.bounds import Positive, Seconds, Share
 from models.errors import Problem
 from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
-from router.tasks import Task
+from router.tasks import TASKS, Task
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 StudentName = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -56,6 +57,9 @@ class Limits:
     grammar_timeout_s: Annotated[Seconds, Meta(description="seconds to compile a grammar from them")] = 5.0
 
 
+EngineKind = Literal["onnx", "remote"]
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
 class StudentConfig:
     """One student, as a [[student]] table has it."""
@@ -66,6 +70,36 @@ class StudentConfig:
         Meta(description="what requests call it", extra={"unset": "its manifest's name"}),
     ] = None
     tasks: Annotated[tuple[Task, ...], Meta(description="tasks that it takes", extra={"unset": "all"})] = ()
+    engine: Annotated[
+        EngineKind,
+        Meta(description="what computes its answers: onnx here, or remote: the upstreams of [student.remote]"),
+    ] = "onnx"
+    remote: Annotated[RemoteConfig, Meta(description="the upstreams of a remote student")] = field(
+        default_factory=RemoteConfig
+    )
+
+    def problems(self) -> list[Problem]:
+        """What contradicts itself; empty when nothing does."""
+        return list(self._contradictions())
+
+    def _contradictions(self) -> Iterator[Problem]:
+        if self.engine != "remote":
+            if self.remote != RemoteConfig():
+                said = f'remote: [student.remote] has no effect with engine {self.engine!r}; write engine = "remote"'
+                yield Problem(setting="engine", others=("remote",), said=said)
+            return
+        if not self.remote.urls:
+            said = 'remote.urls: a remote student needs them: urls = ["http://ADDRESS:PORT/v1"]'
+            yield Problem(setting="remote.urls", said=said)
+        if self.name is None:
+            yield Problem(setting="name", said="name: a remote student needs one: it is what requests call it")
+        if self.folder is not None:
+            said = 'folder: a remote student has no folder; leave it out, or leave out engine = "remote"'
+            yield Problem(setting="folder", others=("engine",), said=said)
+        unknown = sorted({place.rpartition(".")[2] for place in self.remote.keeps} - set(TASKS))
+        if unknown:
+            said = f"remote.keeps: {', '.join(unknown)}: no such task; there are {', '.join(TASKS)}"
+            yield Problem(setting="remote.keeps", said=said)
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

@@ -65,9 +65,9 @@ def _walk(kind: type[Any], prefix: str) -> Iterator[Field]:
         )
 
 
-def find_sections() -> dict[str, str]:
+def find_sections(kind: type[Any] = ServerConfig) -> dict[str, str]:
     """What every section is about, by its name."""
-    hints = get_type_hints(ServerConfig, include_extras=True)
+    hints = get_type_hints(kind, include_extras=True)
     return {name: _meaning(hint).description or "" for name, hint in hints.items() if is_section(hint)}
 
 

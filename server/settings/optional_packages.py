@@ -7,6 +7,7 @@ from models.errors import Problem
 from server.settings.config import ServerConfig
 
 REDIS = ("redis",)
+REMOTE = ("aiohttp",)
 OPENTELEMETRY = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
@@ -18,6 +19,8 @@ def missing_packages(config: ServerConfig) -> list[Problem]:
 def _missing(config: ServerConfig) -> Iterator[Problem]:
     if config.cache.enabled and config.cache.url is not None and not _are_there(REDIS):
         yield Problem(setting="cache.url", said="cache.url needs the Redis client: pip install 'fenhe[redis]'")
+    if any(student.engine == "remote" for student in config.student) and not _are_there(REMOTE):
+        yield Problem(setting="student", said="remote students need an HTTP client: pip install 'fenhe[remote]'")
     if config.tracing.enabled and not _are_there(OPENTELEMETRY):
         yield Problem(setting="tracing.enabled", said="tracing needs OpenTelemetry: pip install 'fenhe[otel]'")
 

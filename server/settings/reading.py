@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 
 from engines.config import EngineConfig
+from engines.remote.config import RemoteConfig
 from models.errors import ConfigError, Problem
 from models.sources.fetch import cache_folder
 from router.admission.admission import AdmissionConfig
@@ -156,7 +157,7 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
     for name in wrong:
         del values[name]
     built: object = kind(**values)
-    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig):
+    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig | RemoteConfig | StudentConfig):
         # A wrong setting has its default here: a complaint that the default does not fit the others would help nobody.
         found = [problem for problem in built.problems() if not any(map(problem.is_about, wrong))]
         problems += [problem.within(prefix) for problem in found]

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from server.settings.config import StudentConfig
+from server.settings.config import ServerConfig, StudentConfig
 from server.settings.fields import Field, find_fields, find_sections
 from server.settings.help import describe
 
@@ -14,13 +14,20 @@ Schema = dict[str, Any]
 
 def settings_schema() -> Schema:
     """Some rules are not in it: settings that contradict each other, files that must exist."""
-    sections = {name: _object([], about) for name, about in find_sections().items()}
-    root = _object([one for one in find_fields() if not one.section], "The settings of `fenhe serve`.")
-    for one in find_fields():
+    root = _tree(ServerConfig, "The settings of `fenhe serve`.")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root}
+
+
+def _tree(kind: type[Any], about: str) -> Schema:
+    """The settings of a dataclass and of its sections."""
+    sections = {name: _object([], said) for name, said in find_sections(kind).items()}
+    fields = find_fields(kind)
+    root = _object([one for one in fields if not one.section], about)
+    for one in fields:
         if one.section:
             sections[one.section]["properties"][_last(one)] = _schema_of(one)
     root["properties"] |= sections
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root}
+    return root
 
 
 def _object(fields: list[Field], about: str) -> Schema:
@@ -35,7 +42,7 @@ def _last(setting: Field) -> str:
 def _schema_of(setting: Field) -> Schema:
     about = describe(setting)
     if setting.kind == tuple[StudentConfig, ...]:
-        table = _object(list(find_fields(StudentConfig)), "A student.")
+        table = _tree(StudentConfig, "A student.")
         return {"description": about, "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": table}]}
     schema = msgspec.json.schema(setting.hint, schema_hook=_schema_of_path)
     schema.pop("description")

@@ -14,6 +14,8 @@ PATTERNS = {
     "^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal (64 characters)",
     r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": "an origin such as https://page.example, without a slash at its end, or *",
     r"^(\[[0-9a-fA-F:.]+\]|[^\s/:*@\[\]]+)$": "a name such as box.example or an address, without a port",
+    r"^https?://[^\s/?#@]+(/[^\s?#]*)?$": "a base URL such as http://10.0.0.7:8000/v1, without a user, `?` and `#`",
+    "^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",
     "^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits and . _ -",
     "^[A-Za-z0-9._@-]{1,64}$": "1 to 64 letters, digits and . _ @ -",
 }

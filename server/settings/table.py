@@ -28,6 +28,8 @@ def settings_page() -> str:
 def _sections() -> Iterator[str]:
     yield from _section("The server", "", list(find_fields()))
     yield from _section("`[[student]]`: one of several students", "", list(find_fields(StudentConfig)))
+    for section, about in find_sections(StudentConfig).items():
+        yield from _section(f"`[student.{section}]`: {about}", section, list(find_fields(StudentConfig)))
     for section, about in find_sections().items():
         yield from _section(f"`[{section}]`: {about}", section, list(find_fields()))
 
@@ -58,10 +60,14 @@ def describe_values(setting: Field) -> str:
         return "a path, or tables"
     bounds = "" if setting.bounds is None else f", {setting.bounds}"
     if setting.is_table:
-        return f"a table; each of {', '.join(_choices(get_args(setting.kind)[0]))} a number{bounds}"
+        return f"a table; {_describe_keys(get_args(setting.kind)[0])} {NOUNS[bare(get_args(setting.kind)[1])]}{bounds}"
     if get_origin(setting.kind) is tuple:
         return f"a list; each {_describe_one(get_args(setting.kind)[0])}"
     return _describe_one(setting.hint) + bounds
+
+
+def _describe_keys(kind: Any) -> str:
+    return "each" if kind is str else f"each of {', '.join(_choices(kind))}"
 
 
 def _describe_one(hint: Any) -> str:

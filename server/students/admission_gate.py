@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engines.contract import Engine
+from engines.remote.config import RemoteConfig
 from engines.scheduling.prefix_cache import least_computed
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import DeadlineExceeded, InvalidParameter, ServingError
@@ -25,10 +26,11 @@ from server.threads import settle
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
 
 
-def bounds_of(config: ServerConfig) -> Bounds:
+def bounds_of(config: ServerConfig, remote: RemoteConfig | None = None) -> Bounds:
+    """Those of a student, perhaps a remote one, whose settings say how much its upstreams may have at once."""
     return Bounds(
-        max_running=config.engine.max_running,
-        max_running_tokens=config.admission.max_running_tokens,
+        max_running=config.engine.max_running if remote is None else remote.max_running,
+        max_running_tokens=config.admission.max_running_tokens if remote is None else remote.max_running_tokens,
         max_queued=config.engine.max_waiting,
         max_queued_tokens=config.admission.max_queued_tokens,
     )
@@ -151,7 +153,7 @@ class StudentAdmission:
 
 def need_of(request: GenerationRequest, *, caches_prefixes: bool) -> Need:
     """The least that a sequence takes, known before it begins."""
-    num_prompt_tokens = len(request.prompt_token_ids)
+    num_prompt_tokens = request.num_prompt_tokens
     return Need(
         path=request.path,
         head=request.head_on("cheap"),
@@ -179,7 +181,7 @@ def _make_ticket(
         needs=needs,
         priority=terms.priority,
         num_sequences=len(requests),
-        num_prompt_tokens=sum(len(request.prompt_token_ids) for request in requests),
+        num_prompt_tokens=sum(request.num_prompt_tokens for request in requests),
         num_answer_tokens=sum(request.sampling.max_tokens for request in requests),
         deadline_s=terms.deadline_s,
         decide=decide,

@@ -102,6 +102,12 @@ class EventStream:
             self._failure = failure
         self._wake()
 
+    async def first(self) -> SequenceEvent:
+        """Wait for the first event, and leave it for `take`. Raises: what `fail` was given."""
+        if not self._pending:
+            self._pending = [*await self.take(), *self._pending]
+        return self._pending[0][1]
+
     async def take(self) -> list[tuple[int, SequenceEvent]]:
         """Wait until something came, and take all of it, as (choice, event).
 
@@ -198,7 +204,7 @@ class Bridge:
             entry = living.get(event.sequence_id)
             if entry is None:
                 continue
-            if event.token_ids:
+            if event.token_ids or event.num_chunks:
                 if entry.last_event_s is not None:
                     for observer in self._observers:
                         observer.observe_gap(now_s - entry.last_event_s)

@@ -1,7 +1,7 @@
 """From the settings of a student to one that can be served: its folder read, its engine built, nothing started."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +31,19 @@ Opener = Callable[[StudentConfig], Opened]
 """Slow: reads files and may measure. Raises: ConfigError, WeightsError."""
 
 
-def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = None, *, verify: bool = True) -> Opener:
-    """An opener of student folders; `find_default` gives the folder of a student that names none. `verify`: files are
-    compared with their checksums before they are loaded."""
+def make_opener(
+    engine: EngineConfig,
+    find_default: Callable[[], Path] | None = None,
+    *,
+    verify: bool = True,
+    environ: Mapping[str, str] | None = None,
+) -> Opener:
+    """An opener of students; `find_default` gives the folder of a student that names none. `verify`: files are
+    compared with their checksums before they are loaded. `environ` has the keys of upstreams."""
 
     def open_student(config: StudentConfig) -> Opened:
+        if config.engine == "remote":
+            return open_remote(config, environ or {})
         from engines.build import build_engine
         from models.student.folder import Student
 
@@ -51,6 +59,28 @@ def make_opener(engine: EngineConfig, find_default: Callable[[], Path] | None = 
         )
 
     return open_student
+
+
+def open_remote(config: StudentConfig, environ: Mapping[str, str]) -> Opened:
+    """A remote student, whether or not its upstreams are there. Raises: ConfigError for a key that is not set."""
+    from engines.remote.engine import RemoteEngine
+    from engines.remote.student import RemoteStudent
+
+    remote, name = config.remote, config.name
+    assert name is not None, "the settings have been checked"
+    keys = [None] * len(remote.urls) if not remote.key_env else [_key(name, one, environ) for one in remote.key_env]
+    student = RemoteStudent(name, remote)
+    engine = RemoteEngine(student, remote, keys if len(keys) == len(remote.urls) else keys * len(remote.urls))
+    return Opened(name=name, student=student, engine=engine, tasks=frozenset(config.tasks))
+
+
+def _key(student: str, variable: str, environ: Mapping[str, str]) -> str:
+    key = environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"student `{student}`: the environment variable {variable} (key_env) holds no key")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"student `{student}`: what the variable {variable} holds cannot be sent as a key")
+    return key
 
 
 def load_classifier(config: RouterConfig) -> Classifier | None:

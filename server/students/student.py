@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engines.contract import EngineStatus
+from engines.remote.student import RemoteStudent
 from models.errors import Unavailable, UnknownModel
 from models.student.manifest import MANIFEST_NAME, Manifest
 from models.text_guard import TextGuard
@@ -115,6 +116,11 @@ class ServedStudent(Member):
         return self._status
 
     @property
+    def remote(self) -> RemoteStudent | None:
+        """The student, if its answers come from upstreams."""
+        return self.student if isinstance(self.student, RemoteStudent) else None
+
+    @property
     def manifest(self) -> Manifest:
         return self.student.manifest
 
@@ -155,7 +161,9 @@ class ServedStudent(Member):
 
     @property
     def created(self) -> int:
-        """When the student was built, in Unix seconds."""
+        """When the student was built, in Unix seconds; a remote one, when it was opened."""
+        if self.remote is not None:
+            return self.remote.created
         file = self.student.folder / MANIFEST_NAME
         return int(file.stat().st_mtime) if file.exists() else 0
 

@@ -24,10 +24,14 @@ STATUS: dict[type[ServingError], int] = {
     errors.DeadlineUnreachable: 429,
     errors.RateLimited: 429,
     errors.RequestTooLarge: 429,
+    errors.UpstreamBusy: 429,
     errors.Unavailable: 503,
     errors.PathLoading: 503,
     errors.EngineUnhealthy: 503,
     errors.Stopping: 503,
+    errors.UpstreamFailed: 503,
+    errors.UpstreamModelMissing: 503,
+    errors.LoopDetected: 508,
     errors.DeadlineExceeded: 504,
     errors.EngineFault: 500,
     errors.StepFailed: 500,
@@ -40,7 +44,7 @@ ROUTE_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeou
 ROUTE_CODES |= {413: "request_too_large", 414: "uri_too_long", 415: "unsupported_media_type"}
 ROUTE_CODES |= {400: "invalid_request", 431: "headers_too_large", 503: "unavailable"}
 
-NEVER_RETRY = (errors.DeadlineExceeded, errors.RequestTooLarge)
+NEVER_RETRY = (errors.DeadlineExceeded, errors.RequestTooLarge, errors.LoopDetected)
 """Errors whose status clients would retry by themselves, although the request would fail again or be too late."""
 
 DEFAULT_RETRY_AFTER_S = 1.0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engines.grammar import Grammar
+from engines.remote_call import RemoteCall
 from engines.sequence import GenerationRequest, SamplingParams, WhileLoading
 from router.cache.key import NOT_IN_KEY, Origin, cache_key, key_prefix, path_of
 
@@ -41,6 +42,7 @@ OTHER_REQUEST: dict[str, Any] = {
     "sampling": replace(SAMPLING, max_tokens=7),
     "while_loading": WhileLoading.DEGRADE,
     "cache_salt": "acme",
+    "remote": RemoteCall(endpoint="completions", model="m", body=b"{}", is_stream=False, num_prompt_tokens=1),
 }
 OTHER_ORIGIN: dict[str, Any] = {
     "student": "other",

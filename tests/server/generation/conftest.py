@@ -16,7 +16,8 @@ from router.cache.result_cache import CacheUse
 from router.decision import RoutePreferences
 from server.api.chat import ChatOrder
 from server.context import Context, make_context
-from server.generation.routing import Envelope, Order, route
+from server.generation.envelope import Envelope
+from server.generation.routing import Order, route
 from server.generation.supply import Supplier
 from server.settings.config import Limits, ServerConfig
 from server.students.admission_gate import Terms

@@ -12,7 +12,8 @@ from models.student.manifest import HeadKind
 from router.cache.result_cache import Outcome
 from router.decision import RoutePreferences
 from server.api.completions import CompletionOrder
-from server.generation.routing import Envelope, Order
+from server.generation.envelope import Envelope
+from server.generation.routing import Order
 from server.wire.completions import CompletionRequest
 from tests.server.generation.conftest import Backend, Open
 from tests.server.generation.test_supply import kept, text_of

@@ -38,7 +38,9 @@ def test_settings_of_one_value_are_listed_in_the_order_of_the_tree() -> None:
     assert names.index("limits.max_body_bytes") < names.index("tracing.enabled")
     tables = {"router.min_retention", "router.max_own_perplexity", "router.min_information", "cache.semantic"}
     assert set(setting_names(with_tables=True)) - set(names) == tables
-    assert setting_names(StudentConfig, "student[0].") == ["student[0].folder", "student[0].name", "student[0].tasks"]
+    of_student = setting_names(StudentConfig, "student[0].")
+    assert of_student[:4] == ["student[0].folder", "student[0].name", "student[0].tasks", "student[0].engine"]
+    assert "student[0].remote.urls" in of_student
 
 
 def test_setting_has_a_flag_and_a_variable() -> None:

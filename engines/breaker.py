@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Breaker:
-    """Owned by the loop. While it is open, one trial call is allowed per pause. A trial that never reports its outcome
+    """Has one owner. While it is open, one trial call is allowed per pause. A trial that never reports its outcome
     only costs that pause: the next one is allowed after it."""
 
     def __init__(self, max_failures: int, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -18,11 +18,16 @@ class Breaker:
     def is_open(self) -> bool:
         return self._num_failures >= self._max_failures
 
+    @property
+    def is_trial_due(self) -> bool:
+        """Whether the pause of an open breaker is over."""
+        return self._clock() >= self._next_trial_s
+
     def allows(self) -> bool:
         """Whether to call now. While it is open, one caller per pause may."""
         if not self.is_open:
             return True
-        if self._clock() < self._next_trial_s:
+        if not self.is_trial_due:
             return False
         self._begin_pause()
         return True

@@ -1,6 +1,6 @@
 """The breaker: closed, open after failures in a row, one trial call per pause."""
 
-from router.cache.breaker import Breaker
+from engines.breaker import Breaker
 from tests.router.clocks import Clock
 
 
