@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "settings tenant_line threads version",
     ),
     "bench": (
+        "remote",
         "router engines distill",
         "options peers process",
         "host",

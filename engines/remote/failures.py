@@ -3,6 +3,7 @@
 Clients read these messages: they name neither the upstream's address nor its key. `docs/remote.md` has the table.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,7 @@ def plain(text: str | None) -> str:
 def _seconds(retry_after: str | None) -> float:
     """Of a `Retry-After` header in seconds; a date counts as the default."""
     try:
-        return min(max(0.0, float(retry_after or RETRY_AFTER_S)), LONGEST_RETRY_AFTER_S)
+        wait_s = float(retry_after or RETRY_AFTER_S)
     except ValueError:
         return RETRY_AFTER_S
+    return RETRY_AFTER_S if math.isnan(wait_s) else min(max(0.0, wait_s), LONGEST_RETRY_AFTER_S)

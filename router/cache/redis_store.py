@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from models.errors import ConfigError, Unavailable
 from engines.breaker import Breaker
+from models.errors import ConfigError, Unavailable
 from router.cache.config import CacheConfig
 from router.cache.store import StoreStatus
 

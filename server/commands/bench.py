@@ -23,6 +23,7 @@ BENCHES = {
     "distill": Bench("bench.distill.cli", "training exits, beside a plain distillation loop"),
     "similar": Bench("bench.router.similar", "the semantic cache: how often it would be right, and wrong"),
     "head": Bench("bench.engines.head", "the cheap head beside the exact one: time of a step, and equal tokens"),
+    "remote": Bench("bench.remote.cli", "a remote student beside its upstream: the latency that it adds"),
     "grammar": Bench("bench.engines.grammar", "what keeping to a grammar costs the rows that do, and the others"),
 }
 

@@ -1,0 +1,1 @@
+"""What a remote student adds to its upstream's latency."""
