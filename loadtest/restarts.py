@@ -1,8 +1,9 @@
-"""`python -m loadtest.restarts`: requests through a server whose upstreams are killed and started again.
+"""`python -m loadtest.restarts`: requests through a server whose upstreams are killed, started again and frozen.
 
-One `fenhe serve` with a remote student, two others as its upstreams. Every so many seconds one of them is killed, in
-turns, without warning. Each request must be answered whole, or refused in words; none may be lost or told twice, and
-nothing may be left in the server afterwards.
+One `fenhe serve` with a remote student, two others as its upstreams. Every so many seconds one of them is killed, or
+frozen for a while (SIGSTOP), in turns, without warning. Each request must be answered whole, or refused in words; none
+may be lost or told twice, and nothing may be left in the server afterwards. A client that is refused waits as long as
+it is told to before it sends its next request.
 """
 
 import argparse
@@ -27,6 +28,7 @@ NUM_TOKENS = 16
 PATIENCE_S = 60.0
 NUM_WARM = 100
 LEAK_BYTES = 24 << 20
+FROZEN_S = 10.0
 SETTINGS = """
 [router]
 enabled = false
@@ -40,6 +42,8 @@ urls = {urls}
 model = "smollm2-135m"
 pause_s = 1.0
 health_interval_s = 1.0
+first_token_timeout_s = 6.0
+token_timeout_s = 4.0
 """
 
 
@@ -53,6 +57,7 @@ class Upstream:
     num_lives: int = 0
     process: ServedProcess | None = None
     num_kills: int = 0
+    num_freezes: int = 0
 
     def start(self) -> None:
         self.num_lives += 1
@@ -65,6 +70,15 @@ class Upstream:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait(10.0)
         self.num_kills += 1
+
+    async def freeze(self) -> None:
+        assert self.process is not None
+        self.num_freezes += 1
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(FROZEN_S)
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
 
 @dataclass(slots=True)
@@ -102,15 +116,16 @@ async def ask(client: httpx.AsyncClient, number: int) -> Outcome:
     except httpx.HTTPError as error:
         return Outcome(what="broken", problem=f"request {number}: {type(error).__name__}: {error}")
     if response.status_code in (429, 503):
-        return _judge_refusal(number, response)
+        return await _judge_refusal(number, response)
     if response.status_code != 200:
         return Outcome(what=str(response.status_code), problem=f"request {number}: {response.text[:300]}")
     return _judge_stream(number, response.text) if is_stream else _judge_whole(number, response.json())
 
 
-def _judge_refusal(number: int, response: httpx.Response) -> Outcome:
+async def _judge_refusal(number: int, response: httpx.Response) -> Outcome:
     is_clear = "retry-after" in response.headers and response.json()["error"]["message"]
     problem = None if is_clear else f"request {number}: {response.status_code} without a reason or Retry-After"
+    await asyncio.sleep(float(response.headers.get("retry-after", 0)))
     return Outcome(what=f"refused {response.status_code}", problem=problem)
 
 
@@ -147,11 +162,15 @@ async def _send_all(client: httpx.AsyncClient, numbers: range, num_at_once: int,
     await asyncio.gather(*(worker() for _ in range(num_at_once)))
 
 
-async def _kill_in_turns(upstreams: list[Upstream], every_s: float) -> None:
-    for upstream in itertools.cycle(upstreams):
+async def _break_in_turns(upstreams: list[Upstream], every_s: float) -> None:
+    first, second = upstreams
+    for upstream, is_killed in itertools.cycle([(first, True), (second, False), (second, True), (first, False)]):
         await asyncio.sleep(every_s)
-        upstream.kill()
-        upstream.start()
+        if is_killed:
+            upstream.kill()
+            upstream.start()
+        else:
+            await upstream.freeze()
 
 
 async def _check_end(client: httpx.AsyncClient, ledger: Ledger) -> None:
@@ -169,9 +188,10 @@ async def drive(front: ServedProcess, url: str, upstreams: list[Upstream], optio
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:
         await _send_all(client, range(NUM_WARM), options.at_once, run.ledger)
         run.warm_bytes, run.warm_files = front.resident_bytes(), front.num_open_files()
-        killing = asyncio.create_task(_kill_in_turns(upstreams, options.every))
+        breaking = asyncio.create_task(_break_in_turns(upstreams, options.every))
         await _send_all(client, range(NUM_WARM, options.requests), options.at_once, run.ledger)
-        killing.cancel()
+        breaking.cancel()
+        await asyncio.wait([breaking])
         await asyncio.sleep(2.0)
         await _check_end(client, run.ledger)
         run.end_bytes, run.end_files = front.resident_bytes(), front.num_open_files()
@@ -210,15 +230,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(run: Run, upstreams: list[Upstream], seconds: float, file: Path | None) -> int:
-    ledger, num_kills = run.ledger, sum(upstream.num_kills for upstream in upstreams)
-    for _, _, outcomes in ledger.table():
-        print(f"{ledger.num_requests} requests, {num_kills} kills in {seconds:.0f} s: {outcomes}")
-    print(f"memory {run.warm_bytes >> 20} -> {run.end_bytes >> 20} MiB, files {run.warm_files} -> {run.end_files}")
-    print(f"problems: {ledger.num_problems}", *ledger.examples, sep="\n  ")
+    ledger = run.ledger
+    found: dict[str, Any] = {
+        "requests": ledger.num_requests,
+        "kills": sum(upstream.num_kills for upstream in upstreams),
+        "freezes": sum(upstream.num_freezes for upstream in upstreams),
+        "seconds": round(seconds),
+        "outcomes": {what: count for (_, what), count in ledger.outcomes.items()},
+        "memory_mib": [run.warm_bytes >> 20, run.end_bytes >> 20],
+        "files": [run.warm_files, run.end_files],
+        "problems": ledger.num_problems,
+    }
+    print(*(f"{name}: {value}" for name, value in found.items()), *ledger.examples, sep="\n")
     if file is not None:
-        outcomes_by_name = {what: count for (_, what), count in ledger.outcomes.items()}
-        document = {"requests": ledger.num_requests, "kills": num_kills, "outcomes": outcomes_by_name}
-        file.write_text(json.dumps(document | {"problems": ledger.num_problems, "examples": ledger.examples}, indent=2))
+        file.write_text(json.dumps(found | {"examples": ledger.examples}, indent=2))
     return 1 if ledger.num_problems else 0
 
 

@@ -123,8 +123,11 @@ class FakeUpstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self.writers.discard(writer)
             writer.close()
+            with contextlib.suppress(TimeoutError, ConnectionError, asyncio.CancelledError):
+                await asyncio.wait_for(writer.wait_closed(), 1.0)
+            writer.transport.abort()
+            self.writers.discard(writer)
 
 
 async def _read(reader: asyncio.StreamReader) -> Got:
