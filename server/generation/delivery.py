@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import Send
 
@@ -11,6 +11,7 @@ from engines.sequence import Finish, TokenLogprob
 from router.cache.result_cache import Outcome
 from router.cache.single_flight import Found
 from router.decision import RouteDecision, Target
+from server.generation.keep_alive import keep_alive
 from server.generation.loosened import HEADER as LOOSENED_HEADER
 from server.generation.loosened import header_of, log_loosened
 from server.generation.plan import Batch, BodyWriter, Part, Plan, merge
@@ -89,10 +90,12 @@ class Delivery:
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         self.record.is_event_stream, self.record.frame_error = True, writer.failed
         await self._send_body(body, more=True)
-        while len(finishes) < len(job.requests):
-            body = await self._encode(await stream.take(), finishes)
-            if body:
-                await self._send_body(body, more=True)
+        async with keep_alive(self.send) as send:
+            rest = replace(self, send=send)
+            while len(finishes) < len(job.requests):
+                body = await self._encode(await stream.take(), finishes)
+                if body:
+                    await rest._send_body(body, more=True)
         ordered = [finishes[index] for index in sorted(finishes)]
         usage = total_usage(self.supply.plan, ordered)
         self.record.finish(ordered, usage)
