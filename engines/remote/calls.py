@@ -118,13 +118,22 @@ class Caller:
             self.num_retries += bool(tried)
             tried.append(upstream)
             try:
-                return await self._try(call, upstream)
+                return await self._try_afresh(call, upstream)
             except Failed as failed:
                 last = failed
                 self._note(upstream, failed, call)
                 if not failed.failure.may_retry or call.first_token_s is not None:
                     raise
         raise last or broken("does not answer")
+
+    async def _try_afresh(self, call: Call, upstream: Upstream) -> FinishReason:
+        """Once more where the connection was one that the upstream no longer wanted. Raises: Failed."""
+        try:
+            return await self._try(call, upstream)
+        except Failed as failed:
+            if not failed.failure.was_dropped or call.first_token_s is not None:
+                raise
+        return await self._try(call, upstream)
 
     async def _try(self, call: Call, upstream: Upstream) -> FinishReason:
         """Raises: Failed."""

@@ -77,8 +77,10 @@ class Try:
         Raises: Failed.
         """
         patience.wait(self.config.first_token_timeout_s if self.call.is_stream else float("inf"), "begin to answer")
+        was_dropped = True
         try:
             async with self._send() as response:
+                was_dropped = False
                 await self._check(response)
                 parts = self._stream(response, patience) if self.call.is_stream else self._whole(response)
                 async for chunks in parts:
@@ -90,7 +92,10 @@ class Try:
         except aiohttp.ConnectionTimeoutError:
             seconds = self.config.connect_timeout_s
             raise broken(f"cannot be reached: no connection within {seconds:g} s", is_gone=True) from None
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
+            what = "closed the connection" if was_dropped else "broke off its answer"
+            raise broken(f"{what} ({type(error).__name__})", was_dropped=was_dropped) from None
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise broken(f"broke off its answer ({type(error).__name__})") from None
 
     def _send(self) -> "aiohttp.client._RequestContextManager":

@@ -32,12 +32,14 @@ _CONTEXT = re.compile(r"context.{0,20}length|context window|prompt is too long|t
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Failure:
     """`is_fault`: the upstream is to blame, which counts against it; `may_retry`: another upstream may do better;
-    `is_gone`: it cannot even be reached."""
+    `is_gone`: it cannot even be reached; `was_dropped`: the connection ended before there was an answer, as one does
+    that was kept open for too long."""
 
     error: ServingError
     is_fault: bool = True
     may_retry: bool = True
     is_gone: bool = False
+    was_dropped: bool = False
 
 
 class Failed(Exception):
@@ -46,10 +48,10 @@ class Failed(Exception):
         self.failure = failure
 
 
-def broken(what: str, *, is_gone: bool = False) -> Failed:
+def broken(what: str, *, is_gone: bool = False, was_dropped: bool = False) -> Failed:
     """An upstream that `what` says something of, such as `did not answer`."""
     error = UpstreamFailed(f"the upstream of this student {what}", retry_after_s=RETRY_AFTER_S)
-    return Failed(Failure(error=error, is_gone=is_gone))
+    return Failed(Failure(error=error, is_gone=is_gone, was_dropped=was_dropped))
 
 
 def missing(model: str, known: frozenset[str] | None = None) -> UpstreamModelMissing:

@@ -37,7 +37,8 @@ async def watch(session: aiohttp.ClientSession, upstream: Upstream, interval_s: 
 
 
 async def look_at(session: aiohttp.ClientSession, upstream: Upstream) -> None:
-    """Note whether an upstream answers, with any status below 500, and its models if it lists them."""
+    """Note whether an upstream answers, with any status below 500, and its models if it lists them. One that is working
+    on requests may be too busy to answer: that makes it slow, not gone."""
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
             async with session.get(
@@ -45,9 +46,15 @@ async def look_at(session: aiohttp.ClientSession, upstream: Upstream) -> None:
             ) as response:
                 body = await response.read() if response.status == 200 else b""
                 status = response.status
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except TimeoutError:
+        upstream.is_slow = upstream.num_running > 0
+        if not upstream.is_slow:
+            _note(upstream, reason=f"does not answer within {CHECK_TIMEOUT_S:g} s")
+        return
+    except (aiohttp.ClientError, OSError) as error:
         _note(upstream, reason=f"does not answer ({type(error).__name__})")
         return
+    upstream.is_slow = False
     _note(upstream, reason=f"answers with status {status}" if status >= 500 else None)
     if status == 200:
         upstream.models = _models_in(body)

@@ -14,12 +14,14 @@ AFFINITY_SLACK = 4
 @dataclass(slots=True, eq=False)
 class Upstream:
     """Written by the engine's thread alone. `models` None: it did not say which it has. `reason` says why it is not
-    there, and names no address; `num_running` counts requests that it is working on."""
+    there, and names no address; `num_running` counts requests that it is working on. With `is_slow` it works on some
+    and says nothing else, as small servers do; others are asked first."""
 
     url: str
     breaker: Breaker
     headers: dict[str, str] = field(default_factory=dict)
     is_there: bool = True
+    is_slow: bool = False
     reason: str = ""
     models: frozenset[str] | None = None
     num_running: int = 0
@@ -63,6 +65,7 @@ def choose(upstreams: Sequence[Upstream], model: str, affinity: str, tried: Sequ
     Source: rendezvous hashing (Thaler and Ravishankar, 1998): a replica that comes or goes moves only its own share.
     """
     able = [one for one in upstreams if one.can_be_asked and one.has(model) and one not in tried]
+    able = [one for one in able if not one.is_slow] or able
     if not able:
         return None
     least = min(able, key=lambda one: one.num_running)

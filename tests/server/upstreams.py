@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,7 @@ class FakeUpstream:
     port: int = 0
     got: list[Got] = field(default_factory=list)
     num_left: int = 0
+    hides_models: bool = False
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
@@ -108,6 +109,8 @@ class FakeUpstream:
         try:
             got = await _read(reader)
             if got.path.endswith("/models"):
+                while self.hides_models:
+                    await asyncio.sleep(0.05)
                 listed = {"object": "list", "data": [{"id": name} for name in self.models or []]}
                 await saying(reply(404, {}) if self.models is None else reply(200, listed))(got, writer)
                 return
@@ -138,33 +141,36 @@ async def _read(reader: asyncio.StreamReader) -> Got:
     return Got(method=method, path=path, headers=headers, body=json.loads(raw) if raw else None)
 
 
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all fakes: connections may end after the test that made them."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 @contextlib.contextmanager
 def upstream(answer: Answer = well, models: list[str] | None = None, port: int = 0) -> Iterator[FakeUpstream]:
     """A fake upstream on a loopback port, until the end of the block."""
     fake = FakeUpstream(answer, models)
-    started, ends = threading.Event(), Future[Callable[[], object]]()
 
-    async def main() -> None:
-        loop, end = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(fake.serve, "127.0.0.1", port)
-        fake.port = server.sockets[0].getsockname()[1]
-        ends.set_result(lambda: loop.call_soon_threadsafe(end.set))
-        started.set()
-        await end.wait()
+    async def begin() -> asyncio.Server:
+        return await asyncio.start_server(fake.serve, "127.0.0.1", port)
+
+    async def end(server: asyncio.Server) -> None:
+        for listening in server.sockets:
+            _loop().remove_reader(listening.fileno())  # a server that closes while it accepts leaves a socket open
+        await asyncio.sleep(0.02)
         server.close()
-        for writer in fake.writers:
+        for writer in tuple(fake.writers):
             writer.transport.abort()
-        await asyncio.sleep(0.05)
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
-    thread.start()
-    assert started.wait(10)
+    server = asyncio.run_coroutine_threadsafe(begin(), _loop()).result(10)
+    fake.port = server.sockets[0].getsockname()[1]
     try:
         yield fake
     finally:
-        ends.result()()
-        thread.join(10)
-        assert not thread.is_alive()
+        asyncio.run_coroutine_threadsafe(end(server), _loop()).result(10)
 
 
 def remote(*urls: str, name: str = "far", environ: dict[str, str] | None = None, **options: Any) -> Opened:

@@ -58,3 +58,10 @@ def test_failures_in_a_row_leave_it_alone_for_a_while() -> None:
     assert one.can_be_asked
     one.fail("cannot be reached", is_gone=True)
     assert not one.can_be_asked
+
+
+def test_a_slow_one_is_asked_last() -> None:
+    one, two = make("a", "b")
+    one.is_slow, two.num_running = True, 5
+    assert choose([one, two], "m", "x", []) is two
+    assert choose([one, two], "m", "x", [two]) is one

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import httpx
 import openai
 import pytest
 
+from engines.remote.engine import RemoteEngine
 from engines.scripted import Line
 from router.cache.config import CacheConfig
 from server.settings.config import Limits, ServerConfig
@@ -325,6 +328,17 @@ def test_another_replica_answers_while_nothing_was_sent(serve: Serve, fake: Fake
     assert 1 <= len(broken.got) <= 3  # then it is left alone
 
 
+def test_a_connection_that_was_kept_too_long_is_no_failure(serve: Serve, fake: FakeUpstream) -> None:
+    async def drop_the_first(got: Any, writer: asyncio.StreamWriter) -> None:
+        fake.answer = well
+        writer.close()
+
+    far = serve(remote(fake.url, max_failures=1))
+    for _ in range(3):
+        fake.answer = drop_the_first
+        assert far.chat("hello").status_code == 200
+
+
 def test_an_answer_that_has_begun_is_not_begun_again(serve: Serve, fake: FakeUpstream) -> None:
     fake.answer = streaming(chunk("Hel"))
     with upstream(streaming(chunk("Hel"))) as other:
@@ -382,6 +396,32 @@ def test_a_model_that_no_upstream_has_is_named(serve: Serve) -> None:
         assert not fake.got
 
 
+def test_an_upstream_that_is_busy_is_not_gone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.remote.health.CHECK_TIMEOUT_S", 0.2)
+    busy = threading.Event()
+
+    async def answer(got: Any, writer: asyncio.StreamWriter) -> None:
+        busy.set()
+        while busy.is_set():
+            await asyncio.sleep(0.05)
+        await well(got, writer)
+
+    with upstream(answer) as fake, ThreadPoolExecutor(1) as pool:
+        far = serve(remote(fake.url))
+        found = pool.submit(far.chat, "hello")
+        assert busy.wait(10)
+        fake.hides_models = True
+        one = cast("RemoteEngine", far.student.engine).upstreams[0]
+        assert until(lambda: one.is_slow)
+        assert far.http.get("/readyz").status_code == 200
+        busy.clear()
+        assert found.result(10).status_code == 200
+        assert until(lambda: far.http.get("/readyz").status_code == 503)  # idle and silent: that is gone
+        fake.hides_models = False
+        assert until(lambda: far.http.get("/readyz").status_code == 200)
+        assert not one.is_slow
+
+
 def test_a_request_that_comes_back_is_refused(serve: Serve) -> None:
     url = unused_url()
     port = int(url.rpartition(":")[2].removesuffix("/v1"))
@@ -421,8 +461,6 @@ def test_failures_are_not_kept(serve: Serve, fake: FakeUpstream) -> None:
 
 
 def test_equal_requests_share_one_call(serve: Serve, fake: FakeUpstream) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     fake.answer = streaming(GOOD_STREAM, delay_s=0.3)
     far = serve(remote(fake.url))
     with ThreadPoolExecutor(4) as pool:
@@ -527,8 +565,6 @@ def test_a_server_of_ours_is_an_upstream(serve: Serve, start: Start) -> None:
 
 
 def test_stopping_ends_what_runs(serve: Serve, fake: FakeUpstream) -> None:
-    import threading
-
     fake.answer = hang
     far = serve(remote(fake.url), cache=CacheConfig(enabled=False))
     found: list[int] = []
