@@ -159,7 +159,12 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
     built: object = kind(**values)
     if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig | RemoteConfig | StudentConfig):
         # A wrong setting has its default here: a complaint that the default does not fit the others would help nobody.
-        found = [problem for problem in built.problems() if not any(map(problem.is_about, wrong))]
+        known = {problem.setting for problem in problems}
+        found = [
+            problem
+            for problem in built.problems()
+            if f"{prefix}{problem.setting}" not in known and not any(map(problem.is_about, wrong))
+        ]
         problems += [problem.within(prefix) for problem in found]
     return built
 
