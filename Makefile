@@ -11,7 +11,7 @@ SLOWER := clients vllm deploy browser
 # Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
-.PHONY: help serve test check lint format bench soak chaos clean $(SLOWER:%=test-%)
+.PHONY: help serve test check lint format bench soak chaos loadtest clean $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make chaos   attacks on a server of its own: what it withstands, what others feel (5 minutes)"
+	@echo "make loadtest URL=http://127.0.0.1:8000 WORKLOAD=headline    put load on a running server, and measure"
 	@echo "make clean   remove the virtual environment and caches; models stay in ~/.cache/fenhe"
 
 $(BIN)/python:
@@ -93,6 +94,13 @@ soak: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m loadtest.chaos --json chaos.json
+
+$(VENV)/.installed-loadtest: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[loadtest]"
+	@touch $@ $(VENV)/.installed
+
+loadtest: $(VENV)/.installed-loadtest
+	$(BIN)/fenhe loadtest run $(if $(URL),--url $(URL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) --json loadtest.json
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) $(NODE_MODULES) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -46,6 +46,12 @@ def test_large_clients_are_installed_only_when_asked_for() -> None:
     assert "requirements/load.txt" in recipe("test-clients", "ALL=1", *nowhere)
 
 
+def test_make_loadtest_takes_an_address_and_a_workload() -> None:
+    assert recipe("loadtest").rstrip().endswith("fenhe loadtest run   --json loadtest.json")
+    line = recipe("loadtest", "URL=http://127.0.0.1:9", "WORKLOAD=chat")
+    assert "--url http://127.0.0.1:9 --workload chat" in line
+
+
 RunCi = Callable[..., "subprocess.CompletedProcess[str]"]
 MAKE = """#!/bin/sh
 echo "made $1"

@@ -24,6 +24,8 @@ PACKAGES = ("server", "bench", "router", "engines", "models", "loadtest")
 DATA = (
     "bench/heldout.txt",
     "bench/router/similar.toml",
+    "loadtest/workloads/headline.toml",
+    "loadtest/traffic/prompts/math.toml",
     "engines/native/source/kernels.c",
     "engines/native/source/kernels.h",
     "models/data/smollm2-135m.widths.safetensors",
@@ -148,7 +150,14 @@ def test_installed_version_is_told(wheel: Path, fenhe: Fenhe) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("serve",), ("bench",), ("router", "eval"), *(("bench", name) for name in BENCHES)],
+    [
+        ("serve",),
+        ("bench",),
+        ("router", "eval"),
+        ("loadtest",),
+        ("loadtest", "run"),
+        *(("bench", name) for name in BENCHES),
+    ],
     ids=" ".join,
 )
 def test_installed_help_is_there(fenhe: Fenhe, arguments: tuple[str, ...]) -> None:

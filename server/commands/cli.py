@@ -30,7 +30,7 @@ COMMANDS = {
 }
 """What each subcommand does, in the order of the help text. Its module has `add_arguments(parser)`, and
 `run(arguments)`, which returns the exit status."""
-WHOLE_LINE = ("router", "bench")
+WHOLE_LINE = ("router", "bench", "loadtest")
 """The subcommands with commands of their own: `run(arguments)` of their modules takes the rest of the line unread."""
 
 
@@ -94,6 +94,7 @@ def make_parser(named: str | None) -> tuple[argparse.ArgumentParser, list[str]]:
             options = [option for action in command._actions for option in action.option_strings]
     commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
     commands.add_parser("bench", help=f"measure: `fenhe bench` with {', '.join(BENCHES)}", add_help=False)
+    commands.add_parser("loadtest", help="put load on a server, compare servers: `fenhe loadtest run`", add_help=False)
     return parser, options
 
 

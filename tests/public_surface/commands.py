@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from loadtest.__main__ import COMMANDS as LOADTESTS
+from loadtest.__main__ import make_parser as make_loadtest_parser
 from server.commands.bench import BENCHES
 from server.commands.cli import COMMANDS, main
 
@@ -35,6 +37,9 @@ def describe_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, An
     yield from _walk("fenhe", whole, is_deep=False)
     yield from _walk("fenhe bench", _parser_of_command("bench", whole))
     yield from _walk("fenhe router", parser_of(["router"], monkeypatch))
+    for name in LOADTESTS:
+        parser = _parser_of_command(name, make_loadtest_parser(name))
+        yield from _walk(f"fenhe loadtest {name}", parser)
     for name in BENCHES:
         yield from _walk(f"fenhe bench {name}", parser_of(["bench", name], monkeypatch))
 
