@@ -35,13 +35,15 @@ LOGPROB = -0.5
 class Line:
     """What to say: one piece of text per step, `delay_s` apart.
 
-    `refusal` is raised by `submit`. `error` ends the sequence after all pieces. `token_ids`, one per piece,
-    count from 0 when not given. `num_cached_tokens` is what the usage claims.
+    `first_s` given: the first piece comes exactly that long after admission and the others `delay_s` apart; else all
+    lines of one speed are spoken in common steps. `refusal` is raised by `submit`. `error` ends the sequence after all
+    pieces. `token_ids`, one per piece, count from 0 when not given. `num_cached_tokens` is what the usage claims.
     """
 
     pieces: tuple[str, ...] = ("Hello", ",", " world", "!")
     token_ids: tuple[int, ...] | None = None
     delay_s: float = 0.0
+    first_s: float | None = None
     refusal: ServingError | None = None
     error: ServingError | None = None
     num_cached_tokens: int = 0
@@ -92,6 +94,8 @@ class ScriptedEngine:
         decode: Callable[[Sequence[int]], str],
         script: Mapping[str, Line] | None = None,
         default_line: Line | None = None,
+        line_of: Callable[[GenerationRequest], Line] | None = None,
+        keeps_requests: bool = True,
         max_running: int = 32,
         max_waiting: int = 256,
         max_context_tokens: int = 8192,
@@ -105,6 +109,9 @@ class ScriptedEngine:
         self._decode = decode
         self._script = dict(script or {})
         self._default_line = default_line or Line()
+        self._line_of = line_of or self._line_for
+        self._keeps_requests = keeps_requests
+        self._num_accepted = 0
         self._max_running, self._max_waiting = max_running, max_waiting
         self._max_context_tokens = max_context_tokens
         self._num_loaded = max(paths.values()) if is_loaded else 0
@@ -136,18 +143,21 @@ class ScriptedEngine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> None:
-        line = self._line_for(request)
+        line = self._line_of(request)
         if line.refusal is not None:
             raise line.refusal
         with self._changed:
             self._check(request)
-            self.submitted.append(request)
+            self._num_accepted += 1
+            if self._keeps_requests:
+                self.submitted.append(request)
             self._waiting[request.id] = _speaker(request, line)
             self._changed.notify_all()
 
     def abort(self, sequence_id: str) -> None:
         with self._changed:
-            self.aborted.append(sequence_id)
+            if self._keeps_requests:
+                self.aborted.append(sequence_id)
             self._aborting.add(sequence_id)
             self._changed.notify_all()
 
@@ -169,7 +179,7 @@ class ScriptedEngine:
                 stage_rows=dict(tally.stage_rows),
                 num_prompt_tokens=tally.num_prompt_tokens,
                 num_generation_tokens=tally.num_generation_tokens,
-                num_accepted=len(self.submitted),
+                num_accepted=self._num_accepted,
                 num_steps=tally.num_steps,
                 variant="scripted",
                 head=self._head,
@@ -181,6 +191,8 @@ class ScriptedEngine:
             return running + [self._state(speaker, None) for speaker in self._waiting.values()]
 
     def audit(self, limit_s: float) -> list[str]:
+        if not self._keeps_requests:
+            return []
         with self._changed:
             running = {*self._running, *self._waiting}
         accepted = {request.id for request in self.submitted}
@@ -257,7 +269,7 @@ class ScriptedEngine:
                 continue
             speaker.path = path
             speaker.admitted_s = time.monotonic()
-            speaker.due_s = _next_due(speaker.admitted_s, speaker.line.delay_s)
+            speaker.due_s = _first_due(speaker.admitted_s, speaker.line)
             self._running[speaker.request.id] = self._waiting.pop(speaker.request.id)
             self._tally.num_prompt_tokens += len(speaker.request.prompt_token_ids)
 
@@ -276,7 +288,7 @@ class ScriptedEngine:
         if index >= len(speaker.texts):
             return self._finish(speaker)
         speaker.num_spoken += 1
-        speaker.due_s = _next_due(now_s, speaker.line.delay_s)
+        speaker.due_s = _due_after(speaker, now_s)
         speaker.first_token_s = speaker.first_token_s or now_s
         self._tally.num_generation_tokens += 1
         token_id = index if speaker.line.token_ids is None else speaker.line.token_ids[index]
@@ -358,6 +370,16 @@ class ScriptedEngine:
             max_completion_tokens=speaker.request.sampling.max_tokens,
             age_s=time.monotonic() - speaker.queued_s,
         )
+
+
+def _first_due(admitted_s: float, line: Line) -> float:
+    return _next_due(admitted_s, line.delay_s) if line.first_s is None else admitted_s + line.first_s
+
+
+def _due_after(speaker: Speaker, now_s: float) -> float:
+    """A line at set times keeps to them even when a piece was late."""
+    line = speaker.line
+    return _next_due(now_s, line.delay_s) if line.first_s is None else speaker.due_s + line.delay_s
 
 
 def _next_due(now_s: float, delay_s: float) -> float:

@@ -110,8 +110,8 @@ HOMES = {
     "aiohttp": ("engines/remote/",),
     "opentelemetry": ("server/telemetry/tracing.py",),
     "fastapi": ("server/",),
-    "starlette": ("server/",),
-    "uvicorn": ("server/",),
+    "starlette": ("server/", "bench/peers/"),
+    "uvicorn": ("server/", "bench/peers/"),
 }
 
 

@@ -17,6 +17,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "serve": "serve students over HTTP",
     "chat": "talk to a server",
+    "simulate": "serve a student without a model, which answers at set times",
     "route": "show where a question would go, and why",
     "keys": "make API keys: `fenhe keys make NAME`",
     "config": "look at settings: `fenhe config check FILE`, `fenhe config schema`",
