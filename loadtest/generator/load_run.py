@@ -20,6 +20,7 @@ from loadtest.traffic.sessions import Session, SessionPlan
 from loadtest.traffic.workload import Workload
 
 PRIMING_AT_ONCE = 4
+NO_CACHE = (None, "bypass")
 GIVEN_UP = "no end within the time that the schedule leaves for it (drain_s)"
 
 
@@ -53,6 +54,7 @@ class LoadRun:
         self.now_s: Callable[[], float] = clock(time.perf_counter())
         self._client = StreamingClient(url=self.url, now_s=self.seconds, patience_s=self.workload.schedule.drain_s)
         self._indices = count(self.part.index, self.part.num_workers)
+        self._users = count()
         schedule = self.workload.schedule
         self.start_s, self.end_s = schedule.warm_up_s, schedule.warm_up_s + schedule.duration_s
 
@@ -88,7 +90,7 @@ class LoadRun:
         mine = range(self.part.index, self.plan.population, self.part.num_workers)
         pool = Pool(PRIMING_AT_ONCE)
         for number in mine:
-            if number == mine.start and self._ask_repeated(number) is None:
+            if number == mine.start and self._ask_repeated(number) in NO_CACHE:
                 return
             pool.spawn(self._ask_repeated, number)
         pool.join()
@@ -109,6 +111,10 @@ class LoadRun:
             self._sessions.spawn(self._play_session, session, moment)
 
     def _loop(self) -> None:
+        """The users of a closed loop begin one after the other within the first half of the warm-up."""
+        concurrency = self.workload.schedule.concurrency or 1
+        share = next(self._users) * self.part.num_workers / concurrency
+        gevent.sleep(min(share, 1.0) * self.start_s / 2)
         while self.now_s() < self.end_s:
             session = self.plan.session(next(self._indices))
             self._play_session(session, self.now_s())

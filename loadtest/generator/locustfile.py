@@ -99,6 +99,9 @@ class Node:
         print("\n".join(lines(found)), flush=True)
         if self.options.load_json:
             Path(self.options.load_json).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        if self.options.load_records:
+            encoded = (msgspec.json.encode(record) + b"\n" for record in self.collector.records)
+            Path(self.options.load_records).write_bytes(b"".join(encoded))
         if self.options.load_trace_out:
             times = sorted(record.scheduled_s for record in self.collector.records if record.turn == 0)
             write_trace(Path(self.options.load_trace_out), times)
@@ -131,6 +134,7 @@ def add_options(parser: argparse.ArgumentParser, **_: Any) -> None:
     parser.add_argument("--load-workers", type=int, default=1, **hidden)
     parser.add_argument("--load-key-env", **hidden)
     parser.add_argument("--load-json", **hidden)
+    parser.add_argument("--load-records", **hidden)
     parser.add_argument("--load-trace-out", **hidden)
 
 

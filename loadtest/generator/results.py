@@ -77,7 +77,7 @@ def document(
         "cannot_measure": cannot,
         "invalid_because": invalid,
         "missed": misses,
-        "remarks": list(remarks(figures, workload)),
+        "remarks": list(remarks(figures, workload, inside)),
         "figures": figures,
         "by_task": grouped(lambda record: record.task),
         "by_language": grouped(lambda record: record.language),

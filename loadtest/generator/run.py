@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, metavar="N", help="closed loop: so many users")
     parser.add_argument("--warm-up", type=float, metavar="S", help="seconds that are not measured")
     parser.add_argument("--duration", type=float, metavar="S", help="seconds that are")
+    parser.add_argument("--prompt-tokens", type=int, metavar="N", help="all prompts about that long")
+    parser.add_argument("--answer-tokens", type=int, metavar="N", help="all answers that long")
     parser.add_argument("--seed", type=int, metavar="N", help="default: the first of the workload's")
     parser.add_argument(
         "--threshold", action="append", default=[], metavar="'FIGURE<=X'", help="beside the workload's; or >="
@@ -53,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-out", type=Path, metavar="FILE", help="write when sessions began, for a schedule of kind trace"
     )
+    parser.add_argument("--records", type=Path, metavar="FILE", help="write every request, a line of JSON each")
     spread = parser.add_argument_group("several generators")
     spread.add_argument("--processes", type=int, default=1, metavar="N", help="generator processes on this machine")
     spread.add_argument("--master", type=int, metavar="N", help="wait for N workers on other machines, and lead them")
@@ -79,6 +82,9 @@ def workload_of(options: argparse.Namespace) -> Workload:
     Raises: WorkloadError.
     """
     changes: dict[str, Any] = {"schedule": _schedule(options)}
+    for table, length in (("prompts", options.prompt_tokens), ("answers", options.answer_tokens)):
+        if length is not None:
+            changes[table] = {"tokens": {"median": length, "least": length, "most": length}}
     if options.model is not None:
         changes["model"] = options.model
     problems: list[str] = []
@@ -151,7 +157,9 @@ def locust_arguments(options: argparse.Namespace, workload: Workload) -> list[st
     num_workers = options.master or options.processes
     arguments = ["--locustfile", str(LOCUSTFILE), "--host", options.url, "--load-workload", as_json(workload)]
     arguments += ["--load-seed", str(seed_of(options, workload)), "--load-workers", str(num_workers)]
-    for name, value in (("json", options.json), ("trace-out", options.trace_out), ("key-env", options.key_env)):
+    for name, value in (("json", options.json), ("trace-out", options.trace_out)):
+        arguments += [] if value is None else [f"--load-{name}", str(value)]
+    for name, value in (("records", options.records), ("key-env", options.key_env)):
         arguments += [] if value is None else [f"--load-{name}", str(value)]
     users = str(workload.schedule.concurrency or num_workers)
     arguments += ["--users", users, "--spawn-rate", users, "--only-summary", "--skip-log-setup"]

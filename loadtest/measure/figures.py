@@ -18,7 +18,7 @@ FORMULAS = {
     "itl": "arrival of a chunk with content - arrival of the one before, all requests together",
     "tpot": "(arrival of the last chunk with content - that of the first) / (answer tokens - 1), per request",
     "e2el": "arrival of the last chunk with content - request sent",
-    "answer tokens": "usage.completion_tokens of the server",
+    "answer tokens": "usage.completion_tokens of the server; its chunks with content where it tells no usage",
     "completed": "requests whose whole answer came; those that left on purpose are counted apart",
     "success_rate": "completed / (completed + failed)",
     "duration": "start of the measured window - end of its last request, at least the window",
@@ -29,6 +29,7 @@ FORMULAS = {
     "user_tokens_per_s": "1 / median TPOT",
     "late_share": f"sessions that began more than {LATE_S * 1000:g} ms after their moment / sessions of an open loop",
     "hit_ratio": "first turns whose x-fenhe-cache was hit or join / first turns with that header",
+    "repeat_ratio": "those of them that the workload repeats; a hit ratio that differs makes the run invalid",
     "percentiles": "numpy's linear interpolation between the two nearest requests",
 }
 Figures = dict[str, float]
@@ -115,8 +116,13 @@ def percentile_name(percentile: float) -> str:
 
 def hit_ratio(records: Sequence[Record]) -> Figures:
     """Nothing where the server does not tell."""
-    told = [record.cache for record in records if record.turn == 0 and record.cache is not None]
-    return {"hit_ratio": sum(cache in HITS for cache in told) / len(told)} if told else {}
+    told = [record for record in records if record.turn == 0 and record.cache is not None]
+    if not told:
+        return {}
+    return {
+        "hit_ratio": sum(record.cache in HITS for record in told) / len(told),
+        "repeat_ratio": sum(record.is_repeat for record in told) / len(told),
+    }
 
 
 def late_share(records: Sequence[Record], start_s: float, end_s: float) -> Figures:

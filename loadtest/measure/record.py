@@ -10,6 +10,7 @@ class Record(Struct, kw_only=True):
     """Units: seconds from the start of the run; `gaps_s` lie between chunks that carry content. `failure` None: the
     answer came whole, or the client left on purpose (`has_left`). `path`, `routed_task` and `cache` are the server's
     headers.
+    `is_counted_by_chunks`: the server told no usage, so each of its chunks with content counts as a token.
     """
 
     session: int
@@ -25,6 +26,7 @@ class Record(Struct, kw_only=True):
     gaps_s: list[float] = []
     num_prompt_tokens: int = 0
     num_answer_tokens: int = 0
+    is_counted_by_chunks: bool = False
     status: int = 0
     failure: str | None = None
     has_left: bool = False

@@ -32,11 +32,11 @@ def invalid_because(figures: Figures, workload: Workload) -> list[str]:
         most = f"at most {limits.most_generator_cpu:.0%}: add --processes"
         problems.append(f"the generator took {cpu:.0%} of its core; {most}")
     repeats = workload.repeats
-    found = figures.get("hit_ratio", 0.0)
-    if repeats is not None and found and abs(found - repeats.share) > repeats.tolerance:
+    found, expected = figures.get("hit_ratio", 0.0), figures.get("repeat_ratio", 0.0)
+    if repeats is not None and found and abs(found - expected) > repeats.tolerance:
         problems.append(
-            f"the cache answered {found:.1%} where the workload has {repeats.share:.1%} of repeats"
-            + ("; the server knew the prompts of this seed: take another" if found > repeats.share else "")
+            f"the cache answered {found:.1%} where {expected:.1%} were repeats"
+            + ("; the server knew the prompts of this seed: take another" if found > expected else "")
         )
     return problems
 
@@ -75,7 +75,7 @@ def keeps_slo(figures: Figures, slo: Slo, success: float = SUCCESS) -> bool:
     )
 
 
-def remarks(figures: Figures, workload: Workload) -> Iterator[str]:
+def remarks(figures: Figures, workload: Workload, records: Sequence[Record]) -> Iterator[str]:
     """What a reader should know although it spoils nothing."""
     wanted = workload.prompts.tokens.median + workload.prompts.system_tokens
     found = figures.get("median_prompt_tokens")
@@ -84,5 +84,7 @@ def remarks(figures: Figures, workload: Workload) -> Iterator[str]:
             f"the server counted {found:.0f} prompt tokens in the median, its chat template with it; "
             f"the workload's texts have about {wanted}"
         )
+    if any(record.is_counted_by_chunks for record in records):
+        yield "the server tells no usage: answer tokens are its chunks with content"
     if workload.repeats is not None and not figures.get("hit_ratio"):
         yield "no repeat was answered from a result cache: all of them were generated anew"

@@ -39,7 +39,7 @@ class Session:
 
 
 class SessionPlan:
-    """Every session of one run. `seed` decides all of it."""
+    """Every session of one run. `seed` decides what is new in it."""
 
     def __init__(self, workload: Workload, seed: int) -> None:
         self.workload = workload
@@ -53,8 +53,10 @@ class SessionPlan:
         return self._draw(index, task, self._rng("session", index))
 
     def repeated(self, number: int, index: int = -1) -> Session:
-        """The prompt of this number among those that are repeated, as the session of this index."""
-        return self._draw(index, self._task_of(number), self._rng("repeated", number), is_repeat=True)
+        """The prompt of this number among those that are repeated, as the session of this index. No seed changes it, so
+        that a server is asked them once for many runs.
+        """
+        return self._draw(index, self._task_of(number), random.Random(f"repeated {number}"), is_repeat=True)
 
     @property
     def population(self) -> int:
@@ -95,7 +97,7 @@ class SessionPlan:
     def _task_of(self, index: int) -> str:
         """Steps of the golden ratio, so that every stretch of sessions has close to the shares of the workload."""
         weights = self.workload.prompts.tasks
-        left = (self._rng("task", 0).random() + index * GOLDEN) % 1.0 * sum(weights.values())
+        left = ((index + 1) * GOLDEN) % 1.0 * sum(weights.values())
         for task, weight in weights.items():
             left -= weight
             if left < 0:

@@ -33,6 +33,7 @@ class FakeServer:
     first_s: float = 0.01
     gap_s: float = 0.002
     line_end: str = "\n"
+    port: int = 0
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -107,7 +108,7 @@ def running(server: FakeServer) -> Iterator[FakeServer]:
     listening, stopping = threading.Event(), asyncio.Event()
 
     async def run() -> None:
-        listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        listener = await asyncio.start_server(server.serve, "127.0.0.1", server.port)
         server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         listening.set()
         await stopping.wait()
@@ -136,6 +137,7 @@ if __name__ == "__main__":
     import time
 
     given = dict(part.split("=") for part in sys.argv[2:])
-    with running(FakeServer(manner=sys.argv[1], num_good=int(given.get("good", 0)))) as fake:
+    num_good, port = (int(given.get(name, 0)) for name in ("good", "port"))
+    with running(FakeServer(manner=sys.argv[1], num_good=num_good, port=port)) as fake:
         print(fake.url, flush=True)
         time.sleep(float(given.get("seconds", 30)))

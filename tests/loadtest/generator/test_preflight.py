@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.generator.preflight import TargetError, check_target
-from tests.loadtest.fake_server import BUSY, CUT, EMPTY, ERROR, NO_STREAM, NO_USAGE, SILENT, FakeServer, running
+from tests.loadtest.fake_server import BUSY, CUT, EMPTY, ERROR, NO_STREAM, SILENT, FakeServer, running
 
 BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "stream": True}
 
@@ -17,7 +17,6 @@ BODY = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "stream
         (CUT, r"broke the connection"),
         (ERROR, r"sends an error in its stream: .*broken"),
         (EMPTY, r"no content in its stream"),
-        (NO_USAGE, r"no usage in its stream"),
     ],
 )
 def test_bad_target_is_told_by_name(manner: str, told: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.measure.figures import FORMULAS, figure_names
 from loadtest.traffic.schedules import read_trace
-from tests.loadtest.fake_server import BUSY, CUT, ERROR, NO_STREAM, WELL, FakeServer, running
+from tests.loadtest.fake_server import BUSY, CUT, ERROR, NO_STREAM, NO_USAGE, WELL, FakeServer, running
 
 SMOKE = """
 [schedule]
@@ -140,6 +140,16 @@ def test_server_that_breaks_now_and_then_misses_the_threshold(smoke: Path) -> No
         done = loadtest("--url", server.url, "--workload", smoke, "--threshold", "success_rate>=0.999")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "missed: success_rate" in done.stdout
+
+
+def test_chunks_are_counted_where_no_usage_is_told(smoke: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    with running(FakeServer(manner=NO_USAGE)) as server:
+        done = loadtest("--url", server.url, "--workload", smoke, "--json", out)
+    assert done.returncode == 0
+    found = json.loads(out.read_text())
+    assert found["figures"]["total_output_tokens"] >= 3 * found["figures"]["completed"]
+    assert any("tells no usage" in remark for remark in found["remarks"])
 
 
 def test_missed_threshold_is_status_1(smoke: Path) -> None:

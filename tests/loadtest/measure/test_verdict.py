@@ -9,7 +9,12 @@ HEADLINE = read_workload("headline")
 
 
 def test_late_arrivals_and_a_busy_generator_make_a_run_invalid() -> None:
-    assert invalid_because({"late_share": 0.009, "generator_cpu_share": 0.79, "hit_ratio": 0.41}, HEADLINE) == []
+    assert (
+        invalid_because(
+            {"late_share": 0.009, "generator_cpu_share": 0.79, "hit_ratio": 0.41, "repeat_ratio": 0.4}, HEADLINE
+        )
+        == []
+    )
     (late,) = invalid_because({"late_share": 0.02}, HEADLINE)
     assert "2.0% of the sessions began late" in late
     (busy,) = invalid_because({"generator_cpu_share": 0.9}, HEADLINE)
@@ -17,12 +22,12 @@ def test_late_arrivals_and_a_busy_generator_make_a_run_invalid() -> None:
 
 
 def test_another_hit_ratio_than_pinned_makes_a_run_invalid() -> None:
-    (more,) = invalid_because({"hit_ratio": 1.0}, HEADLINE)
+    (more,) = invalid_because({"hit_ratio": 1.0, "repeat_ratio": 0.4}, HEADLINE)
     assert "take another" in more
-    (less,) = invalid_because({"hit_ratio": 0.3}, HEADLINE)
+    (less,) = invalid_because({"hit_ratio": 0.3, "repeat_ratio": 0.4}, HEADLINE)
     assert "30.0%" in less
     assert invalid_because({"hit_ratio": 0.0}, HEADLINE) == []  # a server without a cache
-    assert any("generated anew" in remark for remark in remarks({"hit_ratio": 0.0}, HEADLINE))
+    assert any("generated anew" in remark for remark in remarks({"hit_ratio": 0.0}, HEADLINE, []))
 
 
 def test_missed_thresholds_are_named() -> None:
