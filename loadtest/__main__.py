@@ -10,6 +10,7 @@ COMMANDS = {
     "compare": ("comparison.compare", "fenhe beside other servers, on the same cores"),
     "overhead": ("overhead", "what the server itself adds, on an engine with set times"),
     "growth": ("growth", "how time and memory grow with users and with the length of prompts"),
+    "agree": ("agreement", "our figures beside those of vllm bench serve, aiperf and guidellm"),
     "coldstart": ("coldstart", "from the start of the process to the first token"),
 }
 """Each command's module below this package and what it does. A module has `add_arguments(parser)` and `run(options)`,

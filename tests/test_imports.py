@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "bench": (
         "remote",
-        "router engines distill",
+        "router engines distill random_model",
         "options peers process",
         "host",
         "machine subject losses",

@@ -95,7 +95,7 @@ def test_unreadable_and_unknown_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("name = \n")
     with pytest.raises(WorkloadError, match=r"bad\.toml: it cannot be read"):
         read_workload(str(tmp_path / "bad.toml"))
-    with pytest.raises(WorkloadError, match="those that ship are bursts, chat, headline"):
+    with pytest.raises(WorkloadError, match=r"those that ship are .*headline"):
         read_workload("headlines")
 
 

@@ -1,0 +1,38 @@
+"""A random model of any size is one that `fenhe build` takes."""
+
+from pathlib import Path
+
+from bench.random_model import SIZES, tensors, write
+from models.building.build import build_student
+from models.student.folder import Student
+
+SMALL = SIZES | {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+}
+
+
+def test_full_size_has_a_billion_parameters() -> None:
+    hidden, inner, kv = SIZES["hidden_size"], SIZES["intermediate_size"], SIZES["num_key_value_heads"] * 64
+    per_layer = 2 * hidden * hidden + 2 * kv * hidden + 3 * inner * hidden
+    assert 1.0e9 < SIZES["num_hidden_layers"] * per_layer + SIZES["vocab_size"] * hidden < 1.1e9
+
+
+def test_small_one_is_built(tmp_path: Path) -> None:
+    write(tmp_path / "model", SMALL)
+    build_student(tmp_path / "model", tmp_path / "student", name="random", precisions=("fp32",))
+    student = Student.open(tmp_path / "student")
+    assert student.manifest.architecture.num_layers == 2
+    assert student.tokenizer.decode(student.tokenizer.encode("Hello, 世界")) == "Hello, 世界"
+
+
+def test_values_are_the_same_every_time() -> None:
+    (one, first), (other, second) = next(tensors(SMALL)), next(tensors(SMALL))
+    assert one == other
+    assert (first == second).all()
