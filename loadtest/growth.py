@@ -6,14 +6,16 @@ threads tell who took the core: the first is the HTTP loop, the others are the e
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from loadtest.comparison.places import add_place_options, place_of
 from loadtest.comparison.servers import AbsentServer, RunningServer, read_servers, started
 from loadtest.generator.results import machine, versions
 from loadtest.measure.verdict import Status
+from loadtest.served import folder_until_the_end
 from loadtest.traffic.reading import read_workload
 
 USERS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -39,13 +42,16 @@ COLUMNS = {
     "E2E p95": "p95_e2el_ms",
     "E2E p99": "p99_e2el_ms",
 }
+WATCH_S = 1.0
+BUSY_PERCENTILE = 75
+"""Of the seconds of a measurement, some of which are idle: the generator's start, and its end."""
 LEAST_KEPT = 0.85
 """Of the highest throughput, with the most users. Less is a defect."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Step:
-    """`load` is users or prompt tokens. `loop_share` and `engine_share`: of one core, over the run with its warm-up."""
+    """`load` is users or prompt tokens. `loop_share` and `engine_share`: of one core, in a busy second."""
 
     load: int
     figures: dict[str, float]
@@ -103,17 +109,40 @@ def thread_seconds(pid: int) -> tuple[float, float]:
 def measure(
     generator: Generator, server: RunningServer, load: int, *, users: int, more: Sequence[str], seconds: float
 ) -> Step:
-    before = thread_seconds(server.process.pid)
-    point = generator.measure(server, concurrency=users, warm_up_s=min(5.0, seconds / 4), duration_s=seconds, more=more)
-    after = thread_seconds(server.process.pid)
-    wall_s = point.figures.get("duration", seconds) + min(5.0, seconds / 4)
+    with watched_threads(server.process.pid) as shares:
+        point = generator.measure(
+            server, concurrency=users, warm_up_s=min(5.0, seconds / 4), duration_s=seconds, more=more
+        )
+    loop, engine = np.percentile(shares or [(0.0, 0.0)], BUSY_PERCENTILE, axis=0)
     return Step(
         load=load,
         figures=point.figures,
         resident_mib=point.resident_mib,
-        loop_share=(after[0] - before[0]) / wall_s,
-        engine_share=(after[1] - before[1]) / wall_s,
+        loop_share=float(loop),
+        engine_share=float(engine),
     )
+
+
+@contextlib.contextmanager
+def watched_threads(pid: int) -> Iterator[list[tuple[float, float]]]:
+    """Filled, while the block runs, with the shares of a core that the first thread and the others took."""
+    shares: list[tuple[float, float]] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        before, since_s = thread_seconds(pid), time.perf_counter()
+        while not is_over.wait(WATCH_S):
+            now, now_s = thread_seconds(pid), time.perf_counter()
+            shares.append(((now[0] - before[0]) / (now_s - since_s), (now[1] - before[1]) / (now_s - since_s)))
+            before, since_s = now, now_s
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield shares
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def judged(by_users: Sequence[Step], by_length: Sequence[Step]) -> tuple[dict[str, str], list[str]]:
@@ -179,8 +208,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     try:
-        with TemporaryDirectory(prefix="fenhe-growth-", ignore_cleanup_errors=True) as folder:
-            by_users, by_length = grown(options, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+        with folder_until_the_end("fenhe-growth-") as folder:
+            by_users, by_length = grown(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
     except (ValueError, OSError, AbsentServer) as error:
         print(f"fenhe loadtest: {error}", file=sys.stderr)
         return Status.CANNOT_MEASURE

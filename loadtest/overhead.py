@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from loadtest.comparison.servers import Place, ServerSpec, pinned, started
 from loadtest.generator.results import machine, versions
 from loadtest.measure.record import Record
 from loadtest.measure.verdict import Status
+from loadtest.served import folder_until_the_end
 
 FIRST_MS = 200.0
 GAP_MS = 50.0
@@ -144,11 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     try:
         streams = [int(part) for part in options.streams.split(",")]
-        with TemporaryDirectory(prefix="fenhe-overhead-", ignore_cleanup_errors=True) as folder:
+        with folder_until_the_end("fenhe-overhead-") as folder:
             server, generator = cores_of(options)
-            place = Place(
-                server_cores=server, generator_cores=generator, folder=Path(folder), student=Path(), gguf=None
-            )
+            place = Place(server_cores=server, generator_cores=generator, folder=folder, student=Path(), gguf=None)
             found = added(place, streams, options.duration, lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         print(f"fenhe loadtest: {error}", file=sys.stderr)

@@ -5,10 +5,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -36,6 +34,7 @@ from loadtest.generator.results import machine, versions
 from loadtest.measure.figures import FORMULAS
 from loadtest.measure.verdict import Status
 from loadtest.overhead import added
+from loadtest.served import folder_until_the_end
 from loadtest.traffic.reading import WorkloadError, read_workload
 
 SERVERS = ("routed", "full", "full-uncached", "one-at-a-time", "llama-cpp-server", "openvino", "vllm")
@@ -56,6 +55,7 @@ class Comparison:
     short: dict[str, Any] | None = None
     overhead: dict[str, Any] | None = None
     cold: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
 
     def visit(self, name: str, stages: Sequence[Stage]) -> None:
         """Start a server, measure, and stop it. One that cannot run is noted as absent."""
@@ -83,6 +83,20 @@ class Comparison:
         with started("routed", self.specs["routed"], self.place) as server:
             self.short = short_prompts(self.generator("short"), server, self.sizes)
 
+    def measure_overhead(self) -> None:
+        self.overhead = added(self.place, self.sizes.streams, self.sizes.streams_s, self.report)
+
+    def measure_cold_starts(self) -> None:
+        self.cold = cold_starts(self.place, self.place.student, self.sizes.rounds, self.report)
+
+    def attempt(self, name: str, measure: Callable[[], None]) -> None:
+        """One that fails does not spoil the others."""
+        try:
+            measure()
+        except (AbsentServer, RuntimeError, OSError) as error:
+            self.problems.append(f"{name}: {error}")
+            self.report(self.problems[-1])
+
     def document(self) -> dict[str, Any]:
         named, notes = figures(self.found, self.short, self.overhead, self.cold)
         return {
@@ -92,7 +106,7 @@ class Comparison:
             "cores": {"server": list(self.place.server_cores), "generator": list(self.place.generator_cores)},
             "sizes": asdict(self.sizes),
             "figures": named,
-            "notes": notes,
+            "notes": [*notes, *self.problems],
             "servers": {
                 name: asdict(one) | {"knee": one.knee, "concurrency": one.concurrency}
                 for name, one in self.found.items()
@@ -127,8 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="fenhe-compare-", ignore_cleanup_errors=True)))
+    with folder_until_the_end("fenhe-compare-") as folder:
         try:
             comparison, names, stages = prepared(options, folder)
         except (ValueError, OSError, WorkloadError) as error:
@@ -178,13 +191,14 @@ def compare(comparison: Comparison, names: list[str], stages: Sequence[str], sav
         for name in in_turn(ABLATION, number) if "ablation" in stages else ():
             comparison.visit(name, [ablate])
             save()
-    if "short" in stages:
-        comparison.measure_short_prompts()
-    if "overhead" in stages:
-        comparison.overhead = added(comparison.place, comparison.sizes.streams, comparison.sizes.streams_s, report)
-    if "coldstart" in stages:
-        comparison.cold = cold_starts(comparison.place, comparison.place.student, comparison.sizes.rounds, report)
-    save()
+    for name, measure in (
+        ("short", comparison.measure_short_prompts),
+        ("overhead", comparison.measure_overhead),
+        ("coldstart", comparison.measure_cold_starts),
+    ):
+        if name in stages:
+            comparison.attempt(name, measure)
+            save()
 
 
 def report(line: str) -> None:

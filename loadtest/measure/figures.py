@@ -21,11 +21,11 @@ FORMULAS = {
     "answer tokens": "usage.completion_tokens of the server; its chunks with content where it tells no usage",
     "completed": "requests whose whole answer came; those that left on purpose are counted apart",
     "success_rate": "completed / (completed + failed)",
-    "duration": "start of the measured window - end of its last request, at least the window",
-    "request_throughput": "completed / duration",
-    "output_throughput": "answer tokens / duration",
-    "total_token_throughput": "(prompt tokens + answer tokens) / duration",
-    "request_goodput": "completed requests within every limit of the SLO / duration; TPOT of one token counts as 0",
+    "duration": "of the measured window within the run: rates count what ended in it, all else what began in it",
+    "request_throughput": "completed requests that ended in the window / duration",
+    "output_throughput": "their answer tokens / duration",
+    "total_token_throughput": "their prompt tokens + answer tokens / duration",
+    "request_goodput": "those of them within every limit of the SLO / duration; TPOT of one token counts as 0",
     "user_tokens_per_s": "1 / median TPOT",
     "late_share": f"sessions that began more than {LATE_S * 1000:g} ms after their moment / sessions of an open loop",
     "hit_ratio": "first turns whose x-fenhe-cache was hit or join / first turns with that header",
@@ -76,20 +76,13 @@ def figures_of(records: Sequence[Record], start_s: float, end_s: float, slo: Slo
     inside = measured(records, start_s, end_s)
     complete = [record for record in inside if record.is_complete]
     failed = sum(record.failure is not None for record in inside)
-    duration_s = max([end_s, *(record.ended_s for record in inside)]) - start_s
-    num_prompt_tokens = sum(record.num_prompt_tokens for record in complete)
-    num_answer_tokens = sum(record.num_answer_tokens for record in complete)
     found = {
-        "duration": duration_s,
         "completed": len(complete),
         "failed": failed,
         "left": sum(record.has_left and record.failure is None for record in inside),
-        "total_input_tokens": num_prompt_tokens,
-        "total_output_tokens": num_answer_tokens,
-        "request_throughput": len(complete) / duration_s,
-        "output_throughput": num_answer_tokens / duration_s,
-        "total_token_throughput": (num_prompt_tokens + num_answer_tokens) / duration_s,
-        "request_goodput": sum(is_good(record, slo) for record in complete) / duration_s,
+        "total_input_tokens": sum(record.num_prompt_tokens for record in complete),
+        "total_output_tokens": sum(record.num_answer_tokens for record in complete),
+        **_rates([record for record in records if start_s <= record.ended_s < end_s], end_s - start_s, slo),
     }
     if complete or failed:
         found["success_rate"] = len(complete) / (len(complete) + failed)
@@ -99,6 +92,19 @@ def figures_of(records: Sequence[Record], start_s: float, end_s: float, slo: Slo
     if found.get("median_tpot_ms"):
         found["user_tokens_per_s"] = 1000 / found["median_tpot_ms"]
     return found | _prompts(complete) | hit_ratio(inside)
+
+
+def _rates(ended: Sequence[Record], duration_s: float, slo: Slo) -> Figures:
+    complete = [record for record in ended if record.is_complete]
+    num_answer_tokens = sum(record.num_answer_tokens for record in complete)
+    num_prompt_tokens = sum(record.num_prompt_tokens for record in complete)
+    return {
+        "duration": duration_s,
+        "request_throughput": len(complete) / duration_s,
+        "output_throughput": num_answer_tokens / duration_s,
+        "total_token_throughput": (num_prompt_tokens + num_answer_tokens) / duration_s,
+        "request_goodput": sum(is_good(record, slo) for record in complete) / duration_s,
+    }
 
 
 def spread(values_ms: Sequence[float], name: str) -> Figures:

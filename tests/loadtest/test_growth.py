@@ -1,10 +1,12 @@
 """How growth is fitted, and what counts as a defect."""
 
 import os
+import time
 
 import pytest
 
-from loadtest.growth import Step, fit, judged, knee_of, rows, thread_seconds
+from loadtest import growth
+from loadtest.growth import Step, fit, judged, knee_of, rows, thread_seconds, watched_threads
 
 LENGTHS = (16, 64, 256, 1024, 4096)
 USERS = (1, 4, 16, 64)
@@ -58,7 +60,13 @@ def test_knee_is_named_with_its_cause() -> None:
     assert len(list(rows("users", steps))) == 5
 
 
-def test_threads_of_this_process_took_time() -> None:
+def test_threads_of_this_process_took_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "WATCH_S", 0.05)
     first, others = thread_seconds(os.getpid())
     assert first > 0
     assert others >= 0
+    with watched_threads(os.getpid()) as shares:
+        until_s = time.process_time() + 0.3
+        while time.process_time() < until_s:
+            pass
+    assert max(loop for loop, _ in shares) > 0

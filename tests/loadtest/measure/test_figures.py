@@ -56,6 +56,8 @@ def test_good_is_within_every_limit() -> None:
 
 def test_warm_up_is_in_no_figure() -> None:
     records = [record(sent_s) for sent_s in (1.0, 11.0, 12.0, 25.0)]
+    records.append(record(9.9, num_answer_tokens=500))  # began before the window
+    records[-1].ended_s = 9.99
     figures = figures_of(records, 10.0, 20.0, Slo())
     assert figures["completed"] == 2
     assert figures["duration"] == 10.0
@@ -63,10 +65,13 @@ def test_warm_up_is_in_no_figure() -> None:
     assert figures["total_token_throughput"] == pytest.approx(5.0)
 
 
-def test_requests_that_end_late_lengthen_the_duration() -> None:
-    figures = figures_of([record(19.0, last_s=29.0, ended_s=30.0)], 10.0, 20.0, Slo())
-    assert figures["duration"] == 20.0
-    assert figures["request_throughput"] == pytest.approx(0.05)
+def test_rates_count_what_ended_in_the_window_and_latencies_what_began_in_it() -> None:
+    records = [record(9.0, ended_s=11.0), record(12.0), record(19.0, first_s=21.0, last_s=29.0, ended_s=30.0)]
+    figures = figures_of(records, 10.0, 20.0, Slo(ttft_ms=300))
+    assert figures["request_throughput"] == pytest.approx(0.2)
+    assert figures["request_goodput"] == pytest.approx(0.2)
+    assert figures["completed"] == 2
+    assert figures["median_ttft_ms"] == pytest.approx((200 + 2000) / 2)
 
 
 def test_failures_lower_the_rates_and_give_no_latency() -> None:
