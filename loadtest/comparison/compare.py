@@ -77,7 +77,14 @@ class Comparison:
     def generator(self, workload: str | None = None) -> Generator:
         file = workload or self.workload
         seeds = iter(range(int(time.time()) % 10**6 * 1000, 10**10))
-        return Generator(place=self.place, workload=read_workload(file), file=file, report=self.report, _seeds=seeds)
+        return Generator(
+            place=self.place,
+            workload=read_workload(file),
+            file=file,
+            report=self.report,
+            drain_s=self.sizes.drain_s,
+            _seeds=seeds,
+        )
 
     def measure_short_prompts(self) -> None:
         with started("routed", self.specs["routed"], self.place) as server:

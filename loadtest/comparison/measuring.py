@@ -46,6 +46,7 @@ class Generator:
     workload: Workload
     file: str
     report: Callable[[str], None]
+    drain_s: float = 60.0
     _seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
 
     def measure(
@@ -65,7 +66,7 @@ class Generator:
         out.unlink(missing_ok=True)
         command = [sys.executable, "-m", "loadtest", "run", "--url", server.url, "--workload", self.file]
         command += ["--model", server.model, "--seed", str(seed), "--json", str(out), *more]
-        command += ["--warm-up", str(warm_up_s), "--duration", str(duration_s)]
+        command += ["--warm-up", str(warm_up_s), "--duration", str(duration_s), "--drain", str(self.drain_s)]
         command += [] if rate is None else ["--rate", f"{rate:.4f}"]
         command += [] if concurrency is None else ["--concurrency", str(concurrency)]
         for name, value in (dict(server.spec.body) | dict(body or {})).items():
@@ -98,9 +99,8 @@ def _point(
     resident_mib: float,
 ) -> Point:
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    problems = [*found.get("invalid_because", []), *found.get("missed", [])]
-    if not found or found["cannot_measure"]:
-        problems.append(found.get("cannot_measure") or done.stderr.strip()[-300:])
+    cannot = found.get("cannot_measure") if found else done.stderr.strip()[-300:]
+    problems = [*([cannot] if cannot else []), *found.get("invalid_because", []), *found.get("missed", [])]
     return Point(
         rate=rate,
         concurrency=concurrency,

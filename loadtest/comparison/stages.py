@@ -17,7 +17,8 @@ SHORT_CONCURRENCY = 8
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Sizes:
-    """How long and how often. `confirm_s` None: the knee is what the search found, not tried again."""
+    """How long and how often. No request may take longer than `drain_s`. `confirm_s` None: the knee is what the search
+    found, not tried again."""
 
     rounds: int
     ladder: tuple[int, ...]
@@ -29,6 +30,7 @@ class Sizes:
     block_s: float
     short_blocks: int
     warm_up_s: float
+    drain_s: float
     confirm_s: float | None
     streams: tuple[int, ...]
     streams_s: float
@@ -45,6 +47,7 @@ FULL = Sizes(
     block_s=60,
     short_blocks=5,
     warm_up_s=10,
+    drain_s=60,
     confirm_s=300,
     streams=(1, 16, 64, 256, 1024),
     streams_s=30,
@@ -60,6 +63,7 @@ QUICK = Sizes(
     block_s=8,
     short_blocks=3,
     warm_up_s=2,
+    drain_s=10,
     confirm_s=None,
     streams=(1, 64),
     streams_s=8,

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, metavar="N", help="closed loop: so many users")
     parser.add_argument("--warm-up", type=float, metavar="S", help="seconds that are not measured")
     parser.add_argument("--duration", type=float, metavar="S", help="seconds that are")
+    parser.add_argument("--drain", type=float, metavar="S", help="the longest that a request may take")
     parser.add_argument("--prompt-tokens", type=int, metavar="N", help="all prompts about that long")
     parser.add_argument("--answer-tokens", type=int, metavar="N", help="all answers that long")
     parser.add_argument("--seed", type=int, metavar="N", help="default: the first of the workload's")
@@ -114,6 +115,8 @@ def _schedule(options: argparse.Namespace) -> dict[str, Any]:
         changed["warm_up_s"] = options.warm_up
     if options.duration is not None:
         changed["duration_s"] = options.duration
+    if options.drain is not None:
+        changed["drain_s"] = options.drain
     return changed
 
 
