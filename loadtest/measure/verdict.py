@@ -60,7 +60,7 @@ def cannot_measure(records: Sequence[Record]) -> str | None:
     failures = Counter(record.failure for record in records if record.failure is not None)
     num_failed = failures.total()
     if not records:
-        return "no request was sent"
+        return "no session began in the measured window: lengthen it, or raise the rate"
     if num_failed <= LEAST_ANSWERED * len(records):
         return None
     what, count = failures.most_common(1)[0]
