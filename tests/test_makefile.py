@@ -39,6 +39,13 @@ def test_slower_checks_run_the_tests_of_their_marker(name: str, pytestconfig: py
     assert any(line.startswith(f"{name}: ") for line in pytestconfig.getini("markers"))
 
 
+def test_chart_is_tested_with_the_rest_and_fully_by_its_own_target() -> None:
+    nowhere = "DEPLOY=nowhere"
+    assert "requirements/helm4.txt" in recipe("test", nowhere)
+    for name in ("helm3", "helm4", "validate", "checkov", "fleet"):
+        assert f"requirements/{name}.txt" in recipe("test-deploy", nowhere)
+
+
 def test_large_clients_are_installed_only_when_asked_for() -> None:
     nowhere = ("CLIENTS=nowhere", "NODE_MODULES=nowhere/node_modules")
     assert "requirements/sdk.txt" in recipe("test-clients", *nowhere)

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _survive_hangup(_report)
+    _end_when_told()
     from server.lifecycle.memory import share_one_heap
 
     share_one_heap(os.environ)  # before anything starts threads
@@ -61,6 +62,13 @@ def _survive_hangup(report: Callable[[str], None]) -> None:
     """Ignore SIGHUP, which would end a server that is still loading; a running server reads its settings again."""
     if hasattr(signal, "SIGHUP"):  # Windows has none
         signal.signal(signal.SIGHUP, lambda *_: report("fenhe: SIGHUP ignored, the server is starting; send it again"))
+
+
+def _end_when_told() -> None:
+    """The first process of a container is not ended by SIGTERM unless it says so: a server that is still loading would
+    be waited for, and then killed."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _report(line: str) -> None:

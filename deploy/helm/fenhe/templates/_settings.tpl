@@ -1,0 +1,37 @@
+{{- /* A table of TOML: scalars first, then tables. JSON's texts, numbers and lists are TOML's. */ -}}
+{{- define "fenhe.toml" -}}
+{{- range $key, $value := .table }}{{ if and (not (kindIs "map" $value)) (not (kindIs "invalid" $value)) }}
+{{ $key }} = {{ toJson $value }}
+{{- end }}{{ end }}
+{{- range $key, $value := .table }}{{ if kindIs "map" $value }}
+
+[{{ $.prefix }}{{ $key }}]
+{{- include "fenhe.toml" (dict "prefix" (printf "%s%s." $.prefix $key) "table" $value) }}
+{{- end }}{{ end }}
+{{- end }}
+
+{{- /* fenhe.toml of a group. */ -}}
+{{- define "fenhe.settingsFile" -}}
+host = "0.0.0.0"
+port = 8000
+grace_s = {{ .group.drain.graceSeconds }}
+allow_no_keys = {{ .root.Values.keys.allowNone }}
+{{- $settings := deepCopy .group.settings }}
+{{- if .root.Values.keys.secretName }}
+{{- $keys := mergeOverwrite (default dict $settings.keys) (dict "file" (printf "/etc/fenhe/keys/%s" .root.Values.keys.secretKey)) }}
+{{- $_ := set $settings "keys" $keys }}
+{{- end }}
+{{- include "fenhe.toml" (dict "prefix" "" "table" $settings) }}
+{{- range $index, $student := .group.students }}
+
+[[student]]
+{{- $table := omit $student "default" "remote" "vllm" }}
+{{- with $student.remote }}
+{{- $remote := omit . "keySecret" }}
+{{- if .keySecret }}{{ $_ := set $remote "key_env" (printf "STUDENT_KEY_%d" $index) }}{{ end }}
+{{- $_ := set $table "remote" $remote }}
+{{- end }}
+{{- with $student.vllm }}{{ $_ := set $table "vllm" . }}{{ end }}
+{{- include "fenhe.toml" (dict "prefix" "student." "table" $table) }}
+{{- end }}
+{{- end }}
