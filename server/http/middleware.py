@@ -167,6 +167,7 @@ class Exchange:
         status = record.status or CLIENT_GONE
         route = _route_of(self._scope)
         self._context.metrics.observe_http(method, route, status)
+        self._context.metrics.tenants.observe(record, status)
         if self._context.tracing is not None:
             self._context.tracing.observe(record, self._trace_headers(), method, route, status)
         log_request(fields_of(record, method, route, status), is_work=self._is_work)

@@ -8,7 +8,7 @@ token - queued; TPOT = decode / (tokens - 1); ITL = gap between two events with 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
 
 from engines.config import EngineConfig
@@ -20,6 +20,7 @@ from server.telemetry.engine import ENGINE, LABELS, EngineCollector, Statuses
 from server.telemetry.ignored import IgnoredFields
 from server.telemetry.route import RouteMetrics
 from server.telemetry.series import forget_series
+from server.telemetry.tenants import TenantMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -144,6 +145,8 @@ class Metrics:
         self.routes = RouteMetrics(registry, num_classifier_faults)
         self.compute = ComputeMetrics(registry)
         self.ignored = IgnoredFields(registry)
+        self.tenants = TenantMetrics(registry)
+        ProcessCollector(registry=registry)  # memory, processor time and open files; the start, by which restarts show
         self._http = Counter("fenhe_http_requests", "HTTP requests.", ("method", "route", "status"), registry=registry)
         text = "How memory for KV is bounded."
         self._cache_info = Gauge("vllm:cache_config_info", text, _CACHE, registry=registry)
