@@ -233,10 +233,11 @@ def settings_are_read(objects: Objects) -> Problems:
 def grace_is_long_enough(objects: Objects) -> Problems:
     files = {one["metadata"]["name"]: one["data"].get("fenhe.toml") for one in of_kind(objects, "ConfigMap")}
     for one in workloads(objects):
-        text = files.get(one["metadata"]["name"])
+        spec = one["spec"]["template"]["spec"]
+        names = [volume["configMap"]["name"] for volume in spec.get("volumes", []) if "configMap" in volume]
+        text = next((files[name] for name in names if files.get(name)), None)
         if text is None:
             continue
-        spec = one["spec"]["template"]["spec"]
         grace_s, _ = settings_problems(text)
         pre_stop_s = spec["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if pre_stop_s < 1:

@@ -72,6 +72,7 @@ containers:
       periodSeconds: 10
       timeoutSeconds: 5
       failureThreshold: 6
+      terminationGracePeriodSeconds: 10   # what does not answer for a minute has nothing to finish
     lifecycle:
       preStop:
         sleep: {seconds: {{ .group.drain.preStopSeconds }}}
