@@ -52,6 +52,14 @@ def as_json(value: str) -> str:
     return value
 
 
+def render_notes(*files: Path) -> str:
+    """What `helm install` would tell. Helm 4 alone says it without a cluster."""
+    command = [helm(), "install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client"]
+    command += [part for file in files for part in ("--values", str(file))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.partition("NOTES:\n")[2]
+
+
 def render(*files: Path, sets: Mapping[str, str] | None = None, kube: str = "1.33.0") -> list[Object]:
     return parse(render_text(*files, sets=sets, kube=kube))
 

@@ -15,6 +15,7 @@ from tests.deploy.programs import ROOT, TOOLS, need_program
 from tests.deploy.quantities import quantity
 
 BASE = "docker.io/library/python:3.11.14-slim-bookworm"
+VLLM_BASE = "docker.io/vllm/vllm-openai:v0.33.0"
 STORE = Path(os.environ.get("IMAGES_FOLDER", TOOLS / "images"))
 """Layers stay there between runs."""
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -36,8 +37,7 @@ def need_builders() -> dict[str, str]:
 
 def build(environ: Mapping[str, str], *variants: str) -> None:
     """By the script that `make image` runs, on a stand-in base where the real one cannot be pulled."""
-    if subprocess.run(["buildah", "inspect", BASE], env=environ, capture_output=True, check=False).returncode:
-        subprocess.run([HERE / "standin_base.sh", STORE, BASE], env=environ, check=True, timeout=900)
+    tag_standin(environ, BASE)
     options = f"--isolation chroot --pull-never --layers --volume {CERTIFICATES}:{CERTIFICATES}:ro"
     subprocess.run(
         [ROOT / "deploy" / "images" / "build.sh", *variants],
@@ -46,6 +46,12 @@ def build(environ: Mapping[str, str], *variants: str) -> None:
         timeout=1800,
         stdout=subprocess.DEVNULL,
     )
+
+
+def tag_standin(environ: Mapping[str, str], name: str) -> None:
+    """Make an image of this name from Debian's packages, unless there is one."""
+    if subprocess.run(["buildah", "inspect", name], env=environ, capture_output=True, check=False).returncode:
+        subprocess.run([HERE / "standin_base.sh", STORE, name], env=environ, check=True, timeout=900)
 
 
 def size_bytes(environ: Mapping[str, str], image: str) -> int:

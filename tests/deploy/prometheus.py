@@ -82,7 +82,7 @@ def in_haste(rules: str) -> str:
     """The rules with seconds in place of minutes and hours: what differs is only how long a fault must last."""
     rules = re.sub(r"for: \d+\w", "for: 1s", rules)
     rules = re.sub(r"interval: \d+s", "interval: 1s", rules)
-    return re.sub(r"\[(\d+)(m|h|d)\]", "[20s]", rules)
+    return re.sub(r"\[(\d+)(m|h|d)\]", "[45s]", rules)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Every values file of the chart rendered and held against the rules; manifests that break one are found."""
 
 import copy
+import re
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.chart import LEAST, Objects, of_kind, render, settings_file, values_files, workloads
+from tests.deploy.chart import LEAST, Objects, of_kind, render, render_notes, settings_file, values_files, workloads
+from tests.deploy.programs import CHART, helm
 from tests.deploy.rules import find_problems
 
 KUBERNETES = ("1.31.0", "1.37.0")
@@ -30,6 +33,22 @@ def test_least_values_suffice() -> None:
 def test_shortest_values_file_has_a_dozen_lines() -> None:
     (least,) = [file for file in values_files() if file.stem == "least"]
     assert len(least.read_text().splitlines()) < 12
+
+
+@pytest.mark.parametrize("file", values_files(), ids=lambda file: file.stem)
+def test_notes_tell_the_next_commands(file: Path) -> None:
+    notes = render_notes(file)
+    (entry,) = re.findall(r"rollout status (\S+/\S+)", notes)
+    names = [f"{one['kind'].lower()}/{one['metadata']['name']}" for one in workloads(render(file))]
+    assert entry in names
+    assert "port-forward service/" in notes
+    assert ("helm --namespace llm test prod" in notes) == bool(of_kind(render(file), "Pod"))
+
+
+def test_chart_passes_helms_own_linter() -> None:
+    command = [helm(), "lint", "--strict", str(CHART), "--values", str(EVERYTHING)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
 
 
 Break = Callable[[Any], object]

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from tests.deploy.chart import Object, Objects, render, settings_file, workloads
-from tests.deploy.images import Running, build, need_builders, restrictions, size_bytes, started
+from tests.deploy.images import (
+    VLLM_BASE,
+    Running,
+    build,
+    need_builders,
+    restrictions,
+    size_bytes,
+    started,
+    tag_standin,
+)
 from tests.deploy.programs import CHART
 from tests.deploy.server_facts import PROBES
 
@@ -185,3 +194,12 @@ def test_slim_has_no_model_and_says_what_it_is_made_of(environ: Mapping[str, str
     size = size_bytes(environ, SLIM)
     print(f"slim {size / 1e6:.0f} MB, full {size_bytes(environ, FULL) / 1e6:.0f} MB")
     assert size < 600_000_000
+
+
+def test_variant_with_vllm_builds_as_far_as_its_base_allows(environ: Mapping[str, str]) -> None:
+    """On the stand-in, which has no vLLM: what is ours is installed and starts. Nothing more is shown."""
+    tag_standin(environ, VLLM_BASE)
+    build(environ, "vllm")
+    with started(environ, [], "localhost/fenhe:0.1.0-vllm", ["--version"]) as running:
+        assert running.wait(60) == 0, running.log()
+        assert "0.1.0" in running.log()
