@@ -148,7 +148,8 @@ class Wrapped:
 class _Start:
     """Holds a grammar's compiled start state outside the dataclass fields, so that equality ignores it."""
 
-    __slots__ = ("__weakref__", "_start")
+    __slots__ = ("__weakref__", "_source", "_start")
+    _source: str
     _start: "LLMatcher"
 
 
@@ -158,6 +159,11 @@ class Grammar(_Start):
 
     digest: str
     vocab_size: int
+
+    @property
+    def source(self) -> str:
+        """Its text, for an engine that compiles it by itself."""
+        return self._source
 
     def matcher(self) -> "Matcher":
         return Matcher(self._start.deep_copy(), self.vocab_size)
@@ -195,6 +201,7 @@ class GrammarCompiler:
             raise InvalidParameter(explain(start.get_error()).words)
         grammar = Grammar(digest=hashlib.sha256(source.encode()).hexdigest(), vocab_size=self._num_logits)
         object.__setattr__(grammar, "_start", start)
+        object.__setattr__(grammar, "_source", HEADER + source)
         return grammar
 
 

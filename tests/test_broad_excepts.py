@@ -16,6 +16,7 @@ ENDS = {
     "engines/loop/module_engine.py": 2,  # the engine's thread, and a step, whose sequences are told
     "engines/loop/loading.py": 1,  # the loading thread; who waits for a path is told
     "engines/loop/commands.py": 1,  # what another thread asked of the engine's; it gets the error
+    "engines/vllm/engine.py": 2,  # the engine's thread, and the start of its process, which is tried again
     "server/threads.py": 2,  # work in a thread of its own; who waits for it gets the error
     "server/http/middleware.py": 1,  # a request: the traceback is logged, the client gets a 500
     "server/app.py": 1,  # the server's end, which goes on without the last spans

@@ -58,7 +58,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tasks",
     ),
     "engines": (
-        "evaluation scripted",
+        "evaluation scripted vllm",
         "answerer build",
         "onnx loop remote",
         "scheduling sampler prompt_scores native step_times",

@@ -13,7 +13,7 @@ RETRY_AFTER_S = 1.0
 class LivingSequences:
     """At most `capacity` at a time. An accepted sequence goes to the engine's thread as a command.
 
-    `stop` and `fail` end accepting for good. All methods may be called from any thread.
+    `stop` ends accepting for good, `fail` until `recover`. All methods may be called from any thread.
     """
 
     def __init__(self, capacity: int, commands: Commands) -> None:
@@ -38,7 +38,7 @@ class LivingSequences:
         """Raises: EngineUnhealthy, QueueFull, InvalidParameter for an id that a living sequence has."""
         with self._lock:
             if self.error is not None or self._is_stopping:
-                raise EngineUnhealthy(self.error.message if self.error else "the server is shutting down")
+                raise self._refusal()
             if len(self._ids) >= self._capacity:
                 raise QueueFull(
                     f"{len(self._ids)} requests are running or queued, which is the limit; try again later",
@@ -51,6 +51,16 @@ class LivingSequences:
             # Under the lock: once new sequences are refused, none may be queued behind the engine's last look.
             self._commands.put(Accept(sequence=sequence))
 
+    def _refusal(self) -> EngineUnhealthy:
+        if self.error is None:
+            return EngineUnhealthy("the server is shutting down")
+        return EngineUnhealthy(self.error.message, retry_after_s=self.error.retry_after_s)
+
+    def recover(self) -> None:
+        """What failed works again: accept new sequences."""
+        with self._lock:
+            self.error = self.error_detail = None
+
     def abort(self, sequence_id: str) -> None:
         self._commands.put(Abort(sequence_id=sequence_id))
 
@@ -60,7 +70,7 @@ class LivingSequences:
             self._ids.discard(sequence_id)
 
     def fail(self, error: ServingError, detail: str) -> set[str]:
-        """Refuse new sequences with `error` from now on; returns the living ids. `detail` is for operators only."""
+        """Refuse new sequences with `error` until `recover`; returns the living ids. `detail` is for operators only."""
         with self._lock:
             self.error_detail = detail
             self.error = error

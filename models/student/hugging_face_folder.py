@@ -5,7 +5,9 @@ tokens or render conversations themselves. It holds no weights: those of a stude
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from models.architecture import Architecture
@@ -35,7 +37,7 @@ def export_hugging_face(folder: Path, out: Path) -> Student:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:
-            _write(student, partial)
+            write_folder(student, partial)
             partial.chmod(0o755)
             partial.rename(out)
         except BaseException:
@@ -44,7 +46,11 @@ def export_hugging_face(folder: Path, out: Path) -> Student:
     return student
 
 
-def _write(student: Student, folder: Path) -> None:
+def write_folder(student: Student, folder: Path, config: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Fill an empty folder; `config` is added to `config.json`, and wins there.
+
+    Raises: OSError that names the file.
+    """
     for name in (TOKENIZER_NAME, TEMPLATE_NAME):
         if (student.folder / name).exists():
             shutil.copyfile(student.folder / name, folder / name)
@@ -52,7 +58,7 @@ def _write(student: Student, folder: Path) -> None:
     ends = sorted(tokenizer.eos_token_ids)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends[0] if len(ends) == 1 else ends or None}
     files = {
-        "config.json": hugging_face_config(manifest.architecture) | ids,
+        "config.json": hugging_face_config(manifest.architecture) | ids | dict(config),
         "generation_config.json": ids | _sampling(manifest),
         SETTINGS_NAME: _tokenizer_config(tokenizer, manifest.architecture.max_context_tokens),
         "special_tokens_map.json": _special_tokens(tokenizer),

@@ -1,0 +1,64 @@
+"""From a student folder and settings to an engine over vLLM. The only way in: imports vllm, or says how to get it."""
+
+import atexit
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from engines.build import capacity_tokens
+from engines.config import EngineConfig
+from engines.vllm.engine import VllmEngine
+from engines.vllm.options import engine_arguments, set_environment, student_form, write_model_folder
+from engines.vllm.process import ServingProcess
+from models.errors import ConfigError
+from models.student.folder import Student
+from models.student.manifest import HeadKind
+
+logger = logging.getLogger(__name__)
+
+
+def build_vllm_engine(student: Student, config: EngineConfig, options: Mapping[str, Any]) -> VllmEngine:
+    """An engine that has yet to be started; `options` are vLLM's, by its own names.
+
+    Raises: ConfigError for a student that vLLM cannot run, options that it does not have, or where it is not installed.
+    """
+    if problems := config.problems():
+        raise ConfigError(*problems)
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            'engine = "vllm" needs vLLM, which is not installed: `make serve-vllm` makes an environment that has it, '
+            "docs/engines.md says how"
+        )
+    form = student_form(student, config)
+    set_environment(config)
+    tokens = capacity_tokens(student, config)
+    folder = _model_folder(student, form)
+    arguments = engine_arguments(student, folder, config, tokens, options)
+    head: HeadKind = "cheap" if form.head is not None else "exact"
+
+    def start() -> ServingProcess:
+        from engines.vllm.core_process import CoreProcess
+
+        return CoreProcess(arguments, student.manifest.architecture, student.tokenizer.eos_token_ids)
+
+    return VllmEngine(
+        student,
+        form,
+        config,
+        start,
+        capacity_tokens=tokens,
+        variant=f"vllm {arguments.dtype}",
+        head=head,
+    )
+
+
+def _model_folder(student: Student, form: Any) -> Path:
+    """Removed when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="fenhe-vllm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_model_folder(student, form, folder)
+    return folder
