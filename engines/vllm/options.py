@@ -11,6 +11,7 @@ import msgspec
 
 from engines.config import EngineConfig
 from engines.vllm.form import ARCHITECTURES, CONFIG_KEY, ServedForm, head_form, served_form
+from engines.vllm.plugin import register
 from models.errors import ConfigError, Problem
 from models.student.folder import Student
 from models.student.hugging_face_folder import write_folder
@@ -98,6 +99,7 @@ def engine_arguments(
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
 
+    register()  # also where the entry points of another checkout's installation hide ours
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     if problems := option_problems(options, known):
         raise ConfigError(*problems)

@@ -57,7 +57,7 @@ class Limits:
     grammar_timeout_s: Annotated[Seconds, Meta(description="seconds to compile a grammar from them")] = 5.0
 
 
-EngineKind = Literal["onnx", "remote"]
+EngineKind = Literal["onnx", "remote", "vllm"]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -72,17 +72,28 @@ class StudentConfig:
     tasks: Annotated[tuple[Task, ...], Meta(description="tasks that it takes", extra={"unset": "all"})] = ()
     engine: Annotated[
         EngineKind,
-        Meta(description="what computes its answers: onnx here, or remote: the upstreams of [student.remote]"),
+        Meta(
+            description="what computes its answers: onnx here; vllm, where it is installed; or remote: the upstreams of "
+            "[student.remote]"
+        ),
     ] = "onnx"
     remote: Annotated[RemoteConfig, Meta(description="the upstreams of a remote student")] = field(
         default_factory=RemoteConfig
     )
+
+    vllm: Annotated[
+        dict[str, bool | int | float | str],
+        Meta(description="options of vLLM's, by its own names", extra={"unset": "none"}),
+    ] = field(default_factory=dict)
 
     def problems(self) -> list[Problem]:
         """What contradicts itself; empty when nothing does."""
         return list(self._contradictions())
 
     def _contradictions(self) -> Iterator[Problem]:
+        if self.engine != "vllm" and self.vllm:
+            said = f'vllm: [student.vllm] has no effect with engine {self.engine!r}; write engine = "vllm"'
+            yield Problem(setting="engine", others=("vllm",), said=said)
         if self.engine != "remote":
             if self.remote != RemoteConfig():
                 said = f'remote: [student.remote] has no effect with engine {self.engine!r}; write engine = "remote"'

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from msgspec import Meta
@@ -59,6 +60,8 @@ def describe_values(setting: Field) -> str:
     if setting.kind == tuple[StudentConfig, ...]:
         return "a path, or tables"
     bounds = "" if setting.bounds is None else f", {setting.bounds}"
+    if setting.is_table and isinstance(get_args(setting.kind)[1], UnionType):
+        return "a table"
     if setting.is_table:
         return f"a table; {_describe_keys(get_args(setting.kind)[0])} {NOUNS[bare(get_args(setting.kind)[1])]}{bounds}"
     if get_origin(setting.kind) is tuple:

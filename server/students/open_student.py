@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engines.config import EngineConfig
 from engines.contract import Engine
@@ -13,6 +14,9 @@ from router.router import Classifier, UnreadableClassifier
 from router.tasks import Task
 from server.settings.config import RouterConfig, StudentConfig
 from server.students.student import Student
+
+if TYPE_CHECKING:
+    from models.student.folder import Student as StudentFolder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,6 @@ def make_opener(
     def open_student(config: StudentConfig) -> Opened:
         if config.engine == "remote":
             return open_remote(config, environ or {})
-        from engines.build import build_engine
         from models.student.folder import Student
 
         folder = config.folder or (find_default() if find_default is not None else None)
@@ -54,11 +57,22 @@ def make_opener(
         return Opened(
             name=config.name or student.manifest.name,
             student=student,
-            engine=build_engine(student, engine),
+            engine=_build(student, engine, config),
             tasks=frozenset(config.tasks),
         )
 
     return open_student
+
+
+def _build(student: "StudentFolder", engine: EngineConfig, config: StudentConfig) -> Engine:
+    """Raises: ConfigError for settings that the student or this machine cannot meet."""
+    if config.engine == "vllm":
+        from engines.vllm.build import build_vllm_engine
+
+        return build_vllm_engine(student, engine, config.vllm)
+    from engines.build import build_engine
+
+    return build_engine(student, engine)
 
 
 def open_remote(config: StudentConfig, environ: Mapping[str, str]) -> Opened:

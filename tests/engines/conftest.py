@@ -252,10 +252,10 @@ class Listener:
                 self.events.setdefault(event.sequence_id, []).append(event)
             self._changed.notify_all()
 
-    def finish(self, id: str) -> Finish:
+    def finish(self, id: str, wait_s: float = WAIT_S) -> Finish:
         """The one terminal event of a sequence, waited for; no event may follow it."""
         with self._changed:
-            ended = self._changed.wait_for(lambda: any(event.finish for event in self.events.get(id, ())), WAIT_S)
+            ended = self._changed.wait_for(lambda: any(event.finish for event in self.events.get(id, ())), wait_s)
         assert ended, f"{id} has not ended"
         finishes = [event.finish for event in self.events[id] if event.finish is not None]
         assert len(finishes) == 1

@@ -41,6 +41,7 @@ def test_settings_of_one_value_are_listed_in_the_order_of_the_tree() -> None:
     of_student = setting_names(StudentConfig, "student[0].")
     assert of_student[:4] == ["student[0].folder", "student[0].name", "student[0].tasks", "student[0].engine"]
     assert "student[0].remote.urls" in of_student
+    assert "student[0].vllm" in setting_names(StudentConfig, "student[0].", with_tables=True)
 
 
 def test_setting_has_a_flag_and_a_variable() -> None:

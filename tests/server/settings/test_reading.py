@@ -224,3 +224,15 @@ def test_config_tells_what_is_wrong_with_every_entry_of_a_table(tmp_path: Path) 
         load_text(tmp_path, "[router.min_retention]\nmath = 2\ngeneral = 0.5\n")
     told = [problem.setting for problem in caught.value.problems]
     assert told == ["router.min_retention.math", "router.min_retention.general"]
+
+
+def test_config_options_of_vllm_are_passed_on_by_its_own_names(tmp_path: Path) -> None:
+    text = '[[student]]\nfolder = "a"\nengine = "vllm"\n[student.vllm]\ndtype = "bfloat16"\nenforce_eager = true\n'
+    (student,) = load_text(tmp_path, text + "compilation_config.mode = 0\n").student
+    assert student.engine == "vllm"
+    assert student.vllm == {"dtype": "bfloat16", "enforce_eager": True, "compilation_config.mode": 0}
+
+
+def test_config_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"student\[0\]\.engine"):
+        load_text(tmp_path, '[[student]]\nengine = "vlm"\n')

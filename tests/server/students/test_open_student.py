@@ -1,11 +1,14 @@
 """Students from their settings: all mistakes at once, and a classifier that may be absent."""
 
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engines.config import EngineConfig
+from models.building.build import build_student
 from models.errors import ConfigError, WeightsError
 from router.conversation import Conversation
 from router.router import Router
@@ -41,6 +44,16 @@ def test_opener_names_what_is_no_student(tmp_path: Path) -> None:
         make_opener(EngineConfig(), lambda: tmp_path)(StudentConfig())
     with pytest.raises(ConfigError, match="folder"):
         make_opener(EngineConfig())(StudentConfig())
+
+
+def test_vllm_that_is_not_installed_is_named_with_the_fix(
+    tiny_source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("fp32",))
+    config = StudentConfig(folder=tmp_path / "student", engine="vllm")
+    with pytest.raises(ConfigError, match="needs vLLM, which is not installed: `make serve-vllm`"):
+        make_opener(EngineConfig())(config)
 
 
 def test_classifier_that_is_off_is_not_read(tmp_path: Path) -> None:
