@@ -31,6 +31,15 @@ class Generate(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, t
     path: str | None = None
 
 
+class Follow(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="follow"):
+    """Run all `prompts` at once, each on its path, greedy, ignoring the end of text, and note when each token comes.
+    A subject without paths runs everything."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    paths: tuple[str, ...]
+    num_tokens: int
+
+
 class Score(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="score"):
     """Cross-entropy of `texts`, teacher-forced; `num_rows` texts are run side by side where the subject can choose."""
 
@@ -68,7 +77,7 @@ class Occupy(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     num_tokens: int
 
 
-Task = Setup | Generate | Score | MixedStep | Stall | StartUp | Occupy
+Task = Setup | Generate | Follow | Score | MixedStep | Stall | StartUp | Occupy
 
 
 class Opened(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="opened"):
@@ -89,6 +98,14 @@ class Generated(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     num_tokens: int
     first_s: float
     total_s: float
+
+
+class Followed(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="followed"):
+    """`total_s` from the submission of the job to its end; `gaps_s` between tokens, by path."""
+
+    num_tokens: int
+    total_s: float
+    gaps_s: dict[str, tuple[float, ...]]
 
 
 class Scored(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="scored"):
@@ -139,7 +156,9 @@ class Failed(Message, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     error: str
 
 
-Answer = Opened | Absent | Generated | Scored | StepTimes | Stalled | Started | Occupied | Unsupported | Failed
+Answer = (
+    Opened | Absent | Generated | Followed | Scored | StepTimes | Stalled | Started | Occupied | Unsupported | Failed
+)
 
 encode = msgspec.json.Encoder().encode
 task_decoder: msgspec.json.Decoder[Task] = msgspec.json.Decoder(Task)

@@ -45,6 +45,10 @@ class Options:
 
 def run(argv: list[str]) -> int:
     """Measure and print. 0: done (peers may be absent), 1: something of ours failed, 2: wrong arguments."""
+    if "--engine" in argv:
+        from bench.engines import vllm_paths
+
+        return vllm_paths.run(argv)
     try:
         options = read_options(argv)
         with ExitStack() as stack:
@@ -56,6 +60,9 @@ def run(argv: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fenhe bench engines", description=__doc__)
+    parser.add_argument(
+        "--engine", choices=("vllm",), help="our paths in vLLM beside vLLM itself; has options of its own"
+    )
     parser.add_argument("--cases", metavar="A,B", help=f"only these (default all): {', '.join(CASES)}")
     parser.add_argument("--quick", action="store_true", help="one round, fewer tokens: for a first look")
     add_rounds(parser, None, "interleaved rounds (default 3; --quick: 1)")
