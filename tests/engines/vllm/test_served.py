@@ -196,7 +196,7 @@ def test_structured_output_follows_its_grammar(served_default: Served, prompts: 
     tokenizer, size = served_default.student.tokenizer, served_default.student.manifest.architecture.vocab_size
     schema = {
         "type": "object",
-        "properties": {"city": {"enum": ["Paris", "Rome"]}, "size": {"type": "integer"}},
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "size": {"enum": [1, 2]}},
         "required": ["city", "size"],
         "additionalProperties": False,
     }
