@@ -17,6 +17,7 @@ from models.errors import InvalidParameter
 from models.student.manifest import HeadKind
 
 COUNTS_EVERY_S = 0.5
+CLOSE_S = 10.0
 TASKS = ("generate",)
 
 
@@ -106,6 +107,10 @@ class CoreProcess:
         for process in manager.processes if manager is not None else ():
             _kill_family(process.pid)
         self._client.shutdown(timeout=1.0)
+        # vLLM leaves its sockets' context behind, with threads and files: one for every restart.
+        self._client.output_queue_thread.join(CLOSE_S)
+        if not self._client.output_queue_thread.is_alive():
+            self._client.ctx.destroy(linger=0)
 
     def _sampling(self, request: GenerationRequest, head: HeadKind) -> Any:
         from vllm import SamplingParams

@@ -7,7 +7,7 @@ import torch
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from engines.vllm.form import HEAD_ARGUMENT
+from engines.vllm.form import HEAD_ARGUMENT, PathForm
 from engines.vllm.plugin import register
 from engines.vllm.rows import StepRows
 
@@ -48,6 +48,8 @@ class PathModelRunner(CPUModelRunner):
         if self.reorder_batch_threshold is not None:
             return
         widths = [self._path_of(id).width for id in self.input_batch.req_ids]
+        if widths == sorted(widths):
+            return
         for place in range(len(widths)):  # few rows are out of place from one step to the next
             best = min(range(place, len(widths)), key=widths.__getitem__)
             if widths[best] < widths[place]:
@@ -69,17 +71,24 @@ class PathModelRunner(CPUModelRunner):
 
     def _set_heads(self, ids: list[str]) -> int:
         """Tell the model which of the step's logits take the cheap head; returns how many do."""
+        if self.model.cheap_head is None:
+            return 0
         params = [self.requests[id].sampling_params for id in ids]
         cheap = [(one.extra_args or {}).get(HEAD_ARGUMENT) == "cheap" for one in params]
-        if self.model.cheap_head is None or not any(cheap):
+        if not any(cheap):
             self.model.set_heads(None)
             return 0
         wants_exact = any(one.logprobs is not None for one, is_cheap in zip(params, cheap, strict=True) if is_cheap)
         self.model.set_heads(torch.tensor(cheap), wants_exact=wants_exact)
         return sum(cheap)
 
-    def _path_of(self, id: str) -> Any:
-        return self.model.form.path_of(self.requests[id].sampling_params.extra_args)
+    def _path_of(self, id: str) -> PathForm:
+        """Kept where vLLM keeps the request itself: an id may come again, for another path."""
+        request = self.requests[id]
+        path: PathForm | None = getattr(request, "fenhe_path", None)
+        if path is None:
+            path = request.fenhe_path = self.model.form.path_of(request.sampling_params.extra_args)
+        return path
 
     def _note(self, rows: StepRows, num_logits: int, num_cheap: int) -> None:
         self.step_log.append(

@@ -6,6 +6,8 @@ everything, which is what vLLM traces and compiles.
 Tensor names carry shapes: T tokens of the step, H hidden, R rows of logits, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from vllm.model_executor.layers.activation import SiluAndMul
@@ -52,9 +54,15 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 
 class WidthFeedForward(nn.Module):
-    """Blocks of neurons, each for the rows that run it, then the rows of each width with their own output matrix."""
+    """Blocks of neurons, each for the rows that run it, then the rows of each width with their own output matrix.
 
-    def __init__(self, hidden_size: int, widths: LayerWidths, step: Step, prefix: str) -> None:
+    With `keeps_whole` gate and up are there a second time, undivided, for steps of the whole width alone: on the CPU,
+    where vLLM packs matrices and a packed one has no parts, one product is faster than one for each block.
+    """
+
+    def __init__(
+        self, hidden_size: int, widths: LayerWidths, step: Step, prefix: str, *, keeps_whole: bool = False
+    ) -> None:
         super().__init__()
         self.blocks: tuple[NeuronBlock, ...] = widths.blocks
         self.gate_ups = nn.ModuleList(
@@ -63,6 +71,12 @@ class WidthFeedForward(nn.Module):
             )
             for index, block in enumerate(self.blocks)
         )
+        self.whole: Any = None
+        if keeps_whole:
+            sizes = [widths.neurons[0]] * 2
+            self.whole = MergedColumnParallelLinear(
+                hidden_size, sizes, bias=False, disable_tp=True, prefix=f"{prefix}.whole"
+            )
         self.downs = nn.ModuleList(
             ReplicatedLinear(neurons, hidden_size, bias=False, prefix=f"{prefix}.downs.{entry}")
             for entry, neurons in enumerate(widths.neurons)
@@ -72,6 +86,8 @@ class WidthFeedForward(nn.Module):
 
     def forward(self, hidden_TH: Tensor) -> Tensor:
         counts = self._step.counts
+        if counts is None and self.whole is not None:
+            return self._down(0, [self.act_fn(self.whole(hidden_TH)[0])])
         if counts is None:
             return self._down(0, [self._product(index, hidden_TH) for index in range(len(self.blocks))])
         hidden_TH = _sorted(self._step, hidden_TH)

@@ -14,6 +14,7 @@ from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+from vllm.platforms import current_platform
 
 from engines.vllm.form import ServedForm, form_in
 from engines.vllm.layers import CheapHead, Step, WidthFeedForward, WidthOutput
@@ -115,7 +116,9 @@ class PathsMixin:
 
 def _put_widths_in(layer: Any, form: ServedForm, index: int, config: Any, step: Step) -> None:
     widths = form.layer_widths(index, config.intermediate_size)
-    layer.mlp = WidthFeedForward(config.hidden_size, widths, step, f"model.layers.{index}.mlp")
+    layer.mlp = WidthFeedForward(
+        config.hidden_size, widths, step, f"model.layers.{index}.mlp", keeps_whole=current_platform.is_cpu()
+    )
     if len(widths.output_runs) > 1:
         before = layer.self_attn.o_proj
         layer.self_attn.o_proj = WidthOutput(

@@ -75,6 +75,10 @@ class StudentParameters:
         return True
 
     def _put_neurons(self, layer: int, place: WidthFeedForward, half: int, tensor: Tensor) -> None:
+        if place.whole is not None:
+            first = half * len(tensor)
+            place.whole.weight.data[first : first + len(tensor)].copy_(tensor)
+            self._loaded.add(f"model.layers.{layer}.mlp.whole.weight")
         for index, block in enumerate(place.blocks):
             target: Any = place.gate_ups[index]
             first = half * block.size

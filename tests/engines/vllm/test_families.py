@@ -70,6 +70,16 @@ def check(served: Served, num_prompts: int) -> None:
         assert behind.max() <= TIE, f"path {path} prompt {number}: {behind}"
 
 
+def assert_ids_may_come_again(served: Served) -> None:
+    prompt = [9, 8, 7, 6]
+    alone = {path: served.answer(path, prompt, max_tokens=6, ignore_eos=True) for path in ("full", "slim")}
+    again = served.submit("full", prompt, max_tokens=6, ignore_eos=True)
+    assert served.tokens(again) == alone["full"]
+    served.listener.events.clear()
+    served.numbers = iter([int(again.removeprefix("r"))])
+    assert served.answer("slim", prompt, max_tokens=6, ignore_eos=True) == alone["slim"]
+
+
 @pytest.mark.parametrize(("family", "config"), FAMILIES)
 def test_each_family_answers_as_the_reference_at_every_width_and_depth(
     family: str, config: dict[str, Any], make_student: MakeStudent, start_engine: StartEngine
@@ -83,11 +93,13 @@ def test_each_family_answers_as_the_reference_at_every_width_and_depth(
     assert any(len(set(step["counts"])) > 2 for step in steps if step["num_layers"] == 4), "widths share steps"
     assert all(step["sorted"] for step in steps)
     assert served.engine.audit(60) == []
+    check(served, 1)  # vLLM has forgotten them
+    assert_ids_may_come_again(served)
 
 
 def test_options_of_vllm_that_are_wrong_are_refused(make_student: MakeStudent, start_engine: StartEngine) -> None:
     student, reference = make_student("llama")
     with pytest.raises(ConfigError, match=r"vllm\.gpu_memory_utilisation: vLLM has no such option; did you mean gpu_m"):
-        start_engine(student, reference, {"gpu_memory_utilisation": 0.5})
+        start_engine(student, reference, {"gpu_memory_utilisation": 0.5}, max_context_tokens=96)
     with pytest.raises(ConfigError, match=r"vllm\.scheduler_cls cannot be set: paths need fenhe's own"):
-        start_engine(student, reference, {"scheduler_cls": "x"})
+        start_engine(student, reference, {"scheduler_cls": "x"}, max_context_tokens=96)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from models.student.folder import Student
@@ -152,6 +151,8 @@ def refused(client: Any) -> Any:
 
 
 def test_a_killed_engine_is_a_503_and_comes_back(server: Server, client: Any) -> None:
+    import psutil  # where vLLM is, so is this
+
     family = psutil.Process(server.process.pid).children(recursive=True)
     (worker, *_) = [one for one in family if "Worker" in " ".join(one.cmdline())] or family[-1:]
     os.kill(worker.pid, signal.SIGKILL)
