@@ -3,8 +3,8 @@
 from locust import HttpUser, task
 
 
-class Reader(HttpUser):  # type: ignore[misc]  # locust is installed elsewhere
-    @task  # type: ignore[untyped-decorator]
+class Reader(HttpUser):
+    @task
     def read(self) -> None:
         body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "slowly, please"}]}
         with self.client.post("/v1/chat/completions", json=body, stream=True, catch_response=True) as reply:

@@ -48,7 +48,7 @@ def processes() -> list[Any]:
 
 
 def is_alive(process: Any) -> bool:
-    return process.is_running() and process.status() != "zombie"
+    return bool(process.is_running() and process.status() != "zombie")
 
 
 def kill(which: int) -> None:
