@@ -203,7 +203,8 @@ class RemoteEngine:
         async with _make_session(self._config) as session:
             self._caller = Caller(session=session, config=self._config, upstreams=self.upstreams, emit=self._emit)
             interval_s = self._config.health_interval_s
-            tasks = [asyncio.create_task(watch(session, upstream, interval_s)) for upstream in self.upstreams]
+            models = self._student.models.values()
+            tasks = [asyncio.create_task(watch(session, one, interval_s, models)) for one in self.upstreams]
             tasks.append(asyncio.create_task(self._look_for_late()))
             self._loop = asyncio.get_running_loop()
             started.set_result(None)

@@ -5,6 +5,7 @@ Source: OpenAI API reference, `GET /v1/models`.
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 import aiohttp
 import msgspec
@@ -14,6 +15,7 @@ from engines.remote.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 5.0
+MAX_LISTED = 20
 SOON_S = 1.0
 """How often an upstream that is gone is looked at."""
 
@@ -29,10 +31,18 @@ class _Models(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Models)
 
 
-async def watch(session: aiohttp.ClientSession, upstream: Upstream, interval_s: float) -> None:
-    """Look at an upstream again and again, until cancelled."""
+async def watch(
+    session: aiohttp.ClientSession, upstream: Upstream, interval_s: float, wanted: Collection[str] = ()
+) -> None:
+    """Look at an upstream again and again, until cancelled. Warns, once, of models that are `wanted` and not there."""
+    warned: list[str] = []
     while True:
         await look_at(session, upstream)
+        missing = sorted(model for model in set(wanted) if not upstream.has(model))
+        if missing and missing != warned:
+            known = ", ".join(sorted(upstream.models or ())[:MAX_LISTED]) or "none"
+            logger.warning("upstream lacks models url=%s missing=%s: it has %s", upstream.url, missing, known)
+        warned = missing
         await asyncio.sleep(interval_s if upstream.is_there else min(SOON_S, interval_s))
 
 

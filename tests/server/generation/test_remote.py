@@ -269,6 +269,23 @@ GOOD_STREAMS = {
 }
 
 
+def test_a_stream_that_a_proxy_held_back_comes_whole(serve: Serve, fake: FakeUpstream) -> None:
+    fake.answer = saying(b"", reply(200, GOOD_STREAM, kind="text/event-stream; charset=utf-8"), delay_s=0.2)
+    response = serve(remote(fake.url)).chat("hello", stream=True)
+    assert len(events_of(response.content)) == 4
+
+
+def test_an_upstream_that_has_ended_its_side_is_read_to_the_end(serve: Serve, fake: FakeUpstream) -> None:
+    async def answer(got: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(stream_head() + GOOD_STREAM)
+        writer.write_eof()
+        await asyncio.sleep(3600)
+
+    fake.answer = answer
+    response = serve(remote(fake.url)).chat("hello", stream=True)
+    assert len(events_of(response.content)) == 4
+
+
 @pytest.mark.parametrize("what", GOOD_STREAMS)
 def test_streams_of_other_servers_are_read(serve: Serve, fake: FakeUpstream, what: str) -> None:
     fake.answer = streaming(GOOD_STREAMS[what])
@@ -384,9 +401,11 @@ def test_an_upstream_that_is_down_at_the_start_stops_nobody(serve: Serve) -> Non
         assert far.chat("hello").status_code == 200
 
 
-def test_a_model_that_no_upstream_has_is_named(serve: Serve) -> None:
+def test_a_model_that_no_upstream_has_is_named(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     with upstream(models=["other-model"]) as fake:
         far = serve(remote(fake.url))
+        assert until(lambda: "missing=['their-model']: it has other-model" in caplog.text)
+        assert caplog.text.count("lacks models") == 1
         assert until(lambda: far.http.get("/readyz").status_code == 503)
         response = far.chat("hello")
         assert response.status_code == 503
