@@ -110,7 +110,7 @@ _MODEL = parameter("model", "path", is_required=True)
 _STUDENT = parameter("name", "path", is_required=True)
 _BODY = (400, 408, 413, 415, 503)
 _ADMIN = (400, 401, 403, 404)
-_WORK = (400, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+_WORK = (400, 403, 404, 408, 413, 415, 429, 500, 503, 504, 508)
 
 ENDPOINTS = (
     Endpoint(
