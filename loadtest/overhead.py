@@ -27,13 +27,18 @@ FIRST_MS = 200.0
 GAP_MS = 50.0
 MOST_TOKENS_PER_S = 4000.0
 """With more streams the tokens of each come less often, or the generator's core is the limit."""
-WARM_UP_S = 4.0
+ANSWER_TOKENS = 64
 STREAMS = (1, 16, 64, 256, 1024)
 AIM_STREAMS, AIM_MS = 64, 5.0
 
 
 def gap_ms(streams: int) -> float:
     return max(GAP_MS, 1000 * streams / MOST_TOKENS_PER_S)
+
+
+def warm_up_s(streams: int) -> float:
+    """One and a half answers, so that streams begin one after the other and the first ones have ended."""
+    return 4.0 + 1.5 * (FIRST_MS + ANSWER_TOKENS * gap_ms(streams)) / 1000
 
 
 def simulator(streams: int) -> ServerSpec:
@@ -72,7 +77,7 @@ def _measure(place: Place, url: str, streams: int, duration_s: float) -> dict[st
     for file in (out, records):
         file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "loadtest", "run", "--url", url, "--workload", "overhead", "--json", str(out)]
-    command += ["--concurrency", str(streams), "--warm-up", str(WARM_UP_S), "--duration", str(duration_s)]
+    command += ["--concurrency", str(streams), "--warm-up", str(warm_up_s(streams)), "--duration", str(duration_s)]
     command += ["--records", str(records), "--seed", str(streams)]
     done = subprocess.run(
         pinned(place.generator_cores, command), capture_output=True, text=True, timeout=900, check=False
@@ -81,7 +86,8 @@ def _measure(place: Place, url: str, streams: int, duration_s: float) -> dict[st
         return {"problem": done.stderr.strip()[-300:], "num_dropped": None}
     document = json.loads(out.read_text())
     read = [msgspec.json.decode(line, type=Record) for line in records.read_bytes().splitlines()]
-    inside = [one for one in read if WARM_UP_S <= one.scheduled_s < WARM_UP_S + duration_s]
+    start_s = warm_up_s(streams)
+    inside = [one for one in read if start_s <= one.scheduled_s < start_s + duration_s]
     return {
         **summary(inside, FIRST_MS, gap_ms(streams)),
         "inter_token_ms": gap_ms(streams),

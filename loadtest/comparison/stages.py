@@ -182,5 +182,5 @@ def expected_s(workload: Workload, sizes: Sizes, names: Sequence[str], arms: int
     per_server_s = start_s + ladder_s + sweep_s + confirm_s
     short_s = start_s + 3 * sizes.short_blocks * (sizes.block_s + more_s)
     ablation_s = arms * (start_s + sizes.block_s + more_s)
-    overhead_s = start_s + len(sizes.streams) * (sizes.streams_s + 6.0)
+    overhead_s = start_s + len(sizes.streams) * (sizes.streams_s + 20.0)
     return sizes.rounds * (len(names) * per_server_s + ablation_s) + short_s + overhead_s

@@ -8,6 +8,8 @@ from functools import partial
 from models.errors import ConfigError
 
 MOST_REQUESTS = 8192
+MOST_TOKENS = 10**9
+"""Of prompts and answers that run: one token a byte is many, and no engine needs memory for them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     flags = {"port": str(arguments.port), "limits.max_requests": str(MOST_REQUESTS)}
     flags["engine.max_running"] = str(arguments.max_running)
+    flags["admission.max_running_tokens"] = str(MOST_TOKENS)
     draft = partial(draft_config, flags, os.environ, None)
     config, keys = read_sound(draft)
     set_up_logging(config)

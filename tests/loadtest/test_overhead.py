@@ -3,7 +3,7 @@
 import pytest
 
 from loadtest.measure.record import Record
-from loadtest.overhead import describe, gap_ms, judged, lateness_ms, summary
+from loadtest.overhead import describe, gap_ms, judged, lateness_ms, summary, warm_up_s
 
 
 def record(gaps_s: list[float], num_tokens: int, first_s: float = 1.203) -> Record:
@@ -40,6 +40,7 @@ def test_dropped_requests_are_counted() -> None:
 def test_more_streams_have_fewer_tokens_each() -> None:
     assert gap_ms(1) == gap_ms(64) == 50.0
     assert gap_ms(1024) == 256.0
+    assert warm_up_s(1024) > 1.5 * 64 * 0.256
 
 
 def test_aims_are_judged() -> None:
