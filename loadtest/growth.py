@@ -42,6 +42,9 @@ COLUMNS = {
     "E2E p95": "p95_e2el_ms",
     "E2E p99": "p99_e2el_ms",
 }
+LEAST_REQUESTS = 8
+MOST_LONGER, LONGER = 3, 3.0
+"""Of long prompts few fit into a window: it is made so many times longer, and so often tried."""
 WATCH_S = 1.0
 BUSY_PERCENTILE = 75
 """Of the seconds of a measurement, some of which are idle: the generator's start, and its end."""
@@ -109,10 +112,15 @@ def thread_seconds(pid: int) -> tuple[float, float]:
 def measure(
     generator: Generator, server: RunningServer, load: int, *, users: int, more: Sequence[str], seconds: float
 ) -> Step:
-    with watched_threads(server.process.pid) as shares:
-        point = generator.measure(
-            server, concurrency=users, warm_up_s=min(5.0, seconds / 4), duration_s=seconds, more=more
-        )
+    """Over a longer window when too few requests fit into it."""
+    for _ in range(MOST_LONGER):
+        with watched_threads(server.process.pid) as shares:
+            point = generator.measure(
+                server, concurrency=users, warm_up_s=min(5.0, seconds / 4), duration_s=seconds, more=more
+            )
+        if point.figures.get("completed", 0) >= LEAST_REQUESTS:
+            break
+        seconds *= LONGER
     loop, engine = np.percentile(shares or [(0.0, 0.0)], BUSY_PERCENTILE, axis=0)
     return Step(
         load=load,

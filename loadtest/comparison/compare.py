@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from loadtest.coldstart import cold_starts
 from loadtest.comparison.figures import figures, table, verdicts
 from loadtest.comparison.measuring import Generator
 from loadtest.comparison.page import write_page
+from loadtest.comparison.pictures import write_pictures
 from loadtest.comparison.places import add_place_options, place_of
 from loadtest.comparison.servers import AbsentServer, Place, ServerSpec, read_servers, started
 from loadtest.comparison.stages import (
@@ -113,7 +114,7 @@ class Comparison:
             "cores": {"server": list(self.place.server_cores), "generator": list(self.place.generator_cores)},
             "sizes": asdict(self.sizes),
             "figures": named,
-            "notes": [*notes, *self.problems],
+            "notes": [*notes, *self.problems, *self._invalid_runs()],
             "servers": {
                 name: asdict(one) | {"knee": one.knee, "concurrency": one.concurrency}
                 for name, one in self.found.items()
@@ -123,6 +124,14 @@ class Comparison:
             "coldstart": self.cold,
             "formulas": FORMULAS,
         }
+
+    def _invalid_runs(self) -> Iterator[str]:
+        """A reader should know: what stayed invalid when repeated counts as a load that was not borne."""
+        for name, one in self.found.items():
+            points = (*one.ladder, *one.sweep, *one.ablation)
+            num_invalid = sum(point.status is Status.INVALID for point in points)
+            if num_invalid:
+                yield f"{name}: {num_invalid} of {len(points)} runs were invalid even when repeated"
 
     def write(self, json_file: Path | None, page: Path | None) -> None:
         document = self.document()
@@ -143,6 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="{}", metavar="JSON", help='other sizes, such as {"probe_s": 20}')
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found here")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures here")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write each picture there too, as SVG")
     parser.add_argument("--plan", action="store_true", help="only say what would be done and how long it takes")
     add_place_options(parser)
 
@@ -163,6 +173,8 @@ def run(options: argparse.Namespace) -> int:
         compare(comparison, names, stages, lambda: comparison.write(options.json, options.html))
         print("\n".join((*table(comparison.found), "", *verdicts(comparison.document()["figures"]))))
         print("\n".join(comparison.document()["notes"]))
+        if options.pictures is not None:
+            write_pictures(options.pictures, comparison.found)
     return Status.GOOD
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loadtest.comparison.measuring import Point
@@ -19,6 +20,14 @@ def pictures(servers: Servers) -> Iterator[tuple[str, str]]:
         axes = figure.add_subplot()
         if draw(axes, there):
             yield title, _svg(figure)
+
+
+def write_pictures(folder: Path, servers: Servers) -> None:
+    """Named after their titles."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, svg in pictures(servers):
+        name = "-".join("".join(letter if letter.isalnum() else " " for letter in title.lower()).split())
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 def _throughput(axes: Any, servers: Servers) -> bool:

@@ -2,11 +2,13 @@
 
 import os
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from loadtest import growth
-from loadtest.growth import Step, fit, judged, knee_of, rows, thread_seconds, watched_threads
+from loadtest.growth import Step, fit, judged, knee_of, measure, rows, thread_seconds, watched_threads
 
 LENGTHS = (16, 64, 256, 1024, 4096)
 USERS = (1, 4, 16, 64)
@@ -51,6 +53,25 @@ def test_throughput_that_falls_with_users_is_a_defect() -> None:
 def test_memory_that_grows_faster_than_linear_is_a_defect() -> None:
     steps = [step(n, mib=400 + 1e-4 * n**2) for n in LENGTHS]
     assert [defect.split(":")[0] for defect in judged([], steps)[1]] == ["MiB over prompt tokens"]
+
+
+class Windows:
+    """A generator for which so many requests fit into a second."""
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s, self.windows_s = per_s, list[float]()
+
+    def measure(self, server: Any, *, duration_s: float, **_: Any) -> Any:
+        self.windows_s.append(duration_s)
+        return SimpleNamespace(figures={"completed": self.per_s * duration_s}, resident_mib=1.0)
+
+
+def test_window_is_longer_where_few_requests_fit_in() -> None:
+    server: Any = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
+    for per_s, expected in ((2.0, [5.0]), (1.0, [5.0, 15.0]), (0.01, [5.0, 15.0, 45.0])):
+        windows: Any = Windows(per_s)
+        measure(windows, server, 16, users=1, more=(), seconds=5.0)
+        assert windows.windows_s == expected
 
 
 def test_knee_is_named_with_its_cause() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from loadtest.comparison.figures import MEANINGS, figures, table, verdicts
 from loadtest.comparison.measuring import Point
 from loadtest.comparison.page import write_page
+from loadtest.comparison.pictures import write_pictures
 from loadtest.comparison.stages import Findings, in_turn
 from loadtest.measure.figures import FORMULAS
 from loadtest.measure.verdict import Status
@@ -99,6 +100,12 @@ def test_page_holds_its_pictures_itself(tmp_path: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
+
+
+def test_pictures_are_files_too(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", SERVERS)
+    names = {file.name for file in (tmp_path / "pictures").iterdir()}
+    assert {"throughput-against-concurrency.svg", "goodput-against-the-offered-rate.svg"} <= names
 
 
 def test_every_second_round_goes_the_other_way() -> None:

@@ -106,6 +106,22 @@ def test_two_processes_share_one_run(smoke: Path, tmp_path: Path) -> None:
     assert len(texts) == 2 * len(set(texts))  # the same sessions, each played once
 
 
+def test_workers_are_led_by_a_master(smoke: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "out.json", str(20000 + time.time_ns() % 20000)
+    worker = [sys.executable, "-m", "loadtest", "run", "--worker", "127.0.0.1", "--master-port", port]
+    with running(FakeServer()) as server:
+        workers = [subprocess.Popen(worker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+        try:
+            options = ("--master", "2", "--master-port", port, "--json", out)
+            done = loadtest("--url", server.url, "--workload", smoke, *options)
+            assert [one.wait(30) for one in workers] == [0, 0]
+        finally:
+            for one in workers:
+                one.kill()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(out.read_text())["figures"]["completed"] > 10
+
+
 def test_sessions_leave_and_carry_what_was_said(smoke: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     smoke.write_text(SMOKE + "[sessions]\nturns = 2\n[behaviour]\ncancel_share = 0.3\nbound_share = 0.2\n")
