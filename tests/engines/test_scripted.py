@@ -162,3 +162,22 @@ def test_scripted_engine_tells_its_head_and_that_of_each_sequence() -> None:
     assert made.engine.status().head == "cheap"
     assert {one.id: one.head for one in made.engine.sequences(5.0)} == {"plain": "cheap", "scored": "exact"}
     made.engine.stop(0)
+
+
+def test_set_times_are_never_undercut_and_requests_need_not_be_kept() -> None:
+    def line_of(request: GenerationRequest) -> Line:
+        return Line(pieces=("x", "y", "z"), first_s=0.05, delay_s=0.02 if request.id == "a" else 0.0)
+
+    stage = Stage(line_of=line_of, keeps_requests=False)
+    try:
+        for name in ("a", "b"):
+            stage.submit(name)
+        for name, least_s in (("a", 0.09), ("b", 0.05)):
+            timings = stage.end(name).timings
+            assert timings.first_token_s - timings.admitted_s >= 0.05
+            assert timings.finished_s - timings.admitted_s >= least_s
+        assert stage.engine.status().num_accepted == 2
+        assert stage.engine.submitted == []
+        assert stage.engine.audit(1.0) == []
+    finally:
+        stage.engine.stop(0.0)
