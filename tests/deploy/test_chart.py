@@ -170,6 +170,17 @@ def test_other_settings_replace_the_pods_and_other_keys_do_not() -> None:
     assert checksum() != checksum(**{"settings.engine.max_running": "5"})
 
 
+def test_replicas_of_the_default_student_measure_nothing() -> None:
+    def engine(**sets: str) -> dict[str, object]:
+        table = tomllib.loads(settings_file(render(sets={**LEAST, **sets}), "prod-fenhe"))
+        found: dict[str, object] = table["engine"]
+        return found
+
+    assert (engine()["precision"], engine()["head"]) == ("w8a8-native", "cheap")
+    assert engine(**{"settings.engine.precision": "auto"})["precision"] == "auto"
+    assert "precision" not in engine(students='[{"folder": "/opt/student"}]')
+
+
 def test_settings_arrive_as_they_were_given() -> None:
     sets = {
         **LEAST,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_faults_are_seen_in_the_alertmanager(tmp_path: Path) -> None:
             cache_alerts = {"FenheCacheFails", "FenheCacheLeftAlone"}
             assert until(lambda: ask(fleet, temperature=0) is not None and cache_alerts & watcher.firing(), 60)
 
-            restart_at_the_same_address(fleet)
+            restart_at_the_same_address(fleet, watcher)
             assert until(lambda: "FenheRestartLoop" in watcher.firing(), 60)
 
             fleet.replicas[0].send(signal.SIGSTOP)
@@ -124,9 +125,9 @@ def end_of(socket: Path) -> None:
             os.kill(int(process.name), signal.SIGKILL)
 
 
-def restart_at_the_same_address(fleet: Fleet) -> None:
-    """As a kubelet restarts a container, twice within the time that counts."""
-    for _ in range(2):
+def restart_at_the_same_address(fleet: Fleet, watcher: Prometheus) -> None:
+    """As a kubelet restarts a container, twice within the time that counts, each seen by Prometheus."""
+    for count in (1, 2):
         oldest = fleet.replicas[0]
         others = [port for port in fleet.ports if port != oldest.port]
         oldest.end()
@@ -136,6 +137,9 @@ def restart_at_the_same_address(fleet: Fleet) -> None:
         fleet.wait_ready(replica)
         fleet.replicas.remove(replica)
         fleet.replicas.insert(0, replica)
+        address = f"127.0.0.1:{replica.port}"
+        changes = f'changes(process_start_time_seconds{{instance="{address}"}}[45s]) >= {count}'
+        assert until(partial(watcher.query, changes), 20)
 
 
 def test_traces_arrive_at_a_collector(tmp_path: Path) -> None:
