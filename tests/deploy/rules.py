@@ -284,6 +284,15 @@ def _metric_problems(scaler: Object, target: Object) -> Problems:
             yield f"{name_of(scaler)}: the query asks about other pods than those of {place}: {query}"
 
 
+def policies_cover_workloads(objects: Objects) -> Problems:
+    """All of them, or none: then there are no policies at all, as the values say."""
+    policies = [one["spec"]["podSelector"].get("matchLabels", {}) for one in of_kind(objects, "NetworkPolicy")]
+    for one in workloads(objects):
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        if policies and not any(_is_part(selector, labels) for selector in policies):
+            yield f"{name_of(one)} has no NetworkPolicy"
+
+
 def disruption_is_possible(objects: Objects) -> Problems:
     for one in of_kind(objects, "PodDisruptionBudget"):
         if one["spec"].get("maxUnavailable") in (0, "0%") or "minAvailable" in one["spec"]:
@@ -307,5 +316,6 @@ RULES: Iterable[Callable[[Objects], Problems]] = (
     settings_are_read,
     grace_is_long_enough,
     scalers_fit,
+    policies_cover_workloads,
     disruption_is_possible,
 )

@@ -143,6 +143,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "other pods": (lambda o: trigger(o).update(query="sum(fenhe_queued_tokens)"), "asks about other pods"),
     "budget": (lambda o: first(o, "PodDisruptionBudget").update(maxUnavailable=0), "from being drained"),
+    "policy": (lambda o: o.remove(of_kind(o, "NetworkPolicy")[0]), "has no NetworkPolicy"),
     "long name": (lambda o: of_kind(o, "Service")[0]["metadata"].update(name="x" * 64), "more than 63"),
 }
 
