@@ -38,6 +38,8 @@ FORMULAS = {
     "mix_speedup": "tokens_per_s.mix / tokens_per_s.full",
     "mix_ideal": "multiply-adds of a full token / mean of those of the mix, the head's included",
     "mix_over_ideal": "mix_speedup / mix_ideal; aim 0.9, at least 0.75",
+    "least_over_ideal": "tokens_per_s.least / tokens_per_s.full over the multiply-adds of a full token / one of the "
+    "cheapest path; every row is on that path",
     "gap_p95_ms.CASE": "95th percentile of the time between two tokens of a sequence of the shallowest path",
 }
 
@@ -148,6 +150,7 @@ def cases(manifest: Manifest) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     yield "stock", "stock", (full,) * MAX_SEQUENCES
     yield "full", "paths", (full,) * MAX_SEQUENCES
     yield "mix", "paths", spread(everything, MAX_SEQUENCES)
+    yield "least", "paths", (shallowest,) * MAX_SEQUENCES
     yield "shallow_alone", "paths", (shallowest,) * few
     yield "shallow_mixed", "paths", (shallowest,) * few + (full,) * (MAX_SEQUENCES - few)
 
@@ -163,13 +166,14 @@ def _follow(process: SubjectProcess, paths: Sequence[str], num_tokens: int) -> F
 
 def figures_of(answers: Mapping[str, Followed], manifest: Manifest) -> dict[str, float]:
     speeds = {case: answer.num_tokens / answer.total_s for case, answer in answers.items()}
-    found = {f"tokens_per_s.{case}": speeds[case] for case in ("stock", "full", "mix")}
+    found = {f"tokens_per_s.{case}": speeds[case] for case in ("stock", "full", "mix", "least")}
     shallowest = manifest.paths_by_depth[0].name
     gaps = {
         f"gap_p95_ms.{case}": 1000 * float(np.percentile(answers[case].gaps_s[shallowest], 95))
         for case in ("shallow_alone", "shallow_mixed")
     }
-    ideal = ideal_speedup(manifest)
+    ideal = ideal_speedup(manifest, manifest.paths)
+    least = ideal_speedup(manifest, manifest.paths_by_depth[:1])
     speedup = speeds["mix"] / speeds["full"]
     return {
         **found,
@@ -177,15 +181,16 @@ def figures_of(answers: Mapping[str, Followed], manifest: Manifest) -> dict[str,
         "mix_speedup": speedup,
         "mix_ideal": ideal,
         "mix_over_ideal": speedup / ideal,
+        "least_over_ideal": speeds["least"] / speeds["full"] / least,
         **gaps,
     }
 
 
-def ideal_speedup(manifest: Manifest) -> float:
-    """Of a mix with as many rows on every path: the full path's cost over the mean."""
+def ideal_speedup(manifest: Manifest, paths: Sequence[StudentPath]) -> float:
+    """Of a mix with as many rows on each of these: the full path's cost over their mean."""
     head = manifest.architecture.vocab_size * manifest.architecture.hidden_size
 
     def cost(path: StudentPath) -> int:
         return manifest.multiply_adds_on(path) + head
 
-    return cost(manifest.full_path) / float(np.mean([cost(path) for path in manifest.paths]))
+    return cost(manifest.full_path) / float(np.mean([cost(path) for path in paths]))

@@ -120,7 +120,13 @@ class PathVllm(_Vllm):
 
     def _model(self, student: Path, folder: Path) -> dict[str, Any]:
         from engines.config import EngineConfig
-        from engines.vllm.options import CPU_WORKER, SCHEDULER, student_form, write_model_folder
+        from engines.vllm.options import (
+            CPU_COMPILATION,
+            CPU_WORKER,
+            SCHEDULER,
+            student_form,
+            write_model_folder,
+        )
         from engines.vllm.plugin import register
         from models.student.folder import Student
 
@@ -136,6 +142,7 @@ class PathVllm(_Vllm):
             "model_loader_extra_config": {"student": str(student)},
             "worker_cls": CPU_WORKER,
             "scheduler_cls": SCHEDULER,
+            **CPU_COMPILATION,
         }
 
     def _arguments(self, path: str) -> dict[str, Any] | None:

@@ -31,6 +31,8 @@ OURS = {
 """Options of vLLM that are settings of fenhe's, and what to do instead."""
 
 CPU_WORKER = "engines.vllm.cpu.PathWorker"
+CPU_COMPILATION = {"compilation_config": {"custom_ops": ["all"]}}
+"""Steps that are not vLLM's own model are not compiled, and what vLLM leaves to its compiler would be slow in them."""
 SCHEDULER = "engines.vllm.scheduler.PathScheduler"
 ASYNC_SCHEDULER = "engines.vllm.scheduler.PathAsyncScheduler"
 
@@ -118,7 +120,7 @@ def engine_arguments(
         "scheduler_cls": SCHEDULER if is_cpu else ASYNC_SCHEDULER,
     }
     if is_cpu:
-        ours |= {"worker_cls": CPU_WORKER, "kv_cache_memory_bytes": config.kv_bytes}
+        ours |= {"worker_cls": CPU_WORKER, "kv_cache_memory_bytes": config.kv_bytes, **CPU_COMPILATION}
     if not config.prefix_cache_bytes:
         ours["enable_prefix_caching"] = False
     try:

@@ -73,13 +73,14 @@ class StudentConfig:
     engine: Annotated[
         EngineKind,
         Meta(
-            description="what computes its answers: onnx here; vllm, where it is installed; remote: the upstreams of "
-            "[student.remote]"
+            description="what computes its answers: onnx here; vllm, where it is installed; or remote: the upstreams "
+            "of [student.remote]"
         ),
     ] = "onnx"
     remote: Annotated[RemoteConfig, Meta(description="the upstreams of a remote student")] = field(
         default_factory=RemoteConfig
     )
+
     vllm: Annotated[
         dict[str, bool | int | float | str],
         Meta(description="options of vLLM's, by its own names", extra={"unset": "none"}),
