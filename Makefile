@@ -85,7 +85,7 @@ $(VLLM_STUDENT)/manifest.json: | $(VLLM)/.installed
 		--widths models/data/smollm2-135m.widths.safetensors --head models/data/smollm2-135m.head.safetensors
 
 serve-vllm: $(VLLM)/.installed $(VLLM_STUDENT)/manifest.json
-	printf '[[student]]\nfolder = "%s"\nengine = "vllm"\n' $(VLLM_STUDENT) > $(VLLM)/fenhe.toml
+	printf '[[student]]\nfolder = "%s"\nengine = "vllm"\nvllm.enforce_eager = true\n' $(VLLM_STUDENT) > $(VLLM)/fenhe.toml
 	$(VLLM)/bin/fenhe serve --config $(VLLM)/fenhe.toml $(if $(PORT),--port $(PORT))
 
 test-vllm: $(VLLM)/.installed
