@@ -32,11 +32,12 @@ def vllm_serve(model: Path, port: int, log: Path) -> Iterator["subprocess.Popen[
     """Weights are drawn, the same each time: what passes through is asked, not what it says."""
     with log.open("wb") as file:
         command = [*SERVER, *SMALL, "--model", str(model), "--port", str(port)]
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             yield process
         finally:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its engine's processes outlive one that is killed
             process.wait(60)
 
 
