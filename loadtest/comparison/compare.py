@@ -38,7 +38,7 @@ from loadtest.overhead import added
 from loadtest.served import folder_until_the_end
 from loadtest.traffic.reading import WorkloadError, read_workload
 
-SERVERS = ("routed", "full", "full-uncached", "one-at-a-time", "llama-cpp-server", "openvino", "vllm")
+SERVERS = ("routed", "full", "full-uncached", "one-at-a-time", "llama-cpp-server", "openvino", "vllm", "fenhe-vllm")
 ABLATION = ("routed", "unbatched", "full", "routed-uncached")
 STAGES = ("ladder", "sweep", "short", "ablation", "overhead", "coldstart")
 
@@ -62,7 +62,7 @@ class Comparison:
         """Start a server, measure, and stop it. One that cannot run is noted as absent."""
         spec = self.specs[name]
         findings = self.found.setdefault(name, Findings(about=spec.about, role=spec.role, batches=spec.batches))
-        findings.flags = self.place.fill(spec.command, 0)
+        findings.flags = self.place.fill(name, spec.command, 0)
         if findings.absent is not None:
             return
         try:

@@ -26,7 +26,13 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
     add_core_options(parser)
     parser.add_argument("--student", type=Path, metavar="DIR", help="default: the default student in the cache")
     parser.add_argument("--gguf", type=Path, metavar="FILE", help="the same model for peers (default: in the cache)")
-    parser.add_argument("--peers-python", default=sys.executable, metavar="FILE", help="a Python with the peers")
+    parser.add_argument(
+        "--peers-python",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a Python with the peers, or with that of this name (default: this one)",
+    )
 
 
 def place_of(options: argparse.Namespace, folder: Path) -> Place:
@@ -41,13 +47,17 @@ def place_of(options: argparse.Namespace, folder: Path) -> Place:
     gguf = options.gguf or next(iter(sorted((cache / STUDENT).glob("*.gguf"))), None)
     if options.gguf is not None and not options.gguf.is_file():
         raise FileNotFoundError(f"--gguf {options.gguf}: there is no such file")
+    named = [given.partition("=") for given in options.peers_python]
+    pythons = {name: file for name, sign, file in named if sign}
+    others = [name for name, sign, _ in named if not sign]
     return Place(
         server_cores=server,
         generator_cores=generator,
         folder=folder,
         student=student,
         gguf=gguf,
-        peers_python=options.peers_python,
+        peers_python=others[-1] if others else sys.executable,
+        pythons=pythons,
     )
 
 

@@ -47,7 +47,9 @@ class ServerSpec(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Place:
-    """Where servers run, and what their commands are filled in with. `peers_python` has the peers' packages."""
+    """Where servers run, and what their commands are filled in with. `peers_python` has the peers' packages, where
+    `pythons` has no other one for a server.
+    """
 
     server_cores: tuple[int, ...]
     generator_cores: tuple[int, ...]
@@ -55,16 +57,22 @@ class Place:
     student: Path
     gguf: Path | None
     peers_python: str = sys.executable
+    pythons: Mapping[str, str] = field(default_factory=dict)
     _prepared: set[str] = field(default_factory=set)
 
-    def fill(self, parts: Sequence[str], port: int) -> list[str]:
+    def python_of(self, name: str) -> str:
+        return self.pythons.get(name, self.peers_python)
+
+    def fill(self, name: str, parts: Sequence[str], port: int) -> list[str]:
         values = {
             "fenhe": installed_command(),
             "fenhe_python": sys.executable,
-            "python": self.peers_python,
+            "python": self.python_of(name),
             "port": port,
             "threads": len(self.server_cores),
+            "cores": ",".join(map(str, self.server_cores)),
             "student": self.student,
+            "vllm_student": self.student.with_name(f"{self.student.name}-vllm"),
             "gguf": self.gguf or "",
             "folder": self.folder,
         }
@@ -114,8 +122,9 @@ def started(name: str, spec: ServerSpec, place: Place) -> Iterator[RunningServer
     check_needs(name, spec, place)
     prepare(name, spec, place)
     port = _free_port()
-    command = pinned(place.server_cores, place.fill(spec.command, port))
-    environ = os.environ | {"OMP_NUM_THREADS": str(len(place.server_cores))} | spec.environment
+    command = pinned(place.server_cores, place.fill(name, spec.command, port))
+    own = zip(spec.environment, place.fill(name, list(spec.environment.values()), port), strict=True)
+    environ = os.environ | {"OMP_NUM_THREADS": str(len(place.server_cores))} | dict(own)
     log = place.folder / f"{name}.log"
     begun_s = time.perf_counter()
     with log.open("ab") as output:
@@ -124,7 +133,7 @@ def started(name: str, spec: ServerSpec, place: Place) -> Iterator[RunningServer
             name=name,
             spec=spec,
             url=f"http://127.0.0.1:{port}",
-            model=place.fill([spec.model], port)[0],
+            model=place.fill(name, [spec.model], port)[0],
             process=process,
             ready_s=0.0,
         )
@@ -143,9 +152,9 @@ def check_needs(name: str, spec: ServerSpec, place: Place) -> None:
     if not spec.needs:
         return
     code = "import importlib.util, sys\nfor name in sys.argv[1:]:\n assert importlib.util.find_spec(name), name"
-    done = subprocess.run([place.peers_python, "-c", code, *spec.needs], capture_output=True, check=False)
+    done = subprocess.run([place.python_of(name), "-c", code, *spec.needs], capture_output=True, check=False)
     if done.returncode != 0:
-        raise AbsentServer(f"{place.peers_python} cannot import {', '.join(spec.needs)}: {spec.install}")
+        raise AbsentServer(f"{place.python_of(name)} cannot import {', '.join(spec.needs)}: {spec.install}")
 
 
 def prepare(name: str, spec: ServerSpec, place: Place) -> None:
@@ -155,9 +164,9 @@ def prepare(name: str, spec: ServerSpec, place: Place) -> None:
     """
     if not spec.prepare or name in place._prepared:
         return
-    done = subprocess.run(place.fill(spec.prepare, 0), capture_output=True, text=True, check=False)
+    done = subprocess.run(place.fill(name, spec.prepare, 0), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise AbsentServer(f"{name} could not be prepared: {done.stderr[-300:]}")
+        raise AbsentServer(f"{name} could not be prepared: {spec.install} {done.stderr[-300:]}")
     place._prepared.add(name)
 
 

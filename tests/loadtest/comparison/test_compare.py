@@ -108,10 +108,17 @@ def test_quick_comparison_fits_into_twenty_five_minutes() -> None:
 
 def test_commands_of_the_shipped_servers_can_be_filled_in(tmp_path: Path) -> None:
     place = Place(
-        server_cores=(0,), generator_cores=(1,), folder=tmp_path, student=tmp_path / "s", gguf=tmp_path / "g.gguf"
+        server_cores=(0,),
+        generator_cores=(1,),
+        folder=tmp_path,
+        student=tmp_path / "s",
+        gguf=tmp_path / "g.gguf",
+        pythons={"vllm": "/v/python"},
     )
+    assert place.python_of("vllm") == "/v/python"
+    assert place.python_of("openvino") == sys.executable
     for name, spec in read_servers().items():
-        command = place.fill(spec.command, 8123)
+        command = place.fill(name, spec.command, 8123)
         assert "8123" in command
         assert not [part for part in command if "{" in part]
         if spec.role == "ours":
