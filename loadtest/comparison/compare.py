@@ -39,6 +39,8 @@ from loadtest.served import folder_until_the_end
 from loadtest.traffic.reading import WorkloadError, read_workload
 
 SERVERS = ("routed", "full", "full-uncached", "one-at-a-time", "llama-cpp-server", "openvino", "vllm", "fenhe-vllm")
+QUICK_SERVERS = SERVERS[:-2]
+"""Without those that take longest to start."""
 ABLATION = ("routed", "unbatched", "full", "routed-uncached")
 STAGES = ("ladder", "sweep", "short", "ablation", "overhead", "coldstart")
 
@@ -143,7 +145,8 @@ class Comparison:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
-    parser.add_argument("--servers", default=",".join(SERVERS), help="names with commas (default: %(default)s)")
+    told = f"names with commas (default: {','.join(SERVERS)}; with --quick not the last two)"
+    parser.add_argument("--servers", help=told)
     parser.add_argument("--servers-file", type=Path, metavar="FILE", help="more servers, as in servers.toml")
     parser.add_argument("--stages", default=",".join(STAGES), help="names with commas (default: %(default)s)")
     parser.add_argument("--workload", default="headline", help="of ladder, sweep and ablation (default: %(default)s)")
@@ -181,7 +184,8 @@ def run(options: argparse.Namespace) -> int:
 def prepared(options: argparse.Namespace, folder: Path) -> tuple[Comparison, list[str], list[str]]:
     """Raises: ValueError, OSError, WorkloadError."""
     specs = read_servers(options.servers_file)
-    names, stages = options.servers.split(","), options.stages.split(",")
+    usual = QUICK_SERVERS if options.quick else SERVERS
+    names, stages = (options.servers or ",".join(usual)).split(","), options.stages.split(",")
     unknown = [f"no server is called {name!r}" for name in names if name not in specs]
     unknown += [f"no stage is called {stage!r}" for stage in stages if stage not in STAGES]
     if unknown:
