@@ -21,7 +21,7 @@ from loadtest.served import installed_command
 from loadtest.traffic.workload import Table
 
 SHIPPED = Path(__file__).with_name("servers.toml")
-START_S = 180.0
+START_S = 600.0
 STOP_S = 30.0
 POLL_S = 0.05
 
@@ -184,8 +184,9 @@ def _wait_until_ready(server: RunningServer, log: Path) -> None:
             if httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=START_S).status_code == 200:
                 return
         time.sleep(POLL_S)
-    said = log.read_text(errors="replace")[-400:]
-    raise AbsentServer(f"{server.name} did not come up: {' '.join(said.split())}")
+    said, status = log.read_text(errors="replace")[-400:], server.process.poll()
+    how = f"was not ready after {START_S:g} s" if status is None else f"ended with status {status}"
+    raise AbsentServer(f"{server.name} {how}: {' '.join(said.split())}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -78,7 +78,7 @@ def test_compare_measures_what_runs_and_names_what_does_not(
     assert fake["knee"] > 0
     assert fake["concurrency"] == 2
     assert len({point["seed"] for point in (*fake["ladder"], *fake["sweep"])}) == 4
-    assert "no model" in found["servers"]["broken"]["absent"]
+    assert "ended with status 0: no model" in found["servers"]["broken"]["absent"]
     assert "pip install it" in found["servers"]["missing"]["absent"]
     assert "<svg" in page.read_text()
     told = capsys.readouterr()
