@@ -128,7 +128,9 @@ def started(name: str, spec: ServerSpec, place: Place) -> Iterator[RunningServer
     log = place.folder / f"{name}.log"
     begun_s = time.perf_counter()
     with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environ, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         server = RunningServer(
             name=name,
             spec=spec,
@@ -190,16 +192,15 @@ def _wait_until_ready(server: RunningServer, log: Path) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    children = _children(process.pid)
+    """With all that it has started, which is in its process group."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:
