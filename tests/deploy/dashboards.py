@@ -160,6 +160,12 @@ BOARDS = (
             Panel("Refused", [rate("fenhe_admission_refusals_total", "code")]),
             Panel("Refused connections", [rate("fenhe_connection_refusals_total", "code")]),
             Panel("Steps a second", [rate("fenhe_steps_total", "pod"), rate("fenhe_failed_steps_total", "")]),
+            Panel("Running at upstreams", [gauge("fenhe_upstream_running", "upstream")]),
+            Panel(
+                "Failures and retries of upstreams",
+                [rate("fenhe_upstream_failures_total", "upstream"), rate("fenhe_upstream_retries_total", "")],
+            ),
+            Panel("Upstreams that answer", [gauge("fenhe_upstream_up", "upstream", "min")]),
             Panel("Memory", [gauge("process_resident_memory_bytes", "pod")], "bytes"),
             Panel("Cores in use", [rate("process_cpu_seconds_total", "pod")]),
             Panel(

@@ -1,13 +1,11 @@
 """What the server reads, serves and exports, as far as manifests, rules and dashboards rely on it."""
 
-import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from server.settings.config import StudentConfig
 from server.settings.fields import setting_names, variable_of
 from server.settings.reading import NOT_SETTINGS, draft_config
 from tests.deploy.programs import ROOT
@@ -61,8 +59,3 @@ def settings_problems(text: str) -> tuple[float, tuple[str, ...]]:
         file.write_text(text, encoding="utf-8")
         config, problems = draft_config({}, {"HOME": folder}, file)
     return config.grace_s, tuple(problem.said for problem in problems)
-
-
-def knows_engines() -> bool:
-    """Whether this server has students behind other engines than its own."""
-    return any(field.name == "engine" for field in dataclasses.fields(StudentConfig))

@@ -182,6 +182,22 @@ def test_replicas_of_the_default_student_measure_nothing() -> None:
     assert "precision" not in engine(students='[{"folder": "/opt/student"}]')
 
 
+def test_remote_student_arrives_as_it_was_given() -> None:
+    paths = '[{"name": "small", "model": "b"}, {"name": "full", "model": "a"}]'
+    remote = (
+        f'{{"urls": ["http://a/v1"], "paths": {paths}, "keySecret": {{"name": "k"}}, "keeps": {{"small.fact": 0.9}}, '
+    )
+    remote += '"costs": {"small": 0.1, "full": 1}}'
+    sets = {**LEAST, "students": f'[{{"name": "big", "engine": "remote", "remote": {remote}}}]'}
+    objects = render(sets={**sets, "networkPolicy.enabled": "false"})
+    (student,) = tomllib.loads(settings_file(objects, "prod-fenhe"))["student"]
+    assert list(student["remote"]["paths"].items()) == [("small", "b"), ("full", "a")]
+    assert student["remote"]["keeps"] == {"small.fact": 0.9}
+    (variable,) = [one for one in fenhe(objects)["env"] if one["name"] == student["remote"]["key_env"][0]]
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": "k", "key": "key"}
+    assert find_problems(objects) == []
+
+
 def test_settings_arrive_as_they_were_given() -> None:
     sets = {
         **LEAST,

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from typing import Any
 
 import yaml
 
@@ -25,9 +26,25 @@ def settings_of_values() -> dict[str, object]:
     return schema
 
 
+def remote_of_values() -> dict[str, object]:
+    """A remote student's table, but for its key, which comes from a Secret, and for paths: values have no order."""
+    (tables,) = [one for one in settings_schema()["properties"]["student"]["anyOf"] if one["type"] == "array"]
+    schema: dict[str, Any] = copy.deepcopy(tables["items"]["properties"]["remote"])
+    del schema["properties"]["key_env"]
+    name = {"type": "string", "minLength": 1}
+    path = {"type": "object", "properties": {"name": name, "model": name}, "required": ["name", "model"]}
+    schema["properties"]["paths"] = {"type": "array", "items": {**path, "additionalProperties": False}}
+    secret = {"type": "object", "properties": {"name": name, "key": name}, "required": ["name"]}
+    schema["properties"]["keySecret"] = {**secret, "additionalProperties": False}
+    return schema
+
+
 def test_schema_has_the_settings_of_the_server() -> None:
     schema = json.loads(FILE.read_text(encoding="utf-8"))
     schema["definitions"]["settings"] = settings_of_values()
+    student = schema["definitions"]["student"]["properties"]
+    student["remote"] = remote_of_values()
+    student["engine"] = {"enum": ["onnx", "remote", "vllm"]}
     assert_up_to_date(FILE, json.dumps(schema, indent=2) + "\n")
 
 

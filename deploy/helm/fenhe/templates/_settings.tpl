@@ -1,13 +1,17 @@
 {{- /* A table of TOML: scalars first, then tables. JSON's texts, numbers and lists are TOML's. */ -}}
 {{- define "fenhe.toml" -}}
 {{- range $key, $value := .table }}{{ if and (not (kindIs "map" $value)) (not (kindIs "invalid" $value)) }}
-{{ $key }} = {{ toJson $value }}
+{{ include "fenhe.tomlKey" $key }} = {{ toJson $value }}
 {{- end }}{{ end }}
 {{- range $key, $value := .table }}{{ if kindIs "map" $value }}
 
-[{{ $.prefix }}{{ $key }}]
+[{{ $.prefix }}{{ include "fenhe.tomlKey" $key }}]
 {{- include "fenhe.toml" (dict "prefix" (printf "%s%s." $.prefix $key) "table" $value) }}
 {{- end }}{{ end }}
+{{- end }}
+
+{{- define "fenhe.tomlKey" -}}
+{{ regexMatch "^[A-Za-z0-9_-]+$" . | ternary . (toJson .) }}
 {{- end }}
 
 {{- /* fenhe.toml of a group. */ -}}
@@ -32,11 +36,19 @@ allow_no_keys = {{ .root.Values.keys.allowNone }}
 [[student]]
 {{- $table := omit $student "default" "remote" "vllm" }}
 {{- with $student.remote }}
-{{- $remote := omit . "keySecret" }}
-{{- if .keySecret }}{{ $_ := set $remote "key_env" (printf "STUDENT_KEY_%d" $index) }}{{ end }}
+{{- $remote := omit . "keySecret" "paths" }}
+{{- if .keySecret }}{{ $_ := set $remote "key_env" (list (printf "STUDENT_KEY_%d" $index)) }}{{ end }}
 {{- $_ := set $table "remote" $remote }}
 {{- end }}
 {{- with $student.vllm }}{{ $_ := set $table "vllm" . }}{{ end }}
 {{- include "fenhe.toml" (dict "prefix" "student." "table" $table) }}
+{{- with (dig "remote" "paths" list $student) }}
+
+[student.remote.paths]
+{{- /* In the order of the values: the last one is the full path. */ -}}
+{{- range . }}
+{{ include "fenhe.tomlKey" .name }} = {{ toJson .model }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
