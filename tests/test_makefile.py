@@ -46,6 +46,15 @@ def test_chart_is_tested_with_the_rest_and_fully_by_its_own_target() -> None:
         assert f"requirements/{name}.txt" in recipe("test-deploy", nowhere)
 
 
+def test_images_are_built_by_the_script_with_a_variant() -> None:
+    assert recipe("image", "VARIANT=vllm").strip() == "deploy/images/build.sh vllm"
+
+
+def test_debians_packages_are_installed_only_when_asked_for() -> None:
+    assert "install_debian.sh" not in recipe("test-deploy")
+    assert "install_debian.sh" in recipe("test-deploy", "DEBIAN=1")
+
+
 def test_large_clients_are_installed_only_when_asked_for() -> None:
     nowhere = ("CLIENTS=nowhere", "NODE_MODULES=nowhere/node_modules")
     assert "requirements/sdk.txt" in recipe("test-clients", *nowhere)

@@ -123,6 +123,16 @@ def test_container_is_as_the_pod_says(served: tuple[Running, str]) -> None:
     assert "native operators ready" in running.log()
 
 
+def test_hangup_from_within_has_keys_and_settings_read_again(served: tuple[Running, str]) -> None:
+    """As docs/kubernetes.md says: kubectl exec POD -- sh -c 'kill -HUP 1'."""
+    running, _ = served
+    running.podman("exec", running.id, "sh", "-c", "kill -HUP 1")
+    end_s = time.monotonic() + 20
+    while "settings reloaded" not in running.log():
+        assert time.monotonic() < end_s, running.log()[-2000:]
+        time.sleep(0.1)
+
+
 def test_sigterm_lets_streams_finish(served: tuple[Running, str], pod: Object) -> None:
     running, url = served
     ends: list[str] = []
