@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.vllm import verify
 from models.building.build import build_student
 from models.building.width_file import NarrowPath, read_width_file
 from models.errors import ConfigError
@@ -103,3 +104,16 @@ def test_options_of_vllm_that_are_wrong_are_refused(make_student: MakeStudent, s
         start_engine(student, reference, {"gpu_memory_utilisation": 0.5}, max_context_tokens=96)
     with pytest.raises(ConfigError, match=r"vllm\.scheduler_cls cannot be set: paths need fenhe's own"):
         start_engine(student, reference, {"scheduler_cls": "x"}, max_context_tokens=96)
+
+
+def test_verify_compares_every_path_with_plain_torch(
+    make_student: MakeStudent, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, _ = make_student("llama", max_position_embeddings=256)
+    assert verify.main([str(student.folder)]) == 0
+    assert "48 of 48 answers are the reference's" in capsys.readouterr().out
+    monkeypatch.setattr(verify, "narrow_tensors", lambda student, path: {})
+    answers = verify.Answers()
+    for path in student.manifest.paths:
+        answers.tokens |= {f"{path.name} 0": [7] * verify.NUM_TOKENS}
+    assert len(verify.find_differences(student, answers, [[5, 6]], 5e-3)) == len(student.manifest.paths)

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from engines.build import build_engine
+from engines.config import EngineConfig
 from engines.grammar import GrammarCompiler, json_body
 from engines.sequence import FinishReason
+from tests.engines.conftest import Listener
 from tests.engines.vllm.conftest import WARNINGS, Served
 
 pytestmark = [pytest.mark.vllm, WARNINGS, pytest.mark.timeout(1800)]
@@ -84,6 +87,31 @@ def test_alone_each_answers_as_mixed_or_ties(
         )
         if answer != mixed[path, number]:
             assert_is_greedy(served_default, path, prompt, answer)
+
+
+def test_answers_are_those_of_the_onnx_engine_in_fp32(
+    served_default: Served, prompts: list[list[int]], mixed: dict[tuple[str, int], list[int]]
+) -> None:
+    config = EngineConfig(precision="fp32", head="exact", max_context_tokens=512, native_folder=None)
+    listener = Listener()
+    engine = build_engine(served_default.student, config)
+    engine.start(listener.publish)
+    try:
+        onnx = Served(
+            student=served_default.student, reference=served_default.reference, engine=engine, listener=listener
+        )
+        ids = {
+            (path, number): onnx.submit(path, prompts[number], max_tokens=NUM_TOKENS, ignore_eos=True)
+            for path, number in mixed
+        }
+        answers = {key: onnx.tokens(id) for key, id in ids.items()}
+    finally:
+        engine.stop(0)
+    for (path, number), answer in answers.items():
+        if answer != mixed[path, number]:  # a tie, and each took another side of it
+            same = next(place for place in range(NUM_TOKENS) if answer[place] != mixed[path, number][place])
+            assert_is_greedy(served_default, path, prompts[number], answer[: same + 1])
+    assert sum(answers[key] == mixed[key] for key in answers) >= 0.95 * len(answers)
 
 
 def test_steps_ran_each_block_of_neurons_for_the_rows_that_have_it(
