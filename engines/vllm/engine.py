@@ -104,16 +104,17 @@ class VllmEngine:
 
     def status(self) -> EngineStatus:
         error, totals, load = self._living.error, self._counts, self._load
-        steps = totals.steps
+        steps, num_living = totals.steps, len(self._living)
+        num_running = min(load.num_running, num_living)  # of sequences that were aborted the process says nothing
         return EngineStatus(
             student=self._manifest.name,
             is_healthy=error is None,
             error=None if error is None else error.message,
             error_detail=self._living.error_detail,
             paths=tuple(self._path_status(path.name) for path in self._manifest.paths),
-            num_running=load.num_running,
-            num_waiting=max(len(self._living) - load.num_running, 0),
-            kv_used_bytes=int(load.kv_usage * self._kv_capacity_bytes),
+            num_running=num_running,
+            num_waiting=num_living - num_running,
+            kv_used_bytes=int(load.kv_usage * self._kv_capacity_bytes) if num_living else 0,
             kv_capacity_bytes=self._kv_capacity_bytes,
             stage_runs=self._stages(steps.steps_by_layers, steps.head_runs),
             stage_rows=self._stages(steps.tokens_by_layers, steps.head_rows),

@@ -212,6 +212,9 @@ def test_an_abort_is_passed_on(serve: Serve) -> None:
     assert served.listener.finish("a").reason is FinishReason.ABORT
     served.until(lambda: process.aborted == ["a"])
     process.say(tokens("a", 70))  # said before it heard
+    served.until(process.outputs.empty)
+    status = served.engine.status()
+    assert (status.num_running, status.num_waiting, status.kv_used_bytes) == (0, 0, 0)
     assert served.engine.audit(WAIT_S) == []
 
 
