@@ -63,7 +63,7 @@ def figures(
             found[name] = above / below
     notes += [f"the best peer that batches is {best}"] if best else []
     found |= dict(_at_the_knee(servers))
-    if short:
+    if short and short["speedups"]:
         found["short_prompt_speedup"] = median(short["speedups"])
         found["short_prompt_speedup_of_path"] = median(short["speedups_of_path"])
     if overhead and "64" in overhead:

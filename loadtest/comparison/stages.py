@@ -139,8 +139,9 @@ def short_prompts(generator: Generator, server: RunningServer, sizes: Sizes) -> 
         "full path": {"cache": False, "path": "full"},
         "all-full": {"cache": False, "quality": "full"},
     }
-    seen: dict[str, list[float]] = {name: [] for name in arms}
+    blocks: list[dict[str, float]] = []
     for number in range(sizes.short_blocks):
+        seen: dict[str, float] = {}
         for name in in_turn(list(arms), number):
             point = generator.measure(
                 server,
@@ -149,12 +150,14 @@ def short_prompts(generator: Generator, server: RunningServer, sizes: Sizes) -> 
                 duration_s=sizes.block_s,
                 body={"fenhe": arms[name]},
             )
-            seen[name].append(point.figures.get("median_e2el_ms", float("nan")))
-    pairs = list(zip(seen["all-full"], seen["routed"], strict=True))
+            if "median_e2el_ms" in point.figures:
+                seen[name] = point.figures["median_e2el_ms"]
+        if len(seen) == len(arms):
+            blocks.append(seen)
     return {
-        "median_e2el_ms": seen,
-        "speedups": [full / routed for full, routed in pairs],
-        "speedups_of_path": [path / routed for path, routed in zip(seen["full path"], seen["routed"], strict=True)],
+        "median_e2el_ms": blocks,
+        "speedups": [block["all-full"] / block["routed"] for block in blocks],
+        "speedups_of_path": [block["full path"] / block["routed"] for block in blocks],
     }
 
 

@@ -1,13 +1,15 @@
 """The named figures of a comparison, from findings that are known beforehand."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from loadtest.comparison.figures import MEANINGS, figures, table, verdicts
 from loadtest.comparison.measuring import Point
 from loadtest.comparison.page import write_page
 from loadtest.comparison.pictures import write_pictures
-from loadtest.comparison.stages import Findings, in_turn
+from loadtest.comparison.servers import RunningServer
+from loadtest.comparison.stages import QUICK, Findings, in_turn, short_prompts
 from loadtest.measure.figures import FORMULAS
 from loadtest.measure.verdict import Status
 
@@ -76,6 +78,28 @@ def test_what_was_not_measured_is_no_figure_but_a_note() -> None:
         note.startswith("goodput_routed_vs_one_at_a_time: the second keeps the SLO at no load") for note in notes
     )
     assert any(note.startswith("concurrency_vs_full: one of the two") for note in notes)
+
+
+class Blocks:
+    """A generator whose blocks take what the arm costs, one of them without any figure."""
+
+    def __init__(self) -> None:
+        self.arms: list[str] = []
+
+    def measure(self, server: Any, *, body: dict[str, Any], **_: Any) -> Point:
+        preferences = body["fenhe"]
+        assert preferences["cache"] is False
+        cost = {"full": 300.0}.get(preferences.get("quality"), {"full": 240.0}.get(preferences.get("path"), 200.0))
+        self.arms.append(str(cost))
+        return point(figures={} if len(self.arms) == 2 else {"median_e2el_ms": cost})
+
+
+def test_short_prompts_take_turns_and_incomplete_blocks_do_not_count() -> None:
+    blocks: Any = Blocks()
+    found = short_prompts(blocks, cast(RunningServer, None), replace(QUICK, short_blocks=3))
+    assert blocks.arms == ["200.0", "240.0", "300.0", "300.0", "240.0", "200.0", "200.0", "240.0", "300.0"]
+    assert found["speedups"] == [1.5, 1.5]
+    assert found["speedups_of_path"] == [1.2, 1.2]
 
 
 def test_table_and_verdicts_can_be_read() -> None:
