@@ -13,6 +13,7 @@ import msgspec
 
 from loadtest.coldstart import cold_starts
 from loadtest.comparison.figures import figures, table, verdicts
+from loadtest.comparison.markdown import markdown
 from loadtest.comparison.measuring import Generator
 from loadtest.comparison.page import write_page
 from loadtest.comparison.pictures import write_pictures
@@ -155,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="{}", metavar="JSON", help='other sizes, such as {"probe_s": 20}')
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found here")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write tables for docs/performance.md here")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write each picture there too, as SVG")
     parser.add_argument("--plan", action="store_true", help="only say what would be done and how long it takes")
     add_place_options(parser)
@@ -176,6 +178,8 @@ def run(options: argparse.Namespace) -> int:
         compare(comparison, names, stages, lambda: comparison.write(options.json, options.html))
         print("\n".join((*table(comparison.found), "", *verdicts(comparison.document()["figures"]))))
         print("\n".join(comparison.document()["notes"]))
+        if options.markdown is not None:
+            options.markdown.write_text(markdown(comparison.document(), comparison.found), encoding="utf-8")
         if options.pictures is not None:
             write_pictures(options.pictures, comparison.found)
     return Status.GOOD
@@ -190,7 +194,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> tuple[Comparison, lis
     unknown += [f"no stage is called {stage!r}" for stage in stages if stage not in STAGES]
     if unknown:
         raise ValueError(f"{'; '.join(unknown)}; there are {', '.join(specs)} and {', '.join(STAGES)}")
-    for file in (options.json, options.html):
+    for file in (options.json, options.html, options.markdown):
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"{file}: there is no such folder")
     read_workload(options.workload)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from loadtest.comparison.figures import MEANINGS, figures, table, verdicts
+from loadtest.comparison.markdown import markdown
 from loadtest.comparison.measuring import Point
 from loadtest.comparison.page import write_page
 from loadtest.comparison.pictures import write_pictures
@@ -124,6 +125,26 @@ def test_page_holds_its_pictures_itself(tmp_path: Path) -> None:
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
+
+
+def test_markdown_has_figures_servers_and_where_it_was_taken() -> None:
+    servers = dict(SERVERS)
+    servers["routed"].ablation = [point(concurrency=16)]
+    found, notes = figures(servers, None, None, None)
+    machine = {"cpu": "a cpu", "cores": 2, "load_1min": 0.1, "date": "today"}
+    document = {
+        "machine": machine,
+        "versions": {"python": "3"},
+        "figures": found,
+        "notes": notes,
+        "command": ["compare"],
+    }
+    told = markdown(document, servers)
+    assert "`fenhe loadtest compare`; a cpu, 2 cores" in told
+    assert "| `goodput_routed_vs_best_peer` | 3 | **4.5** |" in told
+    assert "| `routed` | 9.00 (8.00 .. 10.00) | 20 | 100 | 500 |" in told
+    assert "| `vllm` | absent: not installed |" in told
+    assert "- the best peer that batches is openvino" in told
 
 
 def test_pictures_are_files_too(tmp_path: Path) -> None:
