@@ -1,9 +1,9 @@
 """From a student folder and settings to a running engine."""
 
-import os
 from pathlib import Path
 
 from engines.config import EngineConfig
+from engines.cores import usable_cores
 from engines.loop.module_engine import ModuleEngine
 from engines.native import library_path
 from engines.onnx.plan import PrecisionPlan
@@ -60,7 +60,7 @@ def _library(config: EngineConfig) -> Path | None:
 
 
 def _num_threads(config: EngineConfig) -> int:
-    return config.num_threads or len(os.sched_getaffinity(0))
+    return config.num_threads or usable_cores()
 
 
 def _runner(student: Student, config: EngineConfig, plan: PrecisionPlan) -> OnnxRunner:

@@ -52,7 +52,7 @@ class EngineConfig:
     ] = "auto"
     num_threads: Annotated[
         Positive | None,
-        Meta(description="threads that compute", extra={"unset": "all cores"}),
+        Meta(description="threads that compute", extra={"unset": "the cores it may use, or a container's CPU limit"}),
     ] = None
     native_folder: Annotated[
         Path | None,

@@ -67,7 +67,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "grammar_trial",
         "grammar schema_loosening",
         "alternatives",
-        "grammar_words schema_parts text prefix_match ranking token_counts config machine breaker remote_call",
+        "grammar_words schema_parts text prefix_match ranking token_counts config machine cores breaker remote_call",
     ),
     "models": (
         "evaluation distill",

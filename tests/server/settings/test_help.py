@@ -21,7 +21,7 @@ def test_no_default_is_left_to_the_reader() -> None:
         ("access_log", "{true,false}", "(default false)"),
         ("engine.kv_bytes", "BYTES", "(default 2147483648, 2 GiB)"),
         ("limits.max_url_bytes", "BYTES", "(default 8192, 8 KiB)"),
-        ("engine.num_threads", "N", "(default: all cores)"),
+        ("engine.num_threads", "N", "(default: the cores it may use, or a container's CPU limit)"),
         ("limits.head_timeout_s", "SECONDS", "(default 15)"),
         ("admission.default_deadline_s", "SECONDS", "(default: that of --request-timeout-s)"),
         ("keys.sha256", "A,B", "(default: none)"),

@@ -138,7 +138,7 @@ volumes:
 - {name: FENHE_CACHE, value: /models}
 {{- end }}
 {{- if or (dig "limits" "cpu" "" .group.resources) (dig "requests" "cpu" "" .group.resources) }}
-- name: FENHE_ENGINE__NUM_THREADS   # otherwise: as many as the node has cores
+- name: FENHE_ENGINE__NUM_THREADS   # without a CPU limit: otherwise as many as the node has cores
   valueFrom:
     resourceFieldRef:
       containerName: fenhe
