@@ -6,7 +6,8 @@ CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 CRDS := tests/deploy/crds/node_modules
 VLLM := .venv-vllm
-VLLM_STUDENT = $(or $(FENHE_CACHE),$(HOME)/.cache/fenhe)/students/smollm2-135m-vllm
+VLLM_CACHE = $(or $(FENHE_CACHE),$(HOME)/.cache/fenhe)
+VLLM_STUDENT = $(VLLM_CACHE)/students/smollm2-135m-vllm
 NODE_MODULES := tests/clients/node_modules
 PACKAGES := server bench router engines models loadtest tests
 
@@ -79,9 +80,9 @@ $(VLLM)/.installed: pyproject.toml
 	@touch $@
 
 $(VLLM_STUDENT)/manifest.json: | $(VLLM)/.installed
-	$(VLLM)/bin/fenhe pull smollm2-135m
+	FENHE_CACHE=$(VLLM_CACHE) $(VLLM)/bin/fenhe pull smollm2-135m
 	rm -rf $(@D)
-	$(VLLM)/bin/fenhe build $(@D)/../../smollm2-135m --out $(@D) --name smollm2-135m --precision fp32,w8a8-native \
+	$(VLLM)/bin/fenhe build $(VLLM_CACHE)/smollm2-135m --out $(@D) --name smollm2-135m --precision fp32,w8a8-native \
 		--widths models/data/smollm2-135m.widths.safetensors --head models/data/smollm2-135m.head.safetensors
 
 serve-vllm: $(VLLM)/.installed $(VLLM_STUDENT)/manifest.json
