@@ -27,14 +27,19 @@ class DepthsMixin:
         self._turns = DepthTurns()
 
     def add_request(self, request: Any) -> None:
-        """Queue it. Its KV depends on its path, so cached blocks are found under a salt that names the path's form."""
+        """Queue it. Its KV depends on its path, so cached blocks are found under a salt that names the path's form.
+
+        One that names a path which is not there ends with an error in its first step, the only way that vLLM has to
+        end one alone; that step runs the default path.
+        """
         path, parent = self._path_of(request), super()
         queue: Any = parent
         queue.add_request(request)
         if path is None:
             logger.error("no such path request=%s arguments=%s", request.request_id, request.sampling_params.extra_args)
             self.grammar_compile_error_reqs.add(request.request_id)  # type: ignore[attr-defined]
-            return
+            request.sampling_params.extra_args = None
+            path = self._form.paths[self._form.default_path]
         request.cache_salt = f"{path.num_layers}:{path.width}:{request.cache_salt or ''}"
         request.block_hashes.clear()
         request.update_block_hashes()
