@@ -14,6 +14,7 @@ from typing import Any
 # one alone, and a parallel run keeps every core busy with tests of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -22,6 +23,10 @@ from models.errors import ConfigError
 from models.sources.fetch import cache_folder, pull
 from models.sources.source import open_source
 from tests.models.greedy_text import greedy_tokens
+
+# No test is timed: what takes long on a busy machine is not wrong.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TinySource = Callable[..., Path]
 

@@ -107,7 +107,7 @@ def test_long_work_leaves_the_loop(
     monkeypatch.setattr(f"{module}.{name}", watched)
     served = start({"many": Line(pieces=("w",) * 100)})
     assert ask(served, False).status_code == 200
-    assert until(lambda: bool(threads))
+    assert until(lambda: bool(threads and loops))
     assert set(threads) == set(loops)
     threads.clear()
     assert ask(served, True).status_code == 200
