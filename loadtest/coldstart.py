@@ -84,7 +84,7 @@ def _wait_for_port(port: int, process: "subprocess.Popen[bytes]") -> float:
 
 
 def _first_token(port: int, fields: Mapping[str, Any]) -> float:
-    """When the first content came. Raises: RuntimeError when none comes."""
+    """When the first token came; one that shows no text ends the answer. Raises: RuntimeError when none comes."""
     body = {**fields, "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 1, "stream": True}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     with httpx.stream("POST", url, json=body, timeout=LIMIT_S) as reply:
@@ -92,10 +92,11 @@ def _first_token(port: int, fields: Mapping[str, Any]) -> float:
             raise RuntimeError(f"status {reply.status_code}: {reply.read()[:300]!r}")
         for line in reply.iter_lines():
             if line.startswith("data: {") and any(
-                choice["delta"].get("content") for choice in json.loads(line[6:]).get("choices", ())
+                choice["delta"].get("content") or choice.get("finish_reason")
+                for choice in json.loads(line[6:]).get("choices", ())
             ):
                 return time.perf_counter()
-    raise RuntimeError("the stream had no content")
+    raise RuntimeError("the stream had no token")
 
 
 def empty_page_cache(folders: list[Path]) -> str:

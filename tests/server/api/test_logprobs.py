@@ -157,6 +157,7 @@ def test_chat_tells_parts_and_special_tokens_apart(at_random: Served) -> None:
         "top_logprobs": 20,
         "max_tokens": 2,
         "logit_bias": bias,
+        "temperature": 0,
     }
     answer = at_random.post("/v1/chat/completions", body).json()["choices"][0]
     assert answer["message"]["content"] in ("", "\ufffd")
