@@ -1,5 +1,6 @@
 """Codex CLI, `/v1/responses`. Each capability is a run of its command for programs, `codex exec`."""
 
+import contextlib
 import json
 import os
 import signal
@@ -108,12 +109,15 @@ def errors(to: Target) -> Result:
 
 
 def cancel(to: Target) -> Result:
-    """Ctrl-C, the only way that a command has."""
+    """Ctrl-C, the only way that a command has, and again where it came before the command took notice."""
     with tempfile.TemporaryDirectory() as folder, start(to, folder, []) as process:
         process.stdin.write(to.prompts["endless"])
         process.stdin.close()
         started = next(line for line in process.stdout if "turn.started" in line)
-        process.send_signal(signal.SIGINT)
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
     return {"pieces": [started]}
 
 
