@@ -46,6 +46,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, P
         assert until(lambda: len(watcher.query("up == 1")) == 3, 30)
         assert ask(fleet) == []
         assert until(lambda: watcher.value("sum(rate(vllm:generation_tokens_total[1m]))") > 0, 30)
+        # Series that the first request made have a rate from their second sample on.
+        assert until(lambda: bool(watcher.query('rate(fenhe_http_requests_total{route=~"/v1/.+"}[1m])')), 30)
         yield fleet, watcher
 
 
