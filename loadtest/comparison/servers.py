@@ -72,7 +72,7 @@ class Place:
             "threads": len(self.server_cores),
             "cores": ",".join(map(str, self.server_cores)),
             "student": self.student,
-            "vllm_student": self.student.with_name(f"{self.student.name}-vllm"),
+            "vllm_student": self.student.parent / f"{self.student.name}-vllm",
             "gguf": self.gguf or "",
             "folder": self.folder,
         }

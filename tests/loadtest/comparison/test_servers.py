@@ -46,3 +46,8 @@ def test_bad_file_of_servers_is_named(tmp_path: Path) -> None:
     (tmp_path / "more.toml").write_text("[x]\nabout = 'y'\n")
     with pytest.raises(ValueError, match=r"more\.toml: .*role"):
         read_servers(tmp_path / "more.toml")
+
+
+def test_a_command_without_a_student_is_filled(tmp_path: Path) -> None:
+    place = Place(server_cores=(0,), generator_cores=(0,), folder=tmp_path, student=Path(), gguf=None)
+    assert place.fill("simulate", ["--port", "{port}"], 80) == ["--port", "80"]
