@@ -27,7 +27,7 @@ from loadtest.comparison.places import add_place_options, place_of
 from loadtest.comparison.servers import Place, pinned
 from loadtest.generator.results import machine, versions
 from loadtest.measure.verdict import Status
-from loadtest.served import folder_until_the_end, installed_command
+from loadtest.served import folder_until_the_end, free_port, installed_command
 
 LIMIT_S = 600.0
 POLL_S = 0.01
@@ -52,9 +52,7 @@ def cold_starts(
 
 
 def start_once(place: Place, student: Path) -> dict[str, float]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [installed_command(), "serve", "--student", str(student), "--port", str(port)]
     log = (place.folder / "coldstart.log").open("ab")
     begun_s = time.perf_counter()

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 import httpx
 
 from loadtest.ledger import Ledger, Outcome
-from loadtest.served import ADMIN_KEY, ServedProcess, folder_until_the_end
+from loadtest.served import ADMIN_KEY, ServedProcess, folder_until_the_end, free_port
 
 NUM_TOKENS = 16
 PATIENCE_S = 60.0
@@ -90,12 +89,6 @@ class Run:
     end_bytes: int = 0
     warm_files: int = 0
     end_files: int = 0
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 async def ask(client: httpx.AsyncClient, number: int) -> Outcome:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import httpx
 import msgspec
 
-from loadtest.served import installed_command
+from loadtest.served import free_port, installed_command
 from loadtest.traffic.workload import Table
 
 SHIPPED = Path(__file__).with_name("servers.toml")
@@ -121,7 +120,7 @@ def started(name: str, spec: ServerSpec, place: Place) -> Iterator[RunningServer
     """
     check_needs(name, spec, place)
     prepare(name, spec, place)
-    port = _free_port()
+    port = free_port()
     command = pinned(place.server_cores, place.fill(name, spec.command, port))
     own = zip(spec.environment, place.fill(name, list(spec.environment.values()), port), strict=True)
     environ = os.environ | {"OMP_NUM_THREADS": str(len(place.server_cores))} | dict(own)
@@ -217,10 +216,3 @@ def _resident_kib(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -28,12 +28,12 @@ from server.generation.remote_body import (
 from server.generation.remote_writer import RemoteBodyWriter
 from server.generation.sequences import answered_model
 from server.students.student import ServedStudent
+from server.telemetry.tracing import TRACE_HEADERS
 from server.wire import sse
 
 HOPS_HEADER = "x-fenhe-hops"
 """The servers of our kind that a request has passed, so that one that comes back is noticed."""
 MAX_HOPS = 8
-TRACE_HEADERS = ("traceparent", "tracestate")
 ORIGIN_HEADERS = (HOPS_HEADER, *TRACE_HEADERS)
 """What is kept of a request's headers. Its key is not among them: no upstream gets it."""
 

@@ -21,12 +21,12 @@ from server.students.admission_gate import DEADLINE_HEADER, time_limit_s
 from server.students.event_bridge import ClientGone
 from server.telemetry.request_log import fields_of, log_request
 from server.telemetry.request_record import KEY, Record
+from server.telemetry.tracing import TRACE_HEADERS
 from server.wire import errors, sse
 from server.wire.message_errors import error_body_at, is_messages_path
 
 logger = logging.getLogger(__name__)
 
-TRACE_HEADERS = ("traceparent", "tracestate")
 CLIENT_GONE = 499
 """Logged and counted, never sent: the client left before its answer."""
 

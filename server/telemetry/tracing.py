@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TRACE_HEADERS = ("traceparent", "tracestate")
+
 Attributes = dict[str, str | int | float | tuple[str, ...]]
 
 OPERATIONS = {

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from bench.engines.served import free_port
 from engines.remote.engine import RemoteEngine
 from engines.scripted import Line
 from router.cache.config import CacheConfig
@@ -55,9 +55,7 @@ def fake() -> Iterator[FakeUpstream]:
 
 
 def unused_url() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    return f"http://127.0.0.1:{free_port()}/v1"
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
