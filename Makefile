@@ -9,6 +9,7 @@ VLLM := .venv-vllm
 VLLM_CACHE = $(or $(FENHE_CACHE),$(HOME)/.cache/fenhe)
 VLLM_STUDENT = $(VLLM_CACHE)/students/smollm2-135m-vllm
 NODE_MODULES := tests/clients/node_modules
+CONSOLE := server/console
 PACKAGES := server bench router engines models loadtest tests
 
 # Checks with needs of their own, by the marker of their tests: `make test` leaves them out.
@@ -16,7 +17,7 @@ SLOWER := clients vllm deploy browser
 # Half as many processes again as cores, for many tests wait; at most 8, for each may hold a torch model.
 PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) * 3 // 2, 8))")
 
-.PHONY: help serve test check lint format bench soak chaos loadtest clean image debian serve-vllm $(SLOWER:%=test-%)
+.PHONY: help serve console test-console test check lint format bench soak chaos loadtest clean image debian wheel serve-vllm $(SLOWER:%=test-%)
 
 help:
 	@echo "make serve   install, fetch and build the default student, serve it on 127.0.0.1:8000;"
@@ -26,11 +27,14 @@ help:
 	@echo "make test    install with the development tools; lint, types and tests"
 	@echo "make check   lint, types and the tests that what you changed touches, within a minute"
 	@echo "make lint    ruff and mypy alone"
+	@echo "make console build the page at / of the server from server/console (needs node)"
+	@echo "make test-console    build it, compare it with what is committed, and test it in a browser"
 	@echo "make test-clients, test-vllm, test-deploy, test-browser    slower checks, each on its own;"
 	@echo "             make test-clients ALL=1 with benchmarks and evaluations (3 GB more to install)"
 	@echo "             make test-deploy DEBIAN=1 also installs what it needs of Debian's packages (as root)"
 	@echo "make image   the images localhost/fenhe:...-slim and -full, with docker, podman or buildah;"
 	@echo "             make image VARIANT=vllm with vLLM inside, for GPUs"
+	@echo "make wheel   a wheel with compiled operators inside, in dist: it needs no compiler where it is installed"
 	@echo "make bench   compare with other engines (installs them: several minutes)"
 	@echo "make soak    50,000 requests, good and bad, and what is left afterwards (about 20 minutes)"
 	@echo "make chaos   attacks on a server of its own: what it withstands, what others feel (5 minutes)"
@@ -59,6 +63,13 @@ serve: $(VENV)/.installed
 image:
 	deploy/images/build.sh $(VARIANT)
 
+$(VENV)/.installed-wheel: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[wheel]"
+	@touch $@ $(VENV)/.installed
+
+wheel: $(VENV)/.installed-wheel
+	PYTHON=$(BIN)/python deploy/wheel/build.sh dist
+
 test: lint $(DEPLOY)/helm4/.installed
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
@@ -79,7 +90,7 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip install --quiet --no-deps 'llguidance>=1.9' --editable .
 	@touch $@
 
-$(VLLM_STUDENT)/manifest.json: | $(VLLM)/.installed
+$(VLLM_STUDENT)/manifest.json: models/data/smollm2-135m.widths.safetensors models/data/smollm2-135m.head.safetensors | $(VLLM)/.installed
 	FENHE_CACHE=$(VLLM_CACHE) $(VLLM)/bin/fenhe pull smollm2-135m
 	rm -rf $(@D)
 	$(VLLM)/bin/fenhe build $(VLLM_CACHE)/smollm2-135m --out $(@D) --name smollm2-135m --precision fp32,w8a8-native \
@@ -119,6 +130,20 @@ $(DEPLOY)/%/.installed: tests/deploy/requirements/%.txt
 	$(DEPLOY)/$*/bin/python -m pip install --quiet --upgrade pip
 	$(DEPLOY)/$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+$(CONSOLE)/node_modules/.installed: $(CONSOLE)/package-lock.json
+	cd $(CONSOLE) && npm ci --no-audit --no-fund
+	@touch $@
+
+console: $(CONSOLE)/node_modules/.installed
+	cd $(CONSOLE) && npm run build
+
+# The browser is Debian's; elsewhere any `chromium` on the path.
+test-console: $(VENV)/.installed-dev $(if $(shell command -v npm),console)
+	@if command -v npm > /dev/null; then tests/console/compare_built.sh; \
+	else echo "no npm: the page is not built anew, and accessibility is not checked"; fi
+	@command -v chromium > /dev/null || tests/console/install_chromium.sh
+	$(BIN)/python -m pytest -m browser -rs tests/console
 
 # What the clients are installed in; their versions are pinned in tests/clients.
 test-clients: $(CLIENTS)/sdk/.installed $(CLIENTS)/instructor/.installed $(NODE_MODULES)/.installed
@@ -167,4 +192,4 @@ loadtest: $(VENV)/.installed-loadtest
 	$(BIN)/fenhe loadtest run $(if $(URL),--url $(URL)) $(if $(WORKLOAD),--workload $(WORKLOAD)) --json loadtest.json
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(VLLM) $(NODE_MODULES) $(CRDS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(DEPLOY) $(VLLM) $(NODE_MODULES) $(CONSOLE)/node_modules $(CRDS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from engines.config import EngineConfig
 from engines.cores import usable_cores
+from engines.drawing import Chooser, PlainChooser
 from engines.loop.module_engine import ModuleEngine
 from engines.native import library_path
+from engines.native.choosing import NativeChooser
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.precision_choice import choose_plan
 from engines.onnx.runner import OnnxRunner, RunnerLimits
@@ -27,6 +29,7 @@ def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:
         capacity_tokens=capacity_tokens(student, config),
         variant=plan.describe(),
         head=plan.head,
+        chooser=_chooser(config),
     )
 
 
@@ -57,6 +60,11 @@ def _plan(student: Student, config: EngineConfig) -> PrecisionPlan:
 
 def _library(config: EngineConfig) -> Path | None:
     return None if config.native_folder is None else library_path(config.native_folder)
+
+
+def _chooser(config: EngineConfig) -> Chooser:
+    library = _library(config)
+    return PlainChooser() if library is None else NativeChooser(library)
 
 
 def _num_threads(config: EngineConfig) -> int:

@@ -41,7 +41,9 @@ class EngineStatus:
 
     An unhealthy engine has an `error`, a sentence that clients may read, and perhaps an `error_detail`, which is for
     operators only because it may name files. Stage keys are module and exit names, `head` and `cheap_head`;
-    `stage_runs` counts the steps in which a stage ran. `kv_capacity_tokens` is the longest sequence that the KV bound
+    `stage_runs` counts the steps in which a stage ran. `busy_s` is the time of all steps, `background_s` the part of it
+    that sequences in the background took: of a forward pass, that of their tokens. An engine that `can_score` answers
+    takes such sequences. `kv_capacity_tokens` is the longest sequence that the KV bound
     allows. `head` chooses tokens where a request does not demand the exact one; like `variant` it never changes.
     """
 
@@ -68,6 +70,10 @@ class EngineStatus:
     variant: str = ""
     head: HeadKind = "exact"
     kv_capacity_tokens: int | None = None
+    busy_s: float = 0.0
+    background_s: float = 0.0
+    num_background_tokens: int = 0
+    can_score: bool = False
 
     @property
     def is_ready(self) -> bool:

@@ -15,6 +15,8 @@ MAX_SORTED = 2048
 NUM_PARTS = 1024
 SPAN = 48.0
 """Nats below the largest logit that are divided at first; what lies below weighs nothing beside it."""
+BLOCK = 128
+"""Tokens of which the largest is found at once."""
 
 
 class Found(NamedTuple):
@@ -22,6 +24,14 @@ class Found(NamedTuple):
 
     position: int
     mass: float
+
+
+class Likeliest(NamedTuple):
+    """Tokens from the largest logit on, ties by position, and the logarithm of the sum of the exponentials of all
+    logits."""
+
+    token_ids: list[int]
+    log_total: float
 
 
 class Ranking(Protocol):
@@ -92,3 +102,24 @@ def _index_of(masses: Values, mass: float, side: Literal["left", "right"]) -> in
     """Where accumulated weights reach `mass`; rounding can point past the last that weighs anything."""
     index = int(np.searchsorted(masses, mass, side=side))
     return index if index < len(masses) else int(np.searchsorted(masses, masses[-1]))
+
+
+def likeliest(logits: npt.NDArray[np.float32], count: int) -> Likeliest:
+    """The `count` largest of a row, and what log-probabilities are counted from. Shapes: logits [tokens]."""
+    weights = logits.astype(np.float64)
+    highest = weights.max()
+    weights -= highest
+    np.exp(weights, out=weights)
+    found = _at_least_the(logits, count) if count else np.empty(0, np.int64)
+    order = np.argsort(-logits[found], kind="stable")
+    return Likeliest(found[order[:count]].tolist(), float(highest + np.log(weights.sum())))
+
+
+def _at_least_the(logits: npt.NDArray[np.float32], count: int) -> Positions:
+    """Positions that surely include the `count` largest: the largest of that many blocks are as large as the smallest
+    of these."""
+    num_blocks = len(logits) // BLOCK
+    if num_blocks < count:
+        return np.arange(len(logits))
+    maxima = logits[: num_blocks * BLOCK].reshape(-1, BLOCK).max(axis=1)
+    return np.flatnonzero(logits >= np.partition(maxima, -count)[-count])

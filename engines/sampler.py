@@ -6,14 +6,14 @@ request asks about (bias, penalties, legal tokens of a grammar) and all log-prob
 
 import time
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.drawing import Row, draw, uniform
+from engines.drawing import Chooser, PlainChooser, Row, uniform
 from engines.grammar import Masks, Tokens
 from engines.sequence import SamplingParams, Sequence, TokenLogprob
 
@@ -39,9 +39,20 @@ class Sampled:
 
 class Choice:
     """The choice of one row's token. `exact` is the row by the exact head, None until that is known; `seconds` is what
-    the choice has cost."""
+    the choice has cost alone, `exact_s` its part of a pass of the exact head that several rows needed."""
 
-    __slots__ = ("_banned", "_best", "_row", "_touched", "exact", "is_cheap", "seconds", "sequence", "token_id")
+    __slots__ = (
+        "_banned",
+        "_best",
+        "_row",
+        "_touched",
+        "exact",
+        "exact_s",
+        "is_cheap",
+        "seconds",
+        "sequence",
+        "token_id",
+    )
 
     def __init__(self, row: Row, best: np.intp, sequence: Sequence, banned: Tokens = NO_TOKENS) -> None:
         """`best` is the row's largest logit; `banned` tokens are not chosen while any other may be."""
@@ -51,6 +62,7 @@ class Choice:
         self.exact = None if self.is_cheap else row
         self.token_id: int | None = None
         self.seconds = 0.0
+        self.exact_s = 0.0
         self._row = row
         self._best = best
         self._touched = adjusted_tokens(sequence) if self.is_cheap else NO_TOKENS
@@ -70,37 +82,49 @@ class Choice:
     def wants_logprobs(self) -> bool:
         return self.sequence.request.sampling.logprobs is not None
 
-    def choose(self) -> None:
+    def choose(self, chooser: Chooser) -> None:
         """Choose among all tokens."""
-        row = self._row
-        if len(self._touched):
-            assert self.exact is not None
+        row, sequence = self._row, self.sequence
+        if _is_adjusted(sequence.request.sampling) or len(self._banned):
             row = row.copy()
-            spread = self.sequence.bias.spread
-            if spread is not None and self._touched is self.sequence.bias.tokens:
-                np.copyto(row[: len(spread.is_biased)], self.exact[: len(spread.is_biased)], where=spread.is_biased)
-            else:
-                row[self._touched] = self.exact[self._touched]
-        adjusted, best = adjust(row, self.sequence), self._best
-        if len(self._banned):
-            adjusted = adjusted.copy()
-            adjusted[self._banned] = -LARGEST_LOGIT
-            best = adjusted.argmax()
-        self.token_id = _choose(adjusted, best, self.sequence)
+            self._take_exact(row)
+            adjust_in_place(row, sequence)
+            row[self._banned] = -LARGEST_LOGIT
+        if sequence.request.sampling.is_greedy:
+            self.token_id = int(self._best if row is self._row else row.argmax())
+        else:
+            point = uniform(sequence.seed, sequence.num_completion_tokens)
+            self.token_id = chooser.draw(row, sequence.request.sampling, point)
 
-    def choose_legal(self, legal: Tokens) -> None:
+    def _take_exact(self, row: Row) -> None:
+        """Replace previews that are going to be adjusted."""
+        if not len(self._touched):
+            return
+        assert self.exact is not None
+        bias = self.sequence.bias
+        if bias.spread is not None and self._touched is bias.tokens:
+            is_biased = bias.spread.is_biased
+            np.copyto(row[: len(is_biased)], self.exact[: len(is_biased)], where=is_biased)
+        else:
+            row[self._touched] = self.exact[self._touched]
+
+    def choose_legal(self, legal: Tokens, chooser: Chooser) -> None:
         """Choose among the tokens that a grammar allows."""
         assert self.exact is not None
         if len(self._banned):
             others = legal[~np.isin(legal, self._banned)]
             legal = others if len(others) else legal
-        self.token_id = _choose_legal(adjust(self.exact, self.sequence), legal, self.sequence)
+        self.token_id = _choose_legal(adjust(self.exact, self.sequence), legal, self.sequence, chooser)
 
 
 class Sampler:
-    """`token_bytes` gives the bytes a token stands for, for logprobs; `eos_token_ids` end an answer."""
+    """`token_bytes` gives the bytes a token stands for, for logprobs; `eos_token_ids` end an answer. Without a
+    `chooser` numpy chooses."""
 
-    def __init__(self, token_bytes: Callable[[int], bytes], eos_token_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self, token_bytes: Callable[[int], bytes], eos_token_ids: Iterable[int] = (), chooser: Chooser | None = None
+    ) -> None:
+        self._chooser = PlainChooser() if chooser is None else chooser
         self._token_bytes = token_bytes
         self._eos_token_ids = frozenset(eos_token_ids)
         self._masks = Masks()
@@ -120,18 +144,18 @@ class Sampler:
         ]
         at_once = [choice for choice in choices if not choice.waits]
         for choice in at_once:
-            _timed(choice, choice.choose)
+            _timed(choice, partial(choice.choose, self._chooser))
         refused = [choice for choice in at_once if choice.is_refused]
         _complete(choices, refused, exact_logits)
         for choice in choices:
             if choice.token_id is None:
-                _timed(choice, choice.choose)
+                _timed(choice, partial(choice.choose, self._chooser))
                 refused += [choice] if choice.is_refused else []
         for group in _by_tenant(refused):
             self._choose_legal(group)
         sampled = [_timed(choice, partial(self._sampled, choice)) for choice in choices]
         for choice in choices:
-            choice.sequence.note_choosing(choice.seconds)
+            choice.sequence.note_choosing(choice.seconds, choice.exact_s)
         return sampled
 
     def _choose_legal(self, refused: list[Choice]) -> None:
@@ -147,7 +171,7 @@ class Sampler:
         seconds = (time.perf_counter() - begun_s) / len(refused)
         for choice, legal in zip(refused, masks, strict=True):
             choice.seconds += seconds
-            _timed(choice, partial(choice.choose_legal, legal))
+            _timed(choice, partial(choice.choose_legal, legal, self._chooser))
 
     def _sampled(self, choice: Choice) -> Sampled:
         token_id, num_alternatives = choice.token_id, choice.sequence.request.sampling.logprobs
@@ -161,21 +185,12 @@ class Sampler:
 
     def _logprob(self, row: Row, token_id: int, num_alternatives: int) -> TokenLogprob:
         """Under the raw distribution, before penalties and temperature."""
-        raw = row.astype(np.float64)
-        log_total = raw.max() + np.log(np.exp(raw - raw.max()).sum())
-        best = np.argpartition(-raw, num_alternatives)[:num_alternatives] if num_alternatives else np.array([], int)
-        ranked = sorted(best.tolist(), key=lambda index: (-raw[index], index))
-        return TokenLogprob(
-            token_id=token_id,
-            logprob=float(raw[token_id] - log_total),
-            token_bytes=self._token_bytes(token_id),
-            alternatives=tuple(
-                TokenLogprob(
-                    token_id=index, logprob=float(raw[index] - log_total), token_bytes=self._token_bytes(index)
-                )
-                for index in ranked
-            ),
+        found = self._chooser.likeliest(row, num_alternatives)
+        own, *alternatives = (
+            TokenLogprob(token_id=id, logprob=logit - found.log_total, token_bytes=self._token_bytes(id))
+            for id, logit in zip((token_id, *found.token_ids), row[[token_id, *found.token_ids]].tolist(), strict=True)
         )
+        return replace(own, alternatives=tuple(alternatives))
 
 
 def _timed(choice: Choice, work: Callable[[], T]) -> T:
@@ -203,10 +218,12 @@ def _complete(choices: list[Choice], refused: list[Choice], exact_logits: ExactL
     ]
     if needing:
         assert exact_logits is not None
+        begun_s = time.perf_counter()  # the runner's own threads work
         rows = exact_logits(needing)
         largest(rows)
+        seconds = (time.perf_counter() - begun_s) / len(needing)
         for index, row in zip(needing, rows, strict=True):
-            choices[index].exact = row
+            choices[index].exact, choices[index].exact_s = row, seconds
 
 
 def end_tokens_to_avoid(sequence: Sequence, eos_token_ids: Set[int]) -> Tokens:
@@ -231,22 +248,15 @@ def largest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     return best
 
 
-def _choose(adjusted: Row, best: np.intp, sequence: Sequence) -> int:
-    """`best` is the largest logit before any adjustment."""
-    params = sequence.request.sampling
-    if params.is_greedy:
-        return int(adjusted.argmax()) if _is_adjusted(params) else int(best)
-    return draw(adjusted, params, uniform(sequence.seed, sequence.num_completion_tokens))
-
-
-def _choose_legal(adjusted: Row, legal: Tokens, sequence: Sequence) -> int:
+def _choose_legal(adjusted: Row, legal: Tokens, sequence: Sequence, chooser: Chooser) -> int:
     """A token among the legal ones; if there are none, any token, which the grammar then refuses."""
     params = sequence.request.sampling
     if not len(legal):
         return int(adjusted.argmax())
     if params.is_greedy:
         return int(legal[adjusted[legal].argmax()])
-    return int(legal[draw(adjusted[legal], params, uniform(sequence.seed ^ REDRAW, sequence.num_completion_tokens))])
+    point = uniform(sequence.seed ^ REDRAW, sequence.num_completion_tokens)
+    return int(legal[chooser.draw(adjusted[legal], params, point)])
 
 
 def _is_adjusted(params: SamplingParams) -> bool:
@@ -268,23 +278,28 @@ def adjusted_tokens(sequence: Sequence) -> Tokens:
 
 
 def adjust(row: Row, sequence: Sequence) -> Row:
-    """Logits with bias and penalties; `row` itself stays as it is.
+    """Logits with bias and penalties; `row` itself stays as it is."""
+    if not _is_adjusted(sequence.request.sampling):
+        return row
+    adjusted = row.copy()
+    adjust_in_place(adjusted, sequence)
+    return adjusted
+
+
+def adjust_in_place(row: Row, sequence: Sequence) -> None:
+    """Add bias and penalties to logits.
 
     Source: repetition over prompt and answer as in CTRL (arXiv 1909.05858, section 4.1); presence and frequency over
     the answer as the OpenAI specification defines them.
     """
     params = sequence.request.sampling
-    if not _is_adjusted(params):
-        return row
-    adjusted = row.copy()
     if params.repetition_penalty != 1.0:
-        seen = sequence.count_tokens().tokens
-        values = adjusted[seen]
-        penalty = params.repetition_penalty
-        adjusted[seen] = np.where(values > 0, values / penalty, values * penalty)
+        seen, penalty = sequence.count_tokens().tokens, params.repetition_penalty
+        values = row[seen]
+        values = np.where(values > 0, values / penalty, values * penalty)
+        # An extreme penalty overflows; infinities would turn to NaN in the softmax.
+        row[seen] = np.clip(values, -LARGEST_LOGIT, LARGEST_LOGIT)
     if _counts_tokens(params):
         answer = sequence.count_answer()
-        adjusted[answer.tokens] -= params.presence_penalty + params.frequency_penalty * answer.counts
-    sequence.bias.add_to(adjusted)
-    # An extreme penalty overflows; infinities would turn to NaN in the softmax.
-    return np.clip(adjusted, -LARGEST_LOGIT, LARGEST_LOGIT)
+        row[answer.tokens] -= params.presence_penalty + params.frequency_penalty * answer.counts
+    sequence.bias.add_to(row)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from engines.answer_score import AnswerScore
 from engines.contract import EngineStatus, PathStatus, Publish
 from engines.sequence import (
     Finish,
@@ -82,7 +83,7 @@ class ScriptedEngine:
 
     `script` maps a part of the prompt's text to a line, first match wins; `decode` makes that text of ids.
     `paths` maps each path to its number of stages, shallowest first. They are loaded at once, or as `load`
-    says when `is_loaded` is False.
+    says when `is_loaded` is False. With `score_of` it scores answers; what is in the background is not counted.
     """
 
     def __init__(
@@ -101,8 +102,10 @@ class ScriptedEngine:
         max_context_tokens: int = 8192,
         is_loaded: bool = True,
         head: HeadKind = "exact",
+        score_of: Callable[[GenerationRequest], AnswerScore] | None = None,
     ) -> None:
         self._student = student
+        self._score_of = score_of
         self._head = head
         self._stages = dict(paths)
         self._default_path = default_path
@@ -148,7 +151,7 @@ class ScriptedEngine:
             raise line.refusal
         with self._changed:
             self._check(request)
-            self._num_accepted += 1
+            self._num_accepted += not request.in_background
             if self._keeps_requests:
                 self.submitted.append(request)
             self._waiting[request.id] = _speaker(request, line)
@@ -163,7 +166,7 @@ class ScriptedEngine:
 
     def status(self) -> EngineStatus:
         with self._changed:
-            num_running = len(self._running)
+            num_running = _num_counted(self._running)
             tally = self._tally
             return EngineStatus(
                 student=self._student,
@@ -172,7 +175,7 @@ class ScriptedEngine:
                 error_detail=self._error_detail,
                 paths=tuple(self._path_status(path) for path in self._stages),
                 num_running=num_running,
-                num_waiting=len(self._waiting),
+                num_waiting=_num_counted(self._waiting),
                 kv_used_bytes=num_running,
                 kv_capacity_bytes=self._max_running,
                 stage_runs=dict(tally.stage_runs),
@@ -183,6 +186,7 @@ class ScriptedEngine:
                 num_steps=tally.num_steps,
                 variant="scripted",
                 head=self._head,
+                can_score=self._score_of is not None,
             )
 
     def sequences(self, limit_s: float) -> list[SequenceState]:
@@ -201,7 +205,7 @@ class ScriptedEngine:
     def stop(self, grace_s: float) -> None:
         with self._changed:
             self._is_stopping = True
-            self._changed.wait_for(lambda: not self._running and not self._waiting, grace_s)
+            self._changed.wait_for(lambda: not _num_counted({**self._running, **self._waiting}), grace_s)
             self._aborting |= {*self._running, *self._waiting}
             self._changed.notify_all()
         if self._thread is not None:
@@ -242,7 +246,7 @@ class ScriptedEngine:
             self._count_stages(due)
         for speaker in due:
             if speaker.first_token_s is None:
-                events += self._score_prompt(speaker)
+                events += self._score_prompt(speaker) + self._score_answer(speaker)
             events.append(self._speak(speaker, now_s))
         return events
 
@@ -256,6 +260,13 @@ class ScriptedEngine:
             for token_id in request.prompt_token_ids[1:]
         ]
         return [SequenceEvent(sequence_id=request.id, logprobs=tuple(scored))] if scored else []
+
+    def _score_answer(self, speaker: Speaker) -> list[SequenceEvent]:
+        request = speaker.request
+        if request.scored_from is None:
+            return []
+        assert self._score_of is not None
+        return [SequenceEvent(sequence_id=request.id, score=self._score_of(request))]
 
     def _take_aborted(self) -> list[Speaker]:
         ids, self._aborting = self._aborting, set()
@@ -271,7 +282,8 @@ class ScriptedEngine:
             speaker.admitted_s = time.monotonic()
             speaker.due_s = _first_due(speaker.admitted_s, speaker.line)
             self._running[speaker.request.id] = self._waiting.pop(speaker.request.id)
-            self._tally.num_prompt_tokens += len(speaker.request.prompt_token_ids)
+            if not speaker.request.in_background:
+                self._tally.num_prompt_tokens += len(speaker.request.prompt_token_ids)
 
     def _ready_path(self, speaker: Speaker) -> str | None:
         """The path this sequence may run now: its own, or the deepest loaded one where it allowed that."""
@@ -290,7 +302,7 @@ class ScriptedEngine:
         speaker.num_spoken += 1
         speaker.due_s = _due_after(speaker, now_s)
         speaker.first_token_s = speaker.first_token_s or now_s
-        self._tally.num_generation_tokens += 1
+        self._tally.num_generation_tokens += not speaker.request.in_background
         token_id = index if speaker.line.token_ids is None else speaker.line.token_ids[index]
         event = SequenceEvent(
             sequence_id=speaker.request.id,
@@ -437,3 +449,8 @@ def _logprob(token_id: int, text: str, num_alternatives: int) -> TokenLogprob:
         for i in range(1, num_alternatives)
     ]
     return replace(chosen, alternatives=(chosen, *others)[:num_alternatives])
+
+
+def _num_counted(speakers: Mapping[str, Speaker]) -> int:
+    """Those that are not in the background."""
+    return sum(not speaker.request.in_background for speaker in speakers.values())

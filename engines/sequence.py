@@ -12,6 +12,7 @@ from enum import Enum, StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from engines.answer_score import AnswerScore
 from engines.grammar import Grammar, Matcher
 from engines.prefix_match import Match
 from engines.remote_call import RemoteCall, Sender
@@ -27,6 +28,8 @@ SPREAD_TO = 32
 
 
 NEWEST_WEIGHT = 0.25
+PLAIN_CHOOSING_S = 0.0001
+"""Choosing a token may take so long without anybody being told: half of it is a draw without filters."""
 
 
 def mean_with(mean: float | None, newest: float) -> float:
@@ -99,6 +102,9 @@ class GenerationRequest:
     Only requests with the same `cache_salt` share cached prefixes: otherwise the time that a prompt takes would reveal
     what others have asked. They are one tenant's, and tenants share steps fairly.
     With `needs_exact_head` tokens are chosen by the exact head, whichever the engine uses otherwise.
+    With `scored_from` the prompt's tokens from this one on are an answer, drawn with this `sampling`, that the path
+    scores (`engines/answer_scoring.py`); `sampling.max_tokens` is 0 then.
+    What is `in_background` gives way to all other sequences, and is no part of any count but `background`.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
     For a remote student `remote` is what its upstream is asked, all choices together, and `sender` who asks it; the
     prompt has no token ids then, and of `sampling` the upstream knows only what the call says.
@@ -114,6 +120,8 @@ class GenerationRequest:
     needs_exact_head: bool = False
     remote: RemoteCall | None = None
     sender: Sender | None = None
+    scored_from: int | None = None
+    in_background: bool = False
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -125,7 +133,7 @@ class GenerationRequest:
 
         A prompt is scored by the exact head, and what is scored is answered by that head too.
         """
-        is_scored = self.sampling.prompt_logprobs is not None
+        is_scored = self.sampling.prompt_logprobs is not None or self.scored_from is not None
         return "exact" if self.needs_exact_head or is_scored else used
 
 
@@ -151,19 +159,25 @@ class Usage:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Timings:
-    """Seconds on the `time.monotonic` clock; None where the sequence never got that far."""
+    """Seconds on the `time.monotonic` clock; None where the sequence never got that far.
+
+    `choosing_s` is how long it took to choose its tokens, beyond `PLAIN_CHOOSING_S` for each, and with the passes of
+    the exact head that only this took.
+    """
 
     queued_s: float
     admitted_s: float | None
     first_token_s: float | None
     finished_s: float
+    choosing_s: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Finish:
     """The one terminal event of a sequence. `error` is set exactly when `reason` is ERROR.
 
-    `path` is the path that really ran; `stop` is the stop string that matched, if one did.
+    `path` is the path that really ran; `stop` is the stop string that matched, if one did; `end_token_id` is the token
+    that ended the answer without being part of it.
     """
 
     reason: FinishReason
@@ -172,6 +186,7 @@ class Finish:
     timings: Timings
     stop: str | None = None
     error: ServingError | None = None
+    end_token_id: int | None = None
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -181,6 +196,7 @@ class SequenceEvent:
     `text` never ends inside a UTF-8 character or a possible stop string; `token_ids` may therefore run ahead of it.
     Where `prompt_logprobs` were asked for, those of the prompt's tokens from the second on come in `logprobs` before
     all others, and a token that ends the text has its own there too: the scoring of prompts relies on it.
+    `score` comes once, for a prompt with `scored_from`, when all of it is scored.
     The text of a remote student is JSON, one line per chunk of its upstream; `num_chunks` counts them.
     """
 
@@ -190,6 +206,7 @@ class SequenceEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
     num_chunks: int = 0
+    score: AnswerScore | None = None
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -263,12 +280,13 @@ class Bias:
 class Sequence:
     """A request inside the engine. Owned by the engine thread alone.
 
-    `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it.
-    `text` and `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV
-    computed again; so are `prompt_logprobs`, which begin with the prompt's second token. `match` is the cached prefix
-    that the sequence began with. `head` chooses its tokens, from the first to the last. `choosing_s` is how long it
-    lately took to choose one of them, `waits_from` its place in the order of turns (`engines/scheduling/turns.py`), if
-    it has one. `made_bias`, `whole` and `answer` are what `bias`, `count_tokens` and `count_answer` gave last.
+    `num_computed_tokens` counts tokens whose KV is written; everything else about progress derives from it. `text` and
+    `matcher` have processed the tokens of the answer and are kept when the sequence is preempted and its KV computed
+    again; so are `prompt_logprobs`, which begin with the prompt's second token, and `score`. `match` is the cached
+    prefix that the sequence began with. `head` chooses its tokens, from the first to the last. `choosing_s` is how long
+    it lately took to choose one of them, `extra_choosing_s` is `Timings.choosing_s`, `waits_from`
+    its place in the order of turns (`engines/scheduling/turns.py`), if it has one. `made_bias`, `whole` and `answer`
+    are what `bias`, `count_tokens` and `count_answer` gave last.
     """
 
     request: GenerationRequest
@@ -286,10 +304,12 @@ class Sequence:
     match: Match = field(default_factory=Match)
     matcher: Matcher | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    score: AnswerScore = field(default_factory=AnswerScore)
     queued_s: float = field(default_factory=time.monotonic)
     admitted_s: float | None = None
     first_token_s: float | None = None
     choosing_s: float | None = None
+    extra_choosing_s: float = 0.0
     waits_from: int | None = None
     made_bias: Bias | None = field(default=None, init=False)
     whole: TokenCounts | None = field(default=None, init=False)
@@ -302,9 +322,11 @@ class Sequence:
             self.made_bias = given.arrays if isinstance(given, LogitBias) else Bias.of(given)
         return self.made_bias
 
-    def note_choosing(self, seconds: float) -> None:
-        """Choosing a token took so long."""
+    def note_choosing(self, seconds: float, exact_s: float = 0.0) -> None:
+        """Choosing a token took so long, and beside that its part of a pass of the exact head: which costs the same for
+        one row or for many, so that rows need no turns for it."""
         self.choosing_s = mean_with(self.choosing_s, seconds)
+        self.extra_choosing_s += max(0.0, seconds - PLAIN_CHOOSING_S) + exact_s
 
     def count_tokens(self) -> TokenCounts:
         """Those of prompt and answer."""
@@ -328,6 +350,10 @@ class Sequence:
         return self.request.cache_salt
 
     @property
+    def in_background(self) -> bool:
+        return self.request.in_background
+
+    @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
@@ -342,9 +368,16 @@ class Sequence:
     @property
     def num_unscored_tokens(self) -> int:
         """Prompt tokens whose log-probability is wanted and not known yet; the first token has none."""
-        if self.request.sampling.prompt_logprobs is None:
+        if self.request.sampling.prompt_logprobs is None and self.request.scored_from is None:
             return 0
-        return self.num_prompt_tokens - 1 - len(self.prompt_logprobs)
+        return self.num_prompt_tokens - 1 - self.next_scored_position
+
+    @property
+    def next_scored_position(self) -> int:
+        """The position whose logits give the next log-probability that is wanted: that of the token after it."""
+        if self.request.scored_from is not None:
+            return self.request.scored_from - 1 + self.score.num_tokens
+        return len(self.prompt_logprobs)
 
     def state(self) -> SequenceState:
         return SequenceState(
@@ -375,6 +408,7 @@ class Sequence:
             admitted_s=self.admitted_s,
             first_token_s=self.first_token_s,
             finished_s=time.monotonic(),
+            choosing_s=self.extra_choosing_s,
         )
 
 

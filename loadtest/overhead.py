@@ -1,7 +1,8 @@
 """`fenhe loadtest overhead`: what the server itself adds, on an engine that gives its tokens at set times.
 
 A token's set time is: request sent + first token + number * inter-token. What it comes later than that was added by the
-server: connection, decoding, routing, admission, the way from the engine to the client, and the client's own reading.
+server: decoding, routing, admission, the way from the engine to the client, and the client's own reading.
+Connections are kept, as clients do.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from loadtest.generator.results import machine, versions
 from loadtest.measure.record import Record
 from loadtest.measure.verdict import Status
 from loadtest.served import folder_until_the_end
+from loadtest.traffic.workload import Validity
 
 FIRST_MS = 200.0
 GAP_MS = 50.0
@@ -73,26 +75,26 @@ def added(
 
 
 def _measure(place: Place, url: str, streams: int, duration_s: float) -> dict[str, Any]:
-    out, records = place.folder / "overhead.json", place.folder / "overhead.records"
-    for file in (out, records):
-        file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "loadtest", "run", "--url", url, "--workload", "overhead", "--json", str(out)]
-    command += ["--concurrency", str(streams), "--warm-up", str(warm_up_s(streams)), "--duration", str(duration_s)]
-    command += ["--records", str(records), "--seed", str(streams)]
+    records = place.folder / "overhead.records"
+    records.unlink(missing_ok=True)
+    start_s = warm_up_s(streams)
+    end_s = start_s + duration_s
+    command = [sys.executable, "-m", "loadtest.generator.timed_streams", "--url", url, "--workload", "overhead"]
+    command += ["--streams", str(streams), "--ramp", str(start_s / 2), "--end", str(end_s), "--records", str(records)]
+    command += ["--prepare", str(int(streams * (2 + end_s * 1000 / (FIRST_MS + ANSWER_TOKENS * gap_ms(streams)))))]
     done = subprocess.run(
         pinned(place.generator_cores, command), capture_output=True, text=True, timeout=900, check=False
     )
-    if not out.exists():
+    if done.returncode:
         return {"problem": done.stderr.strip()[-300:], "num_dropped": None}
-    document = json.loads(out.read_text())
     read = [msgspec.json.decode(line, type=Record) for line in records.read_bytes().splitlines()]
-    start_s = warm_up_s(streams)
-    inside = [one for one in read if start_s <= one.scheduled_s < start_s + duration_s]
+    cpu_share = json.loads(done.stdout)["generator_cpu_share"]
+    busy = f"the generator took {cpu_share:.0%} of its core" if cpu_share > Validity().most_generator_cpu else ""
     return {
-        **summary(inside, FIRST_MS, gap_ms(streams)),
+        **summary([one for one in read if start_s <= one.scheduled_s < end_s], FIRST_MS, gap_ms(streams)),
         "inter_token_ms": gap_ms(streams),
-        "generator_cpu_share": document["figures"]["generator_cpu_share"],
-        "problem": "; ".join(document["invalid_because"]) or document["cannot_measure"],
+        "generator_cpu_share": cpu_share,
+        "problem": busy,
     }
 
 

@@ -40,7 +40,8 @@ class Priority(StrEnum):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class RoutePreferences:
-    """What the request says about its routing; None where it says nothing. It wins over the classifier."""
+    """What the request says about its routing; None where it says nothing. It wins over the classifier.
+    `online_quality`: whether its answer may be scored afterwards."""
 
     student: str | None = None
     path: str | None = None
@@ -48,6 +49,7 @@ class RoutePreferences:
     quality: Quality = Quality.BALANCED
     priority: Priority | None = None
     cache: bool | None = None
+    online_quality: bool | None = None
 
 
 class Health(StrEnum):

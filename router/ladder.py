@@ -11,6 +11,7 @@ from models.evaluation.compute import path_multiply_adds
 from models.evaluation.verdicts import GateLimits, gate
 from models.student.manifest import HeadKind, Manifest, PathFigures
 from router.decision import StudentState
+from router.quality.live import NOTHING_KNOWN, LiveQuality, PathUse
 from router.tasks import Task
 
 DEFAULT_LANGUAGE = "en"
@@ -27,7 +28,16 @@ class Rung(NamedTuple):
 class Ladder:
     """A student's paths by depth, and what each of them keeps of the full path on one task in one language."""
 
-    def __init__(self, student: StudentState, task: Task, floor: float, language: str | None = None) -> None:
+    def __init__(
+        self,
+        student: StudentState,
+        task: Task,
+        floor: float,
+        language: str | None = None,
+        live: LiveQuality = NOTHING_KNOWN,
+    ) -> None:
+        self._student = student.name
+        self._live = live
         self.manifest = student.manifest
         self.names = [path.name for path in student.manifest.paths_by_depth]
         self._multiply_adds = student.manifest.multiply_adds_by_depth
@@ -58,8 +68,9 @@ class Ladder:
         return depth > other and (depth == self.full_depth or more)
 
     def keeps(self, depth: int, level: float) -> bool:
-        """Whether a path keeps at least `level` and the task's floor; the full path always does."""
-        return depth == self.full_depth or self._score(depth) >= max(self._floor, level)
+        """Whether a path keeps at least `level` and the task's floor, and is not out; the full path always does."""
+        is_out = self.is_out(Rung(depth, "exact"))
+        return depth == self.full_depth or (not is_out and self._score(depth) >= max(self._floor, level))
 
     def keeps_floor(self, depth: int) -> bool:
         """Whether a path keeps the task's floor, if it has one."""
@@ -75,6 +86,17 @@ class Ladder:
     def is_full(self, rung: Rung) -> bool:
         """Whether it is the full path with the exact head, which everything else is compared with."""
         return rung == (self.full_depth, "exact")
+
+    def is_out(self, rung: Rung) -> bool:
+        """Whether what live answers showed took it out of default routing."""
+        return self._use(rung) in self._live.out and not self.is_full(rung)
+
+    def is_enough_under_load(self, rung: Rung) -> bool:
+        """Whether live answers show that it keeps enough for a busy student."""
+        return self._use(rung) in self._live.enough_under_load
+
+    def _use(self, rung: Rung) -> PathUse:
+        return PathUse(self._student, self.task, self.names[rung.depth], rung.head)
 
     def is_faithful(self, rung: Rung) -> bool:
         figures = self._figures(rung)
@@ -98,8 +120,10 @@ class Ladder:
         return path_multiply_adds(self.manifest, self.manifest.paths_by_depth[rung.depth], head=rung.head)
 
     def fastest_head(self, depth: int) -> HeadKind:
-        """The cheapest head that serves and was measured on a path."""
-        return next((head for head in self._heads if self._figures(Rung(depth, head)) is not None), "exact")
+        """The cheapest head that serves and was measured on a path, and is not out there."""
+        rungs = (Rung(depth, head) for head in self._heads)
+        able = (rung.head for rung in rungs if self._figures(rung) is not None and not self.is_out(rung))
+        return next(able, "exact")
 
     def _figures(self, rung: Rung) -> PathFigures | None:
         return self.manifest.find_figures(self.names[rung.depth], rung.head, self.task, self._variant, self._language)

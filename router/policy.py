@@ -51,6 +51,7 @@ from router.decision import (
     TaskScores,
 )
 from router.ladder import Ladder, Rung
+from router.quality.live import NOTHING_KNOWN, LiveQuality
 from router.tasks import GENERAL, SUBJECTS, Task
 
 RETRY_AFTER_S = 5.0
@@ -182,13 +183,15 @@ def decide(
     config: PolicyConfig,
     unscored: Reason = Reason.CLASSIFIER_UNAVAILABLE,
     language: str | None = None,
+    live: LiveQuality = NOTHING_KNOWN,
 ) -> RouteDecision:
     """Where the request goes. `scores` None: the classifier was not asked, or it could not answer, and `unscored` says
-    why. `language` is that of the text, None where it has none (`router.language`)."""
+    why. `language` is that of the text, None where it has none (`router.language`). `live` is what live answers showed
+    of paths."""
     task, reason = find_task(scores, preferences, unscored)
     targets = []
     for student in candidates.students:
-        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config, language)
+        choice = choose_path(student, task, reason, preferences, num_prompt_tokens, config, language, live)
         targets.append(Target(student=student.name, path=choice.path, reason=choice.reason, head=choice.head))
     return RouteDecision(
         student=targets[0].student,
@@ -316,6 +319,7 @@ def choose_path(
     num_prompt_tokens: int,
     config: PolicyConfig,
     language: str | None = None,
+    live: LiveQuality = NOTHING_KNOWN,
 ) -> PathChoice:
     """The path a request takes on a student, which has the path that the request names, if any. `reason` is that of its
     task, `language` that of its text, None where it has none."""
@@ -325,7 +329,7 @@ def choose_path(
         return PathChoice(path=preferences.path, head=head, reason=Reason.WISHED_PATH)
     if preferences.quality is Quality.FULL:
         return PathChoice(path=full, reason=Reason.WISHED_QUALITY)
-    ladder = Ladder(student, task, config.min_retention.get(task, 0.0), language)
+    ladder = Ladder(student, task, config.min_retention.get(task, 0.0), language, live)
     if not ladder.is_language_measured:
         return PathChoice(path=full, reason=Reason.LANGUAGE_UNMEASURED)
     if task == GENERAL:
@@ -387,7 +391,7 @@ def _is_enough(ladder: Ladder, quality: Quality, config: PolicyConfig, rung: Run
     """Whether a path's figures are good enough; `high` asks for fidelity and for all that `balanced` asks for."""
     if ladder.is_full(rung):
         return True
-    if not ladder.keeps_floor(rung.depth):
+    if ladder.is_out(rung) or not ladder.keeps_floor(rung.depth):
         return False
     if (quality is Quality.HIGH or config.rule == "fidelity") and not ladder.is_faithful(rung):
         return False
@@ -406,6 +410,8 @@ def _steps_down(
         yield _keeping(ladder, config.level(quality, under_load=False)), Reason.WISHED_QUALITY
     if not (is_busy and config.step_down):
         return
+    if quality is not Quality.HIGH:
+        yield ladder.cheapest(ladder.is_enough_under_load), Reason.LOAD
     if ladder.has_figures:
         yield _find_enough(ladder, quality, config, as_deep_as=0), Reason.LOAD
     if quality is Quality.FAST or not ladder.has_figures:

@@ -10,6 +10,7 @@ from models.evaluation.verdicts import GateLimits
 from router.conversation import Conversation
 from router.decision import Candidates, Reason, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import PolicyConfig, choose_student, decide, decide_together
+from router.quality.live import NOTHING_KNOWN, LiveQuality
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,16 @@ class Router:
         self._config = config
         self._unscored = Reason.ROUTER_OFF if classifier is None else Reason.CLASSIFIER_UNAVAILABLE
         self._lock = threading.Lock()
+        self._live = NOTHING_KNOWN
         self.num_faults = 0
 
     def reconfigure(self, config: PolicyConfig) -> None:
         """Decide by other thresholds from now on."""
         self._config = config
+
+    def adapt(self, live: LiveQuality) -> None:
+        """Decide by this live quality from now on."""
+        self._live = live
 
     def classify(self, conversation: Conversation) -> TaskScores | None:
         """Scores, or None without a classifier or when it fails: the client never sees an error."""
@@ -86,6 +92,7 @@ class Router:
             config=self._config,
             unscored=self._unscored,
             language=language,
+            live=self._live,
         )
 
     def decide_together(self, decisions: Sequence[RouteDecision], candidates: Candidates) -> tuple[int, RouteDecision]:

@@ -13,7 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.access.keys import PAGE_FILES, PAGE_PATH
 from server.access.rate_limit import RATE_LIMIT_HEADERS
+from server.api.console_page import page_handler, read_page
 from server.api.endpoints import ENDPOINTS
 from server.api.handler import Handler
 from server.api.openapi import openapi_document
@@ -41,9 +43,11 @@ def create_app(context: Context) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         context.attach()
+        scoring = asyncio.get_running_loop().create_task(context.scorer.run())
         try:
             yield
         finally:
+            scoring.cancel()
             await changes.close()
             await context.stop_engines()
             await context.cache.close()
@@ -65,6 +69,9 @@ def create_app(context: Context) -> FastAPI:
     for endpoint in ENDPOINTS:
         _add_route(app, endpoint.method, endpoint.route or endpoint.path, endpoint.make_handler(context, changes))
     _add_route(app, "get", "/openapi.json", _openapi_handler(context))
+    page = page_handler(context, read_page())
+    for path in (PAGE_PATH, f"{PAGE_FILES}{{name}}"):
+        _add_route(app, "get", path, page)
     return app
 
 

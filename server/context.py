@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engines.remote.student import RemoteStudent
+from models.errors import ConfigError
 from router.admission.pace import Pace
 from router.cache.result_cache import ResultCache, make_result_cache
 from router.pool import Pool
 from router.router import Classifier, Router
 from server.access.keys import Key, Keyring, load_keys
 from server.long_work import LongWork
+from server.quality.online_quality import OnlineQuality
+from server.quality.pins import pin_problems
+from server.quality.scorer import Scorer
 from server.settings.config import Draft, ServerConfig
 from server.students.admission_gate import StudentAdmission, bounds_of
 from server.students.event_bridge import Bridge
@@ -22,6 +26,7 @@ from server.students.student import ServedStudent, Student
 from server.telemetry.admission import AdmissionCollector, Admissions
 from server.telemetry.grammars import GrammarCollector
 from server.telemetry.metrics import Metrics
+from server.telemetry.online_quality import FigureSeries, OnlineQualityCollector, Snapshot
 from server.telemetry.tracing import Tracing, make_tracing
 from server.telemetry.upstreams import HasUpstreams, UpstreamCollector, Upstreams
 from server.version import fenhe_version
@@ -57,11 +62,13 @@ class Context:
     metrics: Metrics
     cache: ResultCache
     opener: Opener
+    quality: OnlineQuality
+    scorer: Scorer
+    drain: Drain = field(default_factory=Drain)
     keyring: Keyring = field(default_factory=Keyring)
     draft_config: Draft | None = None
     leaving: dict[str, ServedStudent] = field(default_factory=dict)
     refused_connections: Counter[str] = field(default_factory=Counter)
-    drain: Drain = field(default_factory=Drain)
     long_work: LongWork = field(default_factory=LongWork)
     tracing: Tracing | None = None
     version: str = field(default_factory=fenhe_version)
@@ -89,6 +96,27 @@ class Context:
         """Those of remote students."""
         engines = [(one.name, one.engine) for one in self.students if isinstance(one.engine, HasUpstreams)]
         return [(name, engine.upstreams, engine.num_retries) for name, engine in engines]
+
+    def quality_snapshot(self) -> Snapshot | None:
+        """Online quality for metrics; None where it is off."""
+        quality = self.quality
+        if quality.config.mode == "off":
+            return None
+        statuses = {student.name: student.engine.status() for student in self.students}
+        return Snapshot(
+            figures=[
+                FigureSeries(use=row.use, figure=row.figure, floor=row.floor, is_open=row.standing.is_open)
+                for row in quality.rows()
+            ],
+            scored=dict(quality.num_scored),
+            left_out=dict(quality.left_out),
+            changes=dict(quality.num_changes),
+            seconds={
+                name: (status.busy_s, status.background_s) for name, status in statuses.items() if status.can_score
+            },
+            held={name: why is not None for name, why in self.scorer.held_by_student().items()},
+            num_waiting=self.scorer.num_waiting,
+        )
 
     def has_sequences(self, key: str) -> bool:
         """Whether sequences called `{key}-{index}` are still in an engine, perhaps being aborted."""
@@ -153,12 +181,15 @@ def make_context(
     """`classifier` None: requests are not classified. `opener` is for students added later. `keys` None: those of
     the settings. `tracing` None: what the settings say.
 
-    Raises: ConfigError for names that collide, keys that cannot be read, or packages that are missing.
+    Raises: ConfigError for names that collide, keys that cannot be read, packages that are missing, or pins for paths
+    that no student has.
     """
     pool: Pool[ServedStudent] = Pool()
     leaving: dict[str, ServedStudent] = {}
     router = Router(classifier, config.router)
     cache = make_result_cache(config.cache)
+    live, drain = Live(config), Drain()
+    quality = OnlineQuality(lambda: live.config.online_quality, lambda: pool.members, router.adapt)
     metrics = Metrics(
         config.engine,
         statuses=lambda: [(one.name, one.status()) for one in (*pool.members, *leaving.values())],
@@ -166,12 +197,15 @@ def make_context(
         cache=cache,
     )
     context = Context(
-        live=Live(config),
+        live=live,
         pool=pool,
         router=router,
         metrics=metrics,
         cache=cache,
         opener=opener or make_opener(config.engine, verify=config.verify_students),
+        quality=quality,
+        scorer=Scorer(quality, lambda: pool.members, lambda: drain.is_draining),
+        drain=drain,
         keyring=Keyring(load_keys(config.keys) if keys is None else keys),
         draft_config=draft_config,
         leaving=leaving,
@@ -187,8 +221,13 @@ def make_context(
     )
     metrics.register(GrammarCollector(lambda: [(one.name, one.grammars.counts) for one in pool.members]))
     metrics.register(UpstreamCollector(context.upstreams))
+    metrics.register(OnlineQualityCollector(context.quality_snapshot))
     for opened in students:
         context.serve(opened)
+    problems = list(pin_problems(config.online_quality, {one.name: one.manifest for one in pool.members}))
+    if problems:
+        raise ConfigError(*problems)
+    quality.apply_settings()
     return context
 
 

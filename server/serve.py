@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -34,6 +35,9 @@ COLLECTED_AT = (10_000, 5, 50)
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter that another one waits for. A step of the engine gives it up a dozen times
 and needs it back each time; Python's own 5 ms would make 60 of that beside one thread that reads a long body."""
+SERIAL_TOKENIZING = ("TOKENIZERS_PARALLELISM", "false")
+"""A text is tokenised by the thread that asks for it, which may give way to others (`models/thread_priority.py`);
+otherwise by threads of the library, which do not."""
 LAST_BYTES_S = 0.8
 """How long clients may take to read what is left once the engines have stopped, and again once connections are asked to
 close. Together less than the two seconds that the server has after the grace period."""
@@ -152,6 +156,7 @@ def serve(context: Context, listener: socket.socket, announce: Callable[[str], N
     raise_limit(context.config.limits.max_connections)
     tame_collector()
     sys.setswitchinterval(SWITCH_S)
+    os.environ.setdefault(*SERIAL_TOKENIZING)
     server = Server(context, announce)
     server.run(sockets=[listener])
     return 0 if server.started else 1

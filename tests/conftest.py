@@ -238,3 +238,37 @@ def default_gguf() -> Path:
         return pull("smollm2-135m", cache_folder(os.environ), show_progress=False)
     except ConfigError as error:
         pytest.skip(f"the default student is not in the cache and cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
+def operators_folder(shared_folder: Path) -> Path:
+    """Where a run compiles fenhe's own operators: empty when it begins, the same for all its processes."""
+    folder = shared_folder / "operators"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portable_library(operators_folder: Path) -> Path:
+    """The operators for every processor of this kind, as a wheel has them; skips where they cannot be compiled."""
+    from engines.native.build import BuildError, build_library, library_name
+
+    folder = operators_folder / "portable"
+    made = folder / library_name()
+    try:
+        with FileLock(operators_folder / "portable.lock"):
+            return made if made.is_file() else build_library(folder)
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def native_library(operators_folder: Path) -> Path:
+    """fenhe's own operators; skips where they cannot be compiled."""
+    from engines.native import library_path
+
+    with FileLock(operators_folder / "all.lock"):
+        library = library_path(operators_folder)
+    if library is None:
+        pytest.skip("fenhe's own operators cannot be compiled here")
+    return library

@@ -1,4 +1,5 @@
-"""Folders in which the system refuses to write, for root too, whom permissions do not stop."""
+"""Folders in which the system refuses to write, and files it refuses to read, for root too, whom permissions do not
+stop."""
 
 import contextlib
 import errno
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _refused: dict[Path, int] = {}
+_unreadable: set[Path] = set()
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.chmod", "os.symlink", "os.link"}
 
@@ -26,7 +28,14 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
             raise OSError(number, os.strerror(number), str(file))
 
 
+def _deny(event: str, arguments: tuple[Any, ...]) -> None:
+    is_opened = event == "open" and isinstance(arguments[0], str | os.PathLike)
+    if _unreadable and is_opened and Path(arguments[0]) in _unreadable:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(arguments[0]))
+
+
 sys.addaudithook(_refuse)
+sys.addaudithook(_deny)
 
 
 @contextlib.contextmanager
@@ -37,3 +46,13 @@ def refuse_writes(folder: Path, number: int = errno.EROFS) -> Iterator[None]:
         yield
     finally:
         del _refused[folder]
+
+
+@contextlib.contextmanager
+def refuse_reads(file: Path) -> Iterator[None]:
+    """Every opening of this file by this process is denied."""
+    _unreadable.add(file)
+    try:
+        yield
+    finally:
+        _unreadable.remove(file)

@@ -13,12 +13,14 @@ FOLDERS = ("server", "bench", "router", "engines", "models", "loadtest")
 BROAD = {"Exception", "BaseException"}
 
 ENDS = {
-    "engines/loop/module_engine.py": 2,  # the engine's thread, and a step, whose sequences are told
+    "engines/loop/sequence_engine.py": 1,  # an engine's thread; every sequence is told
+    "engines/loop/module_engine.py": 1,  # a step, whose sequences are told
     "engines/loop/loading.py": 1,  # the loading thread; who waits for a path is told
     "engines/loop/commands.py": 1,  # what another thread asked of the engine's; it gets the error
-    "engines/vllm/engine.py": 2,  # the engine's thread, and the start of its process, which is tried again
+    "engines/vllm/engine.py": 1,  # the start of its process, which is tried again
     "server/threads.py": 2,  # work in a thread of its own; who waits for it gets the error
     "server/http/middleware.py": 1,  # a request: the traceback is logged, the client gets a 500
+    "server/quality/scorer.py": 2,  # one answer, for which nobody waits, and the scorer itself, which then says so
     "server/app.py": 1,  # the server's end, which goes on without the last spans
     "server/lifecycle/student_changes.py": 2,  # adding and removing a student; the list of students tells
     "engines/remote/calls.py": 1,  # a request of a remote student, which ends with the error

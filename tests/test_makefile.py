@@ -46,8 +46,28 @@ def test_chart_is_tested_with_the_rest_and_fully_by_its_own_target() -> None:
         assert f"requirements/{name}.txt" in recipe("test-deploy", nowhere)
 
 
+def test_console_is_built_compared_and_tested_in_a_browser() -> None:
+    lines = recipe("test-console")
+    assert "tests/console/compare_built.sh" in lines
+    assert lines.rstrip().endswith("-m pytest -m browser -rs tests/console")
+    assert ("npm run build" in lines) == (shutil.which("npm", path="/usr/bin:/bin") is not None)
+    assert recipe("console").rstrip().endswith("npm run build")
+
+
+def test_serving_needs_no_node() -> None:
+    assert "npm" not in recipe("serve")
+    assert "npm" not in recipe("test")
+
+
 def test_images_are_built_by_the_script_with_a_variant() -> None:
     assert recipe("image", "VARIANT=vllm").strip() == "deploy/images/build.sh vllm"
+
+
+def test_wheel_is_built_by_the_script_with_the_tools_for_it() -> None:
+    lines = recipe("wheel", "VENV=nowhere")
+    assert 'nowhere/bin/python -m pip install --quiet --editable ".[wheel]"' in lines
+    assert lines.rstrip().endswith("PYTHON=nowhere/bin/python deploy/wheel/build.sh dist")
+    assert "make wheel " in recipe("help")
 
 
 def test_debians_packages_are_installed_only_when_asked_for() -> None:

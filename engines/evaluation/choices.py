@@ -8,13 +8,14 @@ from engines.config import EngineConfig
 from engines.evaluation.speeds import NUM_ROUNDS
 from engines.native import library_path
 from models.errors import ConfigError
-from models.graphs.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS, REMOVED, unknown_precisions
 from models.student.manifest import HeadKind, Manifest
 
-PRECISE_FIRST = ("fp32", "int8", "w8a8", "w8a8-native", "int4")
+PRECISE_FIRST = ("fp32", "int8", "gguf-native", "w8a8", "w8a8-native")
 """The order in which a reference is looked for: the least rounded weights and activations first."""
-CALIBRATION_PRECISION = "int4"
-"""What many serve models at without a second thought: what it keeps shows how strict the figures are."""
+CALIBRATION_PRECISION = "gguf-native"
+"""Of a student built from a 4-bit GGUF file it is what many serve models at without a second thought: what that keeps
+shows how strict the figures are."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -50,8 +51,9 @@ def chosen_paths(manifest: Manifest, asked: Sequence[str] | None) -> tuple[str, 
 
 
 def chosen_precisions(manifest: Manifest, config: EvalConfig) -> tuple[str, ...]:
-    """Raises: ConfigError for one that the student lacks, or when none can run here."""
+    """Raises: ConfigError for one that the student lacks, that was removed, or when none can run here."""
     built = [variant.name for variant in manifest.variants]
+    _check_removed("--precision", config.precisions or ())
     unknown = sorted(set(config.precisions or ()) - set(built))
     if unknown:
         raise ConfigError(
@@ -67,9 +69,10 @@ def chosen_precisions(manifest: Manifest, config: EvalConfig) -> tuple[str, ...]
 
 
 def chosen_reference(manifest: Manifest, config: EvalConfig) -> str:
-    """Raises: ConfigError for one that the student lacks, or when none can run here."""
+    """Raises: ConfigError for one that the student lacks, that was removed, or when none can run here."""
     built = [variant.name for variant in manifest.variants]
     if config.reference is not None:
+        _check_removed("--reference", [config.reference])
         if config.reference not in built:
             raise ConfigError(f"--reference: the student has no {config.reference}, only {', '.join(built)}")
         return config.reference
@@ -79,11 +82,30 @@ def chosen_reference(manifest: Manifest, config: EvalConfig) -> str:
     return ranked[0]
 
 
-def calibration_precision(manifest: Manifest, config: EvalConfig, reference: str) -> str | None:
-    """None where the student has no such precision, or is compared with that one."""
-    built = {variant.name for variant in manifest.variants}
-    is_possible = CALIBRATION_PRECISION in built and _can_run(CALIBRATION_PRECISION, config)
-    return CALIBRATION_PRECISION if is_possible and reference != CALIBRATION_PRECISION else None
+def check_calibration(manifest: Manifest, other: Manifest, config: EvalConfig) -> None:
+    """Whether the full path of `other` can be scored on the texts of a student.
+
+    Raises: ConfigError where it cannot run here, or is of a model with another vocabulary.
+    """
+    if CALIBRATION_PRECISION not in [variant.name for variant in other.variants]:
+        raise ConfigError(
+            f"--calibration: student {other.name!r} has no {CALIBRATION_PRECISION}; build one from a 4-bit GGUF file "
+            f"of the model: `fenhe build FILE.gguf --precision {CALIBRATION_PRECISION}`"
+        )
+    if not _can_run(CALIBRATION_PRECISION, config):
+        raise ConfigError(f"--calibration: {CALIBRATION_PRECISION} cannot run here: install a C compiler")
+    ours, theirs = manifest.architecture.vocab_size, other.architecture.vocab_size
+    if (ours, manifest.full_path.name) != (theirs, other.full_path.name):
+        raise ConfigError(
+            f"--calibration: {other.name!r} has {theirs} tokens and the full path {other.full_path.name!r}, "
+            f"{manifest.name!r} {ours} and {manifest.full_path.name!r}; take a plain build of the same model"
+        )
+
+
+def _check_removed(option: str, names: Sequence[str]) -> None:
+    removed = [name for name in names if name in REMOVED]
+    if removed:
+        raise ConfigError(f"{option}: {unknown_precisions(removed)}")
 
 
 def engine_config(

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from engines.build import build_runner
 from engines.evaluation.choices import (
+    CALIBRATION_PRECISION,
     EvalConfig,
-    calibration_precision,
+    check_calibration,
     chosen_paths,
     chosen_precisions,
     chosen_reference,
@@ -45,19 +46,33 @@ CALIBRATION_TEXTS, CALIBRATION_PAIRS = 40, 240
 PrecisionScores = dict[PathHead, Scores]
 
 
-def evaluate(student: Student, texts: Texts, config: EvalConfig, *, progress_s: float | None = None) -> Evaluation:
+def evaluate(
+    student: Student,
+    texts: Texts,
+    config: EvalConfig,
+    *,
+    calibration: Student | None = None,
+    progress_s: float | None = None,
+) -> Evaluation:
     """Measure every chosen path at every chosen precision; the full path and the reference are always among the points.
 
-    `progress_s` is the time between progress reports on stderr; None: no reports.
+    `calibration` is the same model in four bits, whose full path is measured beside them. `progress_s` is the time
+    between progress reports on stderr; None: no reports.
 
-    Raises: ConfigError for paths and precisions that the student or this machine lacks, or when no row can be scored.
+    Raises: ConfigError for paths and precisions that the student or this machine lacks, a calibration of another model,
+    or when no row can be scored.
     """
-    return _Evaluation(student, config, progress_s).run(texts)
+    return _Evaluation(student, config, calibration, progress_s).run(texts)
 
 
 class _Evaluation:
-    def __init__(self, student: Student, config: EvalConfig, progress_s: float | None) -> None:
+    def __init__(
+        self, student: Student, config: EvalConfig, calibration: Student | None, progress_s: float | None
+    ) -> None:
+        if calibration is not None:
+            check_calibration(student.manifest, calibration.manifest, config)
         self._student = student
+        self._four_bits = calibration
         self._manifest = student.manifest
         self._config = config
         self._progress_s = progress_s
@@ -107,8 +122,8 @@ class _Evaluation:
         paths = self._paths if is_chosen else (self._full.path,)
         heads = self._manifest.heads_at(precision) if is_chosen else EXACT_ONLY
         written = self._written(precision, columns_of(paths, heads), prompts)
-        runner = self._loaded(precision, paths, heads)
-        scores = self._score(runner, precision, paths, heads, texts)
+        runner = self._loaded(self._student, precision, paths, heads)
+        scores = self._score(PathRuns(runner, self._manifest, paths, heads), precision, texts)
         self._add_answers(runner, precision, scores, written)
         self._reference_runner = self._reference_runner or runner
         self._full_scores[precision] = scores[self._full]
@@ -137,27 +152,20 @@ class _Evaluation:
         with self._writer(precision) as writer:
             return {column: writer.answers(prompts, column) for column in columns}
 
-    def _loaded(self, precision: str, paths: Sequence[str], heads: Sequence[HeadKind]) -> OnnxRunner:
-        capacity = min(self._manifest.architecture.max_context_tokens, max(self._config.max_text_tokens, POSITION + 1))
-        rows = max(*ROW_COUNTS, len(self._manifest.paths))
+    def _loaded(self, student: Student, precision: str, paths: Sequence[str], heads: Sequence[HeadKind]) -> OnnxRunner:
+        manifest = student.manifest
+        capacity = min(manifest.architecture.max_context_tokens, max(self._config.max_text_tokens, POSITION + 1))
+        rows = max(*ROW_COUNTS, len(manifest.paths))
         engine = engine_config(self._config, precision, heads, max_context_tokens=capacity, max_running=rows)
-        runner = build_runner(self._student, engine)
-        for stage in stages_of(self._manifest, paths):
+        runner = build_runner(student, engine)
+        for stage in stages_of(manifest, paths):
             runner.load(stage)
         return runner
 
     def _full_runs(self, runner: OnnxRunner) -> PathRuns:
         return PathRuns(runner, self._manifest, (self._full.path,))
 
-    def _score(
-        self,
-        runner: OnnxRunner,
-        precision: str,
-        paths: Sequence[str],
-        heads: Sequence[HeadKind],
-        texts: EncodedTexts,
-    ) -> PrecisionScores:
-        runs = PathRuns(runner, self._manifest, paths, heads)
+    def _score(self, runs: PathRuns, precision: str, texts: EncodedTexts) -> PrecisionScores:
         base = None if self._reference_runner is None else self._full_runs(self._reference_runner)
         started_s = time.monotonic()
         scores = score_texts(runs, self._full.path, texts, base, Shown(precision, self._progress_s))
@@ -190,18 +198,15 @@ class _Evaluation:
         return found
 
     def _calibration(self, texts: EncodedTexts) -> Calibration | None:
-        precision = calibration_precision(self._manifest, self._config, self._reference)
-        if precision is None:
+        other, precision = self._four_bits, CALIBRATION_PRECISION
+        if other is None:
             return None
-        base = self._full_scores[self._reference]
-        if precision in self._full_scores:
-            scores = self._full_scores[precision]
-        else:
-            paths = (self._full.path,)
-            part = texts.part(CALIBRATION_TEXTS, CALIBRATION_PAIRS)
-            base = part.scores(base)
-            runner = self._loaded(precision, paths, EXACT_ONLY)
-            scores = self._score(runner, precision, paths, EXACT_ONLY, texts.taken(part))[self._full]
+        part = texts.part(CALIBRATION_TEXTS, CALIBRATION_PAIRS)
+        base = part.scores(self._full_scores[self._reference])
+        paths = (self._full.path,)
+        runner = self._loaded(other, precision, paths, EXACT_ONLY)
+        runs = PathRuns(runner, other.manifest, paths, EXACT_ONLY)
+        scores = self._score(runs, precision, texts.taken(part))[self._full]
         compared = replace(scores, rows=[_against_reference(row) for row in scores.rows], answers=[])
         measures = [one.measure for one in measures_of(compared.rows, base.rows, self._config.seed)]
         return Calibration(

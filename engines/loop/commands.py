@@ -77,10 +77,12 @@ Command = Accept | Abort | FailToLoad | Wake | Question[Any]
 
 
 class Commands:
-    """A queue that any thread fills and the engine's thread empties. `is_taken` says whether that thread runs."""
+    """A queue that any thread fills and the engine's thread empties. `is_taken` says whether that thread runs, `wake`
+    wakes it where it waits for something else."""
 
-    def __init__(self, is_taken: Callable[[], bool]) -> None:
+    def __init__(self, is_taken: Callable[[], bool], wake: Callable[[], None] | None = None) -> None:
         self._is_taken = is_taken
+        self._wake = wake
         self._queue: queue.SimpleQueue[Command] = queue.SimpleQueue()
 
     def __len__(self) -> int:
@@ -88,6 +90,8 @@ class Commands:
 
     def put(self, command: Command) -> None:
         self._queue.put(command)
+        if self._wake is not None:
+            self._wake()
 
     def ask(self, question: Question[T], limit_s: float) -> T:
         """The answer, found on the engine's thread, which survives an error in finding it. Blocks.

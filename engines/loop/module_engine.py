@@ -4,21 +4,24 @@ Owns the order of a step and publishes its events. The scheduler decides what ru
 """
 
 import logging
-import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from engines.answer_score import AnswerScore
+from engines.answer_scoring import score_answer
 from engines.config import EngineConfig
 from engines.contract import EngineStatus, Publish, Runner
+from engines.drawing import Chooser
 from engines.loop.acceptance import check_request
-from engines.loop.commands import Abort, Accept, Audit, Command, Commands, FailToLoad, ListSequences, Wake
+from engines.loop.commands import FailToLoad, Wake
 from engines.loop.counters import Counters
 from engines.loop.ending import ends_with_prompt, take_newest_token
 from engines.loop.integrity import find_inconsistencies
-from engines.loop.living import LivingSequences
 from engines.loop.loading import Loading
+from engines.loop.sequence_engine import SEE_LOG, SequenceEngine, finish_of
 from engines.loop.slot_moves import SlotMoves
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
@@ -30,25 +33,30 @@ from engines.sequence import (
     GenerationRequest,
     Sequence,
     SequenceEvent,
-    SequenceState,
     TokenLogprob,
     new_sequence,
 )
-from models.errors import EngineUnhealthy, GrammarFailed, ServingError, StepFailed
+from models.errors import ServingError, StepFailed
 from models.student.folder import Student
 from models.student.manifest import HeadKind
 
 logger = logging.getLogger(__name__)
 
+
 MAX_FAILURES_IN_A_ROW = 2
 IDLE_WAIT_S = 0.5
-SEE_LOG = "the server's log has the details"
-"""What an engine raises may contain file names and other internals: clients read this instead."""
 
 
-class ModuleEngine:
+class Scored(NamedTuple):
+    """What a step found of a prompt's tokens."""
+
+    logprobs: list[TokenLogprob]
+    score: AnswerScore
+
+
+class ModuleEngine(SequenceEngine):
     """`Engine` over one student. `capacity_tokens` is the longest sequence its KV slots can hold; `head` chooses the
-    tokens of sequences that do not demand the exact one."""
+    tokens of sequences that do not demand the exact one, `chooser` draws them; None: numpy does."""
 
     def __init__(
         self,
@@ -59,9 +67,9 @@ class ModuleEngine:
         capacity_tokens: int,
         variant: str,
         head: HeadKind = "exact",
+        chooser: Chooser | None = None,
     ) -> None:
-        self._manifest = student.manifest
-        self._tokenizer = student.tokenizer
+        super().__init__(student, config, thread_name="fenhe-engine")
         self._runner = runner
         self._capacity_tokens = capacity_tokens
         self._variant = variant
@@ -74,9 +82,6 @@ class ModuleEngine:
         bytes_per_token = {
             path: sum(runner.kv_bytes_per_token(stage) for stage in stages) for path, stages in self._kv_stages.items()
         }
-        self._thread = threading.Thread(target=self._serve, name="fenhe-engine", daemon=True)
-        self._commands = Commands(self._thread.is_alive)
-        self._living = LivingSequences(config.max_running + config.max_waiting, self._commands)
         self._loading = Loading(
             student.manifest,
             runner,
@@ -98,29 +103,24 @@ class ModuleEngine:
             resolve_path=self._loading.resolve,
         )
         self._slot_moves = SlotMoves(runner, self._cache, self._kv_stages, widths)
-        self._sampler = Sampler(self._tokenizer.token_bytes, self._tokenizer.eos_token_ids)
+        self._sampler = Sampler(self._tokenizer.token_bytes, self._tokenizer.eos_token_ids, chooser)
         self._counters = Counters()
         self._num_failures_in_a_row = 0
-        self._events: list[SequenceEvent] = []
-        self._publish: Publish = lambda events: None
 
     # The contract: called from any thread.
 
     def start(self, publish: Publish) -> None:
-        self._publish = publish
-        self._thread.start()
+        super().start(publish)
         self._loading.start()
 
     def submit(self, request: GenerationRequest) -> None:
         check_request(request, self._manifest, self._kv, self._capacity_tokens)
         self._living.accept(new_sequence(request, self._tokenizer.token_bytes, self._head))
 
-    def abort(self, sequence_id: str) -> None:
-        self._living.abort(sequence_id)
-
     def status(self) -> EngineStatus:
         counters = self._counters
         cached = dict(self._cache.counters)
+        num_running = sum(not sequence.in_background for sequence in tuple(self._scheduler.running))
         error = self._living.error
         return EngineStatus(
             student=self._manifest.name,
@@ -128,8 +128,8 @@ class ModuleEngine:
             error=None if error is None else error.message,
             error_detail=self._living.error_detail,
             paths=tuple(self._loading.status(path.name) for path in self._manifest.paths),
-            num_running=len(self._scheduler.running),
-            num_waiting=max(len(self._living) - len(self._scheduler.running), 0),
+            num_running=num_running,
+            num_waiting=max(len(self._living) - num_running, 0),
             kv_used_bytes=self._kv.used_bytes,
             kv_capacity_bytes=self._kv.capacity_bytes,
             stage_runs=dict(counters.stage_runs),
@@ -146,37 +146,21 @@ class ModuleEngine:
             variant=self._variant,
             head=self._head,
             kv_capacity_tokens=self._kv.capacity_tokens(self._manifest.full_path.name),
+            busy_s=counters.busy_s,
+            background_s=counters.background_s,
+            num_background_tokens=counters.num_background_tokens,
+            can_score=True,
         )
 
-    def sequences(self, limit_s: float) -> list[SequenceState]:
-        return self._commands.ask(ListSequences(), limit_s)
-
-    def audit(self, limit_s: float) -> list[str]:
-        try:
-            return self._commands.ask(Audit(), limit_s)
-        except EngineUnhealthy as error:
-            return [error.message]
-
     def stop(self, grace_s: float) -> None:
-        self._living.stop(grace_s)
-        if self._thread.is_alive():
-            self._thread.join()
+        super().stop(grace_s)
         self._loading.join()
 
-    # The engine thread.
+    # The engine's thread.
 
-    def _serve(self) -> None:
-        """Step until asked to stop. Whatever happens, every sequence ends with an event."""
-        try:
-            while not self._living.is_over():
-                if not self.step():
-                    self._take_commands(wait_s=IDLE_WAIT_S)
-        except BaseException as error:  # a panic of a Rust library is no Exception
-            logger.exception("engine thread failed student=%s", self._manifest.name)
-            self._give_up("the engine failed", error)
-        self._take_commands()
-        self._end_all(FinishReason.ABORT, None)
-        self._flush()
+    def _turn(self) -> None:
+        if not self.step():
+            self._take_commands(wait_s=IDLE_WAIT_S)
 
     def step(self) -> bool:
         """One step for every sequence that can run; False when there was nothing to do.
@@ -184,15 +168,18 @@ class ModuleEngine:
         A transaction: until `_commit`, no sequence has moved on.
         """
         self._take_commands()
+        begun_s = time.perf_counter()
         plan = self._scheduler.plan()
         if not plan.is_empty:
             try:
                 sampled = self._sample(plan, self._forward(plan))
+                passed_s = time.perf_counter()
                 scored = [(chunk.sequence, self._score(chunk)) for chunk in plan.chunks if chunk.unscored]
             except BaseException as error:  # a panic of a Rust library is no Exception
                 self._fail(plan, error)
             else:
                 self._commit(plan, sampled, scored)
+                self._counters.count_time(plan, passed_s - begun_s, time.perf_counter() - passed_s)
         self._flush()
         return not plan.is_empty
 
@@ -220,57 +207,77 @@ class ModuleEngine:
 
         return list(zip(sequences, self._sampler.sample(logits, sequences, exact_logits), strict=True))
 
-    def _score(self, chunk: Chunk) -> list[TokenLogprob]:
-        """Log-probabilities of the prompt tokens that follow the chunk's unscored positions."""
-        sequence, slot, wanted = chunk.sequence, chunk.sequence.slot, chunk.sequence.request.sampling.prompt_logprobs
+    def _score(self, chunk: Chunk) -> Scored:
+        """The prompt tokens that follow the chunk's unscored positions: their log-probabilities, or an answer's
+        score."""
+        sequence, slot, sampling = chunk.sequence, chunk.sequence.slot, chunk.sequence.request.sampling
         assert slot is not None
-        assert wanted is not None
-        scored: list[TokenLogprob] = []
+        logprobs: list[TokenLogprob] = []
+        score = AnswerScore()
         for first, end in pieces(chunk.unscored.start, chunk.unscored.stop):
-            logits = self._runner.position_logits(slot, first, end)
-            scored += score_tokens(logits, sequence.token_ids[first + 1 : end + 1], wanted, self._tokenizer.token_bytes)
-        return scored
+            logits, token_ids = self._runner.position_logits(slot, first, end), sequence.token_ids[first + 1 : end + 1]
+            if sequence.request.scored_from is not None:
+                score += score_answer(logits, token_ids, sampling)
+            else:
+                assert sampling.prompt_logprobs is not None
+                logprobs += score_tokens(logits, token_ids, sampling.prompt_logprobs, self._tokenizer.token_bytes)
+        return Scored(logprobs, score)
 
     def _commit(
         self,
         plan: StepPlan,
         sampled: list[tuple[Sequence, Sampled]],
-        scored: list[tuple[Sequence, list[TokenLogprob]]],
+        scored: list[tuple[Sequence, Scored]],
     ) -> None:
         self._num_failures_in_a_row = 0
         num_exact_rows = sum(token.took_exact_row for _, token in sampled)
         self._counters.count(plan, self._manifest, self._kv_stages, num_exact_rows)
         self._scheduler.commit(plan)
-        for sequence, logprobs in scored:
-            self._add_scores(sequence, logprobs)
+        for sequence, found in scored:
+            self._add_scores(sequence, found)
         prefilled = [chunk.sequence for chunk in plan.chunks if chunk.sequence.num_uncomputed_tokens == 0]
         for sequence, token in sampled:
             self._append(sequence, token)
         for sequence in prefilled:
             if ends_with_prompt(sequence):
-                self._counters.num_prompt_tokens += sequence.num_prompt_tokens
+                self._counters.count_prompt(sequence)
                 self._end(sequence, FinishReason.LENGTH)
         # Tokens first: copying a prompt's KV into the cache must not delay its first token.
         self._flush()
         for sequence in prefilled:
+            self._remember(sequence)
+
+    def _remember(self, sequence: Sequence) -> None:
+        if not sequence.in_background:  # whose prompts nobody sends
             self._slot_moves.remember(sequence)
 
-    def _add_scores(self, sequence: Sequence, logprobs: list[TokenLogprob]) -> None:
-        """Collect the log-probabilities of a prompt's tokens, and publish them once they are complete."""
-        sequence.prompt_logprobs += logprobs
-        if not sequence.num_unscored_tokens:
-            self._events.append(SequenceEvent(sequence_id=sequence.id, logprobs=tuple(sequence.prompt_logprobs)))
+    def _add_scores(self, sequence: Sequence, found: Scored) -> None:
+        """Collect what was found of a prompt's tokens, and publish it once it is complete."""
+        sequence.prompt_logprobs += found.logprobs
+        sequence.score += found.score
+        if sequence.num_unscored_tokens:
+            return
+        is_answer = sequence.request.scored_from is not None
+        self._events.append(
+            SequenceEvent(
+                sequence_id=sequence.id,
+                logprobs=tuple(sequence.prompt_logprobs),
+                score=sequence.score if is_answer else None,
+            )
+        )
 
     def _append(self, sequence: Sequence, token: Sampled) -> None:
         """Add the next token to a sequence, and end it if that token is its last."""
-        if sequence.matcher is not None and not self._advance(sequence, token):
+        failure = self._advance(sequence, token.token_id)
+        if failure is not None:
+            self._end(sequence, FinishReason.ERROR, error=failure)
             return
         sequence.token_ids.append(token.token_id)
         sequence.num_exact_rows += token.took_exact_row
-        self._counters.num_generation_tokens += 1
+        self._counters.num_generation_tokens += not sequence.in_background
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
-            self._counters.num_prompt_tokens += sequence.num_prompt_tokens
+            self._counters.count_prompt(sequence)
         outcome = take_newest_token(
             sequence, eos_token_ids=self._tokenizer.eos_token_ids, capacity_tokens=self._capacity_tokens
         )
@@ -278,18 +285,8 @@ class ModuleEngine:
         if outcome.reason is None:
             self._events.append(_event(sequence, shown, outcome.text))
         else:
-            self._end(sequence, outcome.reason, text=outcome.text, token=shown)
-
-    def _advance(self, sequence: Sequence, token: Sampled) -> bool:
-        """Advance the sequence's grammar; False when that failed, which ends this sequence and no other."""
-        assert sequence.matcher is not None
-        try:
-            sequence.matcher.advance(token.token_id)
-        except GrammarFailed as error:
-            logger.error("grammar failed sequence=%s error=%s", sequence.id, error.message)
-            self._end(sequence, FinishReason.ERROR, error=error)
-            return False
-        return True
+            end_token_id = None if outcome.shows_token else token.token_id
+            self._end(sequence, outcome.reason, text=outcome.text, token=shown, end_token_id=end_token_id)
 
     def _end(
         self,
@@ -299,21 +296,15 @@ class ModuleEngine:
         text: str = "",
         token: Sampled | None = None,
         error: ServingError | None = None,
+        end_token_id: int | None = None,
     ) -> None:
         """The one place where a sequence ends: frees all it holds and adds its final event."""
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            self._slot_moves.remember(sequence)
+            self._remember(sequence)
         # Not `num_computed_tokens`: a step that failed may have written KV for more tokens.
         num_written = sequence.num_tokens
         slot = self._scheduler.remove(sequence)
-        finish = Finish(
-            reason=reason,
-            path=sequence.path,
-            usage=sequence.usage(),
-            timings=sequence.timings(),
-            stop=sequence.text.matched,
-            error=error,
-        )
+        finish = finish_of(sequence, reason, error, end_token_id)
         self._events.append(_event(sequence, token, text, finish))
         self._living.end(sequence.id)
         if slot is not None:
@@ -334,46 +325,6 @@ class ModuleEngine:
         """Runs on the loading thread."""
         self._commands.put(FailToLoad(cause=cause))
 
-    def _give_up(self, what: str, cause: BaseException) -> None:
-        """Mark the engine unhealthy and end every sequence with an error; only operators see the cause."""
-        error = EngineUnhealthy(f"{what}; {SEE_LOG}")
-        detail = f"{what}: {cause!r}"
-        ended = sorted(self._living.fail(error, detail))
-        logger.error("engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, detail, ended)
-        self._take_commands()
-        self._end_all(FinishReason.ERROR, error)
-
-    def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            self._end(sequence, reason, error=error)
-
-    def _flush(self) -> None:
-        events, self._events = self._events, []
-        if events:
-            self._publish(events)
-
-    # Commands from other threads.
-
-    def _take_commands(self, wait_s: float | None = None) -> None:
-        """Carry out what other threads asked for; wait for the first up to `wait_s`."""
-        for command in self._commands.take(wait_s):
-            self._carry_out(command)
-
-    def _carry_out(self, command: Command) -> None:
-        match command:
-            case Accept(sequence=sequence):
-                self._accept(sequence)
-            case Abort(sequence_id=sequence_id):
-                self._abort(sequence_id)
-            case FailToLoad(cause=cause):
-                self._give_up("the student cannot be loaded", cause)
-            case ListSequences():
-                command.answer(self._sequence_states)
-            case Audit():
-                command.answer(self._find_inconsistencies)
-            case Wake():
-                pass
-
     def _accept(self, sequence: Sequence) -> None:
         self._scheduler.add(sequence)
         if self._living.error is not None:
@@ -384,8 +335,8 @@ class ModuleEngine:
         if sequence is not None:
             self._end(sequence, FinishReason.ABORT)
 
-    def _sequence_states(self) -> list[SequenceState]:
-        return [sequence.state() for sequence in (*self._scheduler.running, *self._scheduler.waiting)]
+    def _known(self) -> tuple[Sequence, ...]:
+        return (*self._scheduler.running, *self._scheduler.waiting)
 
     def _find_inconsistencies(self) -> list[str]:
         return find_inconsistencies(self._scheduler, self._kv, self._cache, self._living.ids())

@@ -1,4 +1,5 @@
-"""Compiled ONNX Runtime operators for the CPU, optional: attention over KV slots, int8 products, norms that quantise.
+"""Compiled ONNX Runtime operators for the CPU, optional: attention over KV slots, int8 products, norms that quantise;
+and the drawing of tokens, which Python calls (`choosing.py`).
 
 Owns the C source, its compilation on first use and the decision whether to trust it. Knows no graph, no engine.
 
@@ -36,6 +37,20 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
                   num_heads, kv_num_heads, scale, local_window_size, norm_epsilon)
         -> q[B,S,NH*D] uint8, row_scale[B,S,1], present_k[B,KVH,N,D] float16, present_v float16
 
+Rows in blocks: q[B,S,K] int8, block_scale[B,S,K/32], block_sums[B,S,K/16] int32, the last one the values of each half
+block added up; K a multiple of 32. A value of q is round(x / block_scale), block_scale = max|x| / 127 of its block.
+
+    SkipRmsNormQuantizeBlocks(x[B,S,H], gamma[H], skip[B,S,H]?; epsilon)
+        -> q[B,S,H] int8, block_scale, block_sums, sum[B,S,H]?                   sum = x + skip
+    SwigluQuantizeBlocks(gate_up[B,S,2*F]) -> q[B,S,F] int8, block_scale, block_sums
+    QuantizeBlocks(x[B,S,H]) -> q[B,S,H] int8, block_scale, block_sums
+    BlockProduct(q[B,S,K] int8, block_scale, block_sums, weights[bytes] uint8; offset, second_offset, third_offset)
+        -> product[B,S,N]
+        the matrices that begin at these bytes of `weights` (below 0: none), side by side, in the layout of
+        models/graphs/block_layout.py; read where they lie, never copied
+    BlockSlotAttention(the inputs and attributes of SlotAttention, without or with qkv_row_scale)
+        -> q[B,S,NH*D] int8, block_scale, block_sums, present_k, present_v
+
 A quantised row is round(x / row_scale) + 128 with row_scale = max|x| / 127; a row of zeros has scale 0 and q 128.
 Rows of several widths are sorted widest first: `rows_by_width` says how many are at least as wide as each width, the
 widest first; the last number is the batch. `neurons` falls from F in the same order. At most 8 widths.
@@ -44,14 +59,15 @@ All attributes are required. `seqlens_k` is the last written position, past + S 
 `local_window_size` counts the keys a query sees, its own included; -1: all. Bind present to the memory of past:
 otherwise the whole cache is copied. A row's result is the same bits whatever else is in the batch and however many
 threads run, and a prompt gives the same bits however it is cut into pieces of two or more tokens; single tokens
-(S = 1) take another order of summation and agree to about 1e-6.
+(S = 1) take another order of summation and agree to about 1e-6. Where the processor has AVX512-BF16, queries, weights
+and what is written into the cache are rounded to bf16, for prompts and single tokens alike.
 """
 
 import logging
 from functools import cache
 from pathlib import Path
 
-from engines.native.build import BuildError, build_library, find_library
+from engines.native.build import BuildError, build_library, find_library, library_name, own_variant
 from engines.native.check import find_fault, is_damaged
 from models.errors import reason_of
 
@@ -66,11 +82,12 @@ def library_path(cache_folder: Path) -> Path | None:
     None, with one logged reason, where there is no compiler or the trial failed: serve with stock operators.
     """
     try:
-        library = find_library(cache_folder)
+        library, wanted = find_library(cache_folder), own_variant()
         if library is not None and library.parent == cache_folder and is_damaged(library, cache_folder):
             logger.warning("native operators damaged library=%s: compiled again", library)
+            wanted = None if library.name == library_name() else wanted  # in its place
             library = None
-        library = library or build_library(cache_folder)
+        library = library or build_library(cache_folder, wanted)
         fault = find_fault(library, cache_folder)
     except BuildError as error:
         logger.info("native operators unavailable reason=%s", error)
@@ -81,5 +98,5 @@ def library_path(cache_folder: Path) -> Path | None:
     if fault is not None:
         logger.warning("native operators rejected library=%s reason=%s", library, fault)
         return None
-    logger.info("native operators ready library=%s", library)
+    logger.info("native operators ready library=%s instructions=%s", library, own_variant() or "generic")
     return library

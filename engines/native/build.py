@@ -1,6 +1,8 @@
 """Compiles the operators with the system's C compiler; `python -m engines.native [FOLDER]` does it ahead of time.
 
-The library's name carries a digest of its source and flags, so a stale one is never found.
+Ahead of time that is for every processor of this kind, as for a wheel (deploy/wheel/build.sh); at a first start for the
+one that is there, in a quarter of the time. The library's name carries a digest of its source and flags, so a stale one
+is never found.
 """
 
 import hashlib
@@ -10,8 +12,10 @@ import shutil
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from engines.cores import usable_cores
 from models.errors import reason_of
 from models.file_writing import FIX, NO_SPACE, temporary_in
 
@@ -28,13 +32,27 @@ PARTS = (
     "width_operators.c",
     "weights_memory.c",
     "candidate_operator.c",
+    "block_operator.c",
+    "choosing.c",
 )
 VARIANT_FLAGS = {
     "generic": (),
     "avx2": ("-march=x86-64-v3",),
     "avx512": ("-march=x86-64-v4",),
     "vnni": ("-march=x86-64-v4", "-mavx512vnni"),
+    "bf16": ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
 }
+_AVX2 = frozenset({"avx2", "fma", "bmi2"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}
+_VNNI = _AVX512 | {"avx512_vnni"}
+NEEDED = {
+    "bf16": _VNNI | {"avx512_bf16"},
+    "vnni": _VNNI,
+    "avx512": _AVX512,
+    "avx2": _AVX2,
+    "generic": frozenset[str](),
+}
+"""What a processor must have for each, best first, in the words of Linux; source/dispatch.c asks the same."""
 FLAGS = (
     "-std=gnu11",
     "-O3",
@@ -60,30 +78,46 @@ def variants() -> tuple[str, ...]:
     return tuple(VARIANT_FLAGS) if platform.machine() in {"x86_64", "AMD64"} else ("generic",)
 
 
-def library_name() -> str:
+def own_variant(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The instruction set that a library of all would choose here; None where the system does not tell."""
+    flags = processor_flags(cpuinfo)
+    return None if flags is None else next(name for name, needed in NEEDED.items() if needed <= flags)
+
+
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """What an x86-64 processor can do, in the words of Linux; None on others, and where the system does not tell."""
+    if variants() == ("generic",):
+        return None
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((frozenset(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), None)
+
+
+def library_name(only: str | None = None) -> str:
     digest = hashlib.sha256(repr((FLAGS, variants(), platform.machine())).encode())
     for file in sorted(SOURCE.iterdir()):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
-    return f"libfenhe_ops-{digest.hexdigest()[:16]}.so"
+    name = f"libfenhe_ops-{digest.hexdigest()[:16]}.so"
+    return name if only is None else f"{only}-{name}"
 
 
 def find_library(cache_folder: Path) -> Path | None:
-    """The library of exactly this source: shipped with the package, or made earlier."""
-    for folder in (PACKAGE, cache_folder):
-        library = folder / library_name()
-        if library.is_file():
-            return library
-    return None
+    """The library of exactly this source: shipped with the package, or made earlier for all processors or this one."""
+    own = own_variant()
+    places = [PACKAGE / library_name(), cache_folder / library_name()]
+    places += [] if own is None else [cache_folder / library_name(own)]
+    return next((library for library in places if library.is_file()), None)
 
 
 def build_library(folder: Path, only: str | None = None) -> Path:
-    """Compile into `folder`, atomically. `only` names the single variant of a library made for tests.
+    """Compile into `folder`, atomically; with `only` one instruction set, which the processor must have.
 
     Raises: BuildError.
     """
-    compiler = find_compiler()
-    name = library_name() if only is None else f"{only}-{library_name()}"
+    compiler, name = find_compiler(), library_name(only)
     logger.info("compiling operators compiler=%s folder=%s: once on this machine, takes some seconds", compiler, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +138,10 @@ def _remove_leftovers(folder: Path, own: Path) -> None:
 
 
 def _compile(compiler: str, only: str | None, target: Path) -> Path:
-    """Compile into `target`, the objects beside it."""
-    objects = [_compile_variant(compiler, variant, target.parent) for variant in variants_to_build(only)]
+    """Compile into `target`, the objects beside it: instruction sets side by side, each takes seconds of a core."""
+    names = variants_to_build(only)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        objects = list(pool.map(lambda name: _compile_variant(compiler, name, target.parent), names))
     choice = [] if only is None else [f"-DFENHE_ONLY={only}"]
     parts = [str(SOURCE / part) for part in PARTS]
     _run([compiler, *FLAGS, *choice, "-shared", "-o", str(target), *parts, *objects, "-lm"], target.parent)
@@ -121,7 +157,10 @@ def find_compiler() -> str:
         path = shutil.which(name)
         if path is not None:
             return path
-    raise BuildError("no C compiler (cc, gcc or clang) on PATH; install one for faster CPU serving")
+    raise BuildError(
+        "no C compiler (cc, gcc or clang) on PATH; for faster CPU serving install one, or a wheel that has the "
+        "operators (`make wheel`)"
+    )
 
 
 def _compile_variant(compiler: str, variant: str, scratch: Path) -> str:

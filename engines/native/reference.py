@@ -260,7 +260,8 @@ def candidate_logits(case: HeadRows) -> Floats:
 
 @dataclass(slots=True, kw_only=True)
 class RowsOfKv:
-    """The inputs of one SlotAttention: rows with their own past, caches with NaN where nothing is written.
+    """The inputs of one SlotAttention: rows with their own past, caches with NaN where nothing is written,
+    elsewhere with values that every instruction set writes.
 
     Shapes: qkv [B, S, (NH + 2 * KVH) * D], row_scale [B, S, 1], keys, values [B, KVH, N, D], cos, sin [P, D / 2],
     bias [(NH + 2 * KVH) * D], q_norm, k_norm [D]; `past` has B numbers of positions already written.
@@ -298,7 +299,7 @@ class RowsOfKv:
         rng = np.random.default_rng(seed)
         width = (num_heads + 2 * num_kv_heads) * head_dim
         cache = (2, num_rows, num_kv_heads, num_positions, head_dim)
-        keys, values = rng.standard_normal(cache, np.float32).astype(np.float16)
+        keys, values = to_bf16(rng.standard_normal(cache, np.float32)).astype(np.float16)
         angles = np.arange(num_positions)[:, None] / 1e4 ** (np.arange(0, head_dim, 2) / head_dim)
         for row, length in enumerate(past):
             values[row, :, length:] = np.float16("nan")
@@ -362,17 +363,29 @@ def rotate(case: RowsOfKv, x: Floats, norm: Floats | None, past: int) -> Floats:
     return np.concatenate([left * cos - right * sin, right * cos + left * sin], -1)
 
 
-def slot_attention(case: RowsOfKv) -> tuple[Floats, Halves, Halves]:
-    """Attended rows before quantisation, and both caches with the new positions. Inputs stay as they are.
+def to_bf16(x: npt.NDArray[np.floating]) -> Floats:
+    """The nearest values that bf16 has, ties to even. Shapes: x and result [...]."""
+    bits = x.astype(np.float32).view(np.uint32)
+    rounded: Floats = (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
+    return rounded
+
+
+def to_floats(x: npt.NDArray[np.floating]) -> Floats:
+    return x.astype(np.float32)
+
+
+def slot_attention(case: RowsOfKv, *, is_bf16: bool = False) -> tuple[Floats, Halves, Halves]:
+    """Attended rows before quantisation, and both caches with the new positions. Inputs stay as they are. `is_bf16`
+    rounds what is multiplied and what is written, all but the weights of keys.
 
     Shapes: returns [B, S, NH * D] and twice [B, KVH, N, D].
     """
     keys, values = case.keys.copy(), case.values.copy()
-    rows = [_attend_row(case, row, keys[row], values[row]) for row in range(len(case.past))]
+    rows = [_attend_row(case, row, keys[row], values[row], is_bf16) for row in range(len(case.past))]
     return np.stack(rows), keys, values
 
 
-def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves) -> Floats:
+def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves, is_bf16: bool) -> Floats:
     past, num_tokens, group = case.past[row], case.num_tokens, case.num_heads // case.num_kv_heads
     qkv = case.qkv[row] * case.row_scale[row]
     if case.bias is not None:
@@ -381,15 +394,17 @@ def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves) -> Float
     queries, new_keys, new_values = np.split(heads, [case.num_heads, case.num_heads + case.num_kv_heads], 1)
     queries = rotate(case, queries, case.q_norm, past)
     written = slice(past, past + num_tokens)
-    keys[:, written] = rotate(case, new_keys, case.k_norm, past).swapaxes(0, 1)
-    values[:, written] = new_values.swapaxes(0, 1)
+    rounded = to_bf16 if is_bf16 else to_floats
+    keys[:, written] = rounded(rotate(case, new_keys, case.k_norm, past)).swapaxes(0, 1)
+    values[:, written] = rounded(new_values).swapaxes(0, 1)
+    queries = rounded(queries * np.float32(case.head_dim**-0.5 * np.log2(np.e)))
     attended = np.empty_like(queries)
     for token in range(num_tokens):
         last = past + token
         seen = slice(max(0, last + 1 - case.window) if case.window > 0 else 0, last + 1)
         for head in range(case.num_heads):
-            logits = keys[head // group, seen].astype(np.float32) @ queries[token, head]
-            weights = np.exp((logits - logits.max()) * np.float32(case.head_dim**-0.5))
-            mixed = weights @ values[head // group, seen].astype(np.float32)
+            logits = rounded(keys[head // group, seen]) @ queries[token, head]
+            weights = np.exp2(logits - logits.max())
+            mixed = weights @ rounded(values[head // group, seen])
             attended[token, head] = mixed / weights.sum()
     return attended.reshape(num_tokens, -1)

@@ -9,6 +9,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 KV_OUTPUTS = (TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.FLOAT16)
+BLOCK_OUTPUTS = (TensorProto.INT8, TensorProto.FLOAT, TensorProto.INT32)
 OUTPUT_TYPES = {
     "SkipRmsNormQuantize": (TensorProto.UINT8, TensorProto.FLOAT, TensorProto.FLOAT),
     "SkipRmsNorm": (TensorProto.FLOAT, TensorProto.FLOAT),
@@ -21,6 +22,11 @@ OUTPUT_TYPES = {
     "WidthProduct": (TensorProto.FLOAT,),
     "CandidateLogits": (TensorProto.FLOAT,),
     "SlotAttention": KV_OUTPUTS,
+    "SkipRmsNormQuantizeBlocks": (*BLOCK_OUTPUTS, TensorProto.FLOAT),
+    "SwigluQuantizeBlocks": BLOCK_OUTPUTS,
+    "QuantizeBlocks": BLOCK_OUTPUTS,
+    "BlockProduct": (TensorProto.FLOAT,),
+    "BlockSlotAttention": (*BLOCK_OUTPUTS, TensorProto.FLOAT16, TensorProto.FLOAT16),
 }
 
 

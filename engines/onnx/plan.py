@@ -46,6 +46,6 @@ class PrecisionPlan:
         return PRECISIONS[self.many].writer.kv_type
 
     def describe(self) -> str:
-        """Such as `w8a8`, or `int4 up to 1 rows, then w8a8`."""
+        """Such as `w8a8`, or `int8 up to 1 rows, then w8a8`."""
         few = [f"{variant} up to {bound} rows" for bound, variant in self.few]
         return ", then ".join([*few, self.many])

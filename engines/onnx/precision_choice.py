@@ -9,7 +9,7 @@ from engines.config import EngineConfig
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
-from models.graphs.precisions import PRECISIONS
+from models.graphs.precisions import PRECISIONS, REMOVED, unknown_precisions
 from models.student.folder import Student
 from models.student.speeds import Speeds
 
@@ -17,9 +17,8 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 ADAPTIVE = "adaptive"
-MANY_ROWS = 32
 MAX_LOSS = 0.03
-"""Share of a step that the cheap head may cost with many rows; with few rows it must win."""
+"""Share of a step that the cheap head may cost with several rows; with one it must win."""
 
 
 def choose_plan(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
@@ -46,17 +45,23 @@ def choose_plan(student: Student, config: EngineConfig, num_threads: int, librar
 
 
 def _pays(name: str, speeds: Speeds) -> bool:
-    """Whether the cheap head is faster for few rows and hardly slower for many.
+    """Whether the cheap head is faster for one row and hardly slower for several.
 
-    What it may lose is a share of a step on the shortest path: of a step on any other path it is less.
+    What it may lose is a share of a step on the shortest path: of a step on any other path it is less. Where both heads
+    take as long, the noise of the measurement must not decide: the cheap one computes less.
     """
     exact, cheap = speeds.exact_head_s, speeds.cheap_head_s
-    wins = all(cheap[rows] < exact[rows] for rows in cheap if rows < MANY_ROWS)
-    lost_s = cheap[MANY_ROWS] - exact[MANY_ROWS]
-    pays = wins and lost_s <= MAX_LOSS * speeds.decode_step_s[MANY_ROWS]
+    fewest, *more = sorted(cheap)
+    lost = [(cheap[rows] - exact[rows]) / _step_s(speeds, rows) for rows in more]
+    pays = cheap[fewest] < exact[fewest] and max(lost, default=0.0) <= MAX_LOSS
     measured = ", ".join(f"{rows} rows {exact[rows] * 1e3:.3g} -> {cheap[rows] * 1e3:.3g} ms" for rows in sorted(cheap))
     logger.info("head chosen precision=%s head=%s measured=%r", name, "cheap" if pays else "exact", measured)
     return pays
+
+
+def _step_s(speeds: Speeds, rows: int) -> float:
+    """Of a step of so many rows, or of the next smaller one that was measured."""
+    return speeds.decode_step_s[max(measured for measured in speeds.decode_step_s if measured <= rows)]
 
 
 def _precisions(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
@@ -65,11 +70,7 @@ def _precisions(student: Student, config: EngineConfig, num_threads: int, librar
         return PrecisionPlan(many=config.precision)
     names = [name for name in affordable(student, config.weights_bytes) if _can_run(name, library)]
     if not names:
-        raise ConfigError(
-            f"no precision of student {student.manifest.name!r} can run here "
-            f"within weights_bytes={config.weights_bytes}"
-        )
-    names = [name for name in names if PRECISIONS[name].is_faithful] or names
+        raise ConfigError(_why_none(student, config.weights_bytes, library))
     speeds = speeds_of(student, names, num_threads, library) if len(names) > 1 else {}
     plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
     if config.precision == ADAPTIVE:
@@ -78,6 +79,19 @@ def _precisions(student: Student, config: EngineConfig, num_threads: int, librar
             logger.warning("adaptive precision found nothing faster for few rows plan=%r", plan.describe())
     logger.info("precision chosen plan=%r%s", plan.describe(), "".join(map(_describe_speed, speeds.items())))
     return plan
+
+
+def _why_none(student: Student, weights_bytes: int, library: Path | None) -> str:
+    said = f"no precision of student {student.manifest.name!r} can run here within weights_bytes={weights_bytes}"
+    needed = {one.name: one.weight_bytes for one in student.manifest.variants if _can_run(one.name, library)}
+    if not needed:
+        built = ", ".join(one.name for one in student.manifest.variants)
+        return (
+            f"{said}: {built} need fenhe's own operators, which are not compiled here; install a C compiler, or a "
+            "wheel that has them (`make wheel`)"
+        )
+    least = min(needed, key=lambda name: needed[name])
+    return f"{said}: {least} takes {needed[least]}; allow as much with --weights-bytes {needed[least]}"
 
 
 def _describe_speed(measured: tuple[str, Speeds]) -> str:
@@ -120,6 +134,8 @@ def _with_few(plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds
 
 def _check(student: Student, name: str, library: Path | None) -> None:
     known = [variant.name for variant in student.manifest.variants]
+    if name in REMOVED:
+        raise ConfigError(f"precision: {unknown_precisions([name])}")
     if name not in known:
         raise ConfigError(
             f"student {student.manifest.name!r} has no precision {name!r}, only {', '.join(known)}; "
@@ -127,7 +143,8 @@ def _check(student: Student, name: str, library: Path | None) -> None:
         )
     if not _can_run(name, library):
         raise ConfigError(
-            f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler"
+            f"precision {name!r} needs fenhe's own operators, which are not compiled here: install a C compiler, "
+            "or a wheel that has them (`make wheel`)"
         )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
+from engines.onnx.packed_weights import read_packed
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
@@ -71,7 +72,7 @@ class OnnxRunner:
         self._manifest = manifest
         self._plan = plan
         self._limits = limits
-        self._embeddings = {variant: student.embedding(variant) for variant in plan.variants}
+        self._embeddings = {variant: student.embedding_table(variant) for variant in plan.variants}
         self._tables = Tables(inverse_frequencies(manifest.architecture), limits.capacity_tokens)
         self._kv = {stage: self._make_kv(stage) for stage in manifest.stage_order() if manifest.num_layers_in(stage)}
         self._stage_order = manifest.stage_order()
@@ -108,7 +109,8 @@ class OnnxRunner:
 
     def _open_stage(self, variant: str, stage: str) -> StageSession:
         """Raises: WeightsError for a graph of other widths than the student."""
-        session = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables)
+        weights = read_packed(self._student, variant, stage)
+        session = StageSession(self._open(variant, stage), self._kv.get(stage), self._tables, weights)
         expected = 1 if stage in self._exit_names else 1 + len(self._manifest.widths)
         if session.num_widths != expected:
             raise WeightsError(
@@ -119,7 +121,7 @@ class OnnxRunner:
 
     def _open_head(self, variant: str, stage: str) -> HeadSession:
         """Raises: WeightsError for a head of other sizes than the student."""
-        session = HeadSession(self._open(variant, stage))
+        session = HeadSession(self._open(variant, stage), read_packed(self._student, variant, stage))
         architecture = self._manifest.architecture
         if session.sizes != (architecture.hidden_size, architecture.vocab_size):
             raise WeightsError(

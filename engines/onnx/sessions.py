@@ -10,11 +10,13 @@ import onnxruntime as ort
 
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
+from models.graphs.onnx_graph import PACKED_WEIGHTS
 from models.graphs.widths import ROWS_BY_WIDTH
 
 MAX_CACHED_BINDINGS = 64
 
 Float = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 
 
 def open_session(graph: Path, num_threads: int, library: Path | None) -> ort.InferenceSession:
@@ -52,8 +54,12 @@ class StageSession:
     as much as a small layer.
     """
 
-    def __init__(self, session: ort.InferenceSession, kv: SlotKv | None, tables: Tables) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, kv: SlotKv | None, tables: Tables, weights: Bytes | None = None
+    ) -> None:
+        """Shapes: weights [bytes], packed matrices of a graph that reads them."""
         self._session = session
+        self._weights = weights
         self._kv = kv
         self._tables = tables
         self._bindings: OrderedDict[tuple[int, ...], ort.IOBinding] = OrderedDict()
@@ -99,6 +105,7 @@ class StageSession:
         binding = self._session.io_binding()
         _bind_input(binding, "hidden", hidden)
         _bind_output(binding, "output", output)
+        _bind_weights(binding, self._weights)
         if self._kv is not None:
             used = {value.name for value in self._session.get_inputs()}
             for name, array in (shared | {"cos": self._tables.cos, "sin": self._tables.sin}).items():
@@ -115,8 +122,10 @@ class StageSession:
 class HeadSession:
     """One of the shared heads at one precision."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, weights: Bytes | None = None) -> None:
+        """Shapes: weights [bytes], packed matrices of a graph that reads them."""
         self._session = session
+        self._weights = weights
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -128,7 +137,13 @@ class HeadSession:
         binding = self._session.io_binding()
         _bind_input(binding, "normed", normed)
         _bind_output(binding, "logits", logits)
+        _bind_weights(binding, self._weights)
         self._session.run_with_iobinding(binding)
+
+
+def _bind_weights(binding: ort.IOBinding, weights: Bytes | None) -> None:
+    if weights is not None:
+        _bind_input(binding, PACKED_WEIGHTS, weights)
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: npt.NDArray[Any]) -> None:

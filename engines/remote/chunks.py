@@ -20,6 +20,8 @@ LAST_EVENTS = frozenset(
 """Types of the events that end the streams of /v1/responses and /v1/messages, which have no `[DONE]`."""
 CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens"})
 """How an answer ends that was cut off at its limit, in every API."""
+FAILED = frozenset({"error", "abort", "failed", "cancelled", "response.failed", "response.cancelled"})
+"""Types of events, states of a response and reasons to finish that are no answer, although the status is 200."""
 
 
 class Garbled(Exception):
@@ -83,6 +85,8 @@ class _Inner(msgspec.Struct):
     """The `response` of a response's event, the `message` of a message's."""
 
     usage: _Usage | None = None
+    status: str | None = None
+    error: Any = None
     incomplete_details: dict[str, Any] | None = None
 
 
@@ -101,7 +105,21 @@ class Glance(msgspec.Struct):
     message: _Inner | None = None
     delta: _Delta | None = None
     stop_reason: str | None = None
+    status: str | None = None
     incomplete_details: dict[str, Any] | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """It tells an error, in whichever of the three APIs: an answer with this in it is none."""
+        inner = self.response or self.message or _Inner()
+        said = [
+            self.type,
+            self.status,
+            inner.status,
+            self.stop_reason,
+            *(one.finish_reason for one in self.choices or ()),
+        ]
+        return self.error is not None or inner.error is not None or not FAILED.isdisjoint(said)
 
 
 _decoder = msgspec.json.Decoder(Glance)

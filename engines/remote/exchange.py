@@ -136,7 +136,7 @@ class Try:
                 self.tally.is_over = True
                 continue
             seen = glance(data)
-            if seen.error is not None:
+            if seen.is_failure:
                 raise broken(f"failed: {plain(read_error(data).message) or 'it did not say why'}")
             self.tally.add(seen)
             chunks.append(data if b"\n" not in data else data.replace(b"\n", b" "))

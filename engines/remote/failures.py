@@ -115,11 +115,14 @@ def _is_about_model(said: Said, model: str) -> bool:
 
 
 def read_error(body: bytes) -> Said:
-    """What an error's body says, whatever its shape; nothing where it is no JSON."""
+    """What an error's body says, whatever its shape; nothing where it is no JSON. The error of a response that failed
+    lies in that response."""
     try:
         found: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Said()
+    if isinstance(found, dict) and isinstance(found.get("response"), dict):
+        found = found["response"]
     if isinstance(found, dict) and "error" in found:
         found = found["error"]
     if isinstance(found, str):

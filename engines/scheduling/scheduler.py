@@ -25,6 +25,11 @@ OTHERS_SHARE = 16
 LEAST_CHUNK = 4
 """However many tenants have prompts: smaller chunks cost more than they save."""
 
+BACKGROUND_TOKENS = 32
+"""Prompt tokens of a step that has nothing else to do: what arrives meanwhile waits for no more than these."""
+BACKGROUND_TOKENS_BESIDE = 8
+"""The same beside streams: about half a step more."""
+
 LEAST_REST = 2
 """What a prompt that must wait with its end leaves for later at least: not one token alone, see `chunk_tokens`."""
 
@@ -81,9 +86,9 @@ class Chunk:
     def unscored(self) -> range:
         """Its positions whose logits give the log-probability, still wanted, of the prompt token after them."""
         sequence = self.sequence
-        start, known = sequence.num_computed_tokens, len(sequence.prompt_logprobs)
-        end = min(start + self.num_tokens, known + sequence.num_unscored_tokens)
-        return range(max(start, known), end)
+        start, first = sequence.num_computed_tokens, sequence.next_scored_position
+        end = min(start + self.num_tokens, first + sequence.num_unscored_tokens)
+        return range(max(start, first), end)
 
 
 @dataclass(slots=True)
@@ -130,6 +135,18 @@ class StepPlan:
     @property
     def is_empty(self) -> bool:
         return not self.chunks and not self.decode
+
+    @property
+    def num_background_tokens(self) -> int:
+        """Tokens of the pass that sequences in the background have."""
+        rows = sum(sequence is not None and sequence.in_background for sequence in self.decode)
+        return rows + sum(chunk.num_tokens for chunk in self.chunks if chunk.sequence.in_background)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the pass."""
+        rows = sum(sequence is not None for sequence in self.decode)
+        return rows + sum(chunk.num_tokens for chunk in self.chunks)
 
 
 class Scheduler:
@@ -192,6 +209,7 @@ class Scheduler:
         chunks = self._next_chunks()
         waiting = self._waiting(chunks)
         plan.chunks = self._next_chunks([one for one in chunks if one.is_last], waiting) if waiting else chunks
+        plan.chunks += self._background_chunks(plan)
         served = {chunk.sequence.tenant for chunk in plan.chunks}
         self._prompt_order.sort(key=served.__contains__)
         self._plan_decode(plan, waiting)
@@ -202,8 +220,9 @@ class Scheduler:
 
         A prompt needs a turn only in the step that ends it, and none where nothing follows it.
         """
-        tenants = frozenset(sequence.tenant for sequence in self.running)
-        decoding = [sequence for sequence in self.running if sequence.status is SequenceStatus.DECODING]
+        running = [sequence for sequence in self.running if not sequence.in_background]
+        tenants = frozenset(sequence.tenant for sequence in running)
+        decoding = [sequence for sequence in running if sequence.status is SequenceStatus.DECODING]
         ending = [chunk.sequence for chunk in chunks if chunk.is_last and chunk.sequence.request.sampling.max_tokens]
         return self.turns.waiting([*decoding, *ending], tenants)
 
@@ -240,9 +259,12 @@ class Scheduler:
         """Take KV for the token that every decoding sequence adds; where there is not enough, preempt the youngest."""
         for sequence in list(self.running):
             while sequence.slot is not None and not self._kv.can_hold(sequence, sequence.num_tokens):
-                self._preempt(self.running[-1], plan)
+                self._preempt(self._youngest_in_background() or self.running[-1], plan)
             if sequence.slot is not None:
                 self._kv.hold(sequence, sequence.num_tokens)
+
+    def _youngest_in_background(self) -> Sequence | None:
+        return next((sequence for sequence in reversed(self.running) if sequence.in_background), None)
 
     def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
         assert sequence.slot is not None
@@ -251,13 +273,14 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.num_computed_tokens = 0
         self.waiting.appendleft(sequence)
-        self.num_preemptions += 1
+        self.num_preemptions += not sequence.in_background
 
     def _admit(self, plan: StepPlan) -> None:
-        """Admit in order of arrival. Sequences that wait for modules let others pass; one that waits for KV does not:
-        a stream of small requests would starve it.
+        """Admit in order of arrival, those in the background last; they give back what others wait for. Sequences that
+        wait for modules let others pass; one that waits for KV does not: a stream of small requests would starve it.
         """
-        for sequence in list(self.waiting):
+        self._make_way(plan)
+        for sequence in sorted(self.waiting, key=_in_background):
             if not self._slots.has_room:
                 return
             if sequence.admitted_s is None:  # a preempted one keeps the path it began on
@@ -269,6 +292,15 @@ class Scheduler:
                 return
             self.waiting.remove(sequence)
             self._start(sequence, plan)
+
+    def _make_way(self, plan: StepPlan) -> None:
+        """Sequences in the background give back what the first other one waits for; before any slot is moved."""
+        first = next((sequence for sequence in self.waiting if not sequence.in_background), None)
+        while first is not None and not (self._slots.has_room and self._kv.can_hold(first, first.num_tokens)):
+            youngest = self._youngest_in_background()
+            if youngest is None:
+                return
+            self._preempt(youngest, plan)
 
     def _start(self, sequence: Sequence, plan: StepPlan) -> None:
         self._kv.hold(sequence, sequence.num_tokens)
@@ -324,8 +356,19 @@ class Scheduler:
                     room.take(chunks[-1])
         return chunks
 
+    def _background_chunks(self, plan: StepPlan) -> list[Chunk]:
+        """A few tokens of one prompt in the background, in steps without other prompts."""
+        due = [one for one in self.running if one.in_background and one.status is SequenceStatus.PREFILLING]
+        if plan.chunks or not due:
+            return []
+        is_alone = all(one.in_background for one in self.running)
+        room = BACKGROUND_TOKENS if is_alone else BACKGROUND_TOKENS_BESIDE
+        num_tokens = chunk_tokens(due[0].num_uncomputed_tokens, min(room, self._busy_step_tokens))
+        return [Chunk(sequence=due[0], num_tokens=num_tokens)]
+
     def _prefilling(self) -> list[Sequence]:
-        return [one for one in self.running if one.status is SequenceStatus.PREFILLING]
+        """Those that are not in the background."""
+        return [one for one in self.running if one.status is SequenceStatus.PREFILLING and not one.in_background]
 
     def _queue_tenants(self) -> None:
         """Those that have prompts now; new ones at the end."""
@@ -334,7 +377,8 @@ class Scheduler:
         self._prompt_order = list(dict.fromkeys([*kept, *tenants]))
 
     def _room_of_prompts(self, due: list[Sequence]) -> PromptRoom:
-        streaming = {one.tenant for one in self.running if one.status is SequenceStatus.DECODING}
+        running = (one for one in self.running if not one.in_background)
+        streaming = {one.tenant for one in running if one.status is SequenceStatus.DECODING}
         budget = self._busy_step_tokens if streaming else self._step_tokens
         tenants = {one.tenant for one in due}
         part = max(self._busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
@@ -367,6 +411,10 @@ class Scheduler:
             token_id=sequence.token_ids[-1],
             head=sequence.head,
         )
+
+
+def _in_background(sequence: Sequence) -> bool:
+    return sequence.in_background
 
 
 def chunk_tokens(num_uncomputed: int, budget: int) -> int:

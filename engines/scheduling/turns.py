@@ -10,12 +10,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
-from engines.sequence import Sequence, mean_with
+from engines.sequence import PLAIN_CHOOSING_S, Sequence, mean_with
 
 PASS_SHARE = 0.5
 """Of a forward pass: how long all tenants together may choose tokens per step."""
-FREE_S = 0.0001
-"""What costs no more than this always takes part."""
 MAX_KNOWN_TENANTS = 256
 
 
@@ -65,7 +63,7 @@ class Turns:
 
     def _waiting_of(self, tenant: str, own: list[Sequence], budget_s: float) -> set[str]:
         costs = {sequence.id: self._cost(sequence) for sequence in own}
-        costly = [sequence for sequence in own if costs[sequence.id] > FREE_S]
+        costly = [sequence for sequence in own if costs[sequence.id] > PLAIN_CHOOSING_S]
         dearest_s = max((costs[sequence.id] for sequence in costly), default=0.0)
         credit_s = min(self._credits.get(tenant, 0.0) + budget_s, max(budget_s, dearest_s))
         waiting: set[str] = set()

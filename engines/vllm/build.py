@@ -1,7 +1,10 @@
 """From a student folder and settings to an engine over vLLM. The only way in: imports vllm, or says how to get it."""
 
 import atexit
+import contextlib
+import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,9 +14,11 @@ from typing import Any
 from engines.build import capacity_tokens
 from engines.config import EngineConfig
 from engines.vllm.engine import VllmEngine
+from engines.vllm.form import ServedForm
 from engines.vllm.options import engine_arguments, set_environment, student_form, write_model_folder
 from engines.vllm.process import ServingProcess
 from models.errors import ConfigError
+from models.sources.fetch import cache_folder
 from models.student.folder import Student
 from models.student.manifest import HeadKind
 
@@ -37,7 +42,7 @@ def build_vllm_engine(student: Student, config: EngineConfig, options: Mapping[s
         ) from error
     form = student_form(student, config)
     tokens = capacity_tokens(student, config)
-    folder = _model_folder(student, form)
+    folder = model_folder(student, form)
     arguments = engine_arguments(student, folder, config, tokens, options)
     head: HeadKind = "cheap" if form.head is not None else "exact"
 
@@ -57,9 +62,41 @@ def build_vllm_engine(student: Student, config: EngineConfig, options: Mapping[s
     )
 
 
-def _model_folder(student: Student, form: Any) -> Path:
-    """Removed when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="fenhe-vllm-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    write_model_folder(student, form, folder)
+def model_folder(student: Student, form: ServedForm) -> Path:
+    """The same folder for the same content: vLLM keeps what it compiled by its model's path.
+
+    Where the cache cannot be written, a folder that is removed when this process ends.
+    """
+    kept = cache_folder(os.environ) / "vllm"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=kept))
+    except OSError as error:
+        logger.info("vLLM compiles anew at every start: %s cannot be written: %s", kept, error)
+        made = Path(tempfile.mkdtemp(prefix="fenhe-vllm-"))
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        write_model_folder(student, form, made)
+        return made
+    try:
+        write_model_folder(student, form, made)
+        return _keep(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _keep(made: Path) -> Path:
+    """Move a folder to the place that its content names; one that is there and is the same stays."""
+    digest = _content_sha256(made)
+    folder = made.with_name(digest[:16])
+    if folder.is_dir() and _content_sha256(folder) != digest:
+        shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # another process may have been quicker
+        made.rename(folder)
     return folder
+
+
+def _content_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -35,6 +35,18 @@ class PathModelRunner(CPUModelRunner):
 
         self.sampler.compute_logprobs = exact_logprobs
 
+    def warming_up_model(self) -> None:
+        """Compile what plain steps run, then what others do."""
+        super().warming_up_model()
+        if num_layers := self.model.trunk.num_layers:
+            form = self.model.form
+            path = PathForm(num_layers=num_layers, width=len(form.widths))
+            self.model.set_step(StepRows.of([path], [self.max_num_tokens], len(form.widths)), self.device)
+            try:
+                super().warming_up_model()
+            finally:
+                self.model.set_step(None, self.device)
+
     def execute_model(self, scheduler_output: Any, *arguments: Any, **options: Any) -> Any:
         self._scheduled = scheduler_output.num_scheduled_tokens
         try:

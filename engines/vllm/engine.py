@@ -8,21 +8,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 from engines.config import EngineConfig
-from engines.contract import EngineStatus, PathStatus, Publish
-from engines.loop.commands import Abort, Accept, Audit, Command, Commands, FailToLoad, ListSequences, Wake
+from engines.contract import EngineStatus, PathStatus
 from engines.loop.ending import ends_with_prompt, take_newest_token
-from engines.loop.living import LivingSequences
+from engines.loop.sequence_engine import SequenceEngine, finish_of
 from engines.sequence import (
-    Finish,
     FinishReason,
     GenerationRequest,
     Sequence,
     SequenceEvent,
-    SequenceState,
     SequenceStatus,
     TokenLogprob,
     new_sequence,
@@ -31,7 +28,7 @@ from engines.vllm.acceptance import check_request, head_of
 from engines.vllm.form import ServedForm
 from engines.vllm.process import Load, ProcessEnded, RowOutput, Scores, ServingProcess, StepCounts, StepOutput
 from engines.vllm.restarts import Restarts
-from models.errors import EngineUnhealthy, GrammarFailed, ServingError, StepFailed
+from models.errors import EngineUnhealthy, ServingError, StepFailed
 from models.student.folder import HEAD_STAGES, Student
 from models.student.manifest import HeadKind
 
@@ -47,7 +44,7 @@ StartProcess = Callable[[], ServingProcess]
 """Slow. Raises: ProcessEnded."""
 
 
-class VllmEngine:
+class VllmEngine(SequenceEngine):
     """`Engine` over one student. `start_process` makes a process that serves it, again whenever the last one ended."""
 
     def __init__(
@@ -63,8 +60,7 @@ class VllmEngine:
         stall_s: float = STALL_S,
         restarts: Restarts | None = None,
     ) -> None:
-        self._manifest = student.manifest
-        self._tokenizer = student.tokenizer
+        super().__init__(student, config, thread_name="fenhe-vllm", wake=self._wake)
         self._form = form
         self._start_process = start_process
         self._capacity_tokens = capacity_tokens
@@ -72,15 +68,10 @@ class VllmEngine:
         self._head = head
         self._stall_s = stall_s
         self._restarts = restarts or Restarts()
-        self._thread = threading.Thread(target=self._serve, name="fenhe-vllm", daemon=True)
-        self._commands = WakingCommands(self._thread.is_alive, self._wake)
-        self._living = LivingSequences(config.max_running + config.max_waiting, self._commands)
         self._process: ServingProcess | None = None
         self._starting: Future[ServingProcess] | None = None
         self._sequences: dict[str, Sequence] = {}
         self._unsent: list[Sequence] = []
-        self._events: list[SequenceEvent] = []
-        self._publish: Publish = lambda events: None
         self._heard_s = time.monotonic()
         self._load = Load()
         self._counts = Totals()
@@ -89,18 +80,11 @@ class VllmEngine:
 
     # The contract: called from any thread.
 
-    def start(self, publish: Publish) -> None:
-        self._publish = publish
-        self._thread.start()
-
     def submit(self, request: GenerationRequest) -> None:
         check_request(request, self._manifest, self._capacity_tokens)
         sequence = new_sequence(request, self._tokenizer.token_bytes, self._head)
         sequence.head = head_of(request, self._head)
         self._living.accept(sequence)
-
-    def abort(self, sequence_id: str) -> None:
-        self._living.abort(sequence_id)
 
     def status(self) -> EngineStatus:
         error, totals, load = self._living.error, self._counts, self._load
@@ -131,34 +115,9 @@ class VllmEngine:
             kv_capacity_tokens=self._kv_capacity_tokens,
         )
 
-    def sequences(self, limit_s: float) -> list[SequenceState]:
-        return self._commands.ask(ListSequences(), limit_s)
+    # The engine's thread.
 
-    def audit(self, limit_s: float) -> list[str]:
-        try:
-            return self._commands.ask(Audit(), limit_s)
-        except EngineUnhealthy as error:
-            return [error.message]
-
-    def stop(self, grace_s: float) -> None:
-        self._living.stop(grace_s)
-        if self._thread.is_alive():
-            self._thread.join()
-
-    # The engine thread.
-
-    def _serve(self) -> None:
-        """Serve until asked to stop. Whatever happens, every sequence ends with an event."""
-        try:
-            while not self._living.is_over():
-                self._turn()
-                self._flush()
-        except BaseException as error:
-            logger.exception("engine thread failed student=%s", self._manifest.name)
-            self._refuse("the engine failed; the server's log has the details", repr(error), retry_after_s=None)
-        self._take_commands()
-        self._end_all(FinishReason.ABORT, None)
-        self._flush()
+    def _close(self) -> None:
         if self._process is not None:
             self._process.end()
         if self._starting is not None:
@@ -244,13 +203,10 @@ class VllmEngine:
 
     def _append(self, sequence: Sequence, token_id: int, score: Scores | None, *, is_known_there: bool) -> bool:
         """Add the next token; False when the sequence ends with it."""
-        if sequence.matcher is not None:
-            try:
-                sequence.matcher.advance(token_id)
-            except GrammarFailed as error:
-                logger.error("grammar failed sequence=%s error=%s", sequence.id, error.message)
-                self._end(sequence, FinishReason.ERROR, error=error, is_known_there=is_known_there)
-                return False
+        failure = self._advance(sequence, token_id)
+        if failure is not None:
+            self._end(sequence, FinishReason.ERROR, error=failure, is_known_there=is_known_there)
+            return False
         sequence.token_ids.append(token_id)
         sequence.num_computed_tokens = sequence.num_tokens - 1
         self._counts.num_generation_tokens += 1
@@ -307,14 +263,7 @@ class VllmEngine:
         """The one place where a sequence ends. With `is_known_there` the process still runs it, and is told."""
         del self._sequences[sequence.id]
         sequence.status = SequenceStatus.FINISHED
-        finish = Finish(
-            reason=reason,
-            path=sequence.path,
-            usage=sequence.usage(),
-            timings=sequence.timings(),
-            stop=sequence.text.matched,
-            error=error,
-        )
+        finish = finish_of(sequence, reason, error)
         text, token_ids, logprobs = ("", (), ()) if last is None else (last.text, last.token_ids, last.logprobs)
         self._events.append(
             SequenceEvent(sequence_id=sequence.id, text=text, token_ids=token_ids, logprobs=logprobs, finish=finish)
@@ -332,25 +281,12 @@ class VllmEngine:
         self._load = Load()
         self._counts.begin_anew()
         retry_after_s = max(START_RETRY_S, self._restarts.wait_s)
-        self._refuse("the vLLM engine ended and is being started again", cause, retry_after_s=retry_after_s)
+        said = "the vLLM engine ended and is being started again"
+        self._refuse(EngineUnhealthy(said, retry_after_s=retry_after_s), cause)
 
-    def _refuse(self, said: str, detail: str, *, retry_after_s: float | None) -> None:
-        error = EngineUnhealthy(said, retry_after_s=retry_after_s)
-        ended = sorted(self._living.fail(error, detail))
-        logger.error("engine unhealthy student=%s error=%s sequences=%s", self._manifest.name, detail, ended)
-        for command in self._commands.take():
-            self._carry_out(command)
+    def _refuse(self, error: EngineUnhealthy, detail: str) -> None:
+        super()._refuse(error, detail)
         self._unsent = []
-        self._end_all(FinishReason.ERROR, error)
-
-    def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
-        for sequence in list(self._sequences.values()):
-            self._end(sequence, reason, error=error)
-
-    def _flush(self) -> None:
-        events, self._events = self._events, []
-        if events:
-            self._publish(events)
 
     # Commands from other threads.
 
@@ -359,23 +295,9 @@ class VllmEngine:
         if process is not None:
             process.wake()
 
-    def _take_commands(self, wait_s: float | None = None) -> None:
-        for command in self._commands.take(wait_s):
-            self._carry_out(command)
-
-    def _carry_out(self, command: Command) -> None:
-        match command:
-            case Accept(sequence=sequence):
-                self._sequences[sequence.id] = sequence
-                self._unsent.append(sequence)
-            case Abort(sequence_id=sequence_id):
-                self._abort(sequence_id)
-            case ListSequences():
-                command.answer(lambda: [sequence.state() for sequence in self._sequences.values()])
-            case Audit():
-                command.answer(self._find_inconsistencies)
-            case FailToLoad() | Wake():
-                pass
+    def _accept(self, sequence: Sequence) -> None:
+        self._sequences[sequence.id] = sequence
+        self._unsent.append(sequence)
 
     def _abort(self, sequence_id: str) -> None:
         sequence = self._sequences.get(sequence_id)
@@ -385,6 +307,9 @@ class VllmEngine:
         if is_unsent:
             self._unsent.remove(sequence)
         self._end(sequence, FinishReason.ABORT, is_known_there=not is_unsent)
+
+    def _known(self) -> Iterable[Sequence]:
+        return self._sequences.values()
 
     def _find_inconsistencies(self) -> list[str]:
         living, known = self._living.ids(), set(self._sequences)
@@ -415,18 +340,6 @@ class VllmEngine:
             for module in self._manifest.modules
         }
         return found | {HEAD_STAGES[head]: count for head, count in by_head.items()}
-
-
-class WakingCommands(Commands):
-    """Commands for a thread that waits for something else meanwhile."""
-
-    def __init__(self, is_taken: Callable[[], bool], wake: Callable[[], None]) -> None:
-        super().__init__(is_taken)
-        self._wake = wake
-
-    def put(self, command: Command) -> None:
-        super().put(command)
-        self._wake()
 
 
 class Totals:

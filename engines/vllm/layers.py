@@ -1,19 +1,23 @@
 """The layers of a student inside a model of vLLM's: feed-forward and attention's output by width, and the cheap head.
 
-What runs in a step stands in one `Step`, which the runner sets before the pass. While it is empty every row runs
-everything, which is what vLLM traces and compiles.
+What runs in a step stands in one `Step`, which the runner sets before the pass. A plain step is vLLM's own model; in
+any other, what depends on the rows is one operator, which a compiled graph calls like attention's.
 
 Tensor names carry shapes: T tokens of the step, H hidden, R rows of logits, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.model_executor.layers.linear import MergedColumnParallelLinear, ReplicatedLinear
+from vllm.model_executor.layers.linear import MergedColumnParallelLinear
+from vllm.utils.torch_utils import direct_register_custom_op
 
 from engines.vllm.form import HeadForm
+from engines.vllm.matrices import WidthMatrices, multiply
 from engines.vllm.rows import StepRows
 from models.graphs.widths import LayerWidths, NeuronBlock, OutputRun
 
@@ -21,39 +25,75 @@ HALVINGS = 8
 
 
 class Step:
-    """What the pass that runs now is made of; shared by all layers of a model."""
+    """What the pass that runs now is made of; shared by all layers of a model.
 
-    def __init__(self) -> None:
-        self.rows: StepRows | None = None
-        self.order: Tensor | None = None
-        self.inverse: Tensor | None = None
+    `is_plain`: every row runs everything. `counts`: `StepRows.counts`, None where every row is of the whole width.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self._num_layers = num_layers
+        self.set(None, torch.device("cpu"))
 
     def set(self, rows: StepRows | None, device: torch.device) -> None:
         self.rows = rows
-        self.order = self.inverse = None
+        self.counts = None if rows is None or rows.is_whole else rows.counts
+        self.is_plain = rows is None or (rows.is_whole and rows.num_layers == self._num_layers)
+        self._order: Tensor | None = None
+        self._inverse: Tensor | None = None
         if rows is not None and rows.order is not None and not rows.is_whole:
-            self.order = torch.tensor(rows.order, device=device)
-            self.inverse = torch.argsort(self.order)
+            self._order = torch.tensor(rows.order, device=device)
+            self._inverse = torch.argsort(self._order)
 
-    @property
-    def counts(self) -> tuple[int, ...] | None:
-        """`StepRows.counts`, None where every row runs everything."""
-        return None if self.rows is None or self.rows.is_whole else self.rows.counts
+    def sorted(self, values_TX: Tensor) -> Tensor:
+        """Rows in the order of their widths."""
+        return values_TX if self._order is None else values_TX.index_select(0, self._order)
 
-
-def _sorted(step: Step, values_TX: Tensor) -> Tensor:
-    return values_TX if step.order is None else values_TX.index_select(0, step.order)
+    def restored(self, values_TX: Tensor) -> Tensor:
+        return values_TX if self._inverse is None else values_TX.index_select(0, self._inverse)
 
 
-def _restored(step: Step, values_TX: Tensor) -> Tensor:
-    return values_TX if step.inverse is None else values_TX.index_select(0, step.inverse)
+class _ByWidth(nn.Module):
+    """A part of a layer that does with a row what its width says."""
+
+    def __init__(self, output_size: int, step: Step, name: str, places: dict[str, Any]) -> None:
+        """`places`: where vLLM's operators find the module that they are called for, by name."""
+        super().__init__()
+        self._output_size, self._step, self._name = output_size, step, name
+        places[name] = self
+
+    def forward(self, inputs_TX: Tensor) -> Tensor:
+        if self._step.is_plain:
+            return self.run_whole(inputs_TX)
+        if torch.compiler.is_compiling():
+            return cast(Tensor, torch.ops.fenhe.run_by_width(inputs_TX, self._name, self._output_size))
+        return self.run_by_width(inputs_TX)
+
+    def run_by_width(self, inputs_TX: Tensor) -> Tensor:
+        counts = self._step.counts
+        if counts is None:
+            return self.run_whole(inputs_TX)
+        return self._step.restored(self.run_sorted(self._step.sorted(inputs_TX), counts))
+
+    def run_whole(self, inputs_TX: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def run_sorted(self, inputs_TX: Tensor, counts: tuple[int, ...]) -> Tensor:
+        raise NotImplementedError
 
 
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+def _run_by_width(inputs: Tensor, name: str, size: int) -> Tensor:
+    return cast(Tensor, get_forward_context().no_compile_layers[name].run_by_width(inputs))
 
 
-class WidthFeedForward(nn.Module):
+def _shape_of_run(inputs: Tensor, name: str, size: int) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], size)
+
+
+OPERATORS = Library("fenhe", "FRAGMENT")  # type: ignore[no-untyped-call]
+direct_register_custom_op("run_by_width", _run_by_width, fake_impl=_shape_of_run, target_lib=OPERATORS)
+
+
+class WidthFeedForward(_ByWidth):
     """Blocks of neurons, each for the rows that run it, then the rows of each width with their own output matrix.
 
     With `keeps_whole` gate and up are there a second time, undivided, for steps of the whole width alone: on the CPU,
@@ -61,13 +101,20 @@ class WidthFeedForward(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, widths: LayerWidths, step: Step, prefix: str, *, keeps_whole: bool = False
+        self,
+        hidden_size: int,
+        widths: LayerWidths,
+        step: Step,
+        name: str,
+        places: dict[str, Any],
+        *,
+        keeps_whole: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_size, step, name, places)
         self.blocks: tuple[NeuronBlock, ...] = widths.blocks
         self.gate_ups = nn.ModuleList(
             MergedColumnParallelLinear(
-                hidden_size, [block.size] * 2, bias=False, disable_tp=True, prefix=f"{prefix}.gate_ups.{index}"
+                hidden_size, [block.size] * 2, bias=False, disable_tp=True, prefix=f"{name}.gate_ups.{index}"
             )
             for index, block in enumerate(self.blocks)
         )
@@ -75,79 +122,63 @@ class WidthFeedForward(nn.Module):
         if keeps_whole:
             sizes = [widths.neurons[0]] * 2
             self.whole = MergedColumnParallelLinear(
-                hidden_size, sizes, bias=False, disable_tp=True, prefix=f"{prefix}.whole"
+                hidden_size, sizes, bias=False, disable_tp=True, prefix=f"{name}.whole"
             )
-        self.downs = nn.ModuleList(
-            ReplicatedLinear(neurons, hidden_size, bias=False, prefix=f"{prefix}.downs.{entry}")
-            for entry, neurons in enumerate(widths.neurons)
-        )
+        entries = range(len(widths.neurons))
+        self.downs = WidthMatrices(widths.neurons, entries, hidden_size, bias=False, prefix=f"{name}.downs")
         self.act_fn = SiluAndMul()
-        self._step = step
 
-    def forward(self, hidden_TH: Tensor) -> Tensor:
-        counts = self._step.counts
-        if counts is None and self.whole is not None:
-            return self._down(0, [self.act_fn(self.whole(hidden_TH)[0])])
-        if counts is None:
-            return self._down(0, [self._product(index, hidden_TH) for index in range(len(self.blocks))])
-        hidden_TH = _sorted(self._step, hidden_TH)
-        products = [
-            self._product(index, hidden_TH[: counts[block.entry]]) if counts[block.entry] else None
-            for index, block in enumerate(self.blocks)
-        ]
-        outputs, first = [], 0
-        for entry, end in enumerate(counts):
-            if end > first:
-                parts = [
-                    product[first:end]
-                    for block, product in zip(self.blocks, products, strict=True)
-                    if block.entry >= entry and product is not None
-                ]
-                outputs.append(self._down(entry, parts))
-            first = end
-        return _restored(self._step, _joined(outputs, 0))
+    def run_whole(self, inputs_TX: Tensor) -> Tensor:
+        gate_ups = self.gate_ups if self.whole is None else [self.whole]
+        products = [self._neurons(one, inputs_TX) for one in gate_ups]
+        return self.downs.whole(products[0] if len(products) == 1 else torch.cat(products, -1))
 
-    def _product(self, index: int, hidden_TH: Tensor) -> Tensor:
-        gate_up, _ = self.gate_ups[index](hidden_TH)
-        product: Tensor = self.act_fn(gate_up)
+    def run_sorted(self, inputs_TX: Tensor, counts: tuple[int, ...]) -> Tensor:
+        used = [(block, one) for block, one in zip(self.blocks, self.gate_ups, strict=True) if counts[block.entry]]
+        num_neurons = self.downs.num_inputs(counts)
+        if used[0][0].end == num_neurons:
+            return cast(Tensor, self.downs(self._neurons(used[0][1], inputs_TX), counts))
+        neurons = inputs_TX.new_zeros(len(inputs_TX), num_neurons)
+        for block, gate_up in used:
+            rows = counts[block.entry]
+            neurons[:rows, block.first : block.end] = self._neurons(gate_up, inputs_TX[:rows])
+        return cast(Tensor, self.downs(neurons, counts))
+
+    def _neurons(self, gate_up: Any, inputs_TX: Tensor) -> Tensor:
+        product: Tensor = self.act_fn(multiply(gate_up, inputs_TX))
         return product
 
-    def _down(self, entry: int, parts: list[Tensor]) -> Tensor:
-        output: Tensor = self.downs[entry](_joined(parts, -1))[0]
-        return output
 
-
-class WidthOutput(nn.Module):
+class WidthOutput(_ByWidth):
     """Attention's output, by the matrix of each row's width where it has its own."""
 
-    def __init__(self, q_size: int, hidden_size: int, widths: LayerWidths, step: Step, *, bias: bool, prefix: str):
-        super().__init__()
+    def __init__(
+        self,
+        q_size: int,
+        hidden_size: int,
+        widths: LayerWidths,
+        step: Step,
+        name: str,
+        places: dict[str, Any],
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__(hidden_size, step, name, places)
         self.runs: tuple[OutputRun, ...] = widths.output_runs
-        self.outputs = nn.ModuleList(
-            ReplicatedLinear(q_size, hidden_size, bias=bias, prefix=f"{prefix}.outputs.{index}")
-            for index in range(len({run.first if run.own else 0 for run in self.runs}))
-        )
-        self._step = step
-
-    def index_of(self, entry: int) -> int:
-        """Which of `outputs` the rows of a width read."""
         own = [run.first for run in self.runs if run.own]
-        run = next(run for run in self.runs if run.first <= entry <= run.last)
-        return 1 + own.index(run.first) if run.own else 0
+        of_entry = [
+            1 + own.index(run.first) if run.own else 0 for run in self.runs for _ in range(run.first, run.last + 1)
+        ]
+        self.outputs = WidthMatrices([q_size] * (1 + len(own)), of_entry, hidden_size, bias=bias, prefix=name)
 
-    def forward(self, attended_TX: Tensor) -> tuple[Tensor, None]:
-        counts = self._step.counts
-        if counts is None:
-            output: Tensor = self.outputs[0](attended_TX)[0]
-            return output, None
-        attended_TX = _sorted(self._step, attended_TX)
-        parts, first = [], 0
-        for run in self.runs:
-            end = counts[run.last]
-            if end > first:
-                parts.append(self.outputs[self.index_of(run.first)](attended_TX[first:end])[0])
-            first = end
-        return _restored(self._step, _joined(parts, 0)), None
+    def forward(self, inputs_TX: Tensor) -> Any:
+        return super().forward(inputs_TX), None
+
+    def run_whole(self, inputs_TX: Tensor) -> Tensor:
+        return self.outputs.whole(inputs_TX)
+
+    def run_sorted(self, inputs_TX: Tensor, counts: tuple[int, ...]) -> Tensor:
+        return cast(Tensor, self.outputs(inputs_TX, counts))
 
 
 class CheapHead(nn.Module):

@@ -1,7 +1,7 @@
 """Our students as models of vLLM: its own Llama, Qwen2, Qwen3 and Mistral, with the parts that paths need put in.
 
-A step in which every row runs everything is vLLM's own model, compiled where vLLM compiles; any other runs layer by
-layer, eagerly, as far as its rows go.
+A step in which every row runs everything is vLLM's own model, compiled where vLLM compiles; any other runs the layers
+of `trunk.py`, as far as its rows go.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from vllm.platforms import current_platform
 from engines.vllm.form import ServedForm, form_in
 from engines.vllm.layers import CheapHead, Step, WidthFeedForward, WidthOutput
 from engines.vllm.rows import StepRows
+from engines.vllm.trunk import Trunk
 from engines.vllm.weights import StudentParameters
 from models.errors import ConfigError
 
@@ -29,6 +30,7 @@ class PathsMixin:
 
     form: ServedForm
     step: Step
+    trunk: Trunk
     cheap_head: CheapHead | None
     exact_logits: Tensor | None
 
@@ -38,14 +40,16 @@ class PathsMixin:
         config = vllm_config.model_config.hf_config
         self.form = form_in(config)
         _check_parallel(self.form, vllm_config)
-        self.step = Step()
+        model: Any = self
+        self.step = Step(len(model.model.layers))
         self._cheap_rows: Tensor | None = None
         self._wants_exact = False
         self.exact_logits = None
-        model: Any = self
         if self.form.widths:
+            places = vllm_config.compilation_config.static_forward_context
             for index, layer in enumerate(model.model.layers):
-                _put_widths_in(layer, self.form, index, config, self.step)
+                _put_widths_in(layer, self.form, index, config, self.step, places)
+        self.trunk = Trunk(model.model, self.form, vllm_config)
         self.cheap_head = None
         if self.form.head is not None:
             self.cheap_head = CheapHead(self.form.head, config.hidden_size, config.vocab_size)
@@ -75,14 +79,11 @@ class PathsMixin:
     ) -> Any:
         model: Any = self
         rows = self.step.rows
-        if rows is None or (rows.is_whole and rows.num_layers == len(model.model.layers)):
+        if rows is None or self.step.is_plain:
             parent: Any = super()
             return parent.forward(input_ids, positions, intermediate_tensors, inputs_embeds)
         hidden = model.model.embed_input_ids(input_ids) if inputs_embeds is None else inputs_embeds
-        residual = None
-        for layer in model.model.layers[: rows.num_layers]:
-            hidden, residual = layer(positions, hidden, residual)
-        return model.model.norm(hidden, residual)[0]
+        return self.trunk(hidden, positions, rows.num_layers)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         cheap = self._cheap_rows
@@ -114,11 +115,11 @@ class PathsMixin:
         return loaded | own.finish()
 
 
-def _put_widths_in(layer: Any, form: ServedForm, index: int, config: Any, step: Step) -> None:
+def _put_widths_in(layer: Any, form: ServedForm, index: int, config: Any, step: Step, places: dict[str, Any]) -> None:
     widths = form.layer_widths(index, config.intermediate_size)
-    layer.mlp = WidthFeedForward(
-        config.hidden_size, widths, step, f"model.layers.{index}.mlp", keeps_whole=current_platform.is_cpu()
-    )
+    name = f"model.layers.{index}"
+    keeps_whole = current_platform.is_cpu()
+    layer.mlp = WidthFeedForward(config.hidden_size, widths, step, f"{name}.mlp", places, keeps_whole=keeps_whole)
     if len(widths.output_runs) > 1:
         before = layer.self_attn.o_proj
         layer.self_attn.o_proj = WidthOutput(
@@ -126,8 +127,9 @@ def _put_widths_in(layer: Any, form: ServedForm, index: int, config: Any, step: 
             before.output_size,
             widths,
             step,
+            f"{name}.self_attn.o_proj",
+            places,
             bias=before.bias is not None,
-            prefix=f"model.layers.{index}.self_attn.o_proj",
         )
 
 

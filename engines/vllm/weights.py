@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engines.vllm.form import ServedForm
 from engines.vllm.layers import WidthFeedForward, WidthOutput
+from engines.vllm.matrices import WidthMatrices
 from models.errors import WeightsError
 from models.graphs.cheap_head import HEAD_BIAS, HEAD_PREVIEW
 from models.graphs.rotate import HEAD_PROJECT
@@ -28,6 +29,7 @@ class StudentParameters:
             name for name, module in _own_modules(model) for name in _parameters(name, module)
         }  # full names of own parameters
         self._loaded: set[str] = set()
+        self._held: dict[WidthMatrices, dict[int, Tensor]] = {}  # until a layer's are complete
 
     def take(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Those that are not ours, one after the other; ours are put in their place."""
@@ -40,6 +42,9 @@ class StudentParameters:
         missing = sorted(self._wanted - self._loaded)
         if missing:
             raise WeightsError(f"the student's weights lack {', '.join(missing[:8])}; export the student again")
+        for module in self._model.modules():
+            if isinstance(module, WidthMatrices):
+                module.forget_unused()
         return self._loaded
 
     def _put(self, name: str, tensor: Tensor) -> bool:
@@ -64,7 +69,7 @@ class StudentParameters:
             self._put_neurons(layer, place.mlp, _GATE_UP[part], tensor)
         elif part == "mlp.down_proj.weight" or (own is not None and own[1] == "mlp"):
             entry = 0 if own is None else int(own[2])
-            self._fill(f"model.layers.{layer}.mlp.downs.{entry}.weight", place.mlp.downs[entry].weight, tensor)
+            self._put_matrix(f"model.layers.{layer}.mlp.downs", place.mlp.downs, entry, tensor)
         elif not isinstance(place.self_attn.o_proj, WidthOutput):
             return False
         elif own is not None or part.startswith("self_attn.o_proj."):
@@ -86,12 +91,20 @@ class StudentParameters:
             self._loaded.add(f"model.layers.{layer}.mlp.gate_ups.{index}.weight")
 
     def _put_output(self, layer: int, place: WidthOutput, entry: int, part: str, tensor: Tensor) -> None:
-        """The model's bias belongs to the matrix of every width."""
-        name = part.rpartition(".")[2]
-        indices = range(len(place.outputs)) if name == "bias" else [place.index_of(entry)]
-        for index in indices:
-            target: Any = getattr(place.outputs[index], name)
-            self._fill(f"model.layers.{layer}.self_attn.o_proj.outputs.{index}.{name}", target, tensor)
+        name, outputs = f"model.layers.{layer}.self_attn.o_proj.outputs", place.outputs
+        if part.endswith(".bias"):  # the model's belongs to the matrix of every width
+            for index, linear in enumerate(outputs.linears):
+                self._fill(f"{name}.linears.{index}.bias", linear.bias, tensor)
+        else:
+            self._put_matrix(name, outputs, outputs.of_entry[entry], tensor)
+
+    def _put_matrix(self, name: str, place: WidthMatrices, index: int, tensor: Tensor) -> None:
+        self._fill(f"{name}.linears.{index}.weight", place.linears[index].weight, tensor)
+        held = self._held.setdefault(place, {})
+        held[index] = tensor
+        if len(held) == len(place.linears):
+            place.compare([held[one] for one in range(len(held))])
+            del self._held[place]
 
     def _fill(self, name: str, target: Any, tensor: Tensor) -> None:
         target.data.copy_(tensor)

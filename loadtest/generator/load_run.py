@@ -13,7 +13,8 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Group, Pool
 
-from loadtest.generator.streaming import StreamingClient, clock
+from loadtest.generator.chunks import clock
+from loadtest.generator.streaming import StreamingClient
 from loadtest.measure.record import Record
 from loadtest.traffic.schedules import moments
 from loadtest.traffic.sessions import Session, SessionPlan

@@ -4,7 +4,6 @@ The connection is geventhttpclient's, which locust's own FastHttpUser stands on;
 of fixed size, so that a token would be seen only when the next ones have filled a piece.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,36 +14,12 @@ import msgspec
 from geventhttpclient import HTTPClient
 from geventhttpclient.response import HTTPParseError
 
+from loadtest.generator.chunks import CHAT, MOST_TEXT, brief, content_of, decode_chunk, note_arrival
 from loadtest.measure.record import Record
 
-CHAT = "/v1/chat/completions"
 OF_OURS = ("path", "task", "cache")
-MOST_TEXT = 200
 FAULTS = (OSError, HTTPParseError, gevent.Timeout)
 """What a connection may fail with."""
-
-
-class Delta(msgspec.Struct):
-    content: str | None = None
-    tool_calls: list[Any] | None = None
-
-
-class Choice(msgspec.Struct):
-    delta: Delta = msgspec.field(default_factory=Delta)
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Chunk(msgspec.Struct):
-    choices: list[Choice] = []
-    usage: Usage | None = None
-    error: Any = None
-
-
-_decode = msgspec.json.Decoder(Chunk).decode
 
 
 @dataclass(kw_only=True)
@@ -100,7 +75,7 @@ class StreamingClient:
             if data == b"[DONE]":
                 break
             arrived_s = self.now_s()
-            chunk = _decode(data)
+            chunk = decode_chunk(data)
             if chunk.error is not None:
                 record.failure = f"error in the stream: {brief(data)}"
                 return
@@ -138,31 +113,7 @@ def events(reply: Any) -> Iterator[bytes]:
             yield line[5:].strip()
 
 
-def content_of(chunk: Chunk) -> str | None:
-    """None: nothing of the answer, such as the chunk that names the role."""
-    if not chunk.choices:
-        return None
-    delta = chunk.choices[0].delta
-    return delta.content or ("" if delta.tool_calls else None)
-
-
-def note_arrival(record: Record, arrived_s: float) -> None:
-    if record.last_s is None:
-        record.first_s = arrived_s
-    else:
-        record.gaps_s.append(arrived_s - record.last_s)
-    record.last_s = arrived_s
-
-
 def describe(fault: BaseException, patience_s: float) -> str:
     if isinstance(fault, gevent.Timeout | TimeoutError):
         return f"no end within {patience_s:g} s"
     return f"{type(fault).__name__}: {str(fault)[:MOST_TEXT]}"
-
-
-def brief(body: bytes) -> str:
-    return " ".join(body[:MOST_TEXT].decode(errors="replace").split())
-
-
-def clock(start_s: float) -> Callable[[], float]:
-    return lambda: time.perf_counter() - start_s

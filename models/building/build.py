@@ -14,11 +14,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from models.building.blocks import check_blocks, write_embedding_rows
 from models.building.exits import Exits, read_exits
 from models.building.head_file import HeadFile, read_head_file
+from models.building.progress import Progress, Show, num_reads, watched
 from models.building.recommended_sampling import recommended_sampling
+from models.building.source_content import check_unchanged, states_of
 from models.building.width_file import WidthFile, read_width_file
 from models.checksums import sha256_of
 from models.errors import ConfigError
@@ -26,11 +28,11 @@ from models.file_writing import naming
 from models.graphs.cheap_head import write_cheap_head
 from models.graphs.decoder_graph import LayerWriter, write_head, write_stage
 from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
-from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
+from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS, unknown_precisions
 from models.graphs.rotate import RotatedSource
 from models.sources.source import ModelSource, check_complete, open_source
 from models.student.cut import default_modules, parse_modules, plain_layout
-from models.student.folder import CHEAP_HEAD, HEAD
+from models.student.folder import CHEAP_HEAD, HEAD, ROWS_SUFFIX
 from models.student.manifest import (
     FORMAT_VERSION,
     Exit,
@@ -49,6 +51,8 @@ logger = logging.getLogger(__name__)
 FINAL_NORM = "model.norm.weight"
 EMBEDDING_NAME = "embedding.npy"
 ROTATED_EMBEDDING_NAME = "embedding.rotated.npy"
+BLOCKS_EMBEDDING_NAME = f"embedding{ROWS_SUFFIX}"
+EMBEDDING = "model.embed_tokens.weight"
 
 WriteGraph = Callable[[GraphWriter, LayerWriter, ModelSource], tuple[list[TensorSpec], list[TensorSpec]]]
 
@@ -64,20 +68,22 @@ def build_student(
     head: Path | None = None,
     widths: Path | None = None,
     measured: Measured | None = None,
-    show_progress: bool = False,
+    show: Show | None = None,
 ) -> Manifest:
     """Cut a GGUF file or Hugging Face folder into modules and write the student folder `out`.
 
     With an `exits` file the cut, exits, paths, tasks and depth rules are what it says; a `head` file adds the cheap
     head, a `widths` file narrow paths. `measured` figures go into the manifest when they are of a student with the same
-    exits, head and widths.
+    exits, head and widths. `show` is told how far it is.
 
     Raises: ConfigError (unsupported model, wrong cut, exits, head or widths of another model, `out` in the way),
-    WeightsError (damaged weights, a head or widths file that does not fit).
+    WeightsError (damaged weights, a source that changes meanwhile, a head or widths file that does not fit).
     """
     _check_options(out, modules, precisions, exits)
+    before = states_of(source) if source.exists() else {}  # else `open_source` says so
     model = open_source(source)
     check_complete(model)
+    check_blocks(model, precisions, has_widths=widths is not None)
     trained = None if exits is None else read_exits(exits)
     if trained is not None:
         trained.check(model)
@@ -87,7 +93,7 @@ def build_student(
     layout = _layout(model, modules, trained)
     narrow = None if widths is None else read_width_file(widths)
     if narrow is not None:
-        narrow.check(model, layout)
+        narrow.check(model, layout, reads_matrices=False)
         layout = narrow.plan.layout(layout)
     started_s = time.monotonic()
     with naming(out):
@@ -95,7 +101,7 @@ def build_student(
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
         try:
             build = _Build(
-                model=model,
+                model=model if show is None else _shown(model, precisions, show),
                 folder=partial,
                 layout=layout,
                 exits=trained,
@@ -103,7 +109,8 @@ def build_student(
                 widths=narrow,
                 precisions=tuple(precisions),
             )
-            manifest = build.run(name or model.name, measured, show_progress)
+            manifest = build.run(name or model.name, measured)
+            check_unchanged(source, before)
             partial.chmod(0o755)
             partial.rename(out)
         except BaseException:
@@ -116,13 +123,17 @@ def build_student(
 def _check_options(out: Path, modules: str | None, precisions: Sequence[str], exits: Path | None) -> None:
     if out.exists():
         raise ConfigError(f"{out} is in the way; remove it or choose another --out")
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
-    if unknown or not precisions:
-        raise ConfigError(
-            f"--precision: no {', '.join(unknown) or 'precision given'}; there are {', '.join(PRECISIONS)}"
-        )
+    problem = unknown_precisions(precisions) if precisions else "no precision given"
+    if problem is not None:
+        raise ConfigError(f"--precision: {problem}")
     if exits is not None and modules is not None:
         raise ConfigError(f"--modules: the exits in {exits} say where to cut; leave --modules or --exits out")
+
+
+def _shown(model: ModelSource, precisions: Sequence[str], show: Show) -> ModelSource:
+    tables = {_embedding_name(precision) for precision in precisions}
+    total = num_reads(model, num_graphs=len(precisions), num_tables=len(tables))
+    return watched(model, Progress(model.architecture, total, show))
 
 
 def _layout(model: ModelSource, modules: str | None, exits: Exits | None) -> Layout:
@@ -159,12 +170,11 @@ class _Build:
     def __post_init__(self) -> None:
         self.rotated = RotatedSource(self.model)
 
-    def run(self, name: str, measured: Measured | None, show_progress: bool) -> Manifest:
+    def run(self, name: str, measured: Measured | None) -> Manifest:
         self.model.tokenizer().save(self.folder)
         for table in {_embedding_name(precision) for precision in self.precisions}:
-            source = self.rotated if table == ROTATED_EMBEDDING_NAME else self.model
-            np.save(self.folder / table, source.read("model.embed_tokens.weight"))
-        for part, stage in tqdm(self._stages().items(), desc="building", unit="graph", disable=not show_progress):
+            self._write_embedding(table)
+        for part, stage in self._stages().items():
             precisions = [precision for precision in self.precisions if _has(part, precision)]
             for weights, group in groupby(sorted(precisions, key=_weights_of), key=_weights_of):
                 self._write(part, weights, list(group), stage)
@@ -173,6 +183,13 @@ class _Build:
             raise ConfigError(f"{name} cannot be built so: {'; '.join(problems)}")
         write_manifest(self.folder, manifest)
         return manifest
+
+    def _write_embedding(self, table: str) -> None:
+        if table == BLOCKS_EMBEDDING_NAME:
+            write_embedding_rows(self.model, self.folder / table)
+            return
+        source = self.rotated if table == ROTATED_EMBEDDING_NAME else self.model
+        np.save(self.folder / table, source.read(EMBEDDING))
 
     def _stages(self) -> dict[str, _Stage]:
         """Every module, every exit, and the head."""
@@ -272,8 +289,8 @@ class _Build:
 
 
 def _has(stage: str, precision: str) -> bool:
-    """Whether a stage is written in a precision: the cheap head needs native operators."""
-    return stage != CHEAP_HEAD or PRECISIONS[precision].needs_native
+    """Whether a stage is written in a precision: the cheap head needs int8 columns and native operators."""
+    return stage != CHEAP_HEAD or PRECISIONS[precision].has_cheap_head
 
 
 def _weights_of(precision: str) -> str:
@@ -281,6 +298,8 @@ def _weights_of(precision: str) -> str:
 
 
 def _embedding_name(precision: str) -> str:
+    if PRECISIONS[precision].keeps_blocks:
+        return BLOCKS_EMBEDDING_NAME
     return ROTATED_EMBEDDING_NAME if PRECISIONS[precision].is_rotated else EMBEDDING_NAME
 
 

@@ -1,7 +1,7 @@
 """The student served when none is named: found in the cache, or pulled and built there first."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import msgspec
 from filelock import FileLock
 
 from models.building.build import build_student
+from models.building.progress import show_progress
 from models.building.recommended_sampling import BY_SHA256
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError, reason_of
+from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from models.sources.fetch import cache_folder, pull
 from models.student.folder import Student
 from models.student.manifest import MANIFEST_NAME, Manifest, Measured, read_manifest, write_manifest
@@ -42,12 +44,20 @@ def _sha256(file: Path | None) -> str:
     return "" if file is None else sha256_of([file])
 
 
-def find_student(environ: Mapping[str, str], report: Callable[[str], None], *, verify: bool = True) -> Path:
+def find_student(
+    environ: Mapping[str, str],
+    report: Callable[[str], None],
+    *,
+    verify: bool = True,
+    wanted: Callable[[], Sequence[str]] = lambda: (),
+) -> Path:
     """The folder of the default student; `report` gets a line before anything that takes long.
 
-    A student that is damaged, of another version, or with other exits, widths or another head than this package has is
-    built again, and replaced only when the new one is complete. If it cannot be built, an old one that still opens is
-    served. Processes that start together build it once. Without `verify` only missing and short files count as damage.
+    A student that is damaged, of another version, without a precision that is `wanted`, or with other exits, widths or
+    another head than this package has is built again, and replaced only when the new one is complete. If it cannot be
+    built, an old one that still opens is served. Processes that start together build it once. Without `verify` only
+    missing and short files count as damage. Where nothing is wanted it is built for machines with and without a
+    compiler.
 
     Raises: ConfigError when it cannot be fetched or built.
     """
@@ -56,7 +66,8 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None], *, v
     parts = _Parts(
         exits=_packaged("exits"), head=_packaged("head"), widths=_packaged("widths"), measured=_packaged_figures()
     )
-    if _is_current(folder, parts, verify):  # nothing to write: the cache may be read-only
+    names = tuple(wanted())
+    if _is_current(folder, parts, names, verify):  # nothing to write: the cache may be read-only
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -65,15 +76,24 @@ def find_student(environ: Mapping[str, str], report: Callable[[str], None], *, v
         _serve_unchanged(folder, verify, error, report)
         return folder
     with lock:
-        _bring_up_to_date(folder, cache, parts, verify, report)
+        _bring_up_to_date(folder, cache, parts, names, verify, report)
     return folder
 
 
-def _is_current(folder: Path, parts: _Parts, verify: bool) -> bool:
+def _is_current(folder: Path, parts: _Parts, wanted: Sequence[str], verify: bool) -> bool:
     manifest = _opened(folder, verify, lambda line: None)
-    if manifest is None or not parts.are_in(manifest):
+    if manifest is None or not parts.are_in(manifest) or _lacking(manifest, wanted):
         return False
     return (parts.measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
+
+
+def _lacking(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
+    """The precisions that are not built."""
+    return [name for name in wanted if name not in _built(manifest)]
+
+
+def _built(manifest: Manifest) -> list[str]:
+    return [variant.name for variant in manifest.variants if variant.name in PRECISIONS]
 
 
 def _serve_unchanged(folder: Path, verify: bool, error: OSError, report: Callable[[str], None]) -> None:
@@ -93,39 +113,53 @@ def _unwritable(folder: Path, error: OSError) -> ConfigError:
     )
 
 
-def _bring_up_to_date(folder: Path, cache: Path, parts: _Parts, verify: bool, report: Callable[[str], None]) -> None:
+def _bring_up_to_date(
+    folder: Path,
+    cache: Path,
+    parts: _Parts,
+    wanted: Sequence[str],
+    verify: bool,
+    report: Callable[[str], None],
+) -> None:
     manifest = _opened(folder, verify, report)
-    if manifest is not None and parts.are_in(manifest):
+    lacking = [] if manifest is None else _lacking(manifest, wanted)
+    if manifest is not None and parts.are_in(manifest) and not lacking:
         _store_figures(folder, manifest, parts.measured, report)
         _store_sampling(folder, report)
         return
-    if manifest is not None:
+    precisions = tuple(wanted) or DEFAULT_PRECISIONS
+    if manifest is not None and lacking:
+        report(f"the {DEFAULT_MODEL} in {folder} was not built at {', '.join(lacking)}")
+        precisions = tuple(dict.fromkeys((*_built(manifest), *wanted)))
+    elif manifest is not None:
         report(f"the {DEFAULT_MODEL} in {folder} has other exits, widths or another head than this version of fenhe")
     try:
-        _build(folder, cache, parts, report)
+        _build(folder, cache, parts, precisions, report)
     except (ConfigError, WeightsError, OSError) as error:
         if manifest is None:
             raise _unwritable(folder, error) if isinstance(error, OSError) else error from None
         report(f"serving the earlier {DEFAULT_MODEL}, since a new one cannot be built: {error}")
 
 
-def _build(folder: Path, cache: Path, parts: _Parts, report: Callable[[str], None]) -> None:
+def _build(folder: Path, cache: Path, parts: _Parts, precisions: Sequence[str], report: Callable[[str], None]) -> None:
     """Build beside `folder`, then replace it."""
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a build that was killed
     report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
     source = pull(DEFAULT_MODEL, cache, show_progress=True)
     report(f"building {DEFAULT_MODEL} in {folder} (once)")
-    build_student(
-        source,
-        fresh,
-        name=DEFAULT_MODEL,
-        exits=parts.exits,
-        head=parts.head,
-        widths=parts.widths,
-        measured=parts.measured,
-        show_progress=True,
-    )
+    with show_progress(report, DEFAULT_MODEL) as show:
+        build_student(
+            source,
+            fresh,
+            name=DEFAULT_MODEL,
+            precisions=precisions,
+            exits=parts.exits,
+            head=parts.head,
+            widths=parts.widths,
+            measured=parts.measured,
+            show=show,
+        )
     if folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)

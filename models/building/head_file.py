@@ -1,8 +1,8 @@
 """The cheap head of a model in one small file: how to preview all logits from a few dimensions, and which tokens are
 frequent.
 
-With x the normed state and W the exact head, the preview is `(x @ project.T) @ (W @ expand.T).T + W @ offset`: only
-`project`, `expand` [rank, hidden] and `offset` [hidden] are stored, so that the file is small for any vocabulary.
+With x the normed state and W the exact head, the preview is `(x @ project.T) @ (W @ expand.T).T + bias`: only
+`project`, `expand` [rank, hidden] and `bias` [vocab] are stored, so that the file is small for any vocabulary.
 A safetensors file in fp32; its metadata key `fenhe_head` holds the `HeadPlan`.
 """
 
@@ -30,10 +30,10 @@ from models.sources.safetensors_file import SafetensorsFile
 from models.sources.source import ModelSource
 from models.student.manifest import CheapHead, Record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "fenhe_head"
 REMEDY = "make it again with `fenhe head`"
-TENSORS = ("project", "expand", "offset")
+TENSORS = ("project", "expand", "bias")
 RANK_MULTIPLE = 4
 """The native product reads four values at a time."""
 
@@ -45,7 +45,8 @@ class HeadPlan(Record, frozen=True, kw_only=True):
     """What a head file holds besides its matrices.
 
     Candidates are the tokens whose preview is at most `reach` nats below the best, `num_candidates` at most; the tokens
-    of `frequent` are always exact. `source_sha256` is of the model it was fitted to.
+    of `frequent` are always exact. `mean_candidates` is how many there were on average where it was fitted, None in a
+    file that does not say. `source_sha256` is of the model it was fitted to.
     """
 
     format_version: int = FORMAT_VERSION
@@ -53,13 +54,14 @@ class HeadPlan(Record, frozen=True, kw_only=True):
     num_candidates: Positive
     reach: Annotated[float, Meta(gt=0.0)]
     frequent: tuple[Annotated[int, Meta(ge=0)], ...]
+    mean_candidates: Annotated[float, Meta(ge=0.0)] | None = None
     training: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def write_head_file(file: Path, plan: HeadPlan, tensors: Mapping[str, Array]) -> None:
     """Write a head file; the same plan and tensors give the same bytes.
 
-    Shapes: project, expand [rank, hidden], offset [hidden].
+    Shapes: project, expand [rank, hidden], bias [vocab].
     """
     from safetensors.numpy import save
 
@@ -114,6 +116,7 @@ class HeadFile:
             rank=self.rank,
             num_frequent=len(self.plan.frequent),
             num_candidates=self.plan.num_candidates,
+            mean_candidates=self.plan.mean_candidates,
             sha256=self.sha256,
         )
 
@@ -137,7 +140,11 @@ class HeadFile:
             return [f"it has the tensors {', '.join(sorted(tensors)) or 'none'}, not {', '.join(TENSORS)}"]
         if len(tensors["project"].shape) != 2:
             return [f"project is {list(tensors['project'].shape)}, not [rank, {hidden}]"]
-        expected = {"project": (self.rank, hidden), "expand": (self.rank, hidden), "offset": (hidden,)}
+        expected = {
+            "project": (self.rank, hidden),
+            "expand": (self.rank, hidden),
+            "bias": (architecture.vocab_size,),
+        }
         problems = [
             f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
             for name, shape in expected.items()
@@ -192,7 +199,7 @@ class HeadSource(DerivedSource):
         if name == HEAD_PREVIEW:
             return np.asarray(self._exact() @ stored.read("expand").T, np.float32)
         if name == HEAD_BIAS:
-            return np.asarray(self._exact() @ stored.read("offset"), np.float32)
+            return stored.read("bias")
         return self._base.read(name)
 
     def _exact(self) -> Array:

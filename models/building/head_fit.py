@@ -2,7 +2,9 @@
 
 The start is in closed form: of all previews of a rank, the one with the least squared error of the logits over the
 states. Then the preview is refined by KL from the exact distribution to the one that sampling sees, in which frequent
-tokens and candidates are exact: what is left to learn is the tail.
+tokens and candidates are exact: what is left to learn is the tail. There most logits are underestimated on average,
+since what a preview leaves out is as often above as below and the exponential weighs it unevenly: each token learns a
+constant of its own.
 """
 
 import logging
@@ -30,17 +32,19 @@ FLOOR_SHARE = 0.03
 LOG_STEPS = 20
 ROWS_AT_ONCE = 512
 SMALLEST_VARIANCE = 1e-8
+BIAS_RATE = 10.0
+"""Of the tokens' constants, over that of the matrices: a step of one moves one logit alone."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class HeadFitConfig:
     """How large the head is, and how long it is refined; `steps` 0 leaves the closed form as it is."""
 
-    rank: Annotated[int, Meta(ge=4)] = 96
-    num_frequent: Positive = 2048
-    num_candidates: Positive = 1536
-    reach: Annotated[float, Meta(gt=0.0)] = 16.0
-    steps: Annotated[int, Meta(ge=0)] = 200
+    rank: Annotated[int, Meta(ge=4)] = 48
+    num_frequent: Positive = 1024
+    num_candidates: Positive = 4096
+    reach: Annotated[float, Meta(gt=0.0)] = 11.0
+    steps: Annotated[int, Meta(ge=0)] = 300
     batch_rows: Positive = 384
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2e-3
     preview_weight: Annotated[float, Meta(ge=0.0)] = 0.3
@@ -64,12 +68,14 @@ class HeadFitConfig:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class FittedHead:
-    """Shapes: project, expand [rank, hidden], offset [hidden]; `frequent` has token ids, the most likely first."""
+    """Shapes: project, expand [rank, hidden], bias [vocab]; `frequent` has token ids, the most likely first;
+    `mean_candidates` is how many other tokens a state needs exactly, on average over a sample of the states."""
 
     project: Array
     expand: Array
-    offset: Array
+    bias: Array
     frequent: tuple[int, ...]
+    mean_candidates: float
 
 
 def fit_head(
@@ -82,14 +88,15 @@ def fit_head(
     """
     config.check(weight.shape[1], weight.shape[0])
     fit = _Fit(torch.from_numpy(states), torch.from_numpy(weight), config)
-    project, expand, offset = fit.refine(report or _log_step)
+    project, expand, bias = fit.refine(report or _log_step)
     # Another basis of the same previews, in which no dimension is an outlier: they are rounded to 8 bits per row.
     turn = torch.from_numpy(rotation(config.rank))
     return FittedHead(
         project=(project @ turn).T.contiguous().numpy(),
         expand=(expand @ turn).T.contiguous().numpy(),
-        offset=offset.numpy(),
+        bias=bias.numpy(),
         frequent=tuple(fit.frequent.tolist()),
+        mean_candidates=fit.mean_candidates(project, expand, bias),
     )
 
 
@@ -110,18 +117,18 @@ class _Fit:
         self.frequent = self._likeliest(config.num_frequent)
 
     def refine(self, report: Callable[[int, float], None]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Shapes: returns project, expand [D, R] and offset [D]."""
+        """Shapes: returns project, expand [D, R] and bias [V]."""
         # In the basis of whitened states all directions learn at one rate.
         whitened_DR = self._closed_form()
         project_DR, expand_DR = whitened_DR.clone().requires_grad_(), whitened_DR.clone().requires_grad_()
         start_D = self._mean_D - self._root_DD @ whitened_DR @ (whitened_DR.T @ (self._inverse_root_DD @ self._mean_D))
-        offset_D = start_D.clone().requires_grad_()
+        bias_V = (self._weight_VD @ start_D).requires_grad_()
         rate = self._config.learning_rate
-        groups = [{"params": [project_DR, expand_DR], "lr": rate}, {"params": [offset_D], "lr": rate * 0.3}]
+        groups = [{"params": [project_DR, expand_DR], "lr": rate}, {"params": [bias_V], "lr": rate * BIAS_RATE}]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_rate)
         for step in range(self._config.steps):
-            loss, kl = self._loss(self._batch(), project_DR, expand_DR, offset_D)
+            loss, kl = self._loss(self._batch(), project_DR, expand_DR, bias_V)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -129,7 +136,16 @@ class _Fit:
             if step % LOG_STEPS == 0 or step == self._config.steps - 1:
                 report(step, kl)
         with torch.no_grad():
-            return self._inverse_root_DD @ project_DR, self._root_DD @ expand_DR, offset_D.detach()
+            return self._inverse_root_DD @ project_DR, self._root_DD @ expand_DR, bias_V.detach()
+
+    def mean_candidates(self, project_DR: torch.Tensor, expand_DR: torch.Tensor, bias_V: torch.Tensor) -> float:
+        """Shapes: as `refine` returns them."""
+        preview_VR = self._weight_VD @ expand_DR
+        found = 0
+        sample_BD = self._sample()
+        for rows_BD in torch.split(sample_BD, ROWS_AT_ONCE):
+            found += int(self._is_exact(rows_BD @ project_DR @ preview_VR.T + bias_V).sum())
+        return found / len(sample_BD) - len(self.frequent)
 
     def _closed_form(self) -> torch.Tensor:
         """The directions of whitened states that carry most of the logits' variance. Shapes: returns [D, R].
@@ -146,12 +162,12 @@ class _Fit:
         states_BD: torch.Tensor,
         project_DR: torch.Tensor,
         expand_DR: torch.Tensor,
-        offset_D: torch.Tensor,
+        bias_V: torch.Tensor,
     ) -> tuple[torch.Tensor, float]:
         """KL of what sampling sees, and a share of the KL of the preview alone, which decides who is a candidate."""
         exact_BV = states_BD @ self._weight_VD.T
         preview_VR = self._weight_VD @ (self._root_DD @ expand_DR)
-        preview_BV = states_BD @ (self._inverse_root_DD @ project_DR) @ preview_VR.T + self._weight_VD @ offset_D
+        preview_BV = states_BD @ (self._inverse_root_DD @ project_DR) @ preview_VR.T + bias_V
         log_exact_BV = torch.log_softmax(exact_BV, 1)
         seen_BV = torch.where(self._is_exact(preview_BV.detach()), exact_BV, preview_BV)
         kl, preview_kl = _kl(log_exact_BV, seen_BV), _kl(log_exact_BV, preview_BV)
@@ -177,11 +193,14 @@ class _Fit:
 
     def _likeliest(self, num_tokens: int) -> torch.Tensor:
         """The tokens with the highest mean probability over a sample of the states. Shapes: returns [num_tokens]."""
-        sample_BD = self._states_ND[torch.randperm(len(self._states_ND), generator=self._random)[: 16 * ROWS_AT_ONCE]]
         mass_V = torch.zeros(len(self._weight_VD))
-        for rows_BD in torch.split(sample_BD, ROWS_AT_ONCE):
+        for rows_BD in torch.split(self._sample(), ROWS_AT_ONCE):
             mass_V += torch.softmax(rows_BD @ self._weight_VD.T, 1).sum(0)
         return mass_V.argsort(descending=True, stable=True)[:num_tokens]
+
+    def _sample(self) -> torch.Tensor:
+        """Shapes: returns [B, D]."""
+        return self._states_ND[torch.randperm(len(self._states_ND), generator=self._random)[: 16 * ROWS_AT_ONCE]]
 
 
 def _kl(log_exact_BV: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:

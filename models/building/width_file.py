@@ -147,9 +147,9 @@ class WidthFile:
     def sha256(self) -> str:
         return sha256_of([self.file])
 
-    def check(self, model: ModelSource, base: Layout) -> None:
+    def check(self, model: ModelSource, base: Layout, *, reads_matrices: bool = True) -> None:
         """Check the file against the model and the layout that a student is to be built from. Reads every tensor, one
-        at a time.
+        at a time; a build, which reads the matrices anyway and finds the same in them, may leave those out.
 
         Raises: ConfigError (made for another model, widths that do not fit it, paths that do not fit the layout),
         WeightsError (missing, misshapen or unknown tensors, an order that is none, numbers that are not finite).
@@ -169,7 +169,7 @@ class WidthFile:
         self._check_tensors(_shapes(self.plan.widths, model.architecture))
         for layer in range(model.architecture.num_layers):
             self.order(layer)
-            for width in self.plan.widths:
+            for width in self.plan.widths if reads_matrices else ():
                 self.read(model, width, layer, "down")
                 if width.has_own_output:
                     self.read(model, width, layer, "output")

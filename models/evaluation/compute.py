@@ -19,15 +19,16 @@ def _attention_multiply_adds(architecture: Architecture, context_tokens: int) ->
 
 
 def head_multiply_adds(manifest: Manifest, head: HeadKind = "exact") -> int:
-    """Multiply-adds of one token's logits.
+    """Multiply-adds of one token's logits; the cheap head's on average, or at most where no average was measured.
 
-    The cheap head's preview, and the tokens that it computes exactly; at most, since it may need fewer candidates.
+    The cheap head's are its preview's, and those of the tokens that it computes exactly.
     """
     hidden, vocab = manifest.architecture.hidden_size, manifest.architecture.vocab_size
     cheap = manifest.cheap_head
     if head == "exact" or cheap is None:
         return hidden * vocab
-    return cheap.rank * (hidden + vocab) + (cheap.num_frequent + cheap.num_candidates) * hidden
+    num_candidates = cheap.num_candidates if cheap.mean_candidates is None else round(cheap.mean_candidates)
+    return cheap.rank * (hidden + vocab) + (cheap.num_frequent + num_candidates) * hidden
 
 
 def layers_multiply_adds(manifest: Manifest, path: StudentPath, context_tokens: int = 0) -> int:

@@ -39,6 +39,11 @@ class Residual:
     pending: str | None = None
     scale: str | None = None
 
+    @property
+    def pending_inputs(self) -> list[str]:
+        """The further inputs of an operator of fenhe's own that first adds the pending value to the running sum."""
+        return [name for name in (self.pending, self.scale) if name is not None]
+
 
 class LayerWriter(Protocol):
     """Writes decoder layers in one set of operators and one precision."""
@@ -368,6 +373,17 @@ def _mixed(graph: GraphWriter, value: str, width: int, of: str = "") -> str:
 def stacked(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix:
     """Weights one above the other. Shapes: returns [sum of outs, in]."""
     return np.concatenate([source.read(f"{prefix}.{part}.weight") for part in parts])
+
+
+def slot_attention_attributes(architecture: Architecture) -> dict[str, float]:
+    """Of fenhe's own attention operators, whatever rows they give."""
+    return {
+        "num_heads": architecture.num_heads,
+        "kv_num_heads": architecture.num_kv_heads,
+        "scale": float(architecture.head_dim**-0.5),
+        "local_window_size": architecture.sliding_window or -1,
+        "norm_epsilon": architecture.norm_eps,
+    }
 
 
 def stacked_bias(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix | None:

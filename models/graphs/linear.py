@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graphs.onnx_graph import MICROSOFT, GraphWriter
-from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.quantise import quantise_blocks_int8, quantise_columns
 
 Matrix = npt.NDArray[np.float32]
 
@@ -48,34 +48,26 @@ class Fp32Linear:
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class BlockLinear:
-    """Weight-only blocks of `bits`: the kernel quantises activations per block by itself (accuracy level 4)."""
+    """Weight-only blocks of eight bits: the kernel quantises activations per block by itself (accuracy level 4)."""
 
-    bits: int
     block_size: int = 32
 
     def prepare(self, graph: GraphWriter, value: str) -> LinearInput:
         return LinearInput(value=value)
 
     def multiply(self, graph: GraphWriter, prepared: LinearInput, name: str, weight: Matrix) -> str:
-        blocks = self._quantise(weight)
-        inputs = [prepared.value, graph.weight(f"{name}.blocks", blocks.values)]
-        inputs.append(graph.weight(f"{name}.scales", blocks.scales))
-        if blocks.zero_points is not None:
-            inputs.append(graph.weight(f"{name}.zero_points", blocks.zero_points))
+        blocks = quantise_blocks_int8(weight, self.block_size)
+        values = graph.weight(f"{name}.blocks", blocks.values)
         return graph.node(
             "MatMulNBits",
-            inputs,
+            [prepared.value, values, graph.weight(f"{name}.scales", blocks.scales)],
             domain=MICROSOFT,
             K=weight.shape[1],
             N=weight.shape[0],
-            bits=self.bits,
+            bits=8,
             block_size=self.block_size,
             accuracy_level=4,
         )
-
-    def _quantise(self, weight: Matrix) -> BlockBits:
-        quantise = quantise_blocks_int4 if self.bits == 4 else quantise_blocks_int8
-        return quantise(weight, self.block_size)
 
 
 class RowInt8Linear:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.graphs.decoder_graph import GATE_UP, Residual, head_weight, stacked, stacked_bias
+from models.graphs.decoder_graph import (
+    GATE_UP,
+    Residual,
+    head_weight,
+    slot_attention_attributes,
+    stacked,
+    stacked_bias,
+)
 from models.graphs.linear import LinearInput, Matrix
 from models.graphs.onnx_graph import FENHE, GraphWriter
 from models.graphs.quantise import quantise_columns
@@ -48,10 +55,10 @@ class NativeLayerWriter:
         return Residual(total=total, pending=pending.value, scale=pending.row_scale)
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
-        graph.named_node("ScaleAdd", [residual.total, *_pending(residual)], [output], domain=FENHE)
+        graph.named_node("ScaleAdd", [residual.total, *residual.pending_inputs], [output], domain=FENHE)
 
     def norm(self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual, output: str) -> None:
-        inputs = [residual.total, graph.weight(gamma, source.read(gamma)), *_pending(residual)]
+        inputs = [residual.total, graph.weight(gamma, source.read(gamma)), *residual.pending_inputs]
         graph.named_node("SkipRmsNorm", inputs, [output], domain=FENHE, epsilon=source.architecture.norm_eps)
 
     def head(self, graph: GraphWriter, source: ModelSource, value: str, output: str) -> None:
@@ -63,7 +70,7 @@ class NativeLayerWriter:
         self, graph: GraphWriter, source: ModelSource, gamma: str, residual: Residual
     ) -> tuple[str, LinearInput]:
         """Add what is pending, normalise and quantise: (sum, quantised normalised sum)."""
-        pending = _pending(residual)
+        pending = residual.pending_inputs
         quantised, scale, *total = graph.nodes(
             "SkipRmsNormQuantize",
             [residual.total, graph.weight(gamma, source.read(gamma)), *pending],
@@ -93,11 +100,7 @@ class NativeLayerWriter:
             ],
             [attended, scale, f"present_key_{slot}", f"present_value_{slot}"],
             domain=FENHE,
-            num_heads=architecture.num_heads,
-            kv_num_heads=architecture.num_kv_heads,
-            scale=float(architecture.head_dim**-0.5),
-            local_window_size=architecture.sliding_window or -1,
-            norm_epsilon=architecture.norm_eps,
+            **slot_attention_attributes(architecture),
         )
         return LinearInput(value=attended, row_scale=scale)
 
@@ -190,13 +193,6 @@ def _gate_up_by_block(
 def _own_columns(graph: GraphWriter, source: ModelSource, name: str) -> list[str]:
     """One of the matrices that belong to a width alone."""
     return _columns(graph, name.removesuffix(".weight"), source.read(name))
-
-
-def _pending(residual: Residual) -> list[str]:
-    """The further inputs of an operator that first adds the pending value to the running sum."""
-    if residual.pending is None:
-        return []
-    return [residual.pending] if residual.scale is None else [residual.pending, residual.scale]
 
 
 def _product(graph: GraphWriter, quantised: str, name: str, weight: Matrix) -> str:

@@ -4,7 +4,7 @@ Owns naming and serialisation; knows nothing of decoders.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,8 @@ OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 FENHE = "fenhe"
+PACKED_WEIGHTS = "weights"
+"""The input that packed matrices lie in: all bytes of the weights file of the graph."""
 WEIGHT_ALIGNMENT_BYTES = 64
 SMALL_TENSOR_BYTES = 1024
 """Up to this size a tensor lives in the graph file itself."""
@@ -36,6 +38,7 @@ class WeightsFile:
         self._file: BinaryIO = path.open("wb")
         self._digest = hashlib.sha256()
         self._tensors: dict[str, onnx.TensorProto] = {}
+        self._places: dict[str, int] = {}
         self.size_bytes = 0
 
     def tensor(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
@@ -44,8 +47,23 @@ class WeightsFile:
             self._tensors[name] = self._append(name, array)
         return self._tensors[name]
 
-    def _append(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+    def packed(self, name: str, pieces: Iterable[bytes]) -> int:
+        """The place of a matrix that was packed for native operators, written now unless one of that name already is.
+
+        Units: bytes from the start of the file.
+        """
+        if name not in self._places:
+            self._align()
+            self._places[name] = self.size_bytes
+            for piece in pieces:
+                self._write(piece)
+        return self._places[name]
+
+    def _align(self) -> None:
         self._write(b"\0" * (-self.size_bytes % WEIGHT_ALIGNMENT_BYTES))
+
+    def _append(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+        self._align()
         offset = self.size_bytes
         self._write(np.ascontiguousarray(array).tobytes())
         tensor = TensorProto(
@@ -88,6 +106,7 @@ class GraphWriter:
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._num_values = 0
         self._once: set[str] = set()
+        self._has_packed = False
 
     def node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
@@ -127,12 +146,26 @@ class GraphWriter:
                 self._tensors[name] = self._weights.tensor(name, array)
         return name
 
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Add a constant inside the graph file, however large; the same name twice is the same constant.
+
+        Shapes: any.
+        """
+        if name not in self._tensors:
+            self._tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def packed(self, name: str, pieces: Iterable[bytes]) -> int:
+        """`WeightsFile.packed`; the graph gets an input `PACKED_WEIGHTS` for the whole file."""
+        self._has_packed = True
+        return self._weights.packed(name, pieces)
+
     def save(self, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """Write the graph file."""
         graph = helper.make_graph(
             self._nodes,
             path.stem,
-            [_value_info(spec) for spec in inputs],
+            [_value_info(spec) for spec in (*inputs, *([_packed_spec()] if self._has_packed else []))],
             [_value_info(spec) for spec in outputs],
             list(self._tensors.values()),
         )
@@ -144,6 +177,10 @@ class GraphWriter:
             producer_name="fenhe",
         )
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _packed_spec() -> TensorSpec:
+    return TensorSpec(name=PACKED_WEIGHTS, kind=TensorProto.UINT8, dimensions=("bytes",))
 
 
 def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from models.row_slices import row_slices
 from models.sources.derived_source import DerivedSource
 from models.sources.source import ModelSource
 
@@ -114,8 +115,10 @@ class RotatedSource(DerivedSource):
             values = np.ones_like(values)
         elif name == MAP_WEIGHT:
             values = np.asarray(self._rotation.T @ values @ self._rotation, np.float32)
-        elif name in (EMBEDDING, MAP_BIAS):
+        elif name == MAP_BIAS:
             values = values @ self._rotation
+        elif name == EMBEDDING:
+            values = self._turned(values)
         return np.asarray(values, np.float32)
 
     def _layer_tensor(self, values: Array, prefix: str, part: str) -> Array:
@@ -129,11 +132,20 @@ class RotatedSource(DerivedSource):
 
     def _read_residual(self, weight: Array, gamma: Array) -> Array:
         """A matrix that reads the normalised residual stream, with the norm's weight folded in."""
-        return np.asarray((weight * gamma) @ self._rotation, np.float32)
+        return self._turned(weight, gamma)
+
+    def _turned(self, rows: Array, gamma: Array | None = None) -> Array:
+        """Every row in the other basis. A large matrix in place, some rows at a time: it is a copy of our own."""
+        parts = list(row_slices(*rows.shape))
+        if len(parts) == 1:
+            return np.asarray((rows if gamma is None else rows * gamma) @ self._rotation, np.float32)
+        for part in parts:
+            rows[part] = (rows[part] if gamma is None else rows[part] * gamma) @ self._rotation
+        return rows
 
 
 def _mixed_inputs(weight: Array) -> Array:
     """A matrix whose input is mixed by `hadamard`, which is its own inverse."""
     size = hadamard_size(weight.shape[1])
     parts = weight.reshape(len(weight), size, -1)
-    return np.asarray(np.einsum("pq,oqr->opr", hadamard(size), parts).reshape(weight.shape), np.float32)
+    return np.asarray(np.matmul(hadamard(size), parts).reshape(weight.shape), np.float32)

@@ -3,18 +3,21 @@
 Undoes what llama.cpp's converter does to the weights: names, and for llama the order of query and key rows.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from models.architecture import Architecture, Family, RopeScaling
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError
 from models.rope import frequency_divisors
+from models.row_slices import row_slices
 from models.sampling import RecommendedSampling, usable_sampling
+from models.sources.gguf_blocks import FLOAT_KINDS, Blocks, Bytes, is_exact, read_blocks, read_floats, round_to_eight
 from models.sources.gguf_header import GgufHeader, TensorEntry, read_header
 from models.sources.gguf_tokenizer import build_tokenizer
 from models.tokenizer import Tokenizer
@@ -74,7 +77,7 @@ class GgufSource:
         self.files = (file,)
         entries = {key: entry for key, entry in self._header.tensors.items() if key != ROPE_TENSOR}
         self._entries = {hugging_face_name(key): entry for key, entry in entries.items()}
-        self._data = np.memmap(file, dtype=np.uint8, mode="r")
+        _check_kinds(self._header)
 
     def sha256(self) -> str:
         return sha256_of(self.files)
@@ -86,17 +89,22 @@ class GgufSource:
         return self._entry(name).shape
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
-        """One tensor, dequantised. Shapes: matrices are [out, in]. Raises: WeightsError for an unsupported kind."""
+        """One tensor, dequantised. Shapes: matrices are [out, in]."""
         entry = self._entry(name)
-        stored = self._data[entry.offset : entry.offset + entry.num_bytes].reshape(*entry.shape[:-1], -1)
-        try:
-            values = dequantize(stored, entry.kind)
-        except NotImplementedError as error:
-            raise WeightsError(f"{self.files[0]}: tensor {name} is stored as {entry.kind.name}: {error}") from error
-        if entry.kind is GGMLQuantizationType.F32:
-            values = values.copy()
-        values = np.asarray(values, dtype=np.float32).reshape(entry.shape)
+        values = np.empty(entry.shape, np.float32)
+        rows = values.reshape(-1, entry.shape[-1])
+        size = entry.num_bytes // len(rows)
+        for part in row_slices(*rows.shape):
+            count = part.stop - part.start
+            stored = stored_bytes(self.files[0], entry, part.start * size, count * size).reshape(count, size)
+            rows[part] = _floats(stored, entry.kind)
         return self._in_rotary_order(name, values)
+
+    def matrix(self, name: str) -> "StoredMatrix":
+        entry = self._entry(name)
+        places = np.arange(entry.shape[0], dtype=np.float32)
+        order = self._in_rotary_order(name, places)
+        return StoredMatrix(self.files[0], entry, None if order is places else order.astype(np.int64))
 
     def tokenizer(self) -> Tokenizer:
         tokenizer = build_tokenizer(self._header)
@@ -117,6 +125,90 @@ class GgufSource:
         if ".self_attn.k_proj." in name:
             return unpermute_rows(values, self.architecture.num_kv_heads)
         return values
+
+
+class StoredMatrix:
+    """A matrix of a GGUF file in its own blocks; of a kind that is not read so, in blocks of eight bits."""
+
+    def __init__(self, file: Path, entry: TensorEntry, order: npt.NDArray[np.int64] | None) -> None:
+        """Shapes: `order` [rows] has the place of each row in the file; None where it is its own."""
+        self._file = file
+        self._entry = entry
+        self._order = order
+        self._row_bytes = entry.num_bytes // entry.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._entry.shape[0], self._entry.shape[1]
+
+    @property
+    def kind(self) -> int:
+        return self._entry.kind
+
+    @property
+    def kind_name(self) -> str:
+        return self._entry.kind.name
+
+    @property
+    def is_exact(self) -> bool:
+        return is_exact(self._entry.kind)
+
+    def read(self, first: int, end: int) -> Blocks:
+        rows = self.stored(first, end)
+        if self.is_exact:
+            return read_blocks(rows, self._entry.kind)
+        return round_to_eight(_floats(rows, self._entry.kind))
+
+    def stored(self, first: int, end: int) -> Bytes:
+        """Rows as the file has them. Shapes: returns [rows, bytes of a row]."""
+        if self._order is None:
+            size = self._row_bytes
+            return stored_bytes(self._file, self._entry, first * size, (end - first) * size).reshape(-1, size)
+        return self._all.reshape(-1, self._row_bytes)[self._order[first:end]]
+
+    @cached_property
+    def _all(self) -> Bytes:
+        return stored_bytes(self._file, self._entry, 0, self._entry.num_bytes)
+
+
+def _floats(rows: Bytes, kind: int) -> npt.NDArray[np.float32]:
+    """Shapes: rows [rows, bytes of a row], returns [rows, values]."""
+    if kind in FLOAT_KINDS or is_exact(kind):
+        return read_floats(rows, kind)
+    return np.asarray(dequantize(rows, GGMLQuantizationType(kind)), np.float32).reshape(len(rows), -1)
+
+
+def _check_kinds(header: GgufHeader) -> None:
+    """Raises: ConfigError that names kinds of tensors which nothing here can read."""
+    kinds = {entry.kind for entry in header.tensors.values()}
+    if unreadable := sorted(kind.name for kind in kinds if not _can_dequantise(kind)):
+        names = [name for name, entry in header.tensors.items() if entry.kind.name in unreadable]
+        raise ConfigError(
+            f"{header.file}: tensors stored as {', '.join(unreadable)} cannot be read ({len(names)} of them, such as "
+            f"{names[0]}); take the model in another kind, such as Q4_K_M"
+        )
+
+
+def _can_dequantise(kind: GGMLQuantizationType) -> bool:
+    if is_exact(kind):
+        return True
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def stored_bytes(file: Path, entry: TensorEntry, start: int, count: int) -> Bytes:
+    """Bytes of one tensor, read rather than mapped: a file that is cut short meanwhile would end the process.
+
+    Shapes: returns [count].
+    Raises: WeightsError for a file that was cut short since its header was read.
+    """
+    found = np.fromfile(file, np.uint8, count, offset=entry.offset + start)
+    if len(found) != count:
+        raise WeightsError(f"{file} was cut short while it was read; fetch it again")
+    return found
 
 
 def unpermute_rows(values: npt.NDArray[np.float32], num_heads: int) -> npt.NDArray[np.float32]:

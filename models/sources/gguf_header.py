@@ -5,10 +5,10 @@ Not `gguf.GGUFReader`: that one walks past the end of a damaged file without not
 """
 
 import math
-import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
@@ -80,29 +80,34 @@ class GgufHeader:
 def read_header(file: Path) -> GgufHeader:
     """Read and check a header; the tensors it lists lie inside the file.
 
-    Raises: WeightsError that names the file and the byte, ConfigError for an unsupported version.
+    Raises: WeightsError that names the file and the byte, ConfigError for an unsupported version or a kind of tensor
+    that is not known.
     """
-    size = file.stat().st_size
-    if size < len(MAGIC) + 20:
-        raise WeightsError(f"{file} is damaged: {size} bytes are too few for a GGUF file; fetch it again")
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _parse(file, _Cursor(file, data))
+    with file.open("rb") as stream:
+        cursor = _Cursor(file, stream)
+        if cursor.size < len(MAGIC) + 20:
+            raise WeightsError(f"{file} is damaged: {cursor.size} bytes are too few for a GGUF file; fetch it again")
+        return _parse(file, cursor)
 
 
 class _Cursor:
-    """A reading position in the header; it never passes the end of the file."""
+    """A reading position in the header; it never passes the end of the file. Nothing is mapped: a file that is cut
+    short meanwhile would end the process."""
 
-    def __init__(self, file: Path, data: mmap.mmap) -> None:
+    def __init__(self, file: Path, stream: BinaryIO) -> None:
         self.file = file
-        self._data = data
-        self.size = len(data)
+        self._stream = stream
+        self.size = os.fstat(stream.fileno()).st_size
         self.offset = 0
 
     def take(self, num_bytes: int) -> bytes:
         if num_bytes > self.size - self.offset:
             raise self.damage(f"{num_bytes} bytes wanted, {self.size - self.offset} left")
-        start, self.offset = self.offset, self.offset + num_bytes
-        return self._data[start : self.offset]
+        taken = self._stream.read(num_bytes)
+        self.offset += len(taken)
+        if len(taken) != num_bytes:
+            raise self.damage(f"{num_bytes} bytes wanted, {len(taken)} there")
+        return taken
 
     def integer(self, num_bytes: int) -> int:
         return int.from_bytes(self.take(num_bytes), "little")
@@ -168,7 +173,10 @@ def _tensor_entry(cursor: _Cursor) -> tuple[str, TensorEntry]:
         kind = GGMLQuantizationType(raw_kind)
         block_size, block_bytes = GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError):
-        raise cursor.damage(f"tensor {name!r} is of unknown kind {raw_kind}") from None
+        raise ConfigError(
+            f"{cursor.file}: tensor {name!r} is stored as kind {raw_kind} of ggml's, which is not known here; take the "
+            "model in another kind, such as Q4_K_M, or fetch it again if the file is damaged"
+        ) from None
     if shape[-1] % block_size:
         raise cursor.damage(f"tensor {name!r} has rows of {shape[-1]}, which blocks of {block_size} do not fill")
     num_bytes = math.prod(shape) // block_size * block_bytes

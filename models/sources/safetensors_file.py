@@ -33,21 +33,24 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class SafetensorsFile:
-    """One open file; its tensors stay on disk until they are read. `metadata` is the header's, empty without any."""
+    """One file; its tensors stay on disk until they are read, and are never mapped: a file that is cut short meanwhile
+    would end the process. `metadata` is the header's, empty without any."""
 
     def __init__(self, file: Path) -> None:
         """Raises: WeightsError for a damaged or truncated file."""
         self.file = file
         self.tensors, self.metadata, self._data_start = _read_header(file)
-        self._data = np.memmap(file, dtype=np.uint8, mode="r")
+        size = file.stat().st_size
         for name, tensor in self.tensors.items():
-            self._check(name, tensor)
+            self._check(name, tensor, size)
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
         """A fresh fp32 copy of a tensor. Shapes: as stored. Raises: WeightsError for an unsupported type of number."""
         values = self._read(name, _DTYPES)
         if self.tensors[name].dtype == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
+            wide = values.astype(np.uint32)
+            wide <<= 16
+            values = wide.view(np.float32)
         return values.astype(np.float32, copy=False)
 
     def read_integers(self, name: str) -> npt.NDArray[np.int64]:
@@ -60,12 +63,15 @@ class SafetensorsFile:
         if dtype is None:
             known = ", ".join(dtypes)
             raise WeightsError(f"{self.file}: tensor {name} is stored as {tensor.dtype}; only {known} can be read")
-        start, end = (self._data_start + offset for offset in tensor.data_offsets)
-        return self._data[start:end].copy().view(dtype).reshape(tensor.shape)
-
-    def _check(self, name: str, tensor: StoredTensor) -> None:
         start, end = tensor.data_offsets
-        if self._data_start + end > len(self._data):
+        found = np.fromfile(self.file, np.uint8, end - start, offset=self._data_start + start)
+        if len(found) != end - start:
+            raise WeightsError(f"{self.file} was cut short while it was read; fetch it again")
+        return found.view(dtype).reshape(tensor.shape)
+
+    def _check(self, name: str, tensor: StoredTensor, size: int) -> None:
+        start, end = tensor.data_offsets
+        if self._data_start + end > size:
             raise WeightsError(f"{self.file} is cut short: tensor {name} lies beyond its end; fetch it again")
         dtype = (_DTYPES | _INTEGERS).get(tensor.dtype)
         if start > end or (dtype and end - start != int(np.prod(tensor.shape)) * dtype.itemsize):

@@ -4,18 +4,56 @@ Tensors are read one at a time, under the Hugging Face Llama names, as fp32.
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from models.architecture import Architecture
-from models.errors import ConfigError, WeightsError
+from models.errors import ConfigError, WeightsError, reason_of
 from models.sampling import RecommendedSampling
+from models.sources.gguf_blocks import Blocks, Bytes
 from models.tokenizer import Tokenizer
 
 MAX_NAMES_IN_MESSAGE = 8
 GGUF_SUFFIX, GGUF_MAGIC = ".gguf", b"GGUF"
+
+
+class BlockMatrix(Protocol):
+    """A matrix that is read in blocks, some rows at a time. `is_exact`: as they are stored, nothing rounded."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def is_exact(self) -> bool: ...
+
+    def read(self, first: int, end: int) -> Blocks:
+        """Rows `first` to `end` (exclusive)."""
+        ...
+
+
+class StoredBlocks(BlockMatrix, Protocol):
+    """A matrix of a file. `kind` is ggml's number of how it is stored."""
+
+    @property
+    def kind(self) -> int: ...
+
+    @property
+    def kind_name(self) -> str: ...
+
+    def stored(self, first: int, end: int) -> Bytes:
+        """Rows as the file has them. Shapes: returns [rows, bytes of a row]."""
+        ...
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A model that is stored in blocks."""
+
+    def matrix(self, name: str) -> StoredBlocks:
+        """Raises: WeightsError for a name that is not there."""
+        ...
 
 
 class ModelSource(Protocol):
@@ -66,10 +104,22 @@ class ModelSource(Protocol):
 def open_source(path: Path) -> ModelSource:
     """Open a GGUF file, a folder that holds one, or a Hugging Face folder.
 
-    Raises: ConfigError for anything else or an unsupported model, WeightsError for damaged files.
+    Raises: ConfigError for anything else, for files that cannot be read or an unsupported model, WeightsError for
+    damaged files.
     """
+    try:
+        return _open(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {reason_of(error)}; make it readable for this user, or give another one"
+        ) from error
+
+
+def _open(path: Path) -> ModelSource:
     if not path.exists():
         raise ConfigError(f"{path} does not exist; give a GGUF file or a Hugging Face folder, or `fenhe pull` one")
+    if not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path} is neither a file nor a folder; give a GGUF file or a Hugging Face folder")
     file = _only_gguf(path) if path.is_dir() else path
     if file is None:
         from models.sources.huggingface import HuggingFaceSource

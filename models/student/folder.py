@@ -7,10 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import ConfigError, WeightsError
+from models.graphs.precisions import PRECISIONS
 from models.student.manifest import HeadKind, Manifest, Variant, read_manifest
+from models.student.row_table import EmbeddingTable, RowTable
 from models.student.verification import FileVerifier
 from models.tokenizer import TEMPLATE_NAME, TOKENIZER_FILES, Tokenizer
 
+ROWS_SUFFIX = ".rows"
+"""Of tables that `RowTable` reads."""
 HEAD = "head"
 CHEAP_HEAD = "cheap_head"
 HEAD_STAGES: dict[HeadKind, str] = {"exact": HEAD, "cheap": CHEAP_HEAD}
@@ -91,8 +95,38 @@ class Student:
         heads = {HEAD: graphs.head, CHEAP_HEAD: graphs.cheap_head}
         return self.folder / (heads.get(stage) or graphs.stages[stage])
 
+    def packed_weights(self, variant: str, stage: str) -> tuple[Path, int] | None:
+        """The file of a stage's packed matrices and how large it is, after a look at its bytes; None at precisions that
+        have none.
+
+        Raises: ConfigError for a precision that was not built, WeightsError that names a damaged file.
+        """
+        self._variant(variant)
+        precision = PRECISIONS.get(variant)
+        if precision is None or not precision.keeps_blocks:
+            return None
+        name = f"{stage}.{precision.weights}.weights"
+        if self.is_verified:
+            self._verifier.verify([name])
+        sizes = {entry.name: entry.size_bytes for entry in self.manifest.files}
+        if name not in sizes:
+            raise WeightsError(f"{self.folder / name} is not in the manifest; build the student again")
+        return self.folder / name, sizes[name]
+
+    def embedding_table(self, variant: str) -> EmbeddingTable:
+        """Rows by token id, read from the file or mapped. Shapes: [vocab, hidden_size].
+
+        Raises: as `embedding`.
+        """
+        name = self._variant(variant).embedding
+        if not name.endswith(ROWS_SUFFIX):
+            return self.embedding(variant)
+        if self.is_verified:
+            self._verifier.verify([name])
+        return RowTable(self.folder / name)
+
     def embedding(self, variant: str) -> npt.NDArray[np.float32]:
-        """The embedding table, mapped rather than read. Shapes: [vocab, hidden_size].
+        """The embedding table where it is in fp32, mapped rather than read. Shapes: [vocab, hidden_size].
 
         Raises: ConfigError for a precision that was not built, WeightsError for a damaged file.
         """

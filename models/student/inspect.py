@@ -76,7 +76,8 @@ def _sampling(sampling: RecommendedSampling | None) -> str:
 
 
 def _cheap_head(head: CheapHead) -> str:
-    exact = f"{head.num_frequent} frequent tokens and at most {head.num_candidates} others exact"
+    mean = "" if head.mean_candidates is None else f" (on average {head.mean_candidates:.0f})"
+    exact = f"{head.num_frequent} frequent tokens and at most {head.num_candidates} others{mean} exact"
     return f"cheap head: rank {head.rank}, {exact}"
 
 

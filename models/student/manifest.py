@@ -121,7 +121,8 @@ class Variant(Record, frozen=True, kw_only=True):
 
 class CheapHead(Record, frozen=True, kw_only=True):
     """A head that previews every token's logit from `rank` dimensions, and computes exactly those of `num_frequent`
-    frequent tokens and of at most `num_candidates` others, the best by the preview.
+    frequent tokens and of at most `num_candidates` others, the best by the preview; of `mean_candidates` on average,
+    where that was measured.
 
     `sha256` is of the file it was built from.
     """
@@ -129,6 +130,7 @@ class CheapHead(Record, frozen=True, kw_only=True):
     rank: int
     num_frequent: int
     num_candidates: int
+    mean_candidates: float | None = None
     sha256: str
 
 
@@ -358,6 +360,14 @@ class Manifest(Record, frozen=True, kw_only=True, dict=True):
 
     def multiply_adds_on(self, path: StudentPath) -> int:
         """Multiply-adds of one token in the matrices of a path's decoder layers, exit blocks included."""
+        return self._multiply_adds[path.name]
+
+    @cached_property
+    def _multiply_adds(self) -> dict[str, int]:
+        """By path: every request asks, and a hundred layers take a while to add up."""
+        return {path.name: self._layers_multiply_adds(path) for path in self.paths}
+
+    def _layers_multiply_adds(self, path: StudentPath) -> int:
         blocks = self.exit(path.exit).num_blocks * self.architecture.layer_multiply_adds()
         return blocks + sum(
             self.architecture.layer_multiply_adds(self.neurons(path, layer))
@@ -424,7 +434,7 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_NAME
     try:
         manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{folder} is not a student folder: no {MANIFEST_NAME}; make one with `fenhe build`"
         ) from None
@@ -559,6 +569,8 @@ def _head_problems(manifest: Manifest) -> list[str]:
             f"the cheap head's {head.num_frequent} frequent tokens and {head.num_candidates} candidates must be at "
             f"least 1 each and at most the vocabulary, {vocab}, together"
         )
+    if head.mean_candidates is not None and not 0 <= head.mean_candidates <= head.num_candidates:
+        problems.append(f"the cheap head's {head.mean_candidates:g} candidates on average must be 0 to its most")
     return [f"{problem}; build the student again with `fenhe build --head`" for problem in problems]
 
 

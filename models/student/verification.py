@@ -70,7 +70,7 @@ class FileVerifier:
         if known is None:
             return False
         try:
-            return known == _whole((self._folder / entry.name).stat(), entry.sha256)
+            return known == whole_of((self._folder / entry.name).stat(), entry.sha256)
         except OSError:  # reading it says what is wrong
             return False
 
@@ -78,9 +78,9 @@ class FileVerifier:
         """What to remember of a file that is whole; None while it is too young, or was touched meanwhile."""
         file, started_ns = self._folder / entry.name, self._now_ns()
         try:
-            before = _whole(file.stat(), entry.sha256)
+            before = whole_of(file.stat(), entry.sha256)
             sha256 = sha256_of([file])
-            after = _whole(file.stat(), entry.sha256)
+            after = whole_of(file.stat(), entry.sha256)
         except OSError as error:
             raise WeightsError(f"{file} cannot be read: {reason_of(error)}; {FIX}") from error
         if sha256 != entry.sha256:
@@ -96,7 +96,8 @@ class FileVerifier:
         logger.debug("files verified folder=%s files=%s", self._folder, ",".join(settled))
 
 
-def _whole(status: os.stat_result, sha256: str) -> Whole:
+def whole_of(status: os.stat_result, sha256: str) -> Whole:
+    """What to remember of a file."""
     return Whole(
         sha256=sha256,
         device=status.st_dev,

@@ -164,13 +164,15 @@ class Admission:
         ticket.status = TicketStatus.QUEUED
         self._admit_waiting(now_s)
 
-    def release(self, ticket: Ticket, now_s: float, num_used_tokens: int = 0) -> None:
-        """The request has ended, whether it ran or not; its tenant gets back the tokens it did not use."""
+    def release(self, ticket: Ticket, now_s: float, num_used_tokens: int = 0, num_extra_tokens: float = 0.0) -> None:
+        """The request has ended, whether it ran or not; its tenant gets back the tokens it did not use, and pays for
+        `num_extra_tokens`, which stand for what the engine did beyond computing tokens."""
         self._measure(now_s)
         if ticket.status is TicketStatus.RUNNING:
             self.running.take(ticket)
             self._pace.count_running(self.running.num_sequences, now_s)
-            self._queues[ticket.priority].refund(ticket.tenant, max(0, ticket.cost_tokens - num_used_tokens))
+            num_unused = max(0, ticket.cost_tokens - num_used_tokens)
+            self._queues[ticket.priority].settle(ticket.tenant, num_extra_tokens - num_unused)
         elif ticket.status is TicketStatus.QUEUED:
             self._unqueue(ticket)
         ticket.status = TicketStatus.OVER

@@ -85,11 +85,13 @@ class FairQueue(Generic[E]):
     def remove(self, entry: E) -> None:
         self._lanes[entry.tenant].entries.remove(entry)
 
-    def refund(self, tenant: str | None, num_tokens: int) -> None:
-        """Give back what a popped entry did not use."""
+    def settle(self, tenant: str | None, num_tokens: float) -> None:
+        """Charge what a popped entry cost beyond what it was charged; below 0: give back what it did not use."""
+        if num_tokens > 0:
+            self._lanes.setdefault(tenant, Lane(self._now))
         lane = self._lanes.get(tenant)
         if lane is not None:
-            lane.start = max(lane.start - num_tokens, self._now)
+            lane.start = max(lane.start + num_tokens, self._now)
 
     def forget(self) -> None:
         """Start afresh, once nothing runs and nothing waits."""

@@ -26,6 +26,9 @@ KEY_PREFIX = "fk-"
 OPEN_PATHS = frozenset({"/health", "/readyz", "/startup"})
 """Probes: orchestrators have no key."""
 METRICS_PATH = "/metrics"
+PAGE_PATH = "/"
+PAGE_FILES = "/console/assets/"
+"""The console's page and its files, the same for everybody: browsers send no key when they open a page."""
 ADMIN_PREFIXES = ("/admin/", "/debug/")
 """Paths that need the admin key instead."""
 HTTP_BLANKS = " \t"
@@ -36,17 +39,20 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._@-]{1,64}$")]
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Key:
-    """`max_priority` is the highest it may ask for. Keys of one tenant share its turn in the queue and its cache."""
+    """`max_priority` is the highest it may ask for. `online_quality` says whether answers to its tenant may be scored.
+    Keys of one tenant share its turn in the queue and its cache."""
 
     name: str
     sha256: str
     tenant: str
     limits: KeyLimits
     max_priority: Priority = Priority.NORMAL
+    online_quality: bool = True
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[[key]]` table of a key file. `tenant` defaults to the name, the limits to those of `[keys]`."""
+    """A `[[key]]` table of a key file. `tenant` defaults to the name, the limits to those of `[keys]`. One key with
+    `online_quality` false is enough for its tenant."""
 
     name: Name
     sha256: Sha256
@@ -55,6 +61,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tokens_per_minute: Positive | None = None
     max_concurrent: Positive | None = None
     max_priority: Priority = Priority.NORMAL
+    online_quality: bool = True
 
 
 def load_keys(config: KeysConfig) -> tuple[Key, ...]:
@@ -74,7 +81,12 @@ def load_keys(config: KeysConfig) -> tuple[Key, ...]:
         problems += [Problem(setting="keys.file", others=("keys.sha256",), said=said)] if twice else []
     if problems:
         raise ConfigError(*problems)
-    return tuple(_make_key(entry, config) for entry in entries)
+    private = {_tenant_of(entry) for entry in entries if not entry.online_quality}
+    return tuple(_make_key(entry, config, online_quality=_tenant_of(entry) not in private) for entry in entries)
+
+
+def _tenant_of(entry: KeyEntry) -> str:
+    return entry.tenant or entry.name
 
 
 def _read_file(file: Path) -> list[KeyEntry]:
@@ -106,17 +118,18 @@ def _wrong_file(*said: str) -> ConfigError:
     return ConfigError(*(Problem(setting="keys.file", said=one) for one in said))
 
 
-def _make_key(entry: KeyEntry, config: KeysConfig) -> Key:
+def _make_key(entry: KeyEntry, config: KeysConfig, *, online_quality: bool) -> Key:
     return Key(
         name=entry.name,
         sha256=entry.sha256.lower(),
-        tenant=entry.tenant or entry.name,
+        tenant=_tenant_of(entry),
         limits=KeyLimits(
             requests_per_minute=entry.requests_per_minute or config.requests_per_minute,
             tokens_per_minute=entry.tokens_per_minute or config.tokens_per_minute,
             max_concurrent=entry.max_concurrent or config.max_concurrent,
         ),
         max_priority=entry.max_priority,
+        online_quality=online_quality,
     )
 
 
@@ -181,7 +194,7 @@ class Keyring:
 
 def needs_key(path: str, config: ServerConfig) -> bool:
     """Whether this path needs an API key, once there are any; unknown paths do too."""
-    if path in OPEN_PATHS or path.startswith(ADMIN_PREFIXES):
+    if path in OPEN_PATHS or path == PAGE_PATH or path.startswith((PAGE_FILES, *ADMIN_PREFIXES)):
         return False
     return path != METRICS_PATH or config.keys.metrics
 

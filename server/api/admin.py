@@ -8,8 +8,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import BadRequest, ConfigError, Forbidden, InvalidParameter, NotFound, Unauthorized, UnsupportedField
-from models.student.manifest import read_manifest
+from models.building.cached_student import name_at
+from models.errors import (
+    BadRequest,
+    ConfigError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    Unauthorized,
+    UnsupportedField,
+    WeightsError,
+)
 from router.cache.key import key_prefix
 from server.access.keys import bearer_digests, is_one_of
 from server.api.handler import Handler
@@ -35,7 +44,8 @@ def students_handler(context: Context, changes: StudentChanges) -> Handler:
 
 
 def add_handler(context: Context, changes: StudentChanges) -> Handler:
-    """202: the folder holds a student. It is opened in the background; the list shows how far it is."""
+    """202: the folder holds a student, or a model that one is built from. It is opened in the background; the list
+    shows how far it is."""
 
     async def add_student(request: Request) -> Response:
         check_key(context, request)
@@ -44,7 +54,7 @@ def add_handler(context: Context, changes: StudentChanges) -> Handler:
         own_name = await run_in_daemon_thread(partial(_name_in, folder))
         name = own_name if body.name is None else body.name
         config = StudentConfig(folder=folder, name=name, tasks=tuple(body.tasks or ()))
-        return json_response(_describe_arrival(changes.add(name, config)), ACCEPTED)
+        return json_response(describe_arrival(changes.add(name, config)), ACCEPTED)
 
     return add_student
 
@@ -71,7 +81,7 @@ def remove_handler(context: Context, changes: StudentChanges) -> Handler:
     async def remove_student(request: Request) -> Response:
         check_key(context, request)
         removed = changes.remove(request.path_params["name"])
-        described = _describe_arrival(removed) if isinstance(removed, Arrival) else _describe_leaving(removed)
+        described = describe_arrival(removed) if isinstance(removed, Arrival) else _describe_leaving(removed)
         return json_response(described, ACCEPTED)
 
     return remove_student
@@ -136,16 +146,16 @@ def _folder_of(body: StudentRequest) -> Path:
 
 
 def _name_in(folder: Path) -> str:
-    """The name in the folder's manifest. Raises: BadRequest when it has none."""
+    """Of a student its manifest's, of a model its file's. Raises: BadRequest where there is neither."""
     try:
-        return read_manifest(folder).name
-    except (ConfigError, OSError) as error:
+        return name_at(folder)
+    except (ConfigError, WeightsError, OSError) as error:
         raise BadRequest(str(error), param="folder") from None
 
 
 def _describe_all(context: Context, changes: StudentChanges) -> Iterator[StudentReply]:
     yield from map(describe_student, context.students)
-    yield from map(_describe_arrival, changes.arrivals.values())
+    yield from map(describe_arrival, changes.arrivals.values())
     yield from map(_describe_leaving, context.leaving.values())
 
 
@@ -168,7 +178,7 @@ def _describe_leaving(student: ServedStudent) -> StudentReply:
     return msgspec.structs.replace(describe_student(student), status="stopping", error=None)
 
 
-def _describe_arrival(arrival: Arrival) -> StudentReply:
+def describe_arrival(arrival: Arrival) -> StudentReply:
     return StudentReply(
         name=arrival.name,
         status="opening" if arrival.error is None else "failed",

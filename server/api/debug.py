@@ -12,6 +12,7 @@ from models.errors import EngineUnhealthy
 from router.decision import Priority
 from server.api.admin import check_key
 from server.api.handler import Handler
+from server.api.online_quality import describe_quality
 from server.api.probes import paths_of
 from server.context import Context
 from server.students.student import ServedStudent
@@ -37,7 +38,8 @@ async def describe_state(context: Context) -> DebugReply:
         is_draining=context.drain.is_draining,
         open_requests=sorted(context.drain.open_keys),
         students=list(await asyncio.gather(*(_describe(student) for student in students))),
-        cache=_cache_state(context),
+        cache=describe_cache(context),
+        online_quality=describe_quality(context),
     )
 
 
@@ -60,14 +62,14 @@ async def _describe(student: ServedStudent) -> StudentState:
         error=status.error_detail or status.error,
         integrity=integrity,
         paths=paths_of(student),
-        engine=_engine_state(status),
+        engine=describe_engine(status),
         running=[_sequence(one) for one in sequences if one.slot is not None],
         waiting=[_sequence(one) for one in sequences if one.slot is None],
-        door=_admission(student),
+        door=describe_admission(student),
     )
 
 
-def _engine_state(status: EngineStatus) -> EngineState:
+def describe_engine(status: EngineStatus) -> EngineState:
     return EngineState(
         num_accepted=status.num_accepted,
         num_steps=status.num_steps,
@@ -100,7 +102,7 @@ def _sequence(state: SequenceState) -> SequenceReply:
     )
 
 
-def _admission(student: ServedStudent) -> DoorState:
+def describe_admission(student: ServedStudent) -> DoorState:
     admission = student.admission.turns
     return DoorState(
         num_running=admission.running.num_sequences,
@@ -112,7 +114,7 @@ def _admission(student: ServedStudent) -> DoorState:
     )
 
 
-def _cache_state(context: Context) -> CacheState:
+def describe_cache(context: Context) -> CacheState:
     cache = context.cache
     store = cache.store.status()
     return CacheState(

@@ -19,14 +19,17 @@ from server.api.admin import (
 )
 from server.api.chat import chat_handler
 from server.api.completions import completion_handler
+from server.api.console import facts_handler, state_handler
 from server.api.debug import debug_handler
 from server.api.embeddings import embeddings_handler
 from server.api.handler import Handler
 from server.api.messages import count_handler, message_handler
 from server.api.model_list import model_handler, models_handler
+from server.api.online_quality import pin_handler, unpin_handler
 from server.api.probes import health_handler, metrics_handler, ready_handler, startup_handler, version_handler
 from server.api.responses import response_handler
 from server.api.route import route_handler
+from server.api.shelf import add_from_shelf_handler, shelf_handler
 from server.api.tokenize import detokenize_handler, tokenize_handler
 from server.context import Context
 from server.generation.preferences import TASK_HEADER
@@ -35,9 +38,11 @@ from server.students.admission_gate import DEADLINE_HEADER
 from server.wire.base import ErrorReply
 from server.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from server.wire.completions import CompletionRequest, TextCompletion
+from server.wire.console import FactsReply, LiveReply, ShelfReply, ShelfRequest
 from server.wire.debug import DebugReply
 from server.wire.message_errors import MessageError
 from server.wire.messages import CountReply, CountRequest, MessageEvent, MessageReply, MessageRequest
+from server.wire.online_quality import PinList, PinRequest
 from server.wire.responses import ResponseEvent, ResponseReply, ResponseRequest
 from server.wire.status import (
     FlushReply,
@@ -298,6 +303,24 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="get",
+        path="/console/state",
+        make_handler=_with_context(state_handler),
+        id="show_console_state",
+        summary="What the server does now, for its page: rows by path, queues, rates; nothing of any request's text.",
+        reply=LiveReply,
+        refusals=(404,),
+    ),
+    Endpoint(
+        method="get",
+        path="/console/facts",
+        make_handler=_with_context(facts_handler),
+        id="show_console_facts",
+        summary="What the students of the pool are made of, and what was measured of their paths, for its page.",
+        reply=FactsReply,
+        refusals=(404,),
+    ),
+    Endpoint(
+        method="get",
         path="/debug/state",
         make_handler=_with_context(debug_handler),
         id="show_state",
@@ -363,6 +386,28 @@ ENDPOINTS = (
         needs_admin_key=True,
     ),
     Endpoint(
+        method="get",
+        path="/admin/shelf",
+        make_handler=_with_context(shelf_handler),
+        id="list_shelf",
+        summary="The students that lie in the folders of `[console] folders`.",
+        reply=ShelfReply,
+        refusals=_ADMIN,
+        needs_admin_key=True,
+    ),
+    Endpoint(
+        method="post",
+        path="/admin/shelf",
+        make_handler=add_from_shelf_handler,
+        id="add_from_shelf",
+        summary="Add one of them by its name; it is opened and loaded in the background.",
+        body=ShelfRequest,
+        reply=StudentReply,
+        status=202,
+        refusals=(*_ADMIN, 408, 413, 415, 503),
+        needs_admin_key=True,
+    ),
+    Endpoint(
         method="delete",
         path="/admin/cache",
         make_handler=_with_context(flush_handler),
@@ -371,6 +416,28 @@ ENDPOINTS = (
         reply=FlushReply,
         refusals=(*_ADMIN, 503),
         parameters=(parameter("student", "query"), parameter("prefix", "query")),
+        needs_admin_key=True,
+    ),
+    Endpoint(
+        method="post",
+        path="/admin/online-quality/pins",
+        make_handler=_with_context(pin_handler),
+        id="pin_path",
+        summary="Keep a path in default routing of a task, or out of it, whatever its live quality.",
+        body=PinRequest,
+        reply=PinList,
+        refusals=(*_ADMIN, 408, 413, 415),
+        needs_admin_key=True,
+    ),
+    Endpoint(
+        method="delete",
+        path="/admin/online-quality/pins",
+        make_handler=_with_context(unpin_handler),
+        id="unpin_path",
+        summary="Undo a pin: live quality decides again.",
+        reply=PinList,
+        refusals=_ADMIN,
+        parameters=(parameter("task", "query"), parameter("path", "query"), parameter("student", "query")),
         needs_admin_key=True,
     ),
     Endpoint(

@@ -1,9 +1,13 @@
 """`POST /v1/route`: where a request would go and why, without generating anything."""
 
+import asyncio
+
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InvalidParameter
+from router.classifier.explanation import explain
 from router.decision import RouteDecision, RoutePreferences, TaskScores
 from server.api.charge import charged
 from server.api.chat import ChatOrder
@@ -16,17 +20,25 @@ from server.telemetry.request_record import record_of
 from server.wire.chat import ChatRequest
 from server.wire.completions import CompletionRequest
 from server.wire.replies import json_response
-from server.wire.status import RouteReply, RouteRequest, TargetReply, route_decoder
+from server.wire.status import RouteReply, RouteRequest, TargetReply, WordReply, route_decoder
 
 
 def route_handler(context: Context) -> Handler:
     async def create_route(request: Request) -> Response:
-        record, order = record_of(request.scope), await read_order(request, context, route_decoder, order_of)
+        explains = False
+
+        def read(context: Context, body: RouteRequest, preferences: RoutePreferences, envelope: Envelope) -> Order:
+            nonlocal explains
+            explains = body.explain is True
+            return order_of(context, body, preferences, envelope)
+
+        record, order = record_of(request.scope), await read_order(request, context, route_decoder, read)
         with charged(record, order.envelope.num_bytes) as charge:
             routed = await route(context, order)
             charge.num_tokens = sum(prompt.num_tokens for prompt in routed.prompts)
         record.begin(routed.decision, routed.target)
-        return json_response(_describe(routed))
+        reply = _describe(routed)
+        return json_response(replace(reply, words=await _words(context, order, routed)) if explains else reply)
 
     return create_route
 
@@ -50,6 +62,15 @@ def order_of(context: Context, body: RouteRequest, preferences: RoutePreferences
         completion = CompletionRequest(model=body.model, prompt=body.prompt, fenhe=body.fenhe)
         return CompletionOrder(context, completion, preferences, envelope)
     raise InvalidParameter("send either `prompt` or `messages`", param="prompt")
+
+
+async def _words(context: Context, order: Order, routed: Routed) -> list[WordReply]:
+    """Empty where nothing was classified, and for several prompts."""
+    conversations = await order.conversations()
+    if routed.scores is None or len(conversations) != 1:
+        return []
+    pulls = await asyncio.to_thread(explain, context.router.classify, conversations[0], routed.scores)
+    return [WordReply(start=one.start, end=one.end, pull=round(one.pull, 4), task=one.task) for one in pulls]
 
 
 def _describe(routed: Routed) -> RouteReply:

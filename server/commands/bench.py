@@ -25,6 +25,7 @@ BENCHES = {
     "head": Bench("bench.engines.head", "the cheap head beside the exact one: time of a step, and equal tokens"),
     "remote": Bench("bench.remote.cli", "a remote student beside its upstream: the latency that it adds"),
     "grammar": Bench("bench.engines.grammar", "what keeping to a grammar costs the rows that do, and the others"),
+    "choosing": Bench("bench.engines.choosing", "what choosing one token costs, for each way of choosing"),
 }
 
 

@@ -5,6 +5,7 @@ Only the module of the subcommand that was named is imported, so `fenhe --help` 
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -17,6 +18,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "serve": "serve students over HTTP",
     "chat": "talk to a server",
+    "completion": "make the TAB key complete `fenhe` in bash, zsh or fish",
     "simulate": "serve a student without a model, which answers at set times",
     "route": "show where a question would go, and why",
     "keys": "make API keys: `fenhe keys make NAME`",
@@ -31,6 +33,7 @@ COMMANDS = {
 }
 """What each subcommand does, in the order of the help text. Its module has `add_arguments(parser)`, and
 `run(arguments)`, which returns the exit status."""
+LOADTESTS = ("run", "compare", "overhead", "growth", "coldstart", "agree")
 WHOLE_LINE = ("router", "bench", "loadtest")
 """The subcommands with commands of their own: `run(arguments)` of their modules takes the rest of the line unread."""
 
@@ -38,6 +41,8 @@ WHOLE_LINE = ("router", "bench", "loadtest")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; its errors are one line on stderr and exit status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(os.environ.get("COMP_LINE", ""))
     is_debug = "--debug" in arguments
     try:
         return _run(arguments)
@@ -60,6 +65,17 @@ def _run(arguments: list[str]) -> int:
     return status
 
 
+def _complete(line: str) -> None:
+    """Answer the shell, which asks what may stand at its cursor; see `server.commands.completion`."""
+    from server.commands.completion import complete, words_of
+
+    complete(make_parser(_named(words_of(line)))[0])
+
+
+def _named(arguments: Sequence[str]) -> str | None:
+    return next((name for name in arguments if name in (*COMMANDS, *WHOLE_LINE)), None)
+
+
 def _module(command: str) -> ModuleType:
     return importlib.import_module(f"server.commands.{command}")
 
@@ -68,7 +84,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     """Raises: ConfigError for options that do not exist, naming those that were meant."""
     from server.settings.suggestions import did_you_mean
 
-    command = next((name for name in arguments if name in (*COMMANDS, *WHOLE_LINE)), None)
+    command = _named(arguments)
     parser, options = make_parser(command)
     parsed, unknown = parser.parse_known_args(arguments)
     if not unknown:
@@ -93,9 +109,12 @@ def make_parser(named: str | None) -> tuple[argparse.ArgumentParser, list[str]]:
         if name == named:
             _fill(command, _module(name))
             options = [option for action in command._actions for option in action.option_strings]
-    commands.add_parser("router", help="the task classifier: `fenhe router train`, `fenhe router eval`", add_help=False)
-    commands.add_parser("bench", help=f"measure: `fenhe bench` with {', '.join(BENCHES)}", add_help=False)
-    commands.add_parser("loadtest", help="put load on a server, compare servers: `fenhe loadtest run`", add_help=False)
+    for name, about, names in (
+        ("router", "the task classifier: `fenhe router train`, `fenhe router eval`", ("train", "eval")),
+        ("bench", f"measure: `fenhe bench` with {', '.join(BENCHES)}", tuple(BENCHES)),
+        ("loadtest", "put load on a server, compare servers: `fenhe loadtest run`", LOADTESTS),
+    ):
+        commands.add_parser(name, help=about, add_help=False).add_argument(name, choices=names)
     return parser, options
 
 

@@ -35,9 +35,18 @@ def find_api_key(option: str | None, environ: Mapping[str, str]) -> str | None:
 
 def post(url: str, path: str, body: object, api_key: str | None = None) -> bytes:
     """The body of a 200 answer. Raises: BadRequest, Unauthorized, Unavailable."""
+    return _exchange(url, "POST", path, json.dumps(body), api_key)
+
+
+def get(url: str, path: str, api_key: str | None = None) -> bytes:
+    """The body of a 200 answer. Raises: BadRequest, Unauthorized, Unavailable."""
+    return _exchange(url, "GET", path, None, api_key)
+
+
+def _exchange(url: str, method: str, path: str, body: str | None, api_key: str | None) -> bytes:
     connection, base = connect(url)
     try:
-        connection.request("POST", f"{base}{path}", json.dumps(body), headers(api_key))
+        connection.request(method, f"{base}{path}", body, headers(api_key))
         response = connection.getresponse()
         answer = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from models.errors import ConfigError, Problem
+from models.building.cached_student import name_at
+from models.errors import ConfigError, Problem, WeightsError
 from models.student.manifest import read_manifest
 from router.pool import name_problem
 from server.lifecycle.settings_check import collect, look_over
-from server.settings.config import StudentConfig
+from server.quality.pins import pin_problems
+from server.settings.config import ServerConfig, StudentConfig
 from server.settings.reading import draft_config
 from server.settings.schema import settings_schema
 from server.students.open_student import load_classifier
@@ -62,6 +64,7 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
         if reported.isdisjoint({problem.setting, problem.said}):
             problems.append(problem)
             reported.add(problem.said)
+    problems += _pin_problems(config)
     collect(lambda: load_classifier(config.router), problems)
     if problems:
         raise ConfigError(*problems)
@@ -70,18 +73,30 @@ def check(file: Path, environ: Mapping[str, str]) -> str:
 
 
 def _student_problems(students: Sequence[StudentConfig]) -> Iterator[Problem]:
-    """The default student is not checked: it is fetched and built when a server starts."""
+    """The default student is not checked: it is fetched and built when a server starts. Of models that are no student
+    yet all but the weights is read."""
     names: list[str] = []
     for index, student in enumerate(students):
         if student.folder is None:
             continue
         try:
-            manifest = read_manifest(student.folder)
-        except (ConfigError, OSError) as error:
+            own_name = name_at(student.folder)
+        except (ConfigError, WeightsError, OSError) as error:
             yield Problem(setting=f"student[{index}].folder", said=str(error))
             continue
-        name = student.name or manifest.name
+        name = student.name or own_name
         problem = name_problem(name, names)
         if problem is not None:
             yield Problem(setting=f"student[{index}].name", said=problem)
         names.append(name)
+
+
+def _pin_problems(config: ServerConfig) -> Iterator[Problem]:
+    """Only where every student is a folder that can be read: what paths others have shows when a server starts."""
+    try:
+        manifests = [None if one.folder is None else read_manifest(one.folder) for one in config.student]
+    except (ConfigError, OSError):
+        return
+    known = {str(index): manifest for index, manifest in enumerate(manifests) if manifest is not None}
+    if len(known) == len(manifests):
+        yield from pin_problems(config.online_quality, known)

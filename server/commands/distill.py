@@ -202,12 +202,14 @@ class _LazyAnswerer:
 
     def _built(self, cache: Path) -> Path:
         from models.building.build import build_student
+        from models.building.progress import show_progress
         from models.sources.source import path_to
 
         folder = cache / "teachers" / self._source.sha256()[:16]
         if not (folder / MANIFEST_NAME).exists():
             print(f"building the teacher in {folder} (once)", file=sys.stderr)
-            build_student(path_to(self._source), folder, show_progress=sys.stderr.isatty())
+            with show_progress(lambda line: print(line, file=sys.stderr), "the teacher") as show:
+                build_student(path_to(self._source), folder, show=show)
         return folder
 
 

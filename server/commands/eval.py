@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engines.evaluation.choices import EvalConfig
     from models.evaluation.table import Evaluation
     from models.evaluation.texts import Prompt, Texts
+    from models.student.folder import Student
     from models.student.manifest import Manifest
 
 QUICK_ROWS = 50
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only rows of these tasks; may be repeated",
     )
     parser.add_argument("--reference", metavar="NAME", help="precision to compare with (default: the most precise)")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="MODEL",
+        help="the same model in four bits, a GGUF file or a student of one: its full path is measured for comparison",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every task in every file")
     parser.add_argument(
         "--quick",
@@ -97,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     # A mistake that is found later would cost the whole measurement.
     pictures = Pictures.read(steps=arguments.steps, layers=arguments.layers)
     student = Student.open(arguments.folder)
+    calibration = None if arguments.calibration is None else _in_four_bits(arguments.calibration)
     texts = _texts(arguments)
-    evaluation = evaluate(student, texts, _config(arguments), progress_s=progress_s())
+    evaluation = evaluate(student, texts, _config(arguments), calibration=calibration, progress_s=progress_s())
     manifest = with_evaluation(student.manifest, evaluation)
     evaluation = with_mean_compute(evaluation, manifest)
     print(describe(evaluation))
@@ -112,6 +120,17 @@ def run(arguments: argparse.Namespace) -> int:
         store_evaluation(arguments.folder, evaluation)
         print(f"wrote the figures into the manifest of {arguments.folder}")
     return 0
+
+
+def _in_four_bits(model: Path) -> "Student":
+    """A student folder as it is; a GGUF file is built into the cache in its own blocks."""
+    from engines.evaluation.choices import CALIBRATION_PRECISION
+    from models.building.cached_student import StudentCache
+    from models.sources.fetch import cache_folder
+    from models.student.folder import Student
+
+    cache = StudentCache(folder=cache_folder(os.environ), report=lambda line: print(line, file=sys.stderr, flush=True))
+    return Student.open(cache.find(model, CALIBRATION_PRECISION, lambda source: (CALIBRATION_PRECISION,)))
 
 
 def with_mean_compute(evaluation: "Evaluation", manifest: "Manifest") -> "Evaluation":

@@ -32,10 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSONL rows of task, prompt and answer, or of text: the kinds of text that are to be served",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the head file to write")
-    parser.add_argument("--rank", type=int, default=96, help="dimensions of the preview (default: 96)")
-    parser.add_argument("--frequent", type=int, default=2048, help="tokens that are always exact (default: 2048)")
-    parser.add_argument("--candidates", type=int, default=1536, help="most other exact tokens (default: 1536)")
-    parser.add_argument("--steps", type=int, default=200, help="steps of refining; 0: closed form alone (default: 200)")
+    parser.add_argument("--rank", type=int, default=48, help="dimensions of the preview (default: 48)")
+    parser.add_argument("--frequent", type=int, default=1024, help="tokens that are always exact (default: 1024)")
+    parser.add_argument("--candidates", type=int, default=4096, help="most other exact tokens (default: 4096)")
+    parser.add_argument(
+        "--reach", type=float, default=11.0, metavar="NATS", help="how far below the best they may be (default: 11)"
+    )
+    parser.add_argument("--steps", type=int, default=300, help="steps of refining; 0: closed form alone (default: 300)")
     parser.add_argument("--positions", type=int, default=DEFAULT_POSITIONS, help="positions to fit to (default: 60000)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -56,9 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         num_candidates=config.num_candidates,
         reach=config.reach,
         frequent=fitted.frequent,
+        mean_candidates=fitted.mean_candidates,
         training=training | {"student": student.manifest.name, "data": [file.name for file in arguments.data]},
     )
-    tensors = {"project": fitted.project, "expand": fitted.expand, "offset": fitted.offset}
+    tensors = {"project": fitted.project, "expand": fitted.expand, "bias": fitted.bias}
     write_head_file(arguments.out, plan, tensors)
     print(f"wrote {arguments.out}; build it in with `fenhe build {arguments.source} --head {arguments.out} --out DIR`")
     return 0
@@ -85,6 +89,7 @@ def _config(arguments: argparse.Namespace, source: "ModelSource") -> "HeadFitCon
         rank=arguments.rank,
         num_frequent=arguments.frequent,
         num_candidates=arguments.candidates,
+        reach=arguments.reach,
         steps=arguments.steps,
         seed=arguments.seed,
     )

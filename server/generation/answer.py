@@ -82,7 +82,13 @@ class Answer(Response):
             terms=terms_of(record, self._order.preferences.priority),
             use=self._cache_use(scope),
             id=record.id,
+            may_be_scored=self._may_be_scored(record),
         )
+
+    def _may_be_scored(self, record: Record) -> bool:
+        """Both the key and the request must allow it."""
+        is_allowed = record.api_key is None or record.api_key.online_quality
+        return is_allowed and self._order.preferences.online_quality is not False
 
     def _cache_use(self, scope: Scope) -> CacheUse:
         return cache_use(
@@ -113,6 +119,7 @@ class Answer(Response):
     async def _deliver(self, supply: Supply, record: Record, send: Send) -> None:
         is_counted = record.cache is not None  # true at the second try: a request counts once, by its first
         record.cache = supply.outcome.value
+        record.is_watched = record.is_watched or supply.is_watched
         record.begin(self._routed.decision, supply.plan.target)
         first = await supply.stream.take()
         if not is_counted:

@@ -14,7 +14,7 @@ from router.decision import RouteDecision, Target
 from server.generation.keep_alive import keep_alive
 from server.generation.loosened import HEADER as LOOSENED_HEADER
 from server.generation.loosened import header_of, log_loosened
-from server.generation.plan import Batch, BodyWriter, Part, Plan, merge
+from server.generation.plan import FAILURES, Batch, BodyWriter, Part, Plan, check_finish, merge
 from server.generation.supply import Supply
 from server.generation.usage import token_share, total_usage
 from server.long_work import LongWork
@@ -93,9 +93,12 @@ class Delivery:
         async with keep_alive(self.send) as send:
             rest = replace(self, send=send)
             while len(finishes) < len(job.requests):
-                body = await self._encode(await stream.take(), finishes)
+                batch, failed = _until_failure(await stream.take())
+                body = await self._encode(batch, finishes)
                 if body:
                     await rest._send_body(body, more=True)
+                if failed is not None:
+                    check_finish(failed)
         ordered = [finishes[index] for index in sorted(finishes)]
         usage = total_usage(self.supply.plan, ordered)
         self.record.finish(ordered, usage)
@@ -140,6 +143,14 @@ def _num_logprob_bytes(logprobs: Sequence[TokenLogprob]) -> int:
 def _add(parts: Sequence[Part], batch: Batch) -> None:
     for index, event in batch:
         parts[index].add(event)
+
+
+def _until_failure(batch: Batch) -> tuple[Batch, Finish | None]:
+    """What came before a sequence failed, which a stream still sends, and how it failed; None when none did."""
+    for place, (index, event) in enumerate(batch):
+        if event.finish is not None and event.finish.reason in FAILURES:
+            return [*batch[:place], (index, replace(event, finish=None))], event.finish
+    return batch, None
 
 
 def _encode(writer: BodyWriter, batch: Batch, finishes: dict[int, Finish], *, tells_usage: bool) -> bytes:

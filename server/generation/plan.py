@@ -95,6 +95,10 @@ class Plan:
     loosened: tuple[Loosened, ...] = ()
 
 
+FAILURES = (FinishReason.ERROR, FinishReason.ABORT)
+"""Ends at which an answer is an error."""
+
+
 def check_finish(finish: Finish) -> None:
     """Raises: the error a sequence ended with; Stopping when the engine aborted it."""
     if finish.reason is FinishReason.ERROR:

@@ -32,6 +32,7 @@ def preferences_of(
         quality=options.quality or Quality.BALANCED,
         priority=options.priority,
         cache=options.cache,
+        online_quality=options.online_quality,
     )
 
 

@@ -19,13 +19,14 @@ from router.cache.key import Origin, cache_key
 from router.cache.result_cache import CacheUse, Outcome
 from router.cache.similar import Question, read_question
 from router.cache.single_flight import Found
-from router.decision import Target
+from router.decision import Reason, Target
 from server.context import Context
 from server.generation.limits import check_room
 from server.generation.plan import Plan
 from server.generation.routing import Order, Routed, plan_of, reroute
 from server.generation.shared_generation import Share, stream_of
 from server.generation.usage import compute_of
+from server.quality.scorer import Asked
 from server.students.admission_gate import Terms
 from server.students.event_bridge import EventStream
 from server.students.student import ServedStudent
@@ -54,12 +55,14 @@ class JoinedFailure(Exception):
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Supply:
-    """`stream` has the events of `plan`; `outcome` is what the result cache did, `found` what it had for a hit."""
+    """`stream` has the events of `plan`; `outcome` is what the result cache did, `found` what it had for a hit. With
+    `is_watched` online quality may score the answer when it has ended."""
 
     stream: EventStream
     plan: Plan
     outcome: Outcome
     found: Found | None = None
+    is_watched: bool = False
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -73,6 +76,7 @@ class Supplier:
     terms: Terms
     use: CacheUse
     id: str
+    may_be_scored: bool = True
 
     async def supply(self, held: contextlib.ExitStack) -> Supply:
         """Find the answer's events; closing `held` releases them.
@@ -156,9 +160,23 @@ class Supplier:
     async def _open(self, plan: Plan, outcome: Outcome) -> Supply:
         stream = await plan.student.admission.open(plan.job.requests, self.terms)
         stream.when_finished(lambda finish: self._count(plan, finish))
+        is_watched = self._watch(stream, plan)
         if plan.student.remote is not None:
             await _check_begun(stream)
-        return Supply(stream=stream, plan=plan, outcome=outcome)
+        return Supply(stream=stream, plan=plan, outcome=outcome, is_watched=is_watched)
+
+    def _watch(self, stream: EventStream, plan: Plan) -> bool:
+        """Whether the answer is to be scored. Only answers that an engine generates come here, each once."""
+        decision = self.routed.decision
+        is_named = decision.reason is Reason.WISHED_PATH and self.order.preferences.task is None
+        asked = Asked(
+            request_id=self.id,
+            student=plan.student,
+            task=None if is_named and decision.confidence is None else decision.task,
+            request=plan.job.requests[0],
+            is_allowed=self.may_be_scored,
+        )
+        return self.context.scorer.watch(stream, asked)
 
     def _count(self, plan: Plan, finish: Finish) -> None:
         if finish.timings.admitted_s is None:  # it never began

@@ -22,13 +22,18 @@ from server.wire import errors
 BAD_REQUEST, TIMED_OUT, URI_TOO_LONG, HEADERS_TOO_LARGE, BUSY = 400, 408, 414, 431, 503
 SLOW_READER = "slow_reader"
 
+MANY_IN_A_ROW = 64
+"""Requests that one connection has answered without a pause while more of them wait behind."""
+PAUSE_S = 0.005
+"""Before each further one: whoever sends thousands at once would have the event loop to itself."""
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """`limits` is called at every use, so that a reload takes effect at once. Refusals happen before there is a
     request: nothing above this layer sees them, so they are counted here, by code.
 
     One request at a time: bytes that come behind it are held until it has been answered, so that uvicorn's own pipeline
-    stays empty and `cycle` is always the request being answered."""
+    stays empty and `cycle` is always the request being answered. After many in a row each waits a little."""
 
     limits: Callable[[], Limits]
     refusals: Counter[str]
@@ -43,6 +48,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._pause_timer: asyncio.TimerHandle | None = None
+        self._num_in_a_row = 0
         self._lingering: LingeringTransport
         self._half_close = HalfClose(self)
 
@@ -77,15 +84,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. Whole requests are answered all the same, unless it turns out to have left."""
         self._half_close.begin()
-        return self._is_answering
+        return self._is_holding
 
     def _parse(self) -> None:
         """Parse what came until there is a whole request without an answer; hold the rest."""
-        while self._unparsed and not self._is_answering and not self.transport.is_closing():
+        while self._unparsed and not self._is_holding and not self.transport.is_closing():
             self._parse_piece(self._requests.take_piece(self._unparsed))
         if self.transport.is_closing():
             self._unparsed.clear()
-        elif self._half_close.has_begun and not self._is_answering:
+        elif self._half_close.has_begun and not self._is_holding:
             self._close()
         elif len(self._unparsed) > HIGH_WATER_LIMIT:
             self._reading.hold()
@@ -168,10 +175,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._num_in_a_row = self._num_in_a_row + 1 if self._unparsed else 0
         if self.transport.is_closing():
             self._close()
+        elif self._num_in_a_row > MANY_IN_A_ROW:
+            self._pause_timer = self.loop.call_later(PAUSE_S, self._go_on)
         else:
             self._parse()
+
+    def _go_on(self) -> None:
+        self._pause_timer = None
+        self._parse()
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()
@@ -185,6 +199,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         """A whole request waits for its answer, or for the end of it."""
         return self._requests.stage is not Stage.BODY and self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_holding(self) -> bool:
+        """What has come behind the newest request has to wait."""
+        return self._is_answering or self._pause_timer is not None
 
     @property
     def is_silent(self) -> bool:
@@ -281,6 +300,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _cancel_timers(self) -> None:
         self._cancel_head_timer()
         self._cancel_write_timer()
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+            self._pause_timer = None
 
     def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:

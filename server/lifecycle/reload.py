@@ -67,6 +67,7 @@ def merge(old: ServerConfig, new: ServerConfig) -> ServerConfig:
         keys=new.keys,
         admin=new.admin,
         router=router,
+        online_quality=new.online_quality,
         grace_s=new.grace_s,
         recommended_sampling=new.recommended_sampling,
         claude_model=new.claude_model,
@@ -94,5 +95,6 @@ def _put_in_force(context: Context, config: ServerConfig, keys: tuple[Key, ...])
     context.live.config = config
     context.keyring.replace(keys)
     context.router.reconfigure(config.router)
+    context.quality.apply_settings()
     for student in context.students:
         student.admission.turns.bounds = bounds_of(config)

@@ -138,6 +138,7 @@ class StudentChanges:
             await self._end(student, 0.0)
             self._context.metrics.forget_student(student.name)
             raise
+        self._context.quality.apply_settings()
 
     async def _end(self, student: ServedStudent, grace_s: float) -> None:
         """Stop an engine, which ends the sequences it still runs."""
@@ -153,5 +154,6 @@ class StudentChanges:
         name = student.name
         del self._context.leaving[name], student
         self._context.metrics.forget_student(name)
+        self._context.quality.forget_student(name)
         await run_in_daemon_thread(give_memory_back)
         logger.info("student removed name=%s", name)

@@ -18,6 +18,7 @@ from models.errors import Problem
 from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
+from router.quality.config import OnlineQualityConfig
 from router.tasks import TASKS, Task
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
@@ -64,10 +65,16 @@ EngineKind = Literal["onnx", "remote", "vllm"]
 class StudentConfig:
     """One student, as a [[student]] table has it."""
 
-    folder: Annotated[Path | None, Meta(description="its folder", extra={"unset": "the default student"})] = None
+    folder: Annotated[
+        Path | None,
+        Meta(
+            description="its folder, or a GGUF file or Hugging Face folder to build it from, in the cache",
+            extra={"unset": "the default student"},
+        ),
+    ] = None
     name: Annotated[
         StudentName | None,
-        Meta(description="what requests call it", extra={"unset": "its manifest's name"}),
+        Meta(description="what requests call it", extra={"unset": "its manifest's name, or that of its file"}),
     ] = None
     tasks: Annotated[tuple[Task, ...], Meta(description="tasks that it takes", extra={"unset": "all"})] = ()
     engine: Annotated[
@@ -171,6 +178,25 @@ class CorsConfig:
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
+class ConsoleConfig:
+    """The page at `/`."""
+
+    enabled: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether the page is there: auto on a server that listens on this machine only or has API keys"
+        ),
+    ] = "auto"
+    folders: Annotated[
+        tuple[Path, ...],
+        Meta(
+            description="folders, with commas, whose student folders can be added from the page by name",
+            extra={"unset": "where the default student is kept"},
+        ),
+    ] = ()
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
 class TracingConfig:
     """OpenTelemetry by OTLP over HTTP."""
 
@@ -198,7 +224,8 @@ class ServerConfig:
     student: Annotated[
         tuple[StudentConfig, ...],
         Meta(
-            description="folder of the only student; several are [[student]] tables of the file",
+            description="folder of the only student, or a GGUF file or Hugging Face folder to build it from; several "
+            "are [[student]] tables of the file",
             extra={"unset": "the default student"},
         ),
     ] = (StudentConfig(),)
@@ -267,6 +294,12 @@ class ServerConfig:
         RouterConfig,
         Meta(description="which path a request takes; its tables, such as [router.min_retention], have no option"),
     ] = field(default_factory=RouterConfig)
+    online_quality: Annotated[
+        OnlineQualityConfig,
+        Meta(
+            description="what paths keep on live traffic; its tables, such as [online_quality.floors], have no option"
+        ),
+    ] = field(default_factory=OnlineQualityConfig)
     admin: Annotated[AdminConfig, Meta(description="the admin endpoints")] = field(default_factory=AdminConfig)
     admission: Annotated[AdmissionConfig, Meta(description="how much may run and wait, per student")] = field(
         default_factory=AdmissionConfig
@@ -280,6 +313,9 @@ class ServerConfig:
     ] = field(default_factory=KeysConfig)
     cors: Annotated[CorsConfig, Meta(description="pages of other origins that may call this server")] = field(
         default_factory=CorsConfig
+    )
+    console: Annotated[ConsoleConfig, Meta(description="the page at `/` of the server")] = field(
+        default_factory=ConsoleConfig
     )
     tracing: Annotated[TracingConfig, Meta(description="OpenTelemetry, needs fenhe[otel]")] = field(
         default_factory=TracingConfig

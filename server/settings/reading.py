@@ -24,6 +24,7 @@ from router.admission.admission import AdmissionConfig
 from router.cache.config import CacheConfig
 from router.policy import PolicyConfig
 from router.pool import name_problem
+from router.quality.config import OnlineQualityConfig
 from server.settings.config import ServerConfig, StudentConfig
 from server.settings.fields import ENV_PREFIX, bare, flag_of, is_section, setting_names, variable_of
 from server.settings.suggestions import find_setting, wrong_value
@@ -32,6 +33,17 @@ NOT_SETTINGS = frozenset({"FENHE_API_KEY", "FENHE_CACHE", "FENHE_CONFIG"})
 """Variables with our prefix that are no settings: a client's key, the folder of models, the settings file."""
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_\w+)?$")
+
+CHECKED = (
+    EngineConfig,
+    PolicyConfig,
+    OnlineQualityConfig,
+    AdmissionConfig,
+    CacheConfig,
+    RemoteConfig,
+    StudentConfig,
+)
+"""Sections whose values are also checked against one another."""
 
 _SECRET = re.compile(r"sha256|url|password|secret", re.IGNORECASE)
 """Settings whose value no error shows: somebody may have written the key itself where its hash belongs."""
@@ -76,7 +88,7 @@ def draft_config(
     config = _build(ServerConfig, settings, "", problems)
     problems[:0] = _unknown(settings, setting_names(with_tables=True))
     assert isinstance(config, ServerConfig)
-    return _with_native_folder(config, environ), problems
+    return _with_cache_folders(config, environ), problems
 
 
 def _unknown(settings: Settings, known: list[str]) -> list[Problem]:
@@ -92,12 +104,15 @@ def _unknown_one(given: Given, near: str | None) -> Problem:
     return Problem(setting=given.name, others=(near,), said=said + hint)
 
 
-def _with_native_folder(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
-    """Compiled operators are kept in the cache unless another folder is set."""
-    if config.engine.native_folder is not None:
-        return config
-    engine = dataclasses.replace(config.engine, native_folder=cache_folder(environ) / "native")
-    return dataclasses.replace(config, engine=engine)
+def _with_cache_folders(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
+    """Compiled operators, and students that the console can add, are in the cache unless other folders are set."""
+    cache = cache_folder(environ)
+    if config.engine.native_folder is None:
+        config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, native_folder=cache / "native"))
+    if not config.console.folders:
+        console = dataclasses.replace(config.console, folders=(cache / "students",))
+        config = dataclasses.replace(config, console=console)
+    return config
 
 
 def _read_file(file: Path, problems: list[Problem]) -> Settings:
@@ -157,7 +172,7 @@ def _build(kind: type[Any], settings: Settings, prefix: str, problems: list[Prob
     for name in wrong:
         del values[name]
     built: object = kind(**values)
-    if isinstance(built, EngineConfig | PolicyConfig | AdmissionConfig | CacheConfig | RemoteConfig | StudentConfig):
+    if isinstance(built, CHECKED):
         # A wrong setting has its default here: a complaint that the default does not fit the others would help nobody.
         known = {problem.setting for problem in problems}
         found = [

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from models.bounds import find_bounds
+from router.quality.config import PINNED_PATTERN
 
 PATTERNS = {
     "^[0-9a-fA-F]{64}$": "a SHA-256 in hexadecimal (64 characters)",
@@ -18,6 +19,7 @@ PATTERNS = {
     "^[A-Za-z_][A-Za-z0-9_]*$": "the name of an environment variable",
     "^[A-Za-z0-9._-]{1,64}$": "1 to 64 letters, digits and . _ -",
     "^[A-Za-z0-9._@-]{1,64}$": "1 to 64 letters, digits and . _ @ -",
+    PINNED_PATTERN: "a task and a path, such as legal.wide",
 }
 """The patterns of settings and key files, in words."""
 

@@ -50,9 +50,16 @@ def _row(setting: Field, *, is_option: bool) -> str:
         describe_values(setting),
         setting.meaning,
         f"`{flag_of(setting.name)}`" if has_flag else "",
-        f"`{variable_of(setting.name)}{'__TASK' if setting.is_table else ''}`" if is_option else "",
+        f"`{variable_of(setting.name)}{_variable_end(setting)}`" if is_option else "",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _variable_end(setting: Field) -> str:
+    """What stands for the key of a table in the name of a variable."""
+    if not setting.is_table:
+        return ""
+    return "__TASK__PATH" if bare(get_args(setting.kind)[0]) is str else "__TASK"
 
 
 def describe_values(setting: Field) -> str:
@@ -63,14 +70,15 @@ def describe_values(setting: Field) -> str:
     if setting.is_table and isinstance(get_args(setting.kind)[1], UnionType):
         return "a table"
     if setting.is_table:
-        return f"a table; {_describe_keys(get_args(setting.kind)[0])} {NOUNS[bare(get_args(setting.kind)[1])]}{bounds}"
+        keys, values = get_args(setting.kind)
+        return f"a table; {_describe_keys(keys)} {_describe_one(values)}{bounds}"
     if get_origin(setting.kind) is tuple:
         return f"a list; each {_describe_one(get_args(setting.kind)[0])}"
     return _describe_one(setting.hint) + bounds
 
 
 def _describe_keys(kind: Any) -> str:
-    return "each" if kind is str else f"each of {', '.join(_choices(kind))}"
+    return "each" if bare(kind) is str else f"each of {', '.join(_choices(kind))}"
 
 
 def _describe_one(hint: Any) -> str:

@@ -19,7 +19,7 @@ from router.admission.pace import Pace
 from router.decision import Priority
 from server.access.keys import priority_of
 from server.settings.config import ServerConfig
-from server.students.event_bridge import Bridge, EventStream
+from server.students.event_bridge import Bridge, EventStream, Used
 from server.telemetry.request_record import Record
 from server.threads import settle
 
@@ -111,6 +111,7 @@ class StudentAdmission:
         self, bridge: Bridge, engine: Engine, bounds: Bounds, pace: Pace, *, caches_prefixes: bool = True
     ) -> None:
         self._bridge = bridge
+        self._engine = engine
         self._caches_prefixes = caches_prefixes
         self.turns = Admission(
             bounds,
@@ -140,15 +141,16 @@ class StudentAdmission:
             salt = terms.tenant or ""
             stream = self._bridge.open([replace(request, cache_salt=salt, queued_s=queued_s) for request in requests])
         except BaseException:
-            self._end(ticket, terms, 0)
+            self._end(ticket, terms, Used())
             raise
-        stream.when_over(lambda num_tokens: self._end(ticket, terms, num_tokens))
+        stream.when_over(lambda used: self._end(ticket, terms, used))
         return stream
 
-    def _end(self, ticket: Ticket, terms: Terms, num_used: int) -> None:
-        terms.refund(max(0, ticket.cost_tokens - num_used))
+    def _end(self, ticket: Ticket, terms: Terms, used: Used) -> None:
+        terms.refund(max(0, ticket.cost_tokens - used.num_tokens))
         if ticket.status in (TicketStatus.QUEUED, TicketStatus.RUNNING):
-            self.turns.release(ticket, time.monotonic(), num_used)
+            num_extra = _tokens_in(self._engine, used.choosing_s)
+            self.turns.release(ticket, time.monotonic(), used.num_tokens, num_extra)
 
 
 def need_of(request: GenerationRequest, *, caches_prefixes: bool) -> Need:
@@ -186,6 +188,14 @@ def _make_ticket(
         deadline_s=terms.deadline_s,
         decide=decide,
     )
+
+
+def _tokens_in(engine: Engine, seconds: float) -> float:
+    """How many tokens the engine computes in this time, on average since it began."""
+    if seconds <= 0.0:
+        return 0.0
+    busy_s = engine.status().busy_s
+    return seconds * _count_tokens(engine) / busy_s if busy_s > 0.0 else 0.0
 
 
 def _count_tokens(engine: Engine) -> int:

@@ -7,11 +7,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engines.contract import Engine
 from engines.sequence import Finish, GenerationRequest, SequenceEvent
+from server.threads import settle
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,31 @@ class Living:
     last_event_s: float | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Background:
+    """A sequence in the background and its events so far."""
+
+    ended: asyncio.Future[None]
+    events: list[SequenceEvent] = field(default_factory=list)
+    has_ended: bool = False
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Used:
+    """What all sequences of a request took together: tokens, prompts included, and time to choose them beyond the plain
+    way (`Timings.choosing_s`)."""
+
+    num_tokens: int = 0
+    choosing_s: float = 0.0
+
+    def with_end(self, finish: Finish) -> "Used":
+        usage = finish.usage
+        return Used(
+            num_tokens=self.num_tokens + usage.num_prompt_tokens + usage.num_completion_tokens,
+            choosing_s=self.choosing_s + finish.timings.choosing_s,
+        )
+
+
 class Source(Protocol):
     """Where a stream's events come from."""
 
@@ -56,9 +82,11 @@ class EventStream:
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._num_living = num_sequences
-        self._num_used_tokens = 0
-        self._when_over: Callable[[int], None] | None = None
+        self._used = Used()
+        self._when_over: Callable[[Used], None] | None = None
         self._when_finished: Callable[[Finish], None] | None = None
+        self.watcher: Callable[[int, SequenceEvent], None] | None = None
+        """Called with every event as it comes, whether or not anybody waits for it."""
         self.num_unfinished = num_sequences
         self.sequence_ids: list[str] = []
 
@@ -78,9 +106,9 @@ class EventStream:
         for index, event in pending:
             push(index, event)
 
-    def when_over(self, callback: Callable[[int], None]) -> None:
-        """Call back with the tokens used, prompts included, once the engine has ended all sequences. Those of a closed
-        stream live on until their abort is done."""
+    def when_over(self, callback: Callable[[Used], None]) -> None:
+        """Call back once the engine has ended all sequences. Those of a closed stream live on until their abort is
+        done."""
         self._when_over = callback
 
     def when_finished(self, callback: Callable[[Finish], None]) -> None:
@@ -92,9 +120,9 @@ class EventStream:
         self._num_living -= 1
         if self._when_finished is not None:
             self._when_finished(finish)
-        self._num_used_tokens += finish.usage.num_prompt_tokens + finish.usage.num_completion_tokens
+        self._used = self._used.with_end(finish)
         if self._num_living == 0 and self._when_over is not None:
-            self._when_over(self._num_used_tokens)
+            self._when_over(self._used)
 
     def fail(self, failure: Exception) -> None:
         """Make the consumer's next `take` raise, whatever is pending."""
@@ -138,6 +166,7 @@ class Bridge:
         self._engine = engine
         self._observers = observers
         self._living: dict[str, Living] = {}
+        self._background: dict[str, Background] = {}
         self._streams: set[EventStream] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_started = False
@@ -182,6 +211,20 @@ class Bridge:
         self._living[request.id] = Living(request=request, stream=stream, index=index)
         stream.sequence_ids.append(request.id)
 
+    async def run_in_background(self, request: GenerationRequest) -> list[SequenceEvent]:
+        """All events of a sequence that nobody else sees and no observer counts. Cancelling this aborts it.
+
+        Raises: what `Engine.submit` raises.
+        """
+        self._engine.submit(request)
+        background = self._background[request.id] = Background(asyncio.get_running_loop().create_future())
+        try:
+            await background.ended
+        finally:
+            if not background.has_ended:
+                self._engine.abort(request.id)
+        return background.events
+
     def forget(self, stream: EventStream) -> None:
         """Abort the living sequences of a stream and drop what still comes for them."""
         self._streams.discard(stream)
@@ -203,6 +246,7 @@ class Bridge:
         for event in events:
             entry = living.get(event.sequence_id)
             if entry is None:
+                self._note_background(event)
                 continue
             if event.token_ids or event.num_chunks:
                 if entry.last_event_s is not None:
@@ -215,5 +259,17 @@ class Bridge:
                     observer.observe_finish(entry.request, event.finish)
             if entry.stream in self._streams:
                 entry.stream.push(entry.index, event)
+            if entry.stream.watcher is not None:
+                entry.stream.watcher(entry.index, event)
             if event.finish is not None:
                 entry.stream.count_end(event.finish)
+
+    def _note_background(self, event: SequenceEvent) -> None:
+        background = self._background.get(event.sequence_id)
+        if background is None:
+            return
+        background.events.append(event)
+        if event.finish is not None:
+            background.has_ended = True
+            del self._background[event.sequence_id]
+            settle(background.ended, None)

@@ -1,4 +1,4 @@
-"""From the settings of a student to one that can be served: its folder read, its engine built, nothing started."""
+"""From the settings of a student to one that can be served: its folder found, its engine built, nothing started."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from server.settings.config import RouterConfig, StudentConfig
 from server.students.student import Student
 
 if TYPE_CHECKING:
+    from models.building.cached_student import StudentCache
     from models.student.folder import Student as StudentFolder
 
 logger = logging.getLogger(__name__)
@@ -41,21 +42,32 @@ def make_opener(
     *,
     verify: bool = True,
     environ: Mapping[str, str] | None = None,
+    cache: "StudentCache | None" = None,
 ) -> Opener:
     """An opener of students; `find_default` gives the folder of a student that names none. `verify`: files are
-    compared with their checksums before they are loaded. `environ` has the keys of upstreams."""
+    compared with their checksums before they are loaded. `environ` has the keys of upstreams. Models that are no
+    student folder are built into `cache`; without one they are refused."""
 
     def open_student(config: StudentConfig) -> Opened:
         if config.engine == "remote":
             return open_remote(config, environ or {})
+        from models.building.cached_student import is_student, model_id
         from models.student.folder import Student
 
         folder = config.folder or (find_default() if find_default is not None else None)
         if folder is None:
             raise ConfigError("a student needs its `folder`")
+        name = config.name
+        if cache is not None and not is_student(folder):
+            from server.students.built_student import find_built
+
+            name = name or model_id(folder)
+            folder = find_built(cache, folder, engine, config.engine)
         student = Student.open(folder, verify=verify)
+        if student.tokenizer.chat_template is None:
+            logger.warning("no chat template student=%s: chats are refused, /v1/completions takes prompts", folder)
         return Opened(
-            name=config.name or student.manifest.name,
+            name=name or student.manifest.name,
             student=student,
             engine=_build(student, engine, config),
             tasks=frozenset(config.tasks),

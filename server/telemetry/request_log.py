@@ -35,6 +35,7 @@ def fields_of(record: Record, method: str, route: str, status: int) -> Fields:
         "cached_tokens": record.num_cached_tokens,
         "completion_tokens": record.num_tokens,
         "compute_share": record.compute_share,
+        "online_quality": "chosen" if record.is_watched else None,
         "queue_ms": _ms(record.queue_s),
         "ttft_ms": _ms(record.ttft_s),
         "total_ms": _ms(time.monotonic() - record.started_s),

@@ -27,7 +27,8 @@ class Record:
     `tenant` is the one its API key belongs to, None without keys; `meter` counts what that key uses. `time_limit_s` is
     how long its answer may take in all. `cache` is what the result cache did for it: with `hit` and `join` nothing was
     generated for this request. `timings` are those of its first choice in the engine, `error` is the code of its
-    error. `frame_error` makes the event that ends a failed stream; None: the one of most APIs.
+    error. `is_watched`: online quality chose its answer. `frame_error` makes the event that ends a failed stream;
+    None: the one of most APIs.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Record:
     finish_reasons: tuple[str, ...] = ()
     error: str | None = None
     cache: str | None = None
+    is_watched: bool = False
     is_event_stream: bool = False
     frame_error: Callable[[ServingError], bytes] | None = None
 

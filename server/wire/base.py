@@ -75,7 +75,8 @@ class FenheOptions(RequestBody, frozen=True, kw_only=True):
     """What fenhe adds to the API: preferences of the request, which win over the router's own choice.
 
     `while_loading` says what to do until the path's modules are loaded, `priority` orders the queue. `cache` true
-    allows a cached answer although sampling is random, false forbids it.
+    allows a cached answer although sampling is random, false forbids it. `online_quality` false: the answer is not
+    scored afterwards.
     """
 
     task: Task | None = None
@@ -84,6 +85,7 @@ class FenheOptions(RequestBody, frozen=True, kw_only=True):
     while_loading: Literal["wait", "degrade"] | None = None
     priority: Priority | None = None
     cache: bool | None = None
+    online_quality: bool | None = None
 
 
 Choices = Annotated[list[str], Meta(min_length=1, max_length=512)]

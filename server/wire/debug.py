@@ -2,6 +2,7 @@
 
 from models.student.manifest import HeadKind
 from server.wire.base import Reply
+from server.wire.online_quality import OnlineQualityState
 from server.wire.status import PathProgress
 
 
@@ -96,3 +97,4 @@ class DebugReply(Reply, frozen=True, kw_only=True):
     open_requests: list[str]
     students: list[StudentState]
     cache: CacheState
+    online_quality: OnlineQualityState

@@ -22,6 +22,7 @@ from server.wire.completions import CompletionRequest
 from server.wire.errors import shorten
 from server.wire.history import adapt_call, adapt_called_function, adapt_message
 from server.wire.ignored import HARMLESS, Ignored
+from server.wire.long_biases import decode_in_pieces
 from server.wire.messages import PlainText, Turn, adapt_plain_text, adapt_turn
 from server.wire.not_json import not_json
 from server.wire.raw_body import Adapter, Raw, prepared
@@ -94,7 +95,7 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[W], ignored: Ignored 
     """
     ignored = Ignored() if ignored is None else ignored
     try:
-        decoded = decoder.decode(body)
+        decoded = decode_in_pieces(body, decoder)
     except msgspec.ValidationError:
         kind: Any = decoder.type  # msgspec 0.23 types it as a TypeForm, earlier versions as a type
         decoded = _decode_slowly(body, kind, ignored)

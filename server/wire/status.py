@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from models.student.manifest import HeadKind, Verdict
 from router.decision import Reason
@@ -93,13 +93,24 @@ class TargetReply(Reply, frozen=True, kw_only=True):
     head: HeadKind
 
 
+class WordReply(Reply, frozen=True, kw_only=True):
+    """A word of the classified text, by its characters. Without it the likeliest task's probability is `pull` lower,
+    and the task would be `task`."""
+
+    start: int
+    end: int
+    pull: float
+    task: Task
+
+
 class RouteReply(Reply, frozen=True, kw_only=True):
     """Where a request would go. `probabilities` and `confidence` are null when nothing was classified.
 
     `head` is "exact" where the request needs the exact head, otherwise "cheap". `language` is that of the text, null
     where it has none (formulas, names) or does not matter (a named path, quality `full`).
     `skipped` says per student why it was passed over. `num_prompt_tokens` are those of the first prompt; `decision_us`
-    is the time of classifying and deciding, without tokenising.
+    is the time of classifying and deciding, without tokenising. `words` is there with `explain`; empty where no single
+    word counts: nothing was classified, or the text is long.
     """
 
     student: str
@@ -114,6 +125,7 @@ class RouteReply(Reply, frozen=True, kw_only=True):
     fallbacks: list[TargetReply]
     skipped: dict[str, str]
     decision_us: float
+    words: list[WordReply] | UnsetType = UNSET
 
 
 class PathProgress(Reply, frozen=True, kw_only=True):
@@ -210,10 +222,13 @@ class RouteRequest(RequestBody, frozen=True, kw_only=True):
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
     fenhe: FenheOptions | None = None
+    explain: bool | None = None
+    """Whether to say which words the verdict hangs on."""
 
 
 class StudentRequest(RequestBody, frozen=True, kw_only=True):
-    """A student to add: a folder on the server's disk. `name` is the manifest's when absent."""
+    """A student to add: a folder on the server's disk, or a GGUF file or Hugging Face folder there to build it from.
+    `name` is the manifest's, or the file's, when absent."""
 
     folder: Annotated[str, Meta(min_length=1)]
     name: Annotated[str, Meta(min_length=1, max_length=128)] | None = None

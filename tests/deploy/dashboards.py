@@ -142,6 +142,31 @@ BOARDS = (
             ),
             Panel("Classifier failures", [rate("fenhe_classifier_faults_total", "")]),
             Panel("Time to decide", quantiles("fenhe_route_seconds"), "s"),
+            Panel(
+                "Quality kept on live traffic",
+                [
+                    gauge("fenhe_online_kept", "task, path, head", "avg"),
+                    gauge("fenhe_online_floor", "task", "min"),
+                ],
+                "percentunit",
+                about="Share of the full path's quality, by scored answers; the task's floor.",
+            ),
+            Panel(
+                "Its interval",
+                [
+                    gauge("fenhe_online_kept_low", "task, path, head", "min"),
+                    gauge("fenhe_online_kept_high", "task, path, head", "max"),
+                ],
+                "percentunit",
+            ),
+            Panel("Answers scored a second", [rate("fenhe_online_scored_total", "path, kind")]),
+            Panel("Answers left out a second", [rate("fenhe_online_left_out_total", "reason")]),
+            Panel(
+                "Share of the engine's time for scoring",
+                [of("fenhe_online_seconds_total", "fenhe_engine_busy_seconds_total", "student")],
+                "percentunit",
+            ),
+            Panel("Paths out of default routing", [gauge("fenhe_online_path_open", "task, path, head", "min")]),
         ],
     ),
     Board(

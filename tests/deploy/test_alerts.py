@@ -15,6 +15,7 @@ Series = dict[str, str]
 TARGET = 'job="fenhe",namespace="llm",pod="fenhe-0",instance="10.0.0.1:8000"'
 BY_MODEL = f'{TARGET},model_name="small",engine="0"'
 BY_STUDENT = f'{TARGET},student="small"'
+BY_USE = f'{BY_STUDENT},task="legal",path="wide",head="cheap"'
 OK = f'fenhe_http_requests_total{{{TARGET},route="/v1/chat/completions",method="POST",status="200"}}'
 FAILED = f'fenhe_http_requests_total{{{TARGET},route="/v1/chat/completions",method="POST",status="500"}}'
 HOURS = 8
@@ -54,6 +55,9 @@ HEALTHY: Series = {
     f'fenhe_route_confidence_count{{{TARGET},task="general"}}': over("0+300"),
     f'fenhe_path_sequences_total{{{BY_STUDENT},path="full"}}': over("0+300"),
     f'fenhe_path_sequences_total{{{BY_STUDENT},path="wide"}}': over("0+300"),
+    f"fenhe_online_kept_high{{{BY_USE}}}": over("0.85"),
+    f"fenhe_online_floor{{{BY_USE}}}": over("0.75"),
+    f"fenhe_online_samples{{{BY_USE}}}": over("60"),
     f'fenhe_cache_store_errors_total{{{TARGET},operation="get",kind="TimeoutError"}}': over("0"),
     f'fenhe_cache_breaker_open{{{TARGET},operation="get"}}': over("0"),
 }
@@ -80,6 +84,7 @@ FAULTS: dict[str, Series] = {
     "FenheClassifierFails": {f"fenhe_classifier_faults_total{{{TARGET}}}": over("0+1")},
     "FenheClassifierAbstains": {f'fenhe_route_confidence_count{{{TARGET},task="math"}}': over("0+30")},
     "FenhePathMixShifted": SHIFTED,
+    "FenhePathBelowFloor": {f"fenhe_online_kept_high{{{BY_USE}}}": over("0.7")},
     "FenheCacheFails": {f'fenhe_cache_store_errors_total{{{TARGET},operation="get",kind="TimeoutError"}}': over("0+2")},
     "FenheCacheLeftAlone": {f'fenhe_cache_breaker_open{{{TARGET},operation="get"}}': over("1")},
 }

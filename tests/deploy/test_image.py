@@ -2,7 +2,6 @@
 limit, probes, SIGTERM with streams in flight. The base is a stand-in made of Debian's packages."""
 
 import json
-import socket
 import threading
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.chart import Object, Objects, render, settings_file, workloads
+from tests.deploy.fleet.fleet import free_ports
 from tests.deploy.images import (
     VLLM_BASE,
     Running,
@@ -52,13 +52,6 @@ def pod(objects: Objects) -> Object:
     return spec
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def server_flags(objects: Objects, pod: Object, folder: Path, port: int) -> list[str]:
     """The chart's settings, but on loopback."""
     folder.chmod(0o755)
@@ -75,7 +68,7 @@ def server_flags(objects: Objects, pod: Object, folder: Path, port: int) -> list
 
 @pytest.fixture
 def served(environ: Mapping[str, str], objects: Objects, pod: Object, tmp_path: Path) -> Iterator[tuple[Running, str]]:
-    port = free_port()
+    (port,) = free_ports(1)
     (container,) = pod["containers"]
     with started(environ, server_flags(objects, pod, tmp_path, port), FULL, container["args"]) as running:
         url = f"http://127.0.0.1:{port}"
@@ -164,7 +157,7 @@ def test_sigterm_ends_a_server_that_still_loads(
     environ: Mapping[str, str], objects: Objects, pod: Object, tmp_path: Path
 ) -> None:
     """As process 1, to which a signal without a handler does nothing."""
-    with started(environ, server_flags(objects, pod, tmp_path, free_port()), FULL, ["serve"]) as running:
+    with started(environ, server_flags(objects, pod, tmp_path, free_ports(1)[0]), FULL, ["serve"]) as running:
         end_s = time.monotonic() + 30
         while "SigCgt" in running.status_fields() and not _catches_term(running) and time.monotonic() < end_s:
             time.sleep(0.02)

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from filelock import FileLock
 from tokenizers import Tokenizer as Backend
 
 from engines.config import EngineConfig
 from engines.contract import Block, PrefillChunk, StepInput
 from engines.loop.module_engine import ModuleEngine
-from engines.native import library_path
 from engines.sampler import Sampler
 from engines.sequence import Finish, GenerationRequest, SamplingParams, SequenceEvent, new_sequence
 from models.architecture import Architecture
@@ -303,7 +301,7 @@ class FakeEngine(Listener):
 
     @staticmethod
     def request(id: str, prompt: Sequence[int], path: str, **sampling: Any) -> GenerationRequest:
-        fields = ("while_loading", "cache_salt", "needs_exact_head")
+        fields = ("while_loading", "cache_salt", "needs_exact_head", "scored_from", "in_background")
         options = {name: sampling.pop(name) for name in fields if name in sampling}
         params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})
         return GenerationRequest(id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params, **options)
@@ -398,21 +396,3 @@ def tiny_student(_built: _Built, tiny_source: Any) -> Callable[..., TinyStudent]
         return _built.students[key]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def operators_folder(shared_folder: Path) -> Path:
-    """Where a run compiles fenhe's own operators: empty when it begins, the same for all its processes."""
-    folder = shared_folder / "operators"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def native_library(operators_folder: Path) -> Path:
-    """fenhe's own operators; skips where they cannot be compiled."""
-    with FileLock(operators_folder / "all.lock"):
-        library = library_path(operators_folder)
-    if library is None:
-        pytest.skip("fenhe's own operators cannot be compiled here")
-    return library

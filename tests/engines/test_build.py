@@ -114,8 +114,8 @@ def test_build_refuses_wrong_settings_together(tiny_student: Any) -> None:
 
 
 def test_build_refuses_a_precision_the_student_has_not(tiny_student: Any) -> None:
-    with pytest.raises(ConfigError, match="no precision 'int4', only fp32"):
-        build_engine(tiny_student("llama").student, EngineConfig(precision="int4"))
+    with pytest.raises(ConfigError, match="no precision 'int8', only fp32"):
+        build_engine(tiny_student("llama").student, EngineConfig(precision="int8"))
 
 
 def test_capacity_is_the_students_unless_less_is_asked_for(tiny_student: Any) -> None:

@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.drawing import draw, uniform
+from engines.drawing import PlainChooser, draw, uniform
 from engines.sampler import Sampler, adjust, adjusted_tokens
-from engines.sequence import SPREAD_FROM, Bias, GenerationRequest, LogitBias, SamplingParams, Sequence
+from engines.sequence import (
+    PLAIN_CHOOSING_S,
+    SPREAD_FROM,
+    Bias,
+    GenerationRequest,
+    LogitBias,
+    SamplingParams,
+    Sequence,
+)
 from engines.text import TextStream
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -313,3 +321,60 @@ def test_sampler_survives_penalties_that_overflow(filters: dict[str, Any]) -> No
     logits = np.array([[3.0, 2.0, 1.0]], np.float32)
     params = {"repetition_penalty": 1e-38, **filters}
     assert sampler().sample(logits, [sequence(prompt=(1,), seed=1, **params)])[0].token_id == 1
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def thread_time(self) -> float:
+        return self.now_s
+
+    perf_counter = thread_time
+
+
+class Slow(PlainChooser):
+    """Draws with top-p take a second, others no longer than a plain one may."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def draw(self, logits: Logits, params: SamplingParams, point: float) -> int:
+        self._clock.now_s += 1.0 if params.top_p < 1.0 else PLAIN_CHOOSING_S
+        return super().draw(logits, params, point)
+
+
+def test_sampler_notes_what_choosing_costs_beyond_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("engines.sampler.time", clock)
+    rows = np.zeros((3, 40), np.float32)
+    plain, costly, scored = sequence(), sequence(top_p=0.5), sequence(logprobs=0)
+    scored.head = "cheap"
+
+    def exact_logits(places: list[int]) -> Logits:
+        clock.now_s += 3.0
+        return rows[places]
+
+    for _ in range(2):
+        Sampler(lambda _: b"", (), Slow(clock)).sample(rows, [plain, costly, scored], exact_logits)
+    found = [one.timings().choosing_s for one in (plain, costly, scored)]
+    assert found == pytest.approx([0.0, 2.0 - 2 * PLAIN_CHOOSING_S, 6.0])
+    assert scored.choosing_s == pytest.approx(PLAIN_CHOOSING_S)  # rows need no turns for a pass that they share
+
+
+def test_sampler_shares_a_pass_of_the_exact_head_among_the_rows_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("engines.sampler.time", clock)
+    rows = np.zeros((3, 40), np.float32)
+    sequences = [sequence(logprobs=0), sequence(logprobs=0), sequence()]
+    for one in sequences:
+        one.head = "cheap"
+
+    def exact_logits(places: list[int]) -> Logits:
+        clock.now_s += 3.0
+        return rows[places]
+
+    Sampler(lambda _: b"", ()).sample(rows, sequences, exact_logits)
+    assert [one.timings().choosing_s for one in sequences] == pytest.approx([1.5, 1.5, 0.0])

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.listening import stop_listening
+
 WELL = "well"
 BUSY = "busy"
 """429."""
@@ -112,7 +114,7 @@ def running(server: FakeServer) -> Iterator[FakeServer]:
         server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
         listening.set()
         await stopping.wait()
-        listener.close()
+        await stop_listening(listener)
 
     async def run_and_clear() -> None:
         await run()
@@ -120,6 +122,7 @@ def running(server: FakeServer) -> Iterator[FakeServer]:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0.02)  # transports close their sockets on the loop's next turn
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run_and_clear()))
     thread.start()

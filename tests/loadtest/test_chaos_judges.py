@@ -231,7 +231,7 @@ def test_damage_leaves_the_student_itself_alone(tmp_path: Path) -> None:
     source.mkdir()
     copy.mkdir()
     files = {
-        "a.int4.weights": b"x" * 900,
+        "a.int8.weights": b"x" * 900,
         "a.w8a8.weights": b"y" * 1000,
         "b.w8a8.weights": b"z" * 10,
         "verified.json": b"{}",
@@ -242,7 +242,7 @@ def test_damage_leaves_the_student_itself_alone(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in source.iterdir()} == files
     assert sorted(file.name for file in copy.iterdir()) == sorted(files.keys() - {"verified.json"})
     assert (copy / "b.w8a8.weights").read_bytes() == files["b.w8a8.weights"]
-    for name in ("a.int4.weights", "a.w8a8.weights"):
+    for name in ("a.int8.weights", "a.w8a8.weights"):
         assert (copy / name).read_bytes() != files[name]
         assert (copy / name).stat().st_size == (source / name).stat().st_size
         assert (copy / name).stat().st_mtime_ns == (source / name).stat().st_mtime_ns

@@ -74,7 +74,7 @@ def test_build_on_a_full_disk_names_the_student_and_leaves_nothing(
 ) -> None:
     out = tmp_path / "students" / "tiny"
     with pytest.raises(OSError, match=f"No space left on device while writing {out}; .*--out"):
-        build_student(tiny_source("llama"), out, show_progress=False)
+        build_student(tiny_source("llama"), out)
     assert list(out.parent.iterdir()) == []
 
 

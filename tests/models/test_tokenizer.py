@@ -14,7 +14,8 @@ from tokenizers.models import BPE, WordLevel
 
 from models.errors import ConfigError, InvalidParameter
 from models.sources.source import open_source
-from models.tokenizer import Tokenizer, TokenizerSettings
+from models.thread_priority import behind_others
+from models.tokenizer import LONG_CHARS, Tokenizer, TokenizerSettings
 from tests.conftest import VOCAB_SIZE
 
 ANY_TEXT = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -211,3 +212,25 @@ def test_tokenizer_leaves_the_interpreter_to_others(tokenizer: Tokenizer, works_
     others_ran.set()
     thread.join(60)
     assert seen == [True]
+
+
+def test_long_text_is_tokenised_behind_others_and_no_other_is(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_behind = 0
+
+    def counted(work: Any) -> Any:
+        nonlocal num_behind
+        num_behind += 1
+        return behind_others(work)
+
+    monkeypatch.setattr("models.tokenizer.behind_others", counted)
+    text = "ab " * (LONG_CHARS // 3)
+    short = tokenizer.encode(text[:LONG_CHARS])
+    assert num_behind == 0
+    long = tokenizer.encode(text + "ab ab")
+    assert num_behind == 1
+    assert tokenizer.decode(long) == text + "ab ab"
+    assert long[: len(short) - 2] == short[:-2]
+    with pytest.raises(InvalidParameter, match="surrogate"):
+        tokenizer.encode(text + "ab \ud800")

@@ -37,23 +37,31 @@ def width_plan_for(source: ModelSource, **fields: Any) -> WidthPlan:
     return msgspec.structs.replace(PLAN, **{"source_sha256": source.sha256(), **fields})
 
 
-def random_width_tensors(architecture: Architecture, widths: tuple[Width, ...] = WIDTHS) -> Tensors:
-    """Random as the tiny models are; no order is the model's own."""
+def random_width_tensors(
+    architecture: Architecture, widths: tuple[Width, ...] = WIDTHS, *, rank: int | None = None
+) -> Tensors:
+    """Random as the tiny models are; no order is the model's own. With `rank`, W_down of the other widths differs from
+    the widest's by as much, and the narrowest's not at all."""
     random = np.random.default_rng(23)
     tensors: Tensors = {}
     for layer in range(architecture.num_layers):
         tensors[f"order.{layer}"] = random.permutation(architecture.intermediate_size).astype(np.int16)
         for width in widths:
             shape = (architecture.hidden_size, width.neurons[layer])
-            tensors[f"{width.name}.layers.{layer}.down"] = random.normal(0, 0.2, shape).astype(np.float32)
+            down = random.normal(0, 0.2, shape).astype(np.float32)
+            if rank is not None and width is not widths[0]:
+                left, right = down[:, :rank], random.normal(0, 1, (rank, shape[1])).astype(np.float32)
+                widest = tensors[f"{widths[0].name}.layers.{layer}.down"][:, : shape[1]]
+                down = widest + left @ right if width is not widths[-1] else widest.copy()
+            tensors[f"{width.name}.layers.{layer}.down"] = down
             if width.has_own_output:
                 shape = (architecture.hidden_size, architecture.q_size)
                 tensors[f"{width.name}.layers.{layer}.output"] = random.normal(0, 0.2, shape).astype(np.float16)
     return tensors
 
 
-def write_tiny_widths(file: Path, source: ModelSource, **fields: Any) -> Path:
+def write_tiny_widths(file: Path, source: ModelSource, *, rank: int | None = None, **fields: Any) -> Path:
     """Write the file; returns it."""
     plan = width_plan_for(source, **fields)
-    write_width_file(file, plan, random_width_tensors(source.architecture, plan.widths))
+    write_width_file(file, plan, random_width_tensors(source.architecture, plan.widths, rank=rank))
     return file

@@ -21,6 +21,11 @@ BESIDE = {
     "router.balanced": {"router.fast": "0", "router.fast_under_load": "0"},
     "router.fast": {"router.balanced": "1", "router.fast_under_load": "0"},
     "router.fast_under_load": {"router.balanced": "1", "router.fast": "1"},
+    "online_quality.min_answer_tokens": {"online_quality.max_answer_tokens": str(INTS[-1])},
+    "online_quality.max_answer_tokens": {"online_quality.min_answer_tokens": "1"},
+    "online_quality.min_samples": {"online_quality.half_life_samples": str(INTS[-1])},
+    "online_quality.half_life_samples": {"online_quality.min_samples": "1"},
+    **{f"online_quality.floors_under_load.{task}": {f"online_quality.floors.{task}": "1"} for task in TASKS},
 }
 """What else must be set so that a setting may have every value that its own bounds allow."""
 
@@ -34,9 +39,9 @@ def describe_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]
             continue
         kind = spell_type(hint)
         told = {"type": kind, "default": to_builtins(default), **_text_bounds(hint)}
-        if kind.startswith("dict"):
+        if kind.startswith("dict") and "pattern" not in told:
             told |= {f"{name}.{task}": _bounds_of_entry(f"{name}.{task}") for task in TASKS}
-        elif "[]" not in name:
+        elif "[]" not in name and not kind.startswith("dict"):
             told |= {"flag": flag_of(name), "variable": variable_of(name), **_number_bounds(name, kind)}
         yield name, told
 
@@ -75,7 +80,8 @@ def _number_bounds(name: str, kind: str) -> dict[str, float]:
 
 def _bounds_of_entry(name: str) -> dict[str, float] | None:
     """Those of an entry of a table; None when it cannot be at all."""
-    return _bounds(FLOATS, lambda text: load_config({}, {**HOME, variable_of(name): text})) or None
+    beside = {variable_of(other): text for other, text in BESIDE.get(name, {}).items()}
+    return _bounds(FLOATS, lambda text: load_config({}, {**HOME, **beside, variable_of(name): text})) or None
 
 
 def _bounds(samples: Sequence[float], load: Callable[[str], object]) -> dict[str, float]:

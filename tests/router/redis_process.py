@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from loadtest.redis_process import BINARY, redis_server
+from tests.listening import stop_listening
 
 __all__ = ["BINARY", "REASON", "fake_server", "redis_server"]
 
@@ -27,7 +28,7 @@ async def fake_server(answer: Answer) -> AsyncIterator[str]:
     try:
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        server.close()
+        await stop_listening(server)
         for writer in open_writers:
             writer.close()
         await server.wait_closed()

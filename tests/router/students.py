@@ -22,6 +22,7 @@ from models.student.manifest import (
 )
 from router.decision import Health, RouteDecision, RoutePreferences, StudentState, TaskScores
 from router.policy import PolicyConfig, choose_student, decide
+from router.quality.live import NOTHING_KNOWN, LiveQuality
 from router.tasks import Task
 
 MODULES = parse_modules("a:2,b:2,c:2,d:2", 8)
@@ -90,6 +91,7 @@ def route(
     num_prompt_tokens: int = 10,
     config: PolicyConfig | None = None,
     language: str | None = None,
+    live: LiveQuality = NOTHING_KNOWN,
     **preferences: Any,
 ) -> RouteDecision:
     """`verdict` is what the classifier found, None its fault."""
@@ -101,6 +103,7 @@ def route(
         candidates=choose_student(found, given, pool),
         config=config or PolicyConfig(),
         language=language,
+        live=live,
     )
 
 

@@ -1,6 +1,7 @@
 """A real server process: it listens, drains on the first signal, ends at once on the second."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -184,12 +185,14 @@ def test_garbage_collector_leaves_alone_what_there_is_until_a_student_goes() -> 
 
 
 SWITCHING = """
+import os
 import sys
 from server import serve
 class Server:
     started = True
     def __init__(self, context, announce): pass
-    def run(self, sockets): print(sys.getswitchinterval() == serve.SWITCH_S < 0.001)
+    def run(self, sockets):
+        print(sys.getswitchinterval() == serve.SWITCH_S < 0.001, os.environ["TOKENIZERS_PARALLELISM"])
 serve.Server = Server
 serve.raise_limit = lambda bound: None
 class Context:
@@ -199,10 +202,11 @@ serve.serve(Context, None, None)
 """
 
 
-def test_threads_give_the_interpreter_up_soon_while_it_serves() -> None:
+def test_threads_give_the_interpreter_up_soon_and_tokenise_themselves_while_it_serves() -> None:
     """In a process of its own: it is for the whole process."""
-    done = subprocess.run([sys.executable, "-c", SWITCHING], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"]
+    environ = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run([sys.executable, "-c", SWITCHING], capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.split() == ["True", "false"]
 
 
 def test_few_open_files_are_a_503_and_a_warning() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from engines.remote.config import RemoteConfig
 from server.settings.config import StudentConfig
 from server.students.open_student import Opened, open_remote
+from tests.listening import stop_listening
 
 CHUNK = {"id": "up-1", "object": "chat.completion.chunk", "created": 5, "model": "their-model"}
 WHOLE = {
@@ -158,10 +159,7 @@ def upstream(answer: Answer = well, models: list[str] | None = None, port: int =
         return await asyncio.start_server(fake.serve, "127.0.0.1", port)
 
     async def end(server: asyncio.Server) -> None:
-        for listening in server.sockets:
-            _loop().remove_reader(listening.fileno())  # a server that closes while it accepts leaves a socket open
-        await asyncio.sleep(0.02)
-        server.close()
+        await stop_listening(server)
         for writer in tuple(fake.writers):
             writer.transport.abort()
 

@@ -38,7 +38,7 @@ static const char *find_shape_problem(AttentionJob *job, const Shape shapes[10])
         return "SlotAttention: past_k must have qkv's batch and kv_num_heads";
     if (shapes[LAST_POSITION].rank != 1 || shapes[LAST_POSITION].dims[0] != job->num_rows)
         return "SlotAttention: seqlens_k must be [batch]";
-    if (shapes[QKV_SCALE].rank < 2 || shapes[QKV_SCALE].dims[0] != qkv[0] || shapes[QKV_SCALE].dims[1] != qkv[1])
+    if (job->qkv_scale && (shapes[QKV_SCALE].rank < 2 || shapes[QKV_SCALE].dims[0] != qkv[0] || shapes[QKV_SCALE].dims[1] != qkv[1]))
         return "SlotAttention: qkv_row_scale must be [batch, tokens, 1]";
     if (shapes[COS].rank != 2 || shapes[COS].dims[1] != d / 2 || shapes[SIN].rank != 2 ||
         shapes[SIN].dims[0] != shapes[COS].dims[0] || shapes[SIN].dims[1] != d / 2)
@@ -150,7 +150,13 @@ static OrtStatus *run_prefill(const OrtApi *api, OrtKernelContext *context, Atte
     return status;
 }
 
-static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const void *data) {
+static OrtStatus *row_outputs(const OrtApi *api, OrtKernelContext *context, Shape shape, AttentionJob *job) {
+    TRY(fenhe_output(api, context, 0, shape, &job->q));
+    shape.dims[2] = 1;
+    return fenhe_output(api, context, 1, shape, &job->row_scale);
+}
+
+static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const void *data, int is_in_blocks) {
     const AttentionAttributes *attributes = data;
     AttentionJob job = {.num_heads = attributes->num_heads, .num_kv_heads = attributes->num_kv_heads,
                         .window = attributes->window, .scale = attributes->scale, .epsilon = attributes->epsilon};
@@ -161,13 +167,20 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     if (problem != NULL) return fenhe_refuse(api, problem);
     Shape out = shapes[QKV];
     out.dims[2] = job.num_heads * job.head_dim;
-    TRY(fenhe_output(api, context, 0, out, &job.q));
-    out.dims[2] = 1;
-    TRY(fenhe_output(api, context, 1, out, &job.row_scale));
-    TRY(bind_cache(api, context, 2, shapes[PAST_KEYS], &job.keys));
-    TRY(bind_cache(api, context, 3, shapes[PAST_VALUES], &job.values));
+    if (is_in_blocks) TRY(fenhe_block_outputs(api, context, out, &job.q, &job.row_scale, &job.block_sums));
+    else TRY(row_outputs(api, context, out, &job));
+    TRY(bind_cache(api, context, is_in_blocks ? 3 : 2, shapes[PAST_KEYS], &job.keys));
+    TRY(bind_cache(api, context, is_in_blocks ? 4 : 3, shapes[PAST_VALUES], &job.values));
     if (job.num_rows * job.num_tokens == 0) return NULL;
     return job.num_tokens == 1 ? run_decode(api, context, &job) : run_prefill(api, context, &job);
+}
+
+static OrtStatus *compute_rows(const OrtApi *api, OrtKernelContext *context, const void *data) {
+    return compute(api, context, data, 0);
+}
+
+static OrtStatus *compute_blocks(const OrtApi *api, OrtKernelContext *context, const void *data) {
+    return compute(api, context, data, 1);
 }
 
 static OrtStatus *read_attributes(const OrtApi *api, const OrtKernelInfo *info, void *data) {
@@ -193,5 +206,19 @@ const OperatorSpec fenhe_slot_attention = {
     .num_outputs = 4, .num_required_outputs = 4,
     .output_types = {ORT_UINT8, ORT_FLOAT, ORT_FLOAT16, ORT_FLOAT16},
     .read_attributes = read_attributes,
-    .compute = compute,
+    .compute = compute_rows,
+};
+
+const OperatorSpec fenhe_block_attention = {
+    /* qkv, qkv_row_scale?, past_k, past_v, seqlens_k, cos, sin, qkv_bias?, q_norm?, k_norm?; an input that is required
+     * but absent has no dimensions, which find_shape_problem refuses */
+    .name = "BlockSlotAttention",
+    .num_inputs = 10, .num_required = 1,
+    .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT16, ORT_FLOAT16, ORT_INT32, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT, ORT_FLOAT,
+                    ORT_FLOAT},
+    /* q, block_scale, block_sums, present_k, present_v */
+    .num_outputs = 5, .num_required_outputs = 5,
+    .output_types = {ORT_INT8, ORT_FLOAT, ORT_INT32, ORT_FLOAT16, ORT_FLOAT16},
+    .read_attributes = read_attributes,
+    .compute = compute_blocks,
 };

@@ -9,6 +9,7 @@
 #include "simd.h"
 
 #define HALVINGS 8
+#define ROWS_AHEAD 4 /* exact rows lie all over the head: each is asked for while those before it are multiplied */
 
 static float add_bias(float *logits, const float *bias, int64_t count) {
     vf best = splat(-INFINITY);
@@ -75,6 +76,10 @@ static int32_t dot(const uint8_t *x, const int8_t *weights, int64_t depth) {
     return sum;
 }
 
+static void prefetch_bytes(const int8_t *bytes, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64) __builtin_prefetch(bytes + i);
+}
+
 static void candidate_row(void *data, size_t token) {
     const CandidateJob *job = data;
     float *logits = job->logits + (int64_t)token * job->vocab, scale = job->x_scale[token];
@@ -86,6 +91,7 @@ static void candidate_row(void *data, size_t token) {
     int64_t num_found = find_from(logits, job->vocab, least, found, job->num_candidates);
     for (int64_t i = 0; i < num_found; i++) {
         int64_t id = found[i];
+        if (i + ROWS_AHEAD < num_found) prefetch_bytes(job->rows + found[i + ROWS_AHEAD] * job->depth, job->depth);
         int32_t sum = dot(job->x + (int64_t)token * job->depth, job->rows + id * job->depth, job->depth);
         /* In the order of product.h, so that the bits are those of the exact head. */
         logits[id] = (float)(sum + job->row_offsets[id]) * job->row_scales[id] * scale;

@@ -60,9 +60,9 @@ INLINE void weigh_chunk(float *scores, int64_t n, float *maximum_out, float *sum
         store(scores + v * VW, x);
         best = maximum(x, best);
     }
-    float largest = max_of(best);
+    float largest = bound_of(max_of(best));
     for (int v = 0; v < vectors; v++) {
-        vf p = exp2_of(load(scores + v * VW) - largest);
+        vf p = rounded(exp2_of(load(scores + v * VW) - largest));
         p = choose(index + v * VW < (int32_t)n, p, (vf){0});
         store(scores + v * VW, p);
         total += p;
@@ -134,7 +134,7 @@ static void finish_head_group(const AttentionJob *job, int64_t row, int64_t kv_h
     }
     if (atomic_fetch_sub(&job->pending[row], 1) > 1) return;
     int64_t width = job->num_heads * d;
-    job->row_scale[row] = quantize(job->attended + row * width, NULL, width, job->q + row * width);
+    quantize_either(job->attended + row * width, NULL, width, 1.0f, row, job->q, job->row_scale, job->block_sums);
 }
 
 static void merge_all(const AttentionJob *job, int64_t row, int64_t kv_head, float *partials, int64_t count) {

@@ -1,6 +1,5 @@
 /* From the raw projection to rotated queries, and to keys and values in the cache. */
-#include "kernels.h"
-#include "simd.h"
+#include "cells.h"
 
 #define LOG2_E 1.44269504f
 
@@ -21,7 +20,7 @@ INLINE uint16_t *slot_of(const AttentionJob *job, uint16_t *cache, int64_t row, 
 static void read_head(const AttentionJob *job, int64_t row, int64_t token, int64_t head, float *target) {
     int64_t d = job->head_dim, at = row * job->num_tokens + token;
     const float *source = job->qkv + at * qkv_width(job) + head * d;
-    float scale = job->qkv_scale[at];
+    float scale = job->qkv_scale ? job->qkv_scale[at] : 1.0f;
     const float *later = source + 2 * qkv_width(job); /* too short and far apart for the processor's own prefetcher */
     for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(later + i);
     for (int64_t i = 0; i < d; i++) target[i] = source[i] * scale;
@@ -52,12 +51,14 @@ static void rotate_head(const AttentionJob *job, const float *weight, int64_t po
 static void make_query(const AttentionJob *job, int64_t row, int64_t token, int64_t head, float *target) {
     read_head(job, row, token, head, target);
     rotate_head(job, job->q_norm, position_of(job, row, token), job->scale * LOG2_E, target);
+    for (int64_t i = 0; i < job->head_dim; i += VW) store(target + i, rounded(load(target + i)));
 }
 
 static void write_half(const float *x, int64_t width, uint16_t *target) {
 #if defined(__AVX512F__)
     for (int64_t i = 0; i < width; i += VW) {
-        __m512 y = _mm512_max_ps(_mm512_min_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(65504)), _mm512_set1_ps(-65504));
+        __m512 y = (__m512)rounded(load(x + i));
+        y = _mm512_max_ps(_mm512_min_ps(y, _mm512_set1_ps(LARGEST_HALF)), _mm512_set1_ps(-LARGEST_HALF));
         _mm256_storeu_si256((__m256i *)(target + i), _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT));
     }
 #else

@@ -1,5 +1,7 @@
 /* One table of kernels; compiled once per instruction set with FENHE_VARIANT naming the table. */
+#include "blocks.h"
 #include "candidates.h"
+#include "choosing.h"
 #include "prefill.h"
 #include "product.h"
 
@@ -18,5 +20,8 @@ const Kernels TABLE(FENHE_VARIANT) = {
     .write_token = write_token,
     .prefill_unit = prefill_unit,
     .product_panel = product_panel,
+    .block_panel = block_panel,
     .candidate_row = candidate_row,
+    .draw_token = draw_token,
+    .find_likeliest = find_likeliest,
 };

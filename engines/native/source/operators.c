@@ -4,9 +4,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define NUM_OPERATORS_MAX 11
+#define NUM_OPERATORS_MAX 16
 #define WORTH_WAKING_NS 3000
-#define EXPORTED __attribute__((visibility("default")))
 
 typedef struct {
     OrtCustomOp base;
@@ -138,7 +137,8 @@ static OrtStatus *make_domain(const OrtApi *api, OrtCustomOpDomain **out) {
     static Operator operators[NUM_OPERATORS_MAX];
     static OrtCustomOpDomain *domain;
     const OperatorSpec *const others[] = {&fenhe_slot_attention, &fenhe_quantized_product, &fenhe_candidate_logits,
-                                          &fenhe_nested_product, &fenhe_width_product};
+                                          &fenhe_nested_product, &fenhe_width_product, &fenhe_block_attention,
+                                          &fenhe_block_product};
     const size_t num_others = sizeof others / sizeof *others, count = num_others + fenhe_num_row_operators;
     if (count > NUM_OPERATORS_MAX) return fenhe_refuse(api, "fenhe: more operators than NUM_OPERATORS_MAX; raise it");
     if (domain == NULL) {

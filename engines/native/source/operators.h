@@ -7,6 +7,7 @@
 
 #define MAX_RANK 4
 #define MAX_PORTS (2 + 2 * MAX_WIDTHS)
+#define MAX_MATRICES 3 /* that read the same rows in one BlockProduct */
 
 typedef struct {
     const char *name;
@@ -47,7 +48,8 @@ typedef struct {
 
 typedef struct {
     int64_t num_widths; /* 0 until the first call */
-    PackedWeight weights[MAX_WIDTHS]; /* a width without values has those of the whole width */
+    PackedWeight weights[MAX_WIDTHS];
+    int64_t matrix_of[MAX_WIDTHS]; /* which of the weights each width has */
 } WidthProductState;
 
 typedef struct {
@@ -63,6 +65,10 @@ typedef struct {
     int32_t *row_offsets; /* [V] -128 * the sum of an exact row; null until the first call */
 } CandidateState;
 
+typedef struct {
+    int64_t offsets[MAX_MATRICES]; /* of a matrix in the weights, in bytes; below 0: none */
+} BlockAttributes;
+
 typedef union {
     NormAttributes norm;
     SwigluAttributes swiglu;
@@ -71,6 +77,7 @@ typedef union {
     WidthProductState width_product;
     NestedProductState nested_product;
     CandidateState candidates;
+    BlockAttributes blocks;
 } Attributes;
 
 typedef struct {
@@ -108,12 +115,16 @@ OrtStatus *fenhe_run_product(const OrtApi *api, const OrtKernelContext *context,
 OrtStatus *fenhe_read_widths(const OrtApi *api, const OrtKernelContext *context, size_t index, const Shape *shape,
                              int64_t num_widths, Widths *widths);
 
+/* Outputs 0 to 2 of an operator that quantises rows of this shape in blocks: values, scales, sums of half blocks. */
+OrtStatus *fenhe_block_outputs(const OrtApi *api, OrtKernelContext *context, Shape shape, uint8_t **q, float **scales,
+                               int32_t **sums);
+
 /* Run `work` for items 0..count-1: on ONNX Runtime's threads if `cost` (about nanoseconds in all) is worth waking them. */
 OrtStatus *fenhe_run(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t), size_t count,
                      size_t num_batches, int64_t cost, void *job);
 
 extern const OperatorSpec fenhe_slot_attention, fenhe_quantized_product, fenhe_candidate_logits, fenhe_nested_product,
-    fenhe_width_product;
+    fenhe_width_product, fenhe_block_attention, fenhe_block_product;
 extern const OperatorSpec fenhe_row_operators[];
 extern const size_t fenhe_num_row_operators;
 

@@ -1,57 +1,59 @@
 /* Attention of many new tokens per row: compute-bound, so keys and values are unpacked once per block of queries.
  *
  * A unit is (row, key head, block of QUERIES_PER_BLOCK queries) with all query heads of the group. Its sums run over the
- * chunks of keys in order, and a masked key adds an exact zero: a prompt cut into other pieces gives the same bits.
+ * chunks of keys in order, and a masked key adds an exact zero: a prompt cut into other pieces gives the same bits. What
+ * it multiplies is floats or bf16, see cells.h.
  */
 #include "decode.h"
 
 /* One unit's working memory. R rows are (query, head of the group), queries outermost. */
 typedef struct {
     int64_t rows, first_position;
-    float *queries, *sums;    /* [R,D] */
+    Cell *queries;            /* [R,cells] */
+    float *sums;              /* [R,D] */
     float *maxima;            /* [R] */
     float *totals;            /* [R,VW], one sum per lane */
-    float *keys, *values;     /* [D,KEYS], [KEYS,D] */
+    Cell *keys, *values;      /* [cells,KEYS], [KEYS/CELL,D] */
 } Block;
 
 /* sums = sums * keep + a[rows,depth] . b[depth,vectors], all loops constant but the one over depth. */
-INLINE void multiply_tile(int rows, int vectors, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
+INLINE void multiply_tile(int rows, int vectors, const Cell *a, int64_t a_stride, const Cell *b, int64_t b_stride,
                           int64_t depth, vf sums[TILE_ROWS][TILE_VECTORS]) {
     for (int64_t k = 0; k < depth; k++)
         for (int v = 0; v < vectors; v++) {
-            vf x = load(b + k * b_stride + v * VW);
-            for (int r = 0; r < rows; r++) sums[r][v] += x * a[r * a_stride + k];
+            vf x = load_cells(b + k * b_stride + v * VW);
+            for (int r = 0; r < rows; r++) sums[r][v] = add_products(sums[r][v], a[r * a_stride + k], x);
         }
 }
 
-INLINE void score_columns(int rows, int vectors, const float *queries, const float *keys, int64_t d, float *scores) {
+INLINE void score_columns(int rows, int vectors, const Cell *queries, const Cell *keys, int64_t depth, float *scores) {
     vf sums[TILE_ROWS][TILE_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) sums[r][v] = (vf){0};
-    multiply_tile(rows, vectors, queries, d, keys, KEYS_PER_CHUNK, d, sums);
+    multiply_tile(rows, vectors, queries, depth, keys, KEYS_PER_CHUNK, depth, sums);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) store(scores + r * KEYS_PER_CHUNK + v * VW, sums[r][v]);
 }
 
 /* Scores of at least the first `high` keys of the chunk. */
-INLINE void score_tile(int rows, int64_t high, const float *queries, const float *keys, int64_t d, float *scores) {
+INLINE void score_tile(int rows, int64_t high, const Cell *queries, const Cell *keys, int64_t depth, float *scores) {
     const int wide = TILE_VECTORS * VW;
     for (int64_t first = 0; first < high; first += wide)
-        if (high - first > wide / 2) score_columns(rows, TILE_VECTORS, queries, keys + first, d, scores + first);
-        else score_columns(rows, TILE_VECTORS / 2, queries, keys + first, d, scores + first);
+        if (high - first > wide / 2) score_columns(rows, TILE_VECTORS, queries, keys + first, depth, scores + first);
+        else score_columns(rows, TILE_VECTORS / 2, queries, keys + first, depth, scores + first);
 }
 
-INLINE void mix_columns(int rows, int vectors, const float *weights, const float *keep, const float *values,
+INLINE void mix_columns(int rows, int vectors, const Cell *weights, const float *keep, const Cell *values,
                         int64_t depth, int64_t d, float *target) {
     vf sums[TILE_ROWS][TILE_VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) sums[r][v] = load(target + r * d + v * VW) * keep[r];
-    multiply_tile(rows, vectors, weights, KEYS_PER_CHUNK, values, d, depth, sums);
+    multiply_tile(rows, vectors, weights, KEYS_PER_CHUNK / CELL, values, d, depth, sums);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) store(target + r * d + v * VW, sums[r][v]);
 }
 
-INLINE void mix_tile(int rows, const float *weights, const float *keep, const float *values, int64_t depth, int64_t d,
+INLINE void mix_tile(int rows, const Cell *weights, const float *keep, const Cell *values, int64_t depth, int64_t d,
                      float *target) {
     int64_t i = 0;
     for (; i + TILE_VECTORS * VW <= d; i += TILE_VECTORS * VW)
@@ -60,11 +62,11 @@ INLINE void mix_tile(int rows, const float *weights, const float *keep, const fl
 }
 
 /* Scores to weights of one row, keys [low, high) of the chunk being visible. Returns what older sums are multiplied by. */
-INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *largest, float *total) {
+INLINE float weigh_row(const float *scores, int64_t low, int64_t high, float *largest, float *total, Cell *weights) {
     const int vectors = KEYS_PER_CHUNK / VW;
     int is_masked = low > 0 || high < KEYS_PER_CHUNK;
     vi index = lane_index();
-    vf x[KEYS_PER_CHUNK / VW], best = splat(*largest), sum = {0};
+    vf x[KEYS_PER_CHUNK / VW], best = splat(*largest);
     for (int v = 0; v < vectors; v++) {
         x[v] = load(scores + v * VW);
         if (is_masked) {
@@ -73,16 +75,14 @@ INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *largest,
         }
         best = maximum(x[v], best);
     }
-    float before = *largest, now = max_of(best);
+    float before = *largest, now = bound_of(max_of(best));
     for (int v = 0; v < vectors; v++) {
         vf p = exp2_of(x[v] - now);
-        if (is_masked) p = choose(x[v] > NO_MAXIMUM, p, (vf){0});
-        store(scores + v * VW, p);
-        sum += p;
+        x[v] = is_masked ? choose(x[v] > NO_MAXIMUM, p, (vf){0}) : p;
     }
     float keep = now > before ? exp2_of(splat(before - now))[0] : 1.0f;
     *largest = now;
-    store(total, load(total) * keep + sum);
+    store(total, load(total) * keep + put_weights(x, weights));
     return keep;
 }
 
@@ -95,15 +95,17 @@ INLINE void attend_tile(const AttentionJob *job, const Block *block, int rows, i
     if (latest < chunk_start) return;
     if (job->window > 0 && earliest - job->window >= chunk_start + KEYS_PER_CHUNK - 1) return;
     float scores[TILE_ROWS * KEYS_PER_CHUNK] = {0}, keep[TILE_ROWS];
+    Cell weights[TILE_ROWS * KEYS_PER_CHUNK / CELL];
     int64_t visible = clamp_key(latest + 1 - chunk_start);
-    score_tile(rows, visible, block->queries + first * d, block->keys, d, scores);
+    score_tile(rows, visible, block->queries + first * cells_of(d), block->keys, cells_of(d), scores);
     for (int r = 0; r < rows; r++) {
         int64_t row = first + r, position = block->first_position + row / group;
         int64_t low = job->window > 0 ? clamp_key(position - job->window + 1 - chunk_start) : 0;
         int64_t high = clamp_key(position + 1 - chunk_start);
-        keep[r] = weigh_row(scores + r * KEYS_PER_CHUNK, low, high, block->maxima + row, block->totals + row * VW);
+        keep[r] = weigh_row(scores + r * KEYS_PER_CHUNK, low, high, block->maxima + row, block->totals + row * VW,
+                            weights + r * KEYS_PER_CHUNK / CELL);
     }
-    mix_tile(rows, scores, keep, block->values, visible, d, block->sums + first * d);
+    mix_tile(rows, weights, keep, block->values, (visible + CELL - 1) / CELL, d, block->sums + first * d);
 }
 
 static void attend_block(const AttentionJob *job, const Block *block, int64_t chunk_start) {
@@ -113,10 +115,10 @@ static void attend_block(const AttentionJob *job, const Block *block, int64_t ch
     for (; first < block->rows; first++) attend_tile(job, block, 1, first, chunk_start);
 }
 
-/* Transpose VW keys by VW dimensions from half floats. */
-INLINE void transpose_keys(const uint16_t *source, int64_t d, float *target) {
+/* Transpose VW keys by VW cells, of the `left` dimensions that are left, from half floats. */
+INLINE void transpose_keys(const uint16_t *source, int64_t left, int64_t d, Cell *target) {
     vf x[VW];
-    for (int k = 0; k < VW; k++) x[k] = load_half(source + k * d);
+    for (int k = 0; k < VW; k++) x[k] = cells_of_halves(source + k * d, left);
 #pragma GCC unroll 4
     for (int step = VW / 2; step > 0; step /= 2) {
         vf y[VW];
@@ -133,7 +135,21 @@ INLINE void transpose_keys(const uint16_t *source, int64_t d, float *target) {
         }
         memcpy(x, y, sizeof x);
     }
-    for (int k = 0; k < VW; k++) store(target + k * KEYS_PER_CHUNK, x[k]);
+    for (int k = 0; k < VW; k++) put_cells(target + k * KEYS_PER_CHUNK, x[k]);
+}
+
+INLINE void unpack_values(const Block *block, const uint16_t *values, int64_t n, int64_t d) {
+#if CELL == 2
+    for (int64_t k = 0; k < n; k += 2)
+        for (int64_t i = 0; i < d; i += VW) {
+            vf second = k + 1 < n ? load_half(values + (k + 1) * d + i) : (vf){0};
+            put_cells(block->values + k / 2 * d + i, pair_cells(load_half(values + k * d + i), second));
+        }
+#else
+    for (int64_t i = 0; i < n * d; i += VW) put_cells(block->values + i, load_half(values + i));
+#endif
+    int64_t done = (n + CELL - 1) / CELL;
+    memset(block->values + done * d, 0, (size_t)((KEYS_PER_CHUNK / CELL - done) * d) * sizeof(Cell));
 }
 
 /* Unpack the chunk: keys transposed, values as they are; positions past `end` become zeros (they may hold anything). */
@@ -148,10 +164,10 @@ static void unpack_chunk(const AttentionJob *job, const Block *block, const uint
             if (k < n) memcpy(tail, source, (size_t)((n - k) * d) * sizeof *tail);
             source = tail;
         }
-        for (int64_t i = 0; i < d; i += VW) transpose_keys(source + i, d, block->keys + i * KEYS_PER_CHUNK + k);
+        for (int64_t i = 0; i < d; i += CELL * VW)
+            transpose_keys(source + i, d - i, d, block->keys + i / CELL * KEYS_PER_CHUNK + k);
     }
-    for (int64_t i = 0; i < n * d; i += VW) store(block->values + i, load_half(values + chunk_start * d + i));
-    memset(block->values + n * d, 0, (size_t)((KEYS_PER_CHUNK - n) * d) * sizeof(float));
+    unpack_values(block, values + chunk_start * d, n, d);
 }
 
 /* Divide by the totals into the attended rows; the last head group of the block quantises them. */
@@ -166,7 +182,7 @@ static void finish_block(const AttentionJob *job, const Block *block, int64_t ro
     int64_t blocks = (job->num_tokens + QUERIES_PER_BLOCK - 1) / QUERIES_PER_BLOCK;
     if (atomic_fetch_sub(&job->pending[row * blocks + block_index], 1) > 1) return;
     for (int64_t token = first_token; token < first_token + block->rows / group; token++)
-        job->row_scale[token] = quantize(job->attended + token * width, NULL, width, job->q + token * width);
+        quantize_either(job->attended + token * width, NULL, width, 1.0f, token, job->q, job->row_scale, job->block_sums);
 }
 
 static void write_token(void *data, size_t token) {
@@ -180,14 +196,17 @@ static Block make_block(const AttentionJob *job, int64_t row, int64_t kv_head, i
     int64_t tokens = job->num_tokens - first < QUERIES_PER_BLOCK ? job->num_tokens - first : QUERIES_PER_BLOCK;
     int64_t rows = tokens * group;
     Block block = {.rows = rows, .first_position = position_of(job, row, first)};
-    block.keys = memory;
-    block.values = block.keys + KEYS_PER_CHUNK * d;
-    block.queries = block.values + KEYS_PER_CHUNK * d;
-    block.sums = block.queries + rows * d;
+    block.keys = (Cell *)memory;
+    block.values = block.keys + KEYS_PER_CHUNK * cells_of(d);
+    block.queries = block.values + KEYS_PER_CHUNK / CELL * d;
+    block.sums = (float *)(block.queries + rows * cells_of(d));
     block.totals = block.sums + rows * d;
     block.maxima = block.totals + rows * VW;
     for (int64_t r = 0; r < rows; r++) {
-        make_query(job, row, first + r / group, kv_head * group + r % group, block.queries + r * d);
+        float query[MAX_HEAD_DIM];
+        make_query(job, row, first + r / group, kv_head * group + r % group, query);
+        for (int64_t i = 0; i < d; i += CELL * VW)
+            put_cells(block.queries + r * cells_of(d) + i / CELL, cells_of_floats(query + i, d - i));
         block.maxima[r] = NO_MAXIMUM;
     }
     memset(block.sums, 0, (size_t)(rows * (d + VW)) * sizeof(float));
@@ -202,7 +221,7 @@ static void prefill_unit(void *data, size_t unit) {
     int64_t per_block = job->num_rows * job->num_kv_heads;
     int64_t block_index = blocks - 1 - (int64_t)unit / per_block, key_group = (int64_t)unit % per_block;
     int64_t row = key_group / job->num_kv_heads, kv_head = key_group % job->num_kv_heads;
-    float memory[2 * KEYS_PER_CHUNK * d + QUERIES_PER_BLOCK * group * (2 * d + VW + 1)] __attribute__((aligned(64)));
+    float memory[KEYS_PER_CHUNK * (cells_of(d) + d / CELL) + QUERIES_PER_BLOCK * group * (cells_of(d) + d + VW + 1)] __attribute__((aligned(64)));
     Block block = make_block(job, row, kv_head, block_index, memory);
     int64_t last = block.first_position + block.rows / group - 1;
     for (int64_t chunk = first_chunk_of(job, block.first_position); chunk <= last / KEYS_PER_CHUNK; chunk++) {

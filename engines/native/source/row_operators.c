@@ -59,6 +59,17 @@ static OrtStatus *quantized_outputs(const OrtApi *api, OrtKernelContext *context
     return fenhe_output(api, context, 1, per_token(shape), &job->row_scale);
 }
 
+OrtStatus *fenhe_block_outputs(const OrtApi *api, OrtKernelContext *context, Shape shape, uint8_t **q, float **scales,
+                               int32_t **sums) {
+    int64_t width = shape.dims[shape.rank - 1];
+    if (width % BLOCK != 0) return fenhe_refuse(api, "fenhe: rows in blocks must be a multiple of 32 wide");
+    TRY(fenhe_output(api, context, 0, shape, q));
+    shape.dims[shape.rank - 1] = width / BLOCK;
+    TRY(fenhe_output(api, context, 1, shape, scales));
+    shape.dims[shape.rank - 1] = 2 * width / BLOCK;
+    return fenhe_output(api, context, 2, shape, sums);
+}
+
 /* The sum is needed even when the graph does not ask for it: the norm reads it. */
 static OrtStatus *run_norm(const OrtApi *api, OrtKernelContext *context, RowJob *job, int64_t tokens) {
     if (job->skip == NULL || job->sum != NULL) return run_rows(api, context, fenhe_kernels()->norm_row, job, tokens);
@@ -70,25 +81,32 @@ static OrtStatus *run_norm(const OrtApi *api, OrtKernelContext *context, RowJob 
     return status;
 }
 
-static OrtStatus *compute_norm(const OrtApi *api, OrtKernelContext *context, const void *attributes, int is_quantized) {
+enum { FLOATS, ROWS, BLOCKS }; /* how a row operator gives its result */
+
+static OrtStatus *compute_norm(const OrtApi *api, OrtKernelContext *context, const void *attributes, int result) {
     RowJob job = {.epsilon = ((const NormAttributes *)attributes)->epsilon};
     Shape shape, gamma_shape;
     TRY(read_x(api, context, &job, &shape));
     TRY(fenhe_input(api, context, 1, &job.gamma, &gamma_shape));
     if (!is_count(&gamma_shape, job.width)) return fenhe_refuse(api, "fenhe: gamma must be as wide as x");
     TRY(read_skip(api, context, 2, &job, &shape));
-    if (is_quantized) TRY(quantized_outputs(api, context, &job, shape));
+    if (result == BLOCKS) TRY(fenhe_block_outputs(api, context, shape, &job.q, &job.row_scale, &job.block_sums));
+    else if (result == ROWS) TRY(quantized_outputs(api, context, &job, shape));
     else TRY(fenhe_output(api, context, 0, shape, &job.normed));
-    TRY(fenhe_output(api, context, is_quantized ? 2 : 1, shape, &job.sum));
+    TRY(fenhe_output(api, context, result == BLOCKS ? 3 : result == ROWS ? 2 : 1, shape, &job.sum));
     return run_norm(api, context, &job, num_tokens_of(&shape));
 }
 
 static OrtStatus *compute_norm_float(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
-    return compute_norm(api, context, attributes, 0);
+    return compute_norm(api, context, attributes, FLOATS);
 }
 
 static OrtStatus *compute_norm_quantized(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
-    return compute_norm(api, context, attributes, 1);
+    return compute_norm(api, context, attributes, ROWS);
+}
+
+static OrtStatus *compute_norm_blocks(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    return compute_norm(api, context, attributes, BLOCKS);
 }
 
 static OrtStatus *compute_scale_add(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
@@ -157,6 +175,29 @@ static OrtStatus *compute_quantize(const OrtApi *api, OrtKernelContext *context,
     return run_rows(api, context, fenhe_kernels()->quantize_row, &job, num_tokens_of(&shape));
 }
 
+static OrtStatus *compute_quantize_blocks(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape;
+    TRY(read_x(api, context, &job, &shape));
+    TRY(fenhe_block_outputs(api, context, shape, &job.q, &job.row_scale, &job.block_sums));
+    return run_rows(api, context, fenhe_kernels()->quantize_row, &job, num_tokens_of(&shape));
+}
+
+static OrtStatus *compute_swiglu_blocks(const OrtApi *api, OrtKernelContext *context, const void *attributes) {
+    (void)attributes;
+    RowJob job = {0};
+    Shape shape;
+    TRY(read_x(api, context, &job, &shape));
+    if (job.width % (2 * BLOCK)) return fenhe_refuse(api, "SwigluQuantizeBlocks: gate_up must be a multiple of 64 wide");
+    shape.dims[shape.rank - 1] = job.width /= 2;
+    int32_t neurons = (int32_t)job.width, num_parts = 1;
+    job.widths = (Widths){.num_widths = 1, .tokens_per_row = 1, .neurons = &neurons};
+    job.parts = &num_parts;
+    TRY(fenhe_block_outputs(api, context, shape, &job.q, &job.row_scale, &job.block_sums));
+    return run_rows(api, context, fenhe_kernels()->swiglu_row, &job, num_tokens_of(&shape));
+}
+
 static OrtStatus *read_epsilon(const OrtApi *api, const OrtKernelInfo *info, void *attributes) {
     return ORT(api, KernelInfoGetAttribute_float)(info, "epsilon", &((NormAttributes *)attributes)->epsilon);
 }
@@ -178,6 +219,7 @@ static size_t sum_over_x(int **inputs, int **outputs, int sum_index) {
 static size_t sum_over_x_0(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 0); }
 static size_t sum_over_x_1(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 1); }
 static size_t sum_over_x_2(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 2); }
+static size_t sum_over_x_3(int **inputs, int **outputs) { return sum_over_x(inputs, outputs, 3); }
 
 const OperatorSpec fenhe_row_operators[] = {
     {.name = "SkipRmsNormQuantize", /* x, gamma, skip?, skip_row_scale? -> q, row_scale, sum? */
@@ -204,5 +246,17 @@ const OperatorSpec fenhe_row_operators[] = {
      .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
      .num_outputs = 2, .num_required_outputs = 2, .output_types = {ORT_UINT8, ORT_FLOAT},
      .compute = compute_quantize},
+    {.name = "SkipRmsNormQuantizeBlocks", /* x, gamma, skip? -> q, block_scale, block_sums, sum? */
+     .num_inputs = 3, .num_required = 2, .input_types = {ORT_FLOAT, ORT_FLOAT, ORT_FLOAT},
+     .num_outputs = 4, .num_required_outputs = 3, .output_types = {ORT_INT8, ORT_FLOAT, ORT_INT32, ORT_FLOAT},
+     .read_attributes = read_epsilon, .compute = compute_norm_blocks, .may_inplace = sum_over_x_3},
+    {.name = "SwigluQuantizeBlocks", /* gate_up -> q, block_scale, block_sums */
+     .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
+     .num_outputs = 3, .num_required_outputs = 3, .output_types = {ORT_INT8, ORT_FLOAT, ORT_INT32},
+     .compute = compute_swiglu_blocks},
+    {.name = "QuantizeBlocks", /* x -> q, block_scale, block_sums */
+     .num_inputs = 1, .num_required = 1, .input_types = {ORT_FLOAT},
+     .num_outputs = 3, .num_required_outputs = 3, .output_types = {ORT_INT8, ORT_FLOAT, ORT_INT32},
+     .compute = compute_quantize_blocks},
 };
 const size_t fenhe_num_row_operators = sizeof fenhe_row_operators / sizeof *fenhe_row_operators;

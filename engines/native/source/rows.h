@@ -39,6 +39,38 @@ INLINE float quantize(const float *x, const float *factor, int64_t width, uint8_
     return largest / 127.0f;
 }
 
+/* Quantise x * factor (factor may be null) in blocks, each with a scale of its own (times `multiplier`), and add up the
+ * integers of each half block. */
+INLINE void quantize_blocks(const float *x, const float *factor, int64_t width, float multiplier, int8_t *q, float *scales,
+                            int32_t *sums) {
+    for (int64_t start = 0; start < width; start += BLOCK, scales++, sums += 2) {
+        const float *gamma = factor ? factor + start : NULL;
+        float largest = largest_magnitude(x + start, gamma, BLOCK);
+        int is_zero = !(largest > TINY_ROW);
+        float inverse = is_zero ? 0.0f : 127.0f / largest;
+        for (int64_t i = 0; i < BLOCK; i += VW) {
+            vf y = load(x + start + i);
+            y = (gamma ? y * load(gamma + i) : y) * inverse;
+            store_rounded(q + start + i, is_zero ? splat(0.0f) : y);
+        }
+        *scales = is_zero ? 0.0f : largest / 127.0f * multiplier;
+        for (int half = 0; half < 2; half++) {
+            int32_t sum = 0;
+            for (int i = 0; i < BLOCK / 2; i++) sum += q[start + half * (BLOCK / 2) + i];
+            sums[half] = sum;
+        }
+    }
+}
+
+/* What ends a row operation: one scale for the row, or with `block_sums` one for every block. */
+INLINE void quantize_either(const float *x, const float *factor, int64_t width, float multiplier, int64_t token, uint8_t *q,
+                            float *scales, int32_t *block_sums) {
+    if (block_sums)
+        quantize_blocks(x, factor, width, multiplier, (int8_t *)q + token * width, scales + token * (width / BLOCK),
+                        block_sums + token * (2 * width / BLOCK));
+    else scales[token] = quantize(x, factor, width, q + token * width) * multiplier;
+}
+
 /* target = x + skip * scale. */
 INLINE void add_scaled(const float *x, const float *skip, float scale, int64_t width, float *target) {
     int64_t i = 0;
@@ -76,7 +108,7 @@ static void norm_row(void *data, size_t token) {
         memcpy(job->sum + at, x, (size_t)width * sizeof *x);
     }
     float inverse = 1.0f / sqrtf(sum_of_squares(x, width) / (float)width + job->epsilon);
-    if (job->q) job->row_scale[token] = quantize(x, job->gamma, width, job->q + at) * inverse;
+    if (job->q) quantize_either(x, job->gamma, width, inverse, (int64_t)token, job->q, job->row_scale, job->block_sums);
     if (!job->normed) return;
     for (int64_t i = 0; i < width; i++) job->normed[at + i] = x[i] * inverse * job->gamma[i];
 }
@@ -84,7 +116,7 @@ static void norm_row(void *data, size_t token) {
 static void quantize_row(void *data, size_t token) {
     const RowJob *job = data;
     int64_t at = (int64_t)token * job->width;
-    job->row_scale[token] = quantize(job->x + at, NULL, job->width, job->q + at);
+    quantize_either(job->x + at, NULL, job->width, 1.0f, (int64_t)token, job->q, job->row_scale, job->block_sums);
 }
 
 /* Mix `parts` equal parts of a row by the Hadamard matrix, not yet divided by sqrt(parts). */
@@ -124,10 +156,14 @@ static void swiglu_row(void *data, size_t token) {
     float hidden[num_neurons]; /* row_operators.c bounds it, so this fits a thread's stack */
     for (int64_t block = job->widths.num_widths - 1; block >= width; block--) {
         int64_t end = job->widths.neurons[block], count = end - start;
-        swiglu_block(x + 2 * start, x + 2 * start + count, job->scale[token], count, hidden + start);
+        swiglu_block(x + 2 * start, x + 2 * start + count, job->scale ? job->scale[token] : 1.0f, count, hidden + start);
         start = end;
     }
     hadamard(hidden, num_neurons, job->parts[width]);
+    if (job->block_sums) {
+        quantize_either(hidden, NULL, num_neurons, 1.0f, (int64_t)token, job->q, job->row_scale, job->block_sums);
+        return;
+    }
     float step = quantize(hidden, NULL, num_neurons, job->q + (int64_t)token * job->width);
     job->row_scale[token] = step / sqrtf((float)job->parts[width]);
 }

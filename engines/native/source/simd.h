@@ -148,6 +148,17 @@ INLINE vf load_half(const uint16_t *p) {
 #endif
 }
 
+/* Lanes must hold integers -128..127 after rounding. */
+INLINE void store_rounded(int8_t *p, vf x) {
+    vi q = (vi)(x + 12582912.0f);
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)q));
+#else
+    vb bytes = __builtin_convertvector(q, vb);
+    memcpy(p, &bytes, VW);
+#endif
+}
+
 /* Lanes must hold integers -128..127 after rounding; stored with 128 added. */
 INLINE void store_quantized(uint8_t *p, vf x) {
     vf shifted = x + 12582912.0f;

@@ -1,6 +1,7 @@
 /* NestedProduct and WidthProduct: products of rows of several widths; weights are packed at the first call. */
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "operators.h"
 
@@ -162,9 +163,25 @@ static const char *find_matrices_problem(const Matrix *matrices, int64_t num_wid
     return NULL;
 }
 
+static int is_same(const Matrix *one, const Matrix *other) {
+    size_t size = (size_t)(one->depth * one->width);
+    return one->depth == other->depth && one->values != NULL && other->values != NULL &&
+           memcmp(one->scales, other->scales, (size_t)one->width * sizeof(float)) == 0 &&
+           memcmp(one->values, other->values, size) == 0;
+}
+
+/* The width whose matrix rows of width `i` meet: widths that were trained together often share one, read once for both. */
+static int64_t matrix_of(const Matrix *matrices, int64_t i) {
+    if (matrices[i].values == NULL) return 0;
+    int64_t first = 0;
+    while (first < i && !is_same(&matrices[first], &matrices[i])) first++;
+    return first;
+}
+
 static OrtStatus *pack_matrices(const OrtApi *api, const Matrix *matrices, int64_t num_widths, WidthProductState *state) {
     for (int64_t i = 0; i < num_widths; i++) {
-        if (matrices[i].values == NULL) continue;
+        state->matrix_of[i] = matrix_of(matrices, i);
+        if (state->matrix_of[i] != i) continue;
         TRY(fenhe_make_packed(api, matrices[i].depth, matrices[i].width, &state->weights[i]));
         pack_columns(&state->weights[i], 0, &matrices[i]);
     }
@@ -186,7 +203,7 @@ static OrtStatus *prepare_width(const OrtApi *api, const OrtKernelContext *conte
 }
 
 static const PackedWeight *weight_of(const WidthProductState *state, int64_t width) {
-    return &state->weights[state->weights[width].values == NULL ? 0 : width];
+    return &state->weights[state->matrix_of[width]];
 }
 
 /* Neighbouring widths with one matrix are one product. */

@@ -16,6 +16,7 @@ from torch.nn.functional import linear, pad, rms_norm
 
 from models.distill.network.decoder import DecoderLayer, parameter_name
 from models.errors import ConfigError
+from models.graphs.precisions import REMOVED
 from models.graphs.quantise import INT8_LIMIT
 from models.graphs.rotate import hadamard, hadamard_size, rotation
 
@@ -47,23 +48,6 @@ def fake_int8_blocks(weight: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
     return _unblocked(_symmetric_int8(_blocks(weight.float(), block_size)), weight)
 
 
-def fake_int4_blocks(weight: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
-    """Weights on the grid of `quantise_blocks_int4`; no gradient where a value was cut off at the end of its grid.
-
-    Shapes: [out, in] in and out.
-    """
-    blocks = _blocks(weight.float(), block_size)
-    with torch.no_grad():
-        low = blocks.amin(dim=-1, keepdim=True).clamp(max=0.0)
-        high = blocks.amax(dim=-1, keepdim=True).clamp(min=0.0)
-        scale = _divided(torch.clamp(high - low, min=SMALLEST_SPREAD), 15)
-        zero_point = (-low / scale).round().clamp(0, 15)
-        rounded = (blocks / scale).round() + zero_point
-        values = rounded.clamp(0, 15)
-        grid = (values - zero_point) * scale
-    return _unblocked(_straight_through(blocks, grid, values == rounded), weight)
-
-
 def fake_int8_rows(values: Tensor) -> Tensor:
     """Activations on the grid of `RowInt8Linear`: 1/127 steps of each row's largest magnitude. Shapes: [..., width]."""
     values = values.float()
@@ -75,18 +59,17 @@ def fake_int8_rows(values: Tensor) -> Tensor:
 
 
 class BlockQuantisedLayer(DecoderLayer):
-    """A layer that is rounded in blocks, weights by `fake`, activations to int8: the precisions int8 and int4.
+    """A layer whose weights and activations are rounded to int8 in blocks: the precision int8.
 
     Shares its parameters with `layer`, which stays as it is: train this one, export either.
     """
 
-    def __init__(self, layer: DecoderLayer, fake: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, layer: DecoderLayer) -> None:
         super().__init__(layer.architecture, layer._rope, {})
         _share_parameters(layer, self)
-        self._fake = fake
 
     def _project(self, values: Tensor, name: str) -> Tensor:
-        weight = self._fake(self._parameter(f"{name}.weight")).to(values.dtype)
+        weight = fake_int8_blocks(self._parameter(f"{name}.weight")).to(values.dtype)
         bias = self._parameters.get(parameter_name(f"{name}.bias"))
         # ONNX Runtime's kernel does this by itself, without a node in the graph; it loses as much as int8 weights do.
         rounded = fake_int8_blocks(values).to(values.dtype)
@@ -152,8 +135,7 @@ class RotatedInt8Layer(DecoderLayer):
 
 
 _WRAPPERS: dict[str, Callable[[DecoderLayer], DecoderLayer]] = {
-    "int8": lambda layer: BlockQuantisedLayer(layer, fake_int8_blocks),
-    "int4": lambda layer: BlockQuantisedLayer(layer, fake_int4_blocks),
+    "int8": BlockQuantisedLayer,
     "w8a8": RotatedInt8Layer,
     "w8a8-native": RotatedInt8Layer,
 }
@@ -173,11 +155,15 @@ class QuantisedSettings:
         found = (
             []
             if self.precision in known
-            else [f"quantised.precision: {self.precision!r} is none of {', '.join(known)}"]
+            else [f"quantised.precision: {self.precision!r} is none of {', '.join(known)}{_why_not(self.precision)}"]
         )
         if not 0 < self.share <= 1:
             found.append(f"quantised.share must be above 0 and at most 1, not {self.share}")
         return found
+
+
+def _why_not(precision: str) -> str:
+    return f"; {precision} was removed: {REMOVED[precision]}" if precision in REMOVED else ""
 
 
 def quantised(layer: DecoderLayer, precision: str) -> DecoderLayer:
@@ -206,11 +192,10 @@ def _symmetric_int8(values: Tensor) -> Tensor:
     return _straight_through(values, grid)
 
 
-def _straight_through(values: Tensor, grid: Tensor, is_inside: Tensor | None = None) -> Tensor:
-    """`grid`, to the bit, with the gradient of `values` (where `is_inside`)."""
+def _straight_through(values: Tensor, grid: Tensor) -> Tensor:
+    """`grid`, to the bit, with the gradient of `values`."""
     # `values + (grid - values)`, the usual form, would be off by a rounding error; this adds an exact zero.
-    zero = values - values.detach()
-    return grid + (zero if is_inside is None else zero * is_inside)
+    return grid + (values - values.detach())
 
 
 def _divided(values: Tensor, divisor: int) -> Tensor:

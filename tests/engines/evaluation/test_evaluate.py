@@ -1,18 +1,22 @@
 """A whole evaluation of tiny students: the full path keeps everything, a damaged exit does not."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.evaluation.choices import EvalConfig
 from engines.evaluation.evaluate import evaluate
 from engines.evaluation.speeds import decode_speeds
+from models.building.build import build_student
 from models.errors import ConfigError
 from models.evaluation.rows import Row
 from models.evaluation.table import Point
 from models.evaluation.texts import Pair, PlainText, Prompt, Texts
+from models.student.folder import Student
 
 ROWS = [
     Row(dataset="texts", task="legal", prompt="the fox", answer="jumps over the lazy dog 0123 and jumps over it again"),
@@ -23,7 +27,7 @@ ROWS = [
 
 @pytest.fixture
 def tiny(tiny_student: Callable[..., Any]) -> Any:
-    return tiny_student("llama", ("int4", "fp32"))
+    return tiny_student("llama", ("int8", "fp32"))
 
 
 def texts(rows: Sequence[Row]) -> Texts:
@@ -38,7 +42,7 @@ def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) ->
     found = evaluate(tiny.student, texts(ROWS), config())
     points = {(point.path, point.precision): point for point in found.points}
     assert found.reference_precision == "fp32"
-    assert set(points) == {(path, name) for path in ("knowledge", "reasoning", "full") for name in ("fp32", "int4")}
+    assert set(points) == {(path, name) for path in ("knowledge", "reasoning", "full") for name in ("fp32", "int8")}
     full, shallow = points["full", "fp32"], points["knowledge", "fp32"]
     assert (full.agreement, full.kl, full.perplexity_ratio, full.compute_share) == (1.0, 0.0, 1.0, 1.0)
     assert {task: (kept.score, kept.low, kept.high) for task, kept in full.retention.items()} == {
@@ -54,9 +58,9 @@ def test_the_full_path_keeps_everything_and_shallow_ones_cost_less(tiny: Any) ->
 
 
 def test_a_precision_is_compared_with_itself_for_routing_and_with_the_reference_besides(tiny: Any) -> None:
-    found = evaluate(tiny.student, texts(ROWS), config(precisions=("int4",), paths=("full",)))
+    found = evaluate(tiny.student, texts(ROWS), config(precisions=("int8",), paths=("full",)))
     reference, rounded = found.points
-    assert (reference.precision, rounded.precision) == ("fp32", "int4")
+    assert (reference.precision, rounded.precision) == ("fp32", "int8")
     assert rounded.retention["legal"].score == 1.0
     assert rounded.reference_retention["legal"].score != 1.0
     assert rounded.kl > 0
@@ -109,8 +113,8 @@ def _shallow(tiny_source: Any, tmp_path: Path, is_damaged: bool) -> Point:
 def test_what_is_not_there_is_named(tiny: Any) -> None:
     for settings, words in (
         ({"paths": ("deep",)}, "deep"),
-        ({"precisions": ("int8",)}, "int8"),
-        ({"reference": "int8"}, "int8"),
+        ({"precisions": ("w8a8",)}, "w8a8"),
+        ({"reference": "w8a8"}, "w8a8"),
     ):
         with pytest.raises(ConfigError, match=words):
             evaluate(tiny.student, texts(ROWS), config(**settings))
@@ -177,15 +181,26 @@ def test_every_kind_of_text_gives_its_figures_and_the_full_path_keeps_them_exact
     assert "general" not in points["full"].figures
 
 
-def test_int4_of_the_full_path_calibrates_on_some_texts(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def four_bits(tiny_source: Any, tiny_gguf: Any, tmp_path: Path) -> Student:
+    """The model of `tiny` in blocks of four bits."""
+    build_student(tiny_gguf(tiny_source("llama"), quantisation="Q4_0"), tmp_path / "four", precisions=("gguf-native",))
+    return Student.open(tmp_path / "four")
+
+
+def test_full_path_in_four_bits_calibrates_on_some_texts(
+    tiny: Any, four_bits: Student, native_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("engines.evaluation.evaluate.CALIBRATION_TEXTS", 3)
     monkeypatch.setattr("engines.evaluation.evaluate.CALIBRATION_PAIRS", 4)
     texts = every_text()
-    found = evaluate(tiny.student, texts, config(precisions=("fp32",), paths=("full",)))
+    settings = config(precisions=("fp32",), paths=("full",), native_folder=native_library.parent)
+    found = evaluate(tiny.student, texts, settings, calibration=four_bits)
     assert {point.precision for point in found.points} == {"fp32"}
     calibration = found.calibration
     assert calibration is not None
-    assert (calibration.path, calibration.precision, calibration.reference_precision) == ("full", "int4", "fp32")
+    assert (calibration.path, calibration.precision) == ("full", "gguf-native")
+    assert calibration.reference_precision == "fp32"
     figures = calibration.figures["legal"]
     assert figures.rows["blimp_kept"] == 4
     assert figures.rows["perplexity_ratio_plain"] == figures.rows["perplexity_ratio_human"] == 3
@@ -195,14 +210,28 @@ def test_int4_of_the_full_path_calibrates_on_some_texts(tiny: Any, monkeypatch: 
     assert figures.rescored_nats_ratio is None
 
 
-def test_int4_that_is_measured_anyway_calibrates_on_every_text(tiny: Any) -> None:
-    found = evaluate(tiny.student, every_text(), config(paths=("full",)))
-    assert found.calibration is not None
-    assert found.calibration.figures["legal"].rows["blimp_kept"] == 12
+def test_calibration_that_cannot_be_is_refused_before_anything_is_measured(
+    tiny: Any, four_bits: Student, native_library: Path, tiny_source: Any, tiny_gguf: Any, tmp_path: Path
+) -> None:
+    can_run = config(native_folder=native_library.parent)
+    with pytest.raises(ConfigError, match=r"--calibration: student .* has no gguf-native; build one from a 4-bit GGUF"):
+        evaluate(tiny.student, texts(ROWS), can_run, calibration=tiny.student)
+    with pytest.raises(ConfigError, match="gguf-native cannot run here: install a C compiler"):
+        evaluate(tiny.student, texts(ROWS), config(), calibration=four_bits)
+    architecture = msgspec.structs.replace(four_bits.manifest.architecture, vocab_size=9)
+    other = replace(four_bits, manifest=msgspec.structs.replace(four_bits.manifest, architecture=architecture))
+    with pytest.raises(ConfigError, match=r"has 9 tokens.*320.*take a plain build of the same model"):
+        evaluate(tiny.student, texts(ROWS), can_run, calibration=other)
 
 
-def test_a_student_without_int4_is_not_calibrated(tiny_student: Callable[..., Any]) -> None:
-    assert evaluate(tiny_student("llama").student, texts(ROWS), config()).calibration is None
+def test_a_student_alone_is_not_calibrated(tiny: Any) -> None:
+    assert evaluate(tiny.student, texts(ROWS), config(precisions=("fp32",))).calibration is None
+
+
+@pytest.mark.parametrize("settings", [{"precisions": ("int4",)}, {"reference": "int4"}])
+def test_precision_that_was_removed_is_refused_with_what_to_take(tiny: Any, settings: Any) -> None:
+    with pytest.raises(ConfigError, match=r"int4 was removed.*gguf-native"):
+        evaluate(tiny.student, texts(ROWS), config(**settings))
 
 
 def test_speeds_take_the_paths_in_turns() -> None:

@@ -138,7 +138,7 @@ DEAR_S, PASS_S = 1.0, 2.0
 def dear_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens with log-probabilities cost half a forward pass each, all others nothing."""
 
-    def note_choosing(sequence: Sequence, seconds: float) -> None:
+    def note_choosing(sequence: Sequence, seconds: float, exact_s: float) -> None:
         sequence.choosing_s = 0.0 if sequence.request.sampling.logprobs is None else DEAR_S
 
     monkeypatch.setattr(Sequence, "note_choosing", note_choosing)

@@ -11,7 +11,7 @@ from engines.native.reference import dequantize
 
 def assert_quantised(q: npt.NDArray[np.uint8], row_scale: Any, expected: Any, rounding: float = 1e-4) -> None:
     assert q.min() >= 1
-    np.testing.assert_allclose(row_scale[..., 0], np.abs(expected).max(-1) / 127, rtol=1e-3)
+    np.testing.assert_allclose(row_scale[..., 0], np.abs(expected).max(-1) / 127, rtol=max(rounding, 1e-3))
     assert (np.abs(dequantize(q, row_scale) - expected) <= row_scale * 0.5 + rounding).all()
 
 

@@ -117,6 +117,20 @@ def test_a_width_without_a_matrix_has_that_of_the_whole_width(library: Path) -> 
     assert_same_bits([product], [width_product(shared, q)])
 
 
+@pytest.mark.parametrize("changed", [None, "value", "scale"])
+@pytest.mark.parametrize("like", [0, 1])
+def test_a_width_may_have_the_matrix_of_another_or_nearly(library: Path, like: int, changed: str | None) -> None:
+    case = WidthRows.random(rows=(2, 5, 9), neurons=(64, 64, 64))
+    q = np.random.default_rng(0).integers(1, 256, (9, 1, 64)).astype(np.uint8)
+    down, scales = case.down[like].copy(), case.down_scales[like].copy()
+    if changed == "value":
+        down[-1, -1] ^= 1
+    elif changed == "scale":
+        scales[-1] *= 2
+    twin = replace(case, down=[*case.down[:2], down], down_scales=[*case.down_scales[:2], scales])
+    assert_same_bits([run_down(library, twin, q)], [width_product(twin, q)])
+
+
 def test_what_a_row_does_not_run_may_hold_anything(library: Path) -> None:
     case = WidthRows.random(rows=(1, 3, 6))
     expected = feed_forward(library, case)

@@ -18,10 +18,9 @@ from engines.sequence import GenerationRequest, SamplingParams
 from models.building.build import build_student
 from models.building.exits import Exits, read_exits
 from models.distill.network.decoder import DecoderLayer, Trunk
-from models.graphs.quantise import quantise_blocks_int4
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student
-from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Int4Source, Tape, chunk, cosine, unpacked
+from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Tape, chunk, cosine
 from tests.models.exit_files import PLAN, write_tiny_exits
 
 Float = npt.NDArray[np.float32]
@@ -62,7 +61,7 @@ def library(request: pytest.FixtureRequest) -> Callable[[str], Path | None]:
 
 
 @torch.inference_mode()
-def expected_logits(source: ModelSource, exits: Exits, path: str, ids: Sequence[int], *, is_int4: bool) -> Float:
+def expected_logits(source: ModelSource, exits: Exits, path: str, ids: Sequence[int]) -> Float:
     """Every position's logits on a path, in plain torch. Shapes: returns [T, V]."""
     trunk = Trunk(source)
     if path == "full":
@@ -78,25 +77,16 @@ def expected_logits(source: ModelSource, exits: Exits, path: str, ids: Sequence[
         prefix = f"{exit.name}.layers.{index}."
         names = [name for name in exits.stored.tensors if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): exits.read(name) for name in names}
-        rounded = {name: int4(value) if is_int4 and "_proj.w" in name else value for name, value in weights.items()}
-        tensors = {name: torch.from_numpy(value) for name, value in rounded.items()}
+        tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
         hidden = DecoderLayer(source.architecture, trunk.rope, tensors)(hidden)
     return trunk.logits(trunk.norm(hidden))[0].numpy()
-
-
-def int4(weight: Float) -> Float:
-    """A matrix after int4 rounding: on random weights that alone is a large change, and not the graph's fault."""
-    packed = quantise_blocks_int4(weight, 32)
-    blocks = unpacked(packed.values) - unpacked(packed.zero_points)[:, : packed.scales.shape[1], None]
-    rounded = (blocks * packed.scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
-    return np.ascontiguousarray(rounded, np.float32)
 
 
 @pytest.mark.parametrize(("family", "config"), FAMILIES)
 def test_exits_in_fp32_equal_torch(build: Callable[..., Built], family: str, config: dict[str, Any]) -> None:
     built = build(family, **config)
     for path in PATHS:
-        expected = expected_logits(built.source, built.exits, path, IDS, is_int4=False)
+        expected = expected_logits(built.source, built.exits, path, IDS)
         tape = built.tape()
         np.testing.assert_allclose(tape.prefill(0, IDS[:9], path), expected[8], **TOLERANCE)
         np.testing.assert_allclose(tape.prefill(0, IDS[9:17], path, 9), expected[16], **TOLERANCE)
@@ -107,7 +97,7 @@ def test_exits_in_fp32_equal_torch(build: Callable[..., Built], family: str, con
 
 def test_exits_of_the_reference_differ_from_each_other(build: Callable[..., Built]) -> None:
     built = build()
-    found = [expected_logits(built.source, built.exits, path, IDS, is_int4=False)[-1] for path in PATHS]
+    found = [expected_logits(built.source, built.exits, path, IDS)[-1] for path in PATHS]
     for index, one in enumerate(found):
         for other_index, other in enumerate(found[:index]):
             is_same_exit = {PATHS[index], PATHS[other_index]} == {"math", "riddle"}
@@ -118,18 +108,16 @@ def test_exits_of_the_reference_differ_from_each_other(build: Callable[..., Buil
 def test_exits_quantised_stay_close_to_torch(
     build: Callable[..., Built], library: Callable[[str], Path | None], family: str, precision: str
 ) -> None:
-    is_int4 = precision == "int4"
     built = build(family, precision)
-    source = Int4Source(built.folder) if is_int4 else built.source
     tape = built.tape(library(precision))
     for path in PATHS:
-        expected = expected_logits(source, built.exits, path, IDS, is_int4=is_int4)
+        expected = expected_logits(built.source, built.exits, path, IDS)
         assert cosine(tape.prefill(0, IDS[:17], path), expected[16]) > CLOSENESS[precision]
         (logits,) = tape.decode((path, 17, IDS[17]))
         assert cosine(logits, expected[17]) > CLOSENESS[precision]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "w8a8", "w8a8-native"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "w8a8", "w8a8-native"])
 def test_exits_keep_their_map_in_fp32(build: Callable[..., Built], precision: str) -> None:
     import onnx
 

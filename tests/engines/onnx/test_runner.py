@@ -11,9 +11,7 @@ import pytest
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits, grouped
-from models.graphs.quantise import quantise_blocks_int4
-from models.reference import KvCache, ReferenceDecoder
-from models.sources.huggingface import HuggingFaceSource
+from models.reference import KvCache
 from models.student.folder import HEAD, Student
 
 Float = npt.NDArray[np.float32]
@@ -29,7 +27,7 @@ FAMILIES = [
 ]
 DEPTH_LAYERS = {"knowledge": 1, "reasoning": 3, "full": 4}
 TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-3}
-CLOSENESS = {"int8": 0.99, "int4": 0.99, "w8a8": 0.985, "w8a8-native": 0.985}
+CLOSENESS = {"int8": 0.99, "w8a8": 0.985, "w8a8-native": 0.985}
 
 
 class Tape:
@@ -158,7 +156,7 @@ def mixed_step(tape: Tape) -> tuple[StepInput, list[tuple[str, Sequence[int]]]]:
     return step, [*wholes, ("reasoning", IDS), ("knowledge", IDS[4:])]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4", "w8a8", "w8a8-native"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "w8a8", "w8a8-native"])
 def test_runner_mixed_paths_in_one_step_equal_each_alone(tape: MakeTape, precision: str) -> None:
     mixed = tape(precision=precision)
     step, wholes = mixed_step(mixed)
@@ -227,24 +225,6 @@ def cosine(one: Float, other: Float) -> float:
     return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-class Int4Source(HuggingFaceSource):
-    """Weights after int4 rounding: on random weights that alone is a large change, and not the graph's fault."""
-
-    def read(self, name: str) -> Float:
-        weight = super().read(name)
-        if not name.endswith("_proj.weight"):
-            return weight
-        packed = quantise_blocks_int4(weight, 32)
-        blocks = unpacked(packed.values) - unpacked(packed.zero_points)[:, : packed.scales.shape[1], None]
-        rounded: Float = (blocks * packed.scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
-        return np.ascontiguousarray(rounded, np.float32)
-
-
-def unpacked(nibbles: npt.NDArray[np.uint8] | None) -> Float:
-    assert nibbles is not None
-    return np.stack([nibbles & 15, nibbles >> 4], axis=-1).reshape(*nibbles.shape[:-1], -1).astype(np.float32)
-
-
 @pytest.mark.parametrize(("family", "config"), FAMILIES)
 @pytest.mark.parametrize("precision", sorted(CLOSENESS))
 def test_runner_quantised_logits_stay_close_to_the_reference(
@@ -252,9 +232,8 @@ def test_runner_quantised_logits_stay_close_to_the_reference(
 ) -> None:
     quantised = tape(family, precision, **config)
     tiny = tiny_student(family, (precision,), **config)
-    reference = ReferenceDecoder(Int4Source(tiny.source)) if precision == "int4" else tiny.reference
     for path in DEPTH_LAYERS:
-        expected = expected_logits(reference, IDS, path)
+        expected = expected_logits(tiny.reference, IDS, path)
         prefilled = quantised.prefill(0, IDS[:17], path)
         assert cosine(prefilled, expected[16]) > CLOSENESS[precision]
         for position in range(17, 20):
@@ -263,8 +242,8 @@ def test_runner_quantised_logits_stay_close_to_the_reference(
 
 
 def test_runner_adaptive_plan_serves_rows_and_prompts_of_one_step_each_by_its_variant(tiny_student: Any) -> None:
-    tiny = tiny_student("llama", ("int4", "w8a8"))
-    plan = PrecisionPlan(many="w8a8", few=((2, "int4"),))
+    tiny = tiny_student("llama", ("int8", "w8a8"))
+    plan = PrecisionPlan(many="w8a8", few=((2, "int8"),))
     mixed, alone = Tape(tiny.student, plan), Tape(tiny.student, plan)
     for each in (mixed, alone):
         each.prefill(0, IDS)

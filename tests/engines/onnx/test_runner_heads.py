@@ -21,7 +21,7 @@ Float = npt.NDArray[np.float32]
 
 ERRORS = errors(320)
 HEADS: tuple[HeadKind, ...] = ("exact", "cheap")
-PRECISIONS = ("fp32", "w8a8", "int4")
+PRECISIONS = ("fp32", "w8a8", "int8")
 
 
 class HeadTape(Tape):
@@ -135,11 +135,11 @@ def test_runner_exact_logits_are_those_of_the_exact_head_and_leave_the_others_al
 
 def test_runner_exact_logits_of_rows_and_prompts_are_each_of_their_own_variant(make_tape: Any) -> None:
     """Two precisions write their states in different bases: one head must not read the other's."""
-    few = ((2, "int4"),)
+    few = ((2, "int8"),)
     tape, exact = make_tape("w8a8", few), make_tape("w8a8", few)
     found = tape.step([(IDS, "cheap")], prompt(4, OTHERS[0], "cheap"))
     expected = exact.step([(IDS, "exact")], prompt(4, OTHERS[0], "exact"))
-    assert sorted(tape.passes) == [("int4", "cheap", 1), ("w8a8", "cheap", 1)]
+    assert sorted(tape.passes) == [("int8", "cheap", 1), ("w8a8", "cheap", 1)]
     np.testing.assert_allclose(found, expected + ERRORS, atol=1e-4)
     np.testing.assert_array_equal(tape.runner.exact_logits([0, 1]), expected)
     np.testing.assert_array_equal(tape.runner.exact_logits([1]), expected[1:])

@@ -29,9 +29,9 @@ def test_speeds_are_measured_once_per_machine_and_kept(
         found = speeds.speeds_of(student, ["int8", "w8a8"], 2, None)
         assert found == {"int8": MEASURED["int8"], "w8a8": MEASURED["w8a8"]}
     assert measured == ["int8", "w8a8"]
-    assert speeds.speeds_of(student, ["int4"], 2, None) == {"int4": MEASURED["int4"]}
+    assert speeds.speeds_of(student, ["fp32"], 2, None) == {"fp32": MEASURED["fp32"]}
     assert len(speeds.speeds_of(student, ["int8"], 1, None)) == 1
-    assert measured == ["int8", "w8a8", "int4", "int8"]
+    assert measured == ["int8", "w8a8", "fp32", "int8"]
 
 
 def test_speeds_that_are_measured_are_announced_and_those_that_are_kept_are_not(

@@ -19,11 +19,10 @@ from models.building.build import build_student
 from models.building.exits import read_exits
 from models.building.width_file import NarrowPath, read_width_file
 from models.errors import WeightsError
-from models.graphs.quantise import quantise_blocks_int4
 from models.reference import ReferenceDecoder
 from models.sources.source import open_source
 from models.student.folder import Student
-from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Int4Source, Tape, chunk, cosine, unpacked
+from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Tape, chunk, cosine
 from tests.models.exit_files import write_tiny_exits
 from tests.models.width_files import NUM_NEURONS, PLAN, write_tiny_widths
 
@@ -36,7 +35,7 @@ FAMILIES = [
     ("llama", {"tie_word_embeddings": True, "attention_bias": True}),
     ("qwen3", {}),
 ]
-STOCK = ["fp32", "int8", "int4", "w8a8"]
+STOCK = ["fp32", "int8", "w8a8"]
 BITWISE = ["fp32", "w8a8"]
 """Precisions in which a row's bits do not depend on the number of rows."""
 
@@ -57,30 +56,8 @@ class Built:
 
     def logits(self, path: str) -> Float:
         """Every position's logits of a path that runs all modules, in plain torch. Shapes: returns [T, V]."""
-        is_int4 = self.precision == "int4"
-        source = Int4Source(self.folder) if is_int4 else self.source
-        changed = self.widths.narrow_tensors(source, WIDTH_OF[path]) if WIDTH_OF[path] else {}
-        if is_int4:
-            own = ("down_proj.weight", "o_proj.weight")
-            changed = {name: int4(value) if name.endswith(own) else value for name, value in changed.items()}
-            changed = changed or self._whole_downs()
-        return np.asarray(ReferenceDecoder(source, changed).forward(IDS))
-
-    def _whole_downs(self) -> dict[str, Float]:
-        """The output matrices of the whole width, rounded in blocks of neurons that are neighbours in the order."""
-        found = {}
-        for layer in range(self.source.architecture.num_layers):
-            name, order = f"model.layers.{layer}.mlp.down_proj.weight", self.widths.order(layer)
-            found[name] = int4(self.source.read(name)[:, order])[:, np.argsort(order)]
-        return found
-
-
-def int4(weight: Float) -> Float:
-    """A matrix after int4 rounding: on random weights that alone is a large change, and not the graph's fault."""
-    packed = quantise_blocks_int4(weight, 32)
-    blocks = unpacked(packed.values) - unpacked(packed.zero_points)[:, : packed.scales.shape[1], None]
-    rounded: Float = (blocks * packed.scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
-    return np.ascontiguousarray(rounded, np.float32)
+        changed = self.widths.narrow_tensors(self.source, WIDTH_OF[path]) if WIDTH_OF[path] else {}
+        return np.asarray(ReferenceDecoder(self.source, changed).forward(IDS))
 
 
 MakeBuilt = Callable[..., Built]
@@ -113,7 +90,7 @@ def test_widths_of_the_reference_differ_from_each_other(build: MakeBuilt) -> Non
         assert cosine(one, other) < 0.9
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "w8a8"])
+@pytest.mark.parametrize("precision", ["int8", "w8a8"])
 def test_widths_quantised_stay_close_to_torch(build: MakeBuilt, precision: str) -> None:
     built = build(precision=precision)
     tape = built.tape()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from engines.scheduling.turns import FREE_S, MAX_KNOWN_TENANTS, PASS_SHARE, Turns
-from engines.sequence import GenerationRequest, SamplingParams, Sequence, new_sequence
+from engines.scheduling.turns import MAX_KNOWN_TENANTS, PASS_SHARE, Turns
+from engines.sequence import PLAIN_CHOOSING_S, GenerationRequest, SamplingParams, Sequence, new_sequence
 
 PASS_S = 2.0
 
@@ -52,7 +52,7 @@ def test_one_tenant_shares_with_nobody() -> None:
 
 
 def test_costly_rows_take_turns_beside_another_tenant_and_cheap_ones_do_not() -> None:
-    costly, light = rows_of("a", 8, cost_s=1.0), rows_of("b", 3, cost_s=FREE_S)
+    costly, light = rows_of("a", 8, cost_s=1.0), rows_of("b", 3, cost_s=PLAIN_CHOOSING_S)
     steps = served(turns_after_a_pass(), [*costly, *light], 320)
     found = times(steps)
     assert all(found[row.id] == 320 for row in light)

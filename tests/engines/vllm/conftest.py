@@ -87,13 +87,16 @@ StartEngine = Callable[..., Served]
 
 @pytest.fixture(scope="session")
 def default_fp32() -> Student:
-    """The default student in fp32, with its widths and its cheap head, built once into the cache."""
+    """The default student in fp32, with its widths and its cheap head, built into the cache once for each file of
+    widths."""
+    import hashlib
     import os
 
     from models.sources.fetch import pull
 
     cache = cache_folder(os.environ)
-    folder = cache / "students" / "smollm2-135m-vllm"
+    digest = hashlib.sha256((PACKAGED / "smollm2-135m.widths.safetensors").read_bytes()).hexdigest()
+    folder = cache / "students" / f"smollm2-135m-vllm-{digest[:12]}"
     if not (folder / "manifest.json").exists():
         build_student(
             pull("smollm2-135m", cache, show_progress=False),

@@ -36,10 +36,11 @@ MakeStudent = Callable[..., tuple[Student, Reference]]
 
 @pytest.fixture
 def make_student(tiny_source: Any, tmp_path: Path) -> MakeStudent:
-    def make(family: str, **config: Any) -> tuple[Student, Reference]:
+    def make(family: str, rank: int | None = None, **config: Any) -> tuple[Student, Reference]:
         folder = tiny_source(family, **{**SIZES, **config})
         source = open_source(folder)
-        widths = read_width_file(write_tiny_widths(tmp_path / "widths", source, paths=(*PLAN.paths, SHORT, FIRST)))
+        paths = (*PLAN.paths, SHORT, FIRST)
+        widths = read_width_file(write_tiny_widths(tmp_path / "widths", source, rank=rank, paths=paths))
         build_student(
             folder,
             tmp_path / "student",
@@ -96,6 +97,16 @@ def test_each_family_answers_as_the_reference_at_every_width_and_depth(
     assert served.engine.audit(60) == []
     check(served, 1)  # vLLM has forgotten them
     assert_ids_may_come_again(served)
+
+
+def test_compiled_steps_of_widths_that_differ_by_little_answer_as_the_reference(
+    make_student: MakeStudent, start_engine: StartEngine
+) -> None:
+    student, reference = make_student("qwen3", rank=2)
+    options = {"enforce_eager": False}
+    served = start_engine(student, reference, options, max_context_tokens=96, step_tokens=24)
+    check(served, 6)
+    assert {step["num_layers"] for step in served.steps()} == {1, 3, 4}
 
 
 def test_options_of_vllm_that_are_wrong_are_refused(make_student: MakeStudent, start_engine: StartEngine) -> None:

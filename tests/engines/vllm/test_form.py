@@ -80,7 +80,7 @@ def test_other_forms_are_refused_by_name(manifest: Manifest, change: dict[str, A
 
 
 def test_a_student_without_fp32_is_refused(tiny_source: Any, tmp_path: Path) -> None:
-    build_student(tiny_source("llama"), tmp_path / "student", precisions=("int4",))
+    build_student(tiny_source("llama"), tmp_path / "student", precisions=("int8",))
     with pytest.raises(ConfigError, match="has no fp32 weights"):
         student_form(Student.open(tmp_path / "student"), EngineConfig())
 

@@ -13,13 +13,13 @@ from loadtest.comparison.servers import Place, check_needs, read_servers
 from loadtest.comparison.stages import FULL, QUICK, expected_s
 from loadtest.traffic.reading import read_workload
 
-FAKE = Path(__file__).parents[1] / "fake_server.py"
+FAKE = "tests.loadtest.fake_server"
 MORE = f"""
 [fake]
 about = "streams"
 role = "peer"
 batches = true
-command = ["{sys.executable}", "{FAKE}", "well", "port={{port}}", "seconds=100"]
+command = ["{sys.executable}", "-m", "{FAKE}", "well", "port={{port}}", "seconds=100"]
 
 [broken]
 about = "ends at once"

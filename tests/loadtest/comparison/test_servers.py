@@ -9,11 +9,11 @@ import pytest
 
 from loadtest.comparison.servers import Place, ServerSpec, read_servers, started
 
-FAKE = Path(__file__).parents[1] / "fake_server.py"
+FAKE = "tests.loadtest.fake_server"
 PARENT = """
 import os, subprocess, sys
 port, noted, fake = sys.argv[1:]
-child = subprocess.Popen([sys.executable, fake, "well", f"port={port}", "seconds=100"])
+child = subprocess.Popen([sys.executable, "-m", fake, "well", f"port={port}", "seconds=100"])
 open(noted, "w").write(f"{child.pid} {sorted(os.sched_getaffinity(0))}")
 child.wait()
 """
@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Place:
 def test_server_runs_on_its_cores_and_leaves_no_child(place: Place, tmp_path: Path) -> None:
     noted = tmp_path / "noted"
     (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, str(tmp_path / "parent.py"), "{port}", str(noted), str(FAKE)]
+    command = [sys.executable, str(tmp_path / "parent.py"), "{port}", str(noted), FAKE]
     spec = ServerSpec(about="x", role="peer", batches=True, command=command)
     with started("parent", spec, place) as server:
         child, _, cores = noted.read_text().partition(" ")

@@ -61,7 +61,7 @@ class Cache:
         digest = sha256_of([exits]) if exits else ""
         made = None if head is None else CheapHead(rank=4, num_frequent=2, num_candidates=2, sha256=sha256_of([head]))
         make_tokenizer().save(out)
-        (out / "int4.weights").write_bytes(WEIGHTS)
+        (out / "w8a8.weights").write_bytes(WEIGHTS)
         files = entries_of(out)
         manifest = msgspec.structs.replace(make_manifest(), exits_sha256=digest, cheap_head=made, files=files)
         manifest = msgspec.structs.replace(manifest, widths_sha256=sha256_of([widths]) if widths else "")
@@ -253,6 +253,37 @@ def test_default_student_is_built_with_exits_and_figures_for_real(
     assert manifest.tasks["legal"] == "legal"
 
 
+def test_default_student_is_built_at_the_precisions_that_are_wanted(
+    tiny_source: Any, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_source("llama")
+    monkeypatch.setattr(models.building.default_student, "pull", lambda *_, **__: folder)
+    lines: list[str] = []
+
+    def built(*wanted: str) -> list[str]:
+        del lines[:]
+        found = find_student({"FENHE_CACHE": str(tmp_path / "cache")}, lines.append, wanted=lambda: wanted)
+        return [variant.name for variant in read_manifest(found).variants]
+
+    assert built("w8a8") == ["w8a8"]
+    assert any(line.startswith("building smollm2-135m: ") for line in lines)
+    assert built("w8a8") == built() == ["w8a8"]
+    assert lines == []
+    assert built("int8") == ["w8a8", "int8"]
+    assert "was not built at int8" in lines[0]
+    assert built("w8a8") == ["w8a8", "int8"]
+    assert lines == []
+
+
+def test_default_student_for_any_machine_has_what_runs_with_and_without_a_compiler(
+    tiny_source: Any, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_source("llama")
+    monkeypatch.setattr(models.building.default_student, "pull", lambda *_, **__: folder)
+    found = find_student({"FENHE_CACHE": str(tmp_path / "cache")}, lambda line: None)
+    assert [variant.name for variant in read_manifest(found).variants] == ["w8a8-native", "w8a8"]
+
+
 @pytest.mark.parametrize("has_lock", [True, False])
 def test_default_student_that_is_complete_is_served_from_a_read_only_cache(
     cache: Cache, package: Path, has_lock: bool
@@ -301,7 +332,7 @@ def test_default_student_that_cannot_be_written_names_the_folder_and_the_fix(cac
 
 
 def damage(folder: Path) -> None:
-    (folder / "int4.weights").write_bytes(bytes(99) + b"x")
+    (folder / "w8a8.weights").write_bytes(bytes(99) + b"x")
 
 
 def test_default_student_that_is_damaged_is_built_again(cache: Cache) -> None:
@@ -310,8 +341,8 @@ def test_default_student_that_is_damaged_is_built_again(cache: Cache) -> None:
     del cache.lines[:], cache.calls[:]
     assert cache.find() == folder
     assert cache.calls == ["pull smollm2-135m", "build model.gguf"]
-    assert f"{folder / 'int4.weights'} is damaged" in cache.lines[0]
-    assert (folder / "int4.weights").read_bytes() == WEIGHTS
+    assert f"{folder / 'w8a8.weights'} is damaged" in cache.lines[0]
+    assert (folder / "w8a8.weights").read_bytes() == WEIGHTS
     del cache.lines[:], cache.calls[:]
     cache.find()
     assert (cache.lines, cache.calls) == ([], [])
@@ -331,7 +362,7 @@ def test_default_student_that_is_damaged_is_not_served_where_none_can_be_built(
         pytest.raises(ConfigError, match="no network" if is_writable else "holds no complete student"),
     ):
         cache.find()
-    assert any("int4.weights is damaged" in line for line in cache.lines)
+    assert any("w8a8.weights is damaged" in line for line in cache.lines)
 
 
 def test_default_student_is_not_read_where_verification_is_off(cache: Cache) -> None:

@@ -227,7 +227,7 @@ def test_build_of_a_plan_that_names_the_full_path_has_it_once(
 
 def test_build_with_exits_leaves_the_full_path_bit_identical(exits: Exits, folder: Path, tmp_path: Path) -> None:
     cut = "knowledge:1,reasoning:2,adapter:1"
-    precisions = ("fp32", "int4", "w8a8", "w8a8-native")
+    precisions = ("fp32", "int8", "w8a8", "w8a8-native")
     without = build_student(folder, tmp_path / "without", modules=cut, precisions=precisions)
     trained = build_student(folder, tmp_path / "with", exits=exits.file, precisions=precisions)
     digests = {entry.name: entry.sha256 for entry in trained.files}

@@ -35,7 +35,7 @@ def source(folder: Path) -> ModelSource:
 
 def tensors(rank: int = RANK, hidden: int = HIDDEN) -> dict[str, Any]:
     rng = np.random.default_rng(3)
-    shapes = {"project": (rank, hidden), "expand": (rank, hidden), "offset": (hidden,)}
+    shapes = {"project": (rank, hidden), "expand": (rank, hidden), "bias": (VOCAB,)}
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -62,7 +62,7 @@ def test_preview_is_what_the_docstring_says(source: ModelSource, tmp_path: Path)
     view = head_file(source, tmp_path / "head").source_for(source)
     stored, exact = tensors(), source.read(head_weight(source))
     x = np.random.default_rng(1).standard_normal((3, HIDDEN)).astype(np.float32)
-    expected = (x @ stored["project"].T) @ (exact @ stored["expand"].T).T + exact @ stored["offset"]
+    expected = (x @ stored["project"].T) @ (exact @ stored["expand"].T).T + stored["bias"]
     got = (x @ view.read(HEAD_PROJECT).T) @ view.read(HEAD_PREVIEW).T + view.read(HEAD_BIAS)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
     assert view.shape(HEAD_PREVIEW) == (VOCAB, RANK)
@@ -84,8 +84,8 @@ def test_the_rotated_projection_reads_rotated_states(source: ModelSource, tmp_pa
         (tensors(rank=68), {}, "rank 68 must be from 4 to the hidden size, 64"),
         (tensors(rank=6), {}, "rank 6 must be a multiple of 4"),
         (tensors(hidden=60), {}, r"project is \[8, 60\], not \[8, 64\]"),
-        ({**tensors(), "offset": np.zeros(63, np.float32)}, {}, r"offset is \[63\], not \[64\]"),
-        ({**tensors(), "offset": np.full(64, np.nan, np.float32)}, {}, "offset is not finite"),
+        ({**tensors(), "bias": np.zeros(64, np.float32)}, {}, r"bias is \[64\], not \[320\]"),
+        ({**tensors(), "bias": np.full(VOCAB, np.nan, np.float32)}, {}, "bias is not finite"),
         (tensors(), {"frequent": (1, 1)}, "different ids from 0 to 319"),
         (tensors(), {"frequent": (1, 320)}, "different ids from 0 to 319"),
         (tensors(), {"frequent": ()}, "at least one"),
@@ -113,8 +113,8 @@ def test_files_that_are_no_head_are_refused(source: ModelSource, tmp_path: Path)
     (tmp_path / "short").write_bytes(head_file(source, tmp_path / "head").file.read_bytes()[:400])
     with pytest.raises(WeightsError, match=r"cut short|damaged"):
         read_head_file(tmp_path / "short")
-    write_head_file(tmp_path / "newer", plan_of(source, format_version=2), tensors())
-    with pytest.raises(ConfigError, match="format_version 2 is not 1"):
+    write_head_file(tmp_path / "newer", plan_of(source, format_version=3), tensors())
+    with pytest.raises(ConfigError, match="format_version 3 is not 2"):
         read_head_file(tmp_path / "newer")
 
 

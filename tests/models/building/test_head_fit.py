@@ -26,7 +26,7 @@ def states() -> Array:
 
 
 def previews(head: FittedHead, states: Array, weight: Array) -> Array:
-    preview: Array = (states @ head.project.T) @ (weight @ head.expand.T).T + weight @ head.offset
+    preview: Array = (states @ head.project.T) @ (weight @ head.expand.T).T + head.bias
     return preview
 
 
@@ -82,6 +82,16 @@ def test_the_same_seed_gives_the_same_head(states: Array, weight: Array) -> None
 def test_frequent_tokens_are_the_likeliest_on_average(states: Array, weight: Array) -> None:
     expected = np.argsort(-softmax(states @ weight.T).sum(0))
     assert set(fit_head(states, weight, SMALL).frequent[:10]) <= set(expected[:20].tolist())
+
+
+@pytest.mark.parametrize("reach", [0.5, 4.0, 1000.0])
+def test_mean_candidates_are_those_within_reach_at_most_the_most(states: Array, weight: Array, reach: float) -> None:
+    config = HeadFitConfig(rank=24, num_frequent=1, num_candidates=10, reach=reach, steps=0)
+    head = fit_head(states, weight, config)
+    logits = previews(head, states, weight)
+    rivals = np.delete(logits, head.frequent, axis=1)
+    num_near = (rivals >= logits.max(1, keepdims=True) - reach).sum(1)
+    assert head.mean_candidates == pytest.approx(np.minimum(num_near, 10).mean(), abs=0.02)
 
 
 @pytest.mark.parametrize(

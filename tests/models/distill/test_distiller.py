@@ -380,7 +380,7 @@ def test_distiller_trains_a_tasks_exit_on_that_task_alone(config: DistillConfig)
         {"mining": {}},
         {"alignment": {}},
         {"adversarial": {}},
-        {"quantised": {"precision": "int4", "share": 0.5}},
+        {"quantised": {"precision": "int8", "share": 0.5}},
         {"quantised": {"precision": "w8a8", "share": 0.5}},
         {"training": {"soft_targets": "top_k"}},
         {"training": {"head_tokens": None}},

@@ -68,6 +68,12 @@ def test_the_cheap_head_counts_its_preview_and_the_tokens_that_it_computes_exact
     assert compute_share(manifest, full) == 1.0
 
 
+def test_the_cheap_head_counts_the_candidates_that_it_needs_on_average(student: Student) -> None:
+    cheap = CheapHead(rank=8, num_frequent=16, num_candidates=40, mean_candidates=3.8, sha256="")
+    manifest = msgspec.structs.replace(student.manifest, cheap_head=cheap)
+    assert path_multiply_adds(manifest, manifest.full_path, head="cheap") == 4 * LAYER + CHEAP
+
+
 def test_prompt_tokens_of_a_request_need_no_head(student: Student) -> None:
     manifest = student.manifest
     share = request_compute_share(

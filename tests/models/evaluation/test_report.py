@@ -96,7 +96,11 @@ def test_table_and_page_show_figures_verdicts_and_the_calibration() -> None:
     request = RequestCompute(num_prompt_tokens=70, num_answer_tokens=140, compute_share=0.444)
     points = tuple(msgspec.structs.replace(point, request_compute={"math": request}) for point in before.points)
     calibration = Calibration(
-        path="full", precision="int4", reference_precision="fp32", compute_share=1.0, figures={"math": judged(0.25)}
+        path="full",
+        precision="gguf-native",
+        reference_precision="fp32",
+        compute_share=1.0,
+        figures={"math": judged(0.25)},
     )
     changed = msgspec.structs.replace(
         before, points=points, calibration=calibration, mean_default_compute=0.831, full_path="full"
@@ -104,7 +108,7 @@ def test_table_and_page_show_figures_verdicts_and_the_calibration() -> None:
     text = describe(changed)
     for words in (
         "request: share of one of 70 prompt and 140 answer tokens",
-        "the full path at int4 over that at fp32",
+        "the full path at gguf-native over that at fp32",
         "an answer token takes 83.1% of the full path's compute",
     ):
         assert words in text
@@ -115,7 +119,20 @@ def test_table_and_page_show_figures_verdicts_and_the_calibration() -> None:
     assert lines == [
         ["knowledge", "exact", "fp32", "failed", "passed", "passed", "40.0%", "44.4%", *figures, "0.300", "0.800"],
         ["knowledge", "cheap", "fp32", "failed", "passed", "passed", "40.0%", "44.4%", *figures, "0.300", "0.800"],
-        ["full", "exact", "int4", "failed", "passed", "passed", "100.0%", "100.0%", *figures, "0.250", "0.800", mark],
+        [
+            "full",
+            "exact",
+            "gguf-native",
+            "failed",
+            "passed",
+            "passed",
+            "100.0%",
+            "100.0%",
+            *figures,
+            "0.250",
+            "0.800",
+            mark,
+        ],
     ]
     parser = Balance()
     parser.feed(page_of(changed, Pictures()))

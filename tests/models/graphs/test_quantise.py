@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.quantise import BlockInt8, quantise_blocks_int8, quantise_columns
 
 Matrix = npt.NDArray[np.float32]
 
@@ -17,19 +17,7 @@ def random_matrix(shape: tuple[int, int] = (7, 96), offset: float = 0.0) -> Matr
     return matrix
 
 
-def nibbles(packed: npt.NDArray[np.uint8] | None) -> npt.NDArray[np.uint8]:
-    """Low half first. Shapes: last dimension doubles."""
-    assert packed is not None
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-
-
-def read_int4(blocks: BlockBits) -> npt.NDArray[np.float64]:
-    values = nibbles(blocks.values).astype(np.float64)
-    zero_points = nibbles(blocks.zero_points).astype(np.float64)[:, : blocks.scales.shape[1]]
-    return np.asarray((values - zero_points[..., None]) * blocks.scales[..., None])
-
-
-def read_int8(blocks: BlockBits) -> npt.NDArray[np.float64]:
+def read_int8(blocks: BlockInt8) -> npt.NDArray[np.float64]:
     return np.asarray((blocks.values.astype(np.float64) - 128) * blocks.scales[..., None])
 
 
@@ -55,37 +43,7 @@ def test_int8_blocks_are_within_half_a_step(num_inputs: int) -> None:
     matrix = random_matrix((7, num_inputs))
     blocks = quantise_blocks_int8(matrix, 32)
     num_blocks = -(-num_inputs // 32)
-    assert blocks.zero_points is None
     assert blocks.values.shape == (7, num_blocks, 32)
     restored = read_int8(blocks).reshape(7, -1)[:, :num_inputs]
     steps = np.repeat(blocks.scales, 32, axis=1)[:, :num_inputs]
     assert (np.abs(restored - matrix) <= steps * 0.5001).all()
-
-
-@pytest.mark.parametrize("num_inputs", [96, 64, 80, 33])
-@pytest.mark.parametrize("offset", [0.0, 3.0, -3.0])
-def test_int4_blocks_are_within_a_step(num_inputs: int, offset: float) -> None:
-    matrix = random_matrix((7, num_inputs), offset)
-    blocks = quantise_blocks_int4(matrix, 32)
-    num_blocks = -(-num_inputs // 32)
-    assert blocks.values.shape == (7, num_blocks, 16)
-    assert blocks.zero_points is not None
-    assert blocks.zero_points.shape == (7, -(-num_blocks // 2))
-    restored = read_int4(blocks).reshape(7, -1)[:, :num_inputs]
-    steps = np.repeat(blocks.scales, 32, axis=1)[:, :num_inputs]
-    # Half a step for the value, half for the zero point.
-    assert (np.abs(restored - matrix) <= steps * 1.0001).all()
-    assert (np.abs(restored - matrix) <= steps * 0.5001).mean() > 0.9
-
-
-def test_int4_blocks_keep_zero_exactly() -> None:
-    matrix = random_matrix()
-    matrix[:, ::3] = 0
-    restored = read_int4(quantise_blocks_int4(matrix, 32)).reshape(7, -1)
-    assert (restored[:, ::3] == 0).all()
-
-
-def test_int4_blocks_use_their_whole_range() -> None:
-    values = nibbles(quantise_blocks_int4(random_matrix(), 32).values)[[0, 1, 3]]
-    assert (values.max(axis=-1) == 15).mean() > 0.5
-    assert (values.min(axis=-1) == 0).mean() > 0.5

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import models.sources.gguf_header
 from models.errors import ConfigError, ServingError, WeightsError
 from models.sources.gguf_header import read_header
 
@@ -71,6 +73,23 @@ def test_header_of_another_version_is_refused(tmp_path: Path, version: int, word
     file = tmp_path / "old.gguf"
     file.write_bytes(b"GGUF" + struct.pack("<IQQ", version, 0, 0))
     with pytest.raises(ConfigError, match=words):
+        read_header(file)
+
+
+def test_header_of_a_file_that_is_cut_while_it_is_read_is_refused(
+    tmp_path: Path, tiny_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is mapped, or the process would end."""
+    file = tmp_path / "a.gguf"
+    file.write_bytes(tiny_bytes)
+    real = models.sources.gguf_header._value
+
+    def value(*arguments: Any) -> Any:
+        os.truncate(file, 100)
+        return real(*arguments)
+
+    monkeypatch.setattr(models.sources.gguf_header, "_value", value)
+    with pytest.raises(WeightsError, match=r"a\.gguf is damaged or cut short"):
         read_header(file)
 
 

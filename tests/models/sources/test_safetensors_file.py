@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_safetensors_cut_anywhere_is_refused(tmp_path: Path) -> None:
         cut.write_bytes(whole[:num_bytes])
         with pytest.raises(WeightsError, match=r"cut\.safetensors"):
             SafetensorsFile(cut)
+
+
+def test_safetensors_cut_after_its_header_was_read_is_refused(tmp_path: Path) -> None:
+    """Nothing is mapped, or the process would end."""
+    file = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(3000), "b": torch.ones(3)}, file)
+    opened = SafetensorsFile(file)
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(WeightsError, match=r"w\.safetensors was cut short while it was read"):
+        [opened.read(name) for name in opened.tensors]
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ def test_inspect_shows_the_cheap_head_and_verdicts_by_task(tmp_path: Path) -> No
         )
         for task, field in judged
     )
-    head = CheapHead(rank=4, num_frequent=3, num_candidates=2, sha256="")
+    head = CheapHead(rank=4, num_frequent=3, num_candidates=2, mean_candidates=1.2, sha256="")
     manifest = msgspec.structs.replace(make_manifest(), cheap_head=head, figures=figures)
     lines = list(_lines(manifest, tmp_path))
-    assert "  cheap head: rank 4, 3 frequent tokens and at most 2 others exact" in lines
+    assert "  cheap head: rank 4, 3 frequent tokens and at most 2 others (on average 1) exact" in lines
     assert "  full           cheap  w8a8-native  math passed / passed, fact passed / undecided" in lines
 
 

@@ -234,6 +234,7 @@ FULL = path("full", "knowledge", "reasoning", "adapter")
         ({"cheap_head": head(rank=0)}, "rank 0 must be from 1"),
         ({"cheap_head": head(num_candidates=10**6)}, "1000000 candidates must be at least 1 each"),
         ({"cheap_head": head(num_frequent=0)}, "0 frequent tokens"),
+        ({"cheap_head": head(mean_candidates=2.5)}, "2.5 candidates on average"),
         (
             {"variants": (msgspec.structs.replace(VARIANT, cheap_head="c.onnx"),)},
             "'fp32' has a cheap head, but the student has none",

@@ -73,7 +73,7 @@ def test_the_cheap_head_is_read_back_in_the_models_own_basis(tiny_source: Any, t
     tensors = {
         "project": random.normal(size=(8, hidden)).astype(np.float32),
         "expand": random.normal(size=(8, hidden)).astype(np.float32),
-        "offset": random.normal(size=hidden).astype(np.float32),
+        "bias": random.normal(size=source.architecture.vocab_size).astype(np.float32),
     }
     plan = HeadPlan(source_sha256=source.sha256(), num_candidates=12, reach=3.5, frequent=(4, 9, 7))
     write_head_file(tmp_path / "head", plan, tensors)

@@ -71,8 +71,8 @@ class Driver:
         self.admission.offer(ticket, self.now_s)
         return ticket
 
-    def release(self, ticket: Ticket, num_used: int = 0) -> None:
-        self.admission.release(ticket, self.now_s, num_used)
+    def release(self, ticket: Ticket, num_used: int = 0, num_extra: float = 0.0) -> None:
+        self.admission.release(ticket, self.now_s, num_used, num_extra)
 
     def error_of(self, ticket: Ticket) -> ServingError | None:
         return next(error for decided, error in self.decided if decided is ticket)
@@ -278,6 +278,20 @@ def test_unused_tokens_are_no_reason_to_wait_for_the_others() -> None:
         order.append(ticket.tenant)
         driver.release(ticket, 100)
     assert order[1:7].count("a") == 3
+
+
+def test_tenant_of_costly_rows_gets_its_share_of_time_not_of_rows() -> None:
+    """Each request of `a` takes as long as three of `b`, for as many tokens."""
+    driver = Driver(bounds=Bounds(max_running=1, max_running_tokens=9000, max_queued=99, max_queued_tokens=99_999))
+    for _ in range(40):
+        driver.offer("a")
+        driver.offer("b")
+    order = []
+    for _ in range(40):
+        ticket = next(ticket for ticket, _ in reversed(driver.decided) if is_running(ticket))
+        order.append(ticket.tenant)
+        driver.release(ticket, 100, 200.0 if ticket.tenant == "a" else 0.0)
+    assert order.count("a") == 10
 
 
 def test_deadline_nobody_could_keep_is_refused_at_once() -> None:

@@ -61,9 +61,27 @@ def test_refund_brings_the_next_turn_forward() -> None:
     push(queue, "aa", cost_tokens=1000)
     push(queue, "bbb", cost_tokens=100)
     assert queue.pop().tenant == "a"
-    queue.refund("a", 950)
+    queue.settle("a", -950)
     assert drained(queue) == "babb"
-    queue.refund("nobody", 5)
+    queue.settle("nobody", -5)
+
+
+def test_what_entries_cost_beyond_their_charge_puts_their_tenant_behind() -> None:
+    queue: FairQueue[Entry] = FairQueue()
+    push(queue, "aa")
+    push(queue, "bbbb")
+    assert queue.pop().tenant == "a"
+    queue.settle("a", 20)  # three times what it was charged
+    assert drained(queue) == "bbbab"
+
+
+def test_tenant_without_entries_is_charged_too() -> None:
+    queue: FairQueue[Entry] = FairQueue()
+    push(queue, "bb")
+    queue.pop()
+    queue.settle("a", 25)
+    push(queue, "ab")
+    assert drained(queue) == "bba"
 
 
 def test_removed_entry_is_never_popped_and_costs_nothing() -> None:

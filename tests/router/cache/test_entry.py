@@ -19,7 +19,7 @@ TOKEN = TokenLogprob(
     alternatives=(TokenLogprob(token_id=6, logprob=-1.0, token_bytes=b"a"),),
 )
 SCORED = SequenceEvent(sequence_id="s", text="b", logprobs=(TOKEN,))
-NOT_KEPT = {"sequence_id", "token_ids", "timings", "error", "finish", "num_chunks"}
+NOT_KEPT = {"sequence_id", "token_ids", "timings", "error", "finish", "num_chunks", "score", "end_token_id"}
 """Of an event and its end: what belongs to one generation alone. `finish` is taken apart."""
 
 

@@ -128,6 +128,17 @@ def test_added_student_may_get_another_name(served: Served, folder: Path) -> Non
     assert admin(served, "DELETE", "/an%20other-1.5").status_code == 202
 
 
+def test_model_file_may_be_added_and_is_called_as_its_file(
+    served: Served, tiny_source: Any, tiny_gguf: Any, tmp_path: Path
+) -> None:
+    file = tiny_gguf(tiny_source("llama"))
+    assert admin(served, "POST", body={"folder": str(file)}).json()["name"] == file.stem
+    file.write_bytes(b"GGUF")
+    refused = admin(served, "POST", body={"folder": str(file), "name": "broken"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "folder")
+    assert str(file) in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -217,6 +217,9 @@ def test_chat_unknown_model_is_not_found(served: Served) -> None:
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
         ({"logit_bias": {"258": 1}}, "logit_bias", "invalid_value"),
         ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 1, "2 3": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 1, "": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 1, "12345678901": 1}}, "logit_bias", "invalid_value"),
         ({"max_tokens": -2}, "max_tokens", "invalid_value"),
     ],
 )

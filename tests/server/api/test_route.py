@@ -90,3 +90,17 @@ def test_route_of_an_unhealthy_pool_is_unavailable(start: Start) -> None:
     response = served.route("math")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert "two steps failed" in response.json()["error"]["message"]
+
+
+def test_route_explains_which_words_the_verdict_hangs_on(served: Served) -> None:
+    reply = served.route("do some math now", explain=True).json()
+    words = {"do some math now"[one["start"] : one["end"]]: one for one in reply["words"]}
+    assert list(words) == ["do", "some", "math", "now"]
+    assert words["math"]["task"] == "general"
+    assert words["math"]["pull"] > 0.5
+    assert (words["now"]["task"], words["now"]["pull"]) == ("math", 0)
+
+
+def test_route_explains_nothing_unless_asked(served: Served) -> None:
+    assert "words" not in served.route("do some math now").json()
+    assert served.route("math", explain=True).json()["words"] == []

@@ -8,7 +8,8 @@ import pytest
 
 from engines.scripted import Line
 from models.errors import BadRequest, ConfigError, StepFailed, Unavailable
-from server.commands.chat import ChatOptions, Reply, converse
+from server.commands.chat import converse
+from server.commands.chat_stream import ChatOptions, Reply
 from server.commands.cli import main
 from server.settings.config import KeysConfig, ServerConfig
 from tests.server.conftest import SCRIPT, Served, Start, TinyStudent, make_engine, open_scripted, run_server

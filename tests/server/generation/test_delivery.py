@@ -162,6 +162,28 @@ async def test_stream_that_fails_is_left_open_for_its_error(open_backend: Open) 
     assert line.record.frame_error(StepFailed("x")) == b"<failed>"
 
 
+@pytest.mark.parametrize("reason", [FinishReason.ERROR, FinishReason.ABORT])
+async def test_stream_that_fails_sends_what_came_together_with_the_failure(
+    open_backend: Open, reason: FinishReason
+) -> None:
+    line = await make_line(open_backend, (0, text("one")), stream=True, n=2)
+    stream = line.delivery.supply.stream
+    first = await stream.take()
+    for event in [(1, text("a")), (0, text("two")), (1, end(words="b")), (0, end(reason, words="!")), (1, text("no"))]:
+        stream.push(*event)
+    with pytest.raises((StepFailed, Stopping)):
+        await line.delivery.run(first)
+    assert line.bodies == [b"<open><0:one>", b"<part 1:ab:True><part 0:two!:False>"]
+
+
+async def test_stream_that_fails_at_once_sends_nothing(open_backend: Open) -> None:
+    """It still has the status of its failure, and a client may try again."""
+    line = await make_line(open_backend, (0, text("one")), (0, end(FinishReason.ERROR)), stream=True)
+    with pytest.raises(StepFailed):
+        await deliver(line)
+    assert line.sent == []
+
+
 def test_route_headers_leave_out_a_confidence_nobody_has() -> None:
     target = Target(student="zwei", path="full", reason=Reason.UNCLASSIFIED)
     unsure = RouteDecision(student="eins", path="full", reason=Reason.GENERAL)

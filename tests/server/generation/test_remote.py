@@ -196,6 +196,47 @@ def test_events_of_responses_keep_their_types(serve: Serve, fake: FakeUpstream) 
     assert "[DONE]" not in response.text
 
 
+BOOM = {"code": "server_error", "message": "boom"}
+NO_ANSWERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("responses", {"input": "say"}, {"object": "response", "status": "failed", "error": BOOM, "output": []}),
+    ("responses", {"input": "say"}, {"object": "response", "status": "cancelled", "output": []}),
+    ("completions", {"prompt": "say"}, {"choices": [{"text": "x", "finish_reason": "error"}]}),
+    ("chat/completions", {"messages": TURNS}, {"choices": [{"message": {}, "finish_reason": "abort"}]}),
+    ("messages", {"messages": TURNS, "max_tokens": 5}, {"type": "error", "error": BOOM}),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "body", "answered"), NO_ANSWERS)
+def test_failure_with_status_200_is_an_error_and_is_not_cached(
+    serve: Serve, fake: FakeUpstream, endpoint: str, body: dict[str, Any], answered: dict[str, Any]
+) -> None:
+    fake.answer = saying(reply(200, NAMED | answered))
+    far = serve(remote(fake.url))
+    for _ in range(2):
+        response = far.post(f"/v1/{endpoint}", {"model": "far", "temperature": 0, **body})
+        assert response.status_code == 503
+        assert ("boom" in response.text) == ("error" in answered)
+    assert len(fake.got) >= 2
+
+
+FAILED_EVENTS: list[dict[str, Any]] = [
+    {"type": "response.failed", "response": NAMED | {"status": "failed", "error": BOOM}},
+    {"type": "error", **BOOM},
+    {"type": "error", "error": BOOM},
+]
+
+
+@pytest.mark.parametrize("event", FAILED_EVENTS)
+def test_failure_inside_a_stream_of_a_response_ends_it_with_an_error(
+    serve: Serve, fake: FakeUpstream, event: dict[str, Any]
+) -> None:
+    begun: dict[str, Any] = {"type": "response.created", "response": NAMED | {"status": "in_progress", "error": None}}
+    events = [begun, {"type": "response.output_text.delta", "delta": "hi"}, event]
+    fake.answer = streaming("".join(f"data: {json.dumps(one)}\n\n" for one in events).encode())
+    response = serve(remote(fake.url)).post("/v1/responses", {"model": "far", "input": "x", "stream": True})
+    assert "boom" in response.text.strip().split("\n\n")[-1]
+
+
 HALF = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"
 
 

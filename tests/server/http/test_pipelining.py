@@ -2,11 +2,15 @@
 
 import gc
 import json
+import socket
+import time
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from server.http.connection_limits import MANY_IN_A_ROW, PAUSE_S
 from tests.server.conftest import Start, until
 from tests.server.http.test_connection_limits import connect, read_all
+from tests.server.http.test_connection_memory import protocols
 from tests.server.http.test_fuzz_http import replies_in
 
 GET = b"GET /version HTTP/1.1\r\nhost: x\r\nx-request-id: quick%d\r\n\r\n"
@@ -68,3 +72,23 @@ def test_client_that_leaves_with_requests_held_ends_the_one_being_answered(start
     assert until(lambda: served.engine.status().num_running == 0, 2.0)
     assert until(lambda: not served.context.drain.open_keys, 2.0)
     assert len(served.engine.submitted) == 1
+
+
+def test_after_many_in_a_row_each_waits_for_others(start: Start) -> None:
+    num_rest = 40
+    requests = b"".join(GET % number for number in range(MANY_IN_A_ROW + num_rest))
+    with connect(start()) as connection:
+        connection.sendall(requests + completion("hello", "a") + LAST)
+        started_s = time.perf_counter()
+        connection.shutdown(socket.SHUT_WR)
+        replies = replies_in(read_all(connection))
+    assert len(replies) == MANY_IN_A_ROW + num_rest + 2
+    assert {reply.status for reply in replies} == {200}
+    assert time.perf_counter() - started_s > num_rest * PAUSE_S
+
+
+def test_client_that_leaves_in_a_pause_leaves_nothing(start: Start) -> None:
+    with connect(start()) as connection:
+        connection.sendall(b"".join(GET % number for number in range(MANY_IN_A_ROW + 3000)))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert until(lambda: not any(one in one.connections for one in protocols()), 5.0)

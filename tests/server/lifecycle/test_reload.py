@@ -340,3 +340,18 @@ def test_command_gives_every_mistake_a_line(tmp_path: Path, capsys: pytest.Captu
     first, *rest = capsys.readouterr().err.splitlines()
     assert first.endswith("mistakes: 2")
     assert [line.split(": ")[1] for line in rest] == ["prot", "hots"]
+
+
+def test_check_names_pins_for_paths_that_no_student_has(tmp_path: Path, student: TinyStudent) -> None:
+    """Unless a student's paths are not known before it is opened, as the default one's."""
+    (tmp_path / "a").mkdir()
+    write_manifest(tmp_path / "a", student.manifest)
+    file = tmp_path / "fenhe.toml"
+    pins = '[online_quality.pins]\n"math.shallow" = "out"\n"legal.shalow" = "out"\n'
+    file.write_text(f'{pins}[[student]]\nfolder = "{tmp_path}/a"\n')
+    with pytest.raises(ConfigError) as caught:
+        check(file, {})
+    (problem,) = caught.value.problems
+    assert "no student has a path 'shalow'; there are full, shallow" in problem.said
+    file.write_text(f'{pins}[[student]]\nfolder = "{tmp_path}/a"\n[[student]]\n')
+    assert "sound" in check(file, {})

@@ -36,7 +36,15 @@ def test_settings_of_one_value_are_listed_in_the_order_of_the_tree() -> None:
     names = setting_names()
     assert names[:2] == ["host", "port"]
     assert names.index("limits.max_body_bytes") < names.index("tracing.enabled")
-    tables = {"router.min_retention", "router.max_own_perplexity", "router.min_information", "cache.semantic"}
+    tables = {
+        "router.min_retention",
+        "online_quality.floors",
+        "online_quality.floors_under_load",
+        "online_quality.pins",
+        "router.max_own_perplexity",
+        "router.min_information",
+        "cache.semantic",
+    }
     assert set(setting_names(with_tables=True)) - set(names) == tables
     of_student = setting_names(StudentConfig, "student[0].")
     assert of_student[:4] == ["student[0].folder", "student[0].name", "student[0].tasks", "student[0].engine"]

@@ -6,14 +6,20 @@ import pytest
 
 from engines.config import EngineConfig
 from models.errors import ConfigError
-from server.settings.config import RouterConfig, ServerConfig, StudentConfig
+from server.settings.config import ConsoleConfig, RouterConfig, ServerConfig, StudentConfig
 from server.settings.fields import flag_of, setting_names
 from server.settings.reading import load_config
 
 
 def defaults() -> ServerConfig:
-    """What is served without any setting: all defaults, compiled operators in the cache."""
-    return ServerConfig(engine=EngineConfig(native_folder=Path.home() / ".cache" / "fenhe" / "native"))
+    """What is served without any setting: all defaults, compiled operators and students in the cache."""
+    return with_cache(Path.home() / ".cache" / "fenhe")
+
+
+def with_cache(folder: Path) -> ServerConfig:
+    return ServerConfig(
+        engine=EngineConfig(native_folder=folder / "native"), console=ConsoleConfig(folders=(folder / "students",))
+    )
 
 
 def test_config_defaults_need_nothing() -> None:
@@ -83,7 +89,7 @@ def test_config_ignores_what_kubernetes_sets_for_a_service_called_fenhe() -> Non
         "FENHE_CACHE": "/models",
         "FENHE_API_KEY": "fk-a-client-s",
     }
-    assert load_config({}, environ) == ServerConfig(engine=EngineConfig(native_folder=Path("/models/native")))
+    assert load_config({}, environ) == with_cache(Path("/models"))
 
 
 def test_setting_flags_are_distinct() -> None:
@@ -236,3 +242,32 @@ def test_config_options_of_vllm_are_passed_on_by_its_own_names(tmp_path: Path) -
 def test_config_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"student\[0\]\.engine"):
         load_text(tmp_path, '[[student]]\nengine = "vlm"\n')
+
+
+def test_config_pins_paths_by_task(tmp_path: Path) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text('[online_quality.pins]\n"legal.medium" = "out"\n"creative.wide" = "in"\n')
+    config = load_config({}, {"FENHE_ONLINE_QUALITY__PINS__MATH__WIDE": "in"}, file)
+    assert config.online_quality.pinned == {
+        ("legal", "medium"): False,
+        ("creative", "wide"): True,
+        ("math", "wide"): True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('[online_quality.pins]\n"cooking.wide" = "in"\n', "must be a task and a path, such as legal.wide"),
+        ('[online_quality.pins]\n"legal" = "in"\n', "must be a task and a path, such as legal.wide"),
+        ('[online_quality.pins]\n"legal.wide" = "off"\n', "must be one of in, out"),
+        ("[online_quality]\nmin_samples = 100\n", "min_samples 100 is never reached with half_life_samples 32"),
+        ("[online_quality.floors_under_load]\nmath = 0.9\n", "floors_under_load.math 0.9 is more than the floor"),
+    ],
+)
+def test_config_refuses_online_quality_that_cannot_be(tmp_path: Path, text: str, part: str) -> None:
+    file = tmp_path / "fenhe.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {}, file)
+    assert part in caught.value.message

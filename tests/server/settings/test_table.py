@@ -32,6 +32,7 @@ def test_page_has_a_row_for_every_setting() -> None:
         ("keys.sha256", "a list; each a SHA-256 in hexadecimal (64 characters)"),
         ("engine.native_folder", "a path"),
         ("student", "a path, or tables"),
+        ("online_quality.pins", "a table; each one of `in`, `out`"),
     ],
 )
 def test_row_says_what_may_be_written(name: str, words: str) -> None:

@@ -1,5 +1,6 @@
 """Admission over HTTP: turns, deadlines, priorities, and what refused clients are told."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,7 +12,7 @@ import pytest
 
 from engines.config import EngineConfig
 from engines.scripted import Line
-from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, Timings, Usage
+from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, SequenceEvent, Timings, Usage
 from router.admission.admission import AdmissionConfig
 from router.decision import Priority
 from server.settings.config import Limits, ServerConfig
@@ -355,3 +356,35 @@ def test_many_at_once_end_once_each_and_nothing_stays_held(gather: Gather) -> No
     admission = crowd.served.student.admission.turns
     assert until(lambda: admission.running.num_tokens == admission.queued.num_tokens == 0)
     assert crowd.served.chat("hello", max_tokens=4).status_code == 200
+
+
+def test_time_to_choose_tokens_counts_as_the_tokens_that_the_engine_computes_meanwhile(
+    gather: Gather, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that computed 300 tokens in 6 s would have computed 100 in the 2 s that choosing took."""
+    crowd = gather()
+    engine, turns = crowd.served.engine, crowd.served.student.admission.turns
+    real_status, real_end, real_release = engine.status, engine._end, turns.release
+    extra: list[float] = []
+
+    def status() -> Any:
+        return dataclasses.replace(real_status(), busy_s=6.0, num_prompt_tokens=100, num_generation_tokens=200)
+
+    def end(*arguments: Any) -> SequenceEvent:
+        return _slow(real_end(*arguments))
+
+    def release(ticket: Any, now_s: float, num_used: int = 0, num_extra: float = 0.0) -> None:
+        extra.append(num_extra)
+        real_release(ticket, now_s, num_used, num_extra)
+
+    monkeypatch.setattr(engine, "status", status)
+    monkeypatch.setattr(engine, "_end", end)
+    monkeypatch.setattr(turns, "release", release)
+    assert crowd.served.chat("hello").status_code == 200
+    assert until(lambda: extra == [100.0])
+
+
+def _slow(event: SequenceEvent) -> SequenceEvent:
+    assert event.finish is not None
+    timings = dataclasses.replace(event.finish.timings, choosing_s=2.0)
+    return dataclasses.replace(event, finish=dataclasses.replace(event.finish, timings=timings))

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from engines.contract import EngineStatus, Publish
 from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, SequenceEvent, SequenceState
 from models.errors import QueueFull
-from server.students.event_bridge import Bridge, ClientGone, EventStream
+from server.students.event_bridge import Bridge, ClientGone, EventStream, Used
 from tests.router.flights import end, text
 
 
@@ -136,16 +137,18 @@ async def test_observers_are_told_gaps_and_ends() -> None:
     assert (watcher.num_gaps, watcher.finished) == (2, ["a-0"])
 
 
-async def test_tokens_used_are_told_when_the_last_sequence_has_ended() -> None:
+async def test_what_was_used_is_told_when_the_last_sequence_has_ended() -> None:
     bridge = make_bridge(FakeEngine())
     stream = bridge.open(requests("a-0", "a-1"))
-    used: list[int] = []
+    used: list[Used] = []
     stream.when_over(used.append)
-    await publish(bridge, said("a-0", finish=ENDED))
+    assert ENDED is not None
+    slow = replace(ENDED, timings=replace(ENDED.timings, choosing_s=0.5))
+    await publish(bridge, said("a-0", finish=slow))
     stream.close()
     assert used == []
-    await publish(bridge, said("a-1", finish=ENDED))
-    assert used == [10]
+    await publish(bridge, said("a-1", finish=slow))
+    assert used == [Used(num_tokens=10, choosing_s=1.0)]
 
 
 async def test_failure_comes_before_what_is_pending() -> None:

@@ -107,7 +107,7 @@ def test_training_an_exit_leaves_the_trunk(trunk: Trunk) -> None:
     assert len(exit.trained()) == 2 + 7 + 2
 
 
-@pytest.mark.parametrize("precision", ["int4", "w8a8"])
+@pytest.mark.parametrize("precision", ["int8", "w8a8"])
 def test_a_quantised_exit_computes_otherwise_and_keeps_its_weights(trunk: Trunk, precision: str) -> None:
     exit, hidden_BTH = exit_of(trunk), random_states(4)[None]
     before, weights = exit(hidden_BTH), {name: value.clone() for name, value in exit.tensors().items()}

@@ -15,7 +15,6 @@ from models.distill.network.decoder import DecoderLayer, Trunk
 from models.distill.network.quantised import (
     QUANTISED_PRECISIONS,
     RotatedInt8Layer,
-    fake_int4_blocks,
     fake_int8_blocks,
     fake_int8_columns,
     fake_int8_rows,
@@ -26,7 +25,7 @@ from models.graphs.decoder_graph import write_stage
 from models.graphs.linear import RowInt8Linear
 from models.graphs.onnx_graph import GraphWriter, TensorSpec, WeightsFile
 from models.graphs.precisions import PRECISIONS
-from models.graphs.quantise import BlockBits, quantise_blocks_int4, quantise_blocks_int8, quantise_columns
+from models.graphs.quantise import quantise_blocks_int8, quantise_columns
 from models.graphs.rotate import RotatedSource, rotation
 from models.rope import inverse_frequencies
 from models.sources.source import ModelSource, open_source
@@ -68,26 +67,12 @@ def read_int8_blocks(weight: Matrix) -> Matrix:
     return np.asarray(values.reshape(len(weight), -1)[:, : weight.shape[1]])
 
 
-def read_int4_blocks(weight: Matrix) -> Matrix:
-    blocks: BlockBits = quantise_blocks_int4(weight, 32)
-    assert blocks.zero_points is not None
-    zero_points = _nibbles(blocks.zero_points)[:, : blocks.scales.shape[1], None]
-    values = (_nibbles(blocks.values) - zero_points) * blocks.scales[..., None]
-    return np.asarray(values.reshape(len(weight), -1)[:, : weight.shape[1]])
-
-
-def _nibbles(packed: npt.NDArray[np.uint8]) -> Matrix:
-    pairs = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.float32)
-    return pairs.reshape(*packed.shape[:-1], -1)
-
-
 @pytest.mark.parametrize("num_inputs", [96, 80, 33])
 @pytest.mark.parametrize(
     ("fake", "read"),
     [
         (fake_int8_columns, read_columns),
         (fake_int8_blocks, read_int8_blocks),
-        (fake_int4_blocks, read_int4_blocks),
     ],
 )
 def test_fake_weights_equal_the_graphs_to_the_bit(
@@ -116,24 +101,13 @@ def test_fake_rows_equal_the_graphs_to_the_bit(tmp_path: Path) -> None:
     assert np.array_equal(fake_int8_rows(values).numpy(), expected)
 
 
-@pytest.mark.parametrize("fake", [fake_int8_columns, fake_int8_blocks, fake_int4_blocks, fake_int8_rows])
+@pytest.mark.parametrize("fake", [fake_int8_columns, fake_int8_blocks, fake_int8_rows])
 def test_gradient_passes_as_if_nothing_were_rounded(fake: Fake) -> None:
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
     slopes = torch.arange(256.0).reshape(4, 64)
     torch.autograd.backward((fake(weight) * slopes).sum())
     assert weight.grad is not None
     assert torch.equal(weight.grad, slopes)
-
-
-def test_int4_gradient_stops_where_a_value_was_cut_off() -> None:
-    # The span is 15 steps of 1 with ends on a half: -7.5 rounds the zero point to 8, so that 7.5, also rounded to 8,
-    # would be 16, one above the grid.
-    weight = torch.tensor([[-7.5, 7.5, 7.4, 0.0]], requires_grad=True)
-    rounded = fake_int4_blocks(weight)
-    assert rounded.tolist() == [[-8.0, 7.0, 7.0, 0.0]]
-    torch.autograd.backward(rounded.sum())
-    assert weight.grad is not None
-    assert weight.grad.tolist() == [[1.0, 0.0, 1.0, 1.0]]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -159,7 +133,7 @@ def test_rotated_layer_without_rounding_is_the_plain_layer(
     torch.testing.assert_close(view.attention_maps(hidden), layer.attention_maps(hidden), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "w8a8"])
+@pytest.mark.parametrize("precision", ["int8", "w8a8"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_layer_computes_what_its_graph_computes(
     tmp_path: Path, tiny_source: TinySource, family: str, precision: str
@@ -223,7 +197,7 @@ def test_training_a_view_trains_the_plain_layer(tiny_source: TinySource, precisi
 
 def test_unknown_precision_is_refused(tiny_source: TinySource) -> None:
     layer = Trunk(open_source(tiny_source("llama"))).copy_of(0)
-    with pytest.raises(ConfigError, match=r"fp32.*supports int8, int4, w8a8"):
+    with pytest.raises(ConfigError, match=r"fp32.*supports int8, w8a8"):
         quantised(layer, "fp32")
 
 
@@ -234,13 +208,14 @@ def test_training_rounded_beats_rounding_after_training(tiny_source: TinySource)
         target = trunk.layer(0)(hidden)
     afterwards, aware = trunk.copy_of(0), trunk.copy_of(0)
     fit(afterwards, afterwards, hidden, target)
-    fit(aware, quantised(aware, "int4"), hidden, target)
-    assert loss_as_built(aware, hidden, target) < 0.8 * loss_as_built(afterwards, hidden, target)
+    fit(aware, quantised(aware, "int8"), hidden, target)
+    assert loss_as_built(aware, hidden, target) < 0.9 * loss_as_built(afterwards, hidden, target)
 
 
 def fit(layer: DecoderLayer, view: DecoderLayer, hidden: Tensor, target: Tensor) -> None:
-    optimiser = torch.optim.Adam(layer.parameters(), lr=3e-3)
-    for _ in range(25):
+    """In steps far smaller than those of int8, which training must not walk past."""
+    optimiser = torch.optim.Adam(layer.parameters(), lr=3e-5)
+    for _ in range(100):
         optimiser.zero_grad()
         torch.autograd.backward((view(hidden) - target).square().mean())
         optimiser.step()
@@ -250,6 +225,6 @@ def fit(layer: DecoderLayer, view: DecoderLayer, hidden: Tensor, target: Tensor)
 def loss_as_built(layer: DecoderLayer, hidden: Tensor, target: Tensor) -> float:
     """With every matrix rounded by the builder's own code."""
     tensors = {name: value.numpy() for name, value in layer.tensors()}
-    rounded = {name: torch.from_numpy(read_int4_blocks(v) if v.ndim == 2 else v) for name, v in tensors.items()}
+    rounded = {name: torch.from_numpy(read_int8_blocks(v) if v.ndim == 2 else v) for name, v in tensors.items()}
     built = DecoderLayer(layer.architecture, layer._rope, rounded)
     return float((built(hidden) - target).square().mean())
