@@ -29,6 +29,23 @@ def test_answer_streams_as_markdown_and_says_what_ran(served: Served, open_page:
     assert answer.locator("svg.strip .lit").count() == 30
 
 
+LATE_EFFECTS = """() => {
+  const soon = setTimeout;
+  window.requestAnimationFrame = () => 0;
+  window.setTimeout = (then, ms, ...given) => soon(then, Math.max(ms ?? 0, 1500), ...given);
+}"""
+"""A page whose effects run long after it was drawn, as on a busy machine."""
+
+
+def test_formulas_are_drawn_when_the_answer_is_mounted_while_they_load(served: Served, open_page: Open) -> None:
+    page = open_page(served.url)
+    page.evaluate(LATE_EFFECTS)
+    ask(page, "How many legs do three spiders have? math")
+    wait_for_answer(page)
+    page.wait_for_selector(".answer math")
+    assert page.locator(".answer math").count() == 2
+
+
 def test_text_grows_while_it_streams(served: Served, open_page: Open) -> None:
     page = open_page(served.url)
     ask(page, "endless")

@@ -1,6 +1,7 @@
 /** The frame: five views, language, light and dark, keys. Which view is open is all that the address says. */
 
 import type { ComponentType } from 'preact'
+import { useSyncExternalStore } from 'preact/compat'
 import { useCallback, useEffect, useMemo, useState } from 'preact/hooks'
 import { ApiError, currentKeys, getJson, onKeys } from './api'
 import { Chat } from './chat/Chat'
@@ -205,16 +206,17 @@ function useServer(askKey: () => void): Server {
 }
 
 function useView(): [keyof Text['views'], (view: keyof Text['views']) => void] {
-  const [view, setView] = useState(viewInAddress)
-  useEffect(() => {
-    const follow = () => {
-      setView(viewInAddress())
-      focusMain()
-    }
-    addEventListener('hashchange', follow)
-    return () => removeEventListener('hashchange', follow)
-  }, [])
+  const view = useSyncExternalStore(onAddress, viewInAddress)
   return [view, (next) => location.assign(`#/${next}`)]
+}
+
+function onAddress(tell: () => void): () => void {
+  const follow = () => {
+    tell()
+    focusMain()
+  }
+  addEventListener('hashchange', follow)
+  return () => removeEventListener('hashchange', follow)
 }
 
 function viewInAddress(): keyof Text['views'] {

@@ -91,7 +91,9 @@ function loadMath(): void {
 
 export function onMath(tell: () => void): () => void {
   waiting.add(tell)
-  return () => waiting.delete(tell)
+  return () => {
+    waiting.delete(tell)
+  }
 }
 
 export function hasMath(): boolean {

@@ -1,13 +1,12 @@
 import type { Token, Tokens } from 'marked'
-import { memo } from 'preact/compat'
-import { useEffect, useMemo, useState } from 'preact/hooks'
+import { memo, useSyncExternalStore } from 'preact/compat'
+import { useMemo } from 'preact/hooks'
 import { blocksOf, hasMath, htmlOf, onMath } from '../markdown'
 import { CopyButton } from './CopyButton'
 
 /** Only the blocks whose source has changed are made anew: while an answer streams in, that is the last one. */
 export function Markdown({ text }: { text: string }) {
-  const [isMathThere, setMathThere] = useState(hasMath)
-  useEffect(() => onMath(() => setMathThere(true)), [])
+  const isMathThere = useSyncExternalStore(onMath, hasMath)
   const blocks = useMemo(() => blocksOf(text).filter((token) => token.type !== 'space'), [text])
   return (
     <div class="markdown">
