@@ -5,11 +5,12 @@ the layer's neurons, of which a width has the first ones; `{width}.layers.{layer
 matrix that a width multiplies them with, columns in that order; `{width}.layers.{layer}.output` [hidden, q_size] is
 its output matrix of attention, where the plan says that it has one. Each may have a compact form instead
 (`models/building/width_encoding.py`): int8, or a difference from the widest width's, or, for `output` of the widest
-that has one alone, from the model's own.
+that has one alone, from the model's own. A mixed width has no matrices of its own: each of its layers takes those of
+another width, or the model's.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,7 @@ class WidthPlan(Record, frozen=True, kw_only=True):
 
     `source_sha256` is of the model that the widths were made for. `widths` are listed widest first. Tasks and prompt
     lengths take the paths that they would take without the file, unless `tasks` or `depth_rules` say otherwise.
+    `mixed` names for each layer of a mixed width the width whose matrices it takes; `""` is the whole one.
     `training` is whatever the model card should say.
     """
 
@@ -62,7 +64,37 @@ class WidthPlan(Record, frozen=True, kw_only=True):
     paths: tuple[NarrowPath, ...]
     tasks: dict[str, str] = msgspec.field(default_factory=dict)
     depth_rules: tuple[DepthRule, ...] | None = None
+    mixed: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     training: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def own_widths(self) -> tuple[Width, ...]:
+        """The widths that have matrices of their own in the file, widest first."""
+        return tuple(width for width in self.widths if width.name not in self.mixed)
+
+    def width_at(self, width: Width, layer: int) -> Width | None:
+        """The width whose matrices a layer of `width` takes; None: the model's own."""
+        if width.name not in self.mixed:
+            return width
+        name = self.mixed[width.name][layer]
+        return next((one for one in self.own_widths if one.name == name), None)
+
+    def mixing_problems(self, architecture: Architecture) -> list[str]:
+        """What is wrong with mixed widths, as sentences; empty when they are sound."""
+        widths = {width.name: width for width in self.widths}
+        own = {width.name: width for width in self.own_widths}
+        found = [f"there is no width {name!r} to mix" for name in self.mixed if name not in widths]
+        if self.widths and not own:
+            found.append("every width is mixed, and there is none to mix them of")
+        for name, layers in self.mixed.items():
+            if len(layers) != architecture.num_layers:
+                found.append(f"mixed width {name!r} names {len(layers)} layers of {architecture.num_layers}")
+            elif unknown := sorted(set(layers) - {"", *own}):
+                named = ", ".join(map(repr, unknown))
+                found.append(f"mixed width {name!r} takes layers of {named}, which has no matrices of its own here")
+            elif name in widths:
+                found += _mix_problems(widths[name], [own.get(one) for one in layers], architecture)
+        return found
 
     def layout(self, base: Layout) -> Layout:
         """A student's layout with these widths and paths; the full path stays the last one.
@@ -93,6 +125,19 @@ class WidthPlan(Record, frozen=True, kw_only=True):
             depth_rules=base.depth_rules if self.depth_rules is None else self.depth_rules,
             widths=self.widths,
         )
+
+
+def _mix_problems(mixed: Width, layers: Sequence[Width | None], architecture: Architecture) -> list[str]:
+    """`layers` are the widths that each layer takes, None the whole one."""
+    sizes = [architecture.intermediate_size if one is None else one.neurons[layer] for layer, one in enumerate(layers)]
+    found = [
+        f"mixed width {mixed.name!r} has {said} neurons in layer {layer}, and what it takes there has {size}"
+        for layer, (said, size) in enumerate(zip(mixed.neurons, sizes, strict=False))
+        if said != size
+    ]
+    if any(one is not None and one.has_own_output for one in layers) and not mixed.has_own_output:
+        found.append(f"mixed width {mixed.name!r} takes output matrices of attention, and must say so")
+    return found
 
 
 def write_width_file(file: Path, plan: WidthPlan, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -162,14 +207,15 @@ class WidthFile:
         problems = width_problems(self.plan.widths, model.architecture)
         if not self.plan.widths:
             problems.append("it has no widths")
+        problems += self.plan.mixing_problems(model.architecture)
         problems += layout_problems(self.plan.layout(base))
         problems += [f"path {path.name!r} names no width" for path in self.plan.paths if not path.width]
         if problems:
             raise ConfigError(f"{self.file} does not fit {model.name}: {'; '.join(problems)}; {REMEDY}")
-        self._check_tensors(_shapes(self.plan.widths, model.architecture))
+        self._check_tensors(_shapes(self.plan.own_widths, model.architecture))
         for layer in range(model.architecture.num_layers):
             self.order(layer)
-            for width in self.plan.widths if reads_matrices else ():
+            for width in self.plan.own_widths if reads_matrices else ():
                 self.read(model, width, layer, "down")
                 if width.has_own_output:
                     self.read(model, width, layer, "output")
@@ -188,10 +234,15 @@ class WidthFile:
         return order
 
     def read(self, model: ModelSource, width: Width, layer: int, part: Part) -> Array:
-        """One of a width's own matrices. Shapes: `down` [hidden, neurons], `output` [hidden, q_size].
+        """One of a width's own matrices, or the one that a mixed width takes. Shapes: `down` [hidden, neurons],
+        `output` [hidden, q_size].
 
         Raises: WeightsError for numbers that are not finite.
         """
+        taken = self.plan.width_at(width, layer)
+        if taken is None or (part == "output" and not taken.has_own_output):
+            return self._whole(model, layer, part)
+        width = taken
         name = _matrix_name(width.name, layer, part)
         if name in self.stored.tensors:
             values = self.stored.read(name)
@@ -210,10 +261,17 @@ class WidthFile:
 
     def _base(self, model: ModelSource, width: Width, layer: int, part: Part) -> Array:
         """What a difference is added to. Shapes: [hidden, at least its columns]."""
-        widest = self.plan.widths[0]
+        widest = self.plan.own_widths[0]
         if part == "down" or (width != widest and widest.has_own_output):
             return self.read(model, widest, layer, part)
-        return model.read(f"model.layers.{layer}.self_attn.o_proj.weight")
+        return self._whole(model, layer, part)
+
+    def _whole(self, model: ModelSource, layer: int, part: Part) -> Array:
+        """The model's own matrix, W_down with its columns in the layer's order."""
+        prefix = f"model.layers.{layer}"
+        if part == "output":
+            return model.read(f"{prefix}.self_attn.o_proj.weight")
+        return model.read(f"{prefix}.{_DOWN}")[:, self.order(layer)]
 
     def layer_widths(self, layer: int) -> LayerWidths:
         """A layer's widths, as its graph needs them."""
@@ -257,7 +315,7 @@ class WidthFile:
         tensors, (rows, columns) = self.stored.tensors, shape
         if f"{name}.int8" in tensors:
             return {f"{name}.int8": shape, f"{name}.scales": (rows, num_groups(columns))}
-        is_base = name == _matrix_name(self.plan.widths[0].name, int(name.split(".")[-2]), "down")
+        is_base = name == _matrix_name(self.plan.own_widths[0].name, int(name.split(".")[-2]), "down")
         if f"{name}.left" not in tensors or is_base:
             return {name: shape}
         (rank,) = tensors[f"{name}.left"].shape[1:] or (0,)

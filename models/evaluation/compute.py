@@ -81,15 +81,17 @@ def path_bytes(student: Student, path: StudentPath, variant: str, head: HeadKind
     rank = manifest.width_rank(path.width)
     neurons = [manifest.neurons(path, layer) for layer in range(manifest.architecture.num_layers)]
     has_own_output = rank > 0 and manifest.widths[rank - 1].has_own_output
-    files: set[str] = set()
-    num_unread_bytes = 0
+    places: dict[tuple[str, str], int] = {}
+    read: set[tuple[str, str]] = set()
     for stage in {*manifest.stages(path), HEAD, HEAD_STAGES[head]}:
         graph = onnx.load(str(student.graph(variant, stage)), load_external_data=False).graph
         for tensor in graph.initializer:
             stored = {entry.key: entry.value for entry in tensor.external_data}
             if "location" not in stored:
                 continue
-            files.add(stored["location"])
-            if manifest.widths and not is_read_at(rank, tensor.name, neurons, has_own_output):
-                num_unread_bytes += int(stored["length"])
-    return sum((student.folder / name).stat().st_size for name in files) - num_unread_bytes
+            place = (stored["location"], stored["offset"])
+            places[place] = int(stored["length"])
+            if not manifest.widths or is_read_at(rank, tensor.name, neurons, has_own_output):
+                read.add(place)
+    num_unread_bytes = sum(length for place, length in places.items() if place not in read)
+    return sum((student.folder / name).stat().st_size for name in {name for name, _ in places}) - num_unread_bytes

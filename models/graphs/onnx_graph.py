@@ -30,7 +30,7 @@ Dimensions = Sequence[int | str]
 class WeightsFile:
     """Append-only file of named tensors, aligned so that ONNX Runtime can map them; hashes what it writes.
 
-    Graphs that name the same tensor share it.
+    Graphs that name the same tensor share it, and tensors of the same bytes lie in one place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +39,7 @@ class WeightsFile:
         self._digest = hashlib.sha256()
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._places: dict[str, int] = {}
+        self._contents: dict[bytes, tuple[int, int]] = {}
         self.size_bytes = 0
 
     def tensor(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
@@ -63,19 +64,26 @@ class WeightsFile:
         self._write(b"\0" * (-self.size_bytes % WEIGHT_ALIGNMENT_BYTES))
 
     def _append(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
-        self._align()
-        offset = self.size_bytes
-        self._write(np.ascontiguousarray(array).tobytes())
+        offset, length = self._place(np.ascontiguousarray(array).tobytes())
         tensor = TensorProto(
             name=name,
             dims=array.shape,
             data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
             data_location=TensorProto.EXTERNAL,
         )
-        reference = {"location": self.path.name, "offset": offset, "length": self.size_bytes - offset}
+        reference = {"location": self.path.name, "offset": offset, "length": length}
         for key, value in reference.items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
+
+    def _place(self, content: bytes) -> tuple[int, int]:
+        """Where these bytes lie, written now unless they already are. Units: bytes; returns offset and length."""
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._contents:
+            self._align()
+            self._contents[digest] = (self.size_bytes, len(content))
+            self._write(content)
+        return self._contents[digest]
 
     def close(self) -> str:
         """Finish the file; returns its SHA-256."""

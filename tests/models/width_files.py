@@ -31,6 +31,19 @@ PLAN = WidthPlan(
     ),
     training={"tokens": 12},
 )
+MIXED = {"almost": ("", "wide", "", "wide"), "between": ("wide", "wide", "mid", "mid")}
+"""Two widths without matrices of their own: some layers whole and the others of `wide`, and half `wide`, half `mid`."""
+MIXED_WIDTHS = (
+    Width(name="almost", neurons=(256, 192, 256, 192)),
+    WIDTHS[0],
+    Width(name="between", neurons=(192, 192, 128, 64), has_own_output=True),
+    *WIDTHS[1:],
+)
+MIXED_PATHS = (
+    NarrowPath(name="almost", width="almost"),
+    *PLAN.paths,
+    NarrowPath(name="between", width="between"),
+)
 
 
 def width_plan_for(source: ModelSource, **fields: Any) -> WidthPlan:
@@ -63,5 +76,5 @@ def random_width_tensors(
 def write_tiny_widths(file: Path, source: ModelSource, *, rank: int | None = None, **fields: Any) -> Path:
     """Write the file; returns it."""
     plan = width_plan_for(source, **fields)
-    write_width_file(file, plan, random_width_tensors(source.architecture, plan.widths, rank=rank))
+    write_width_file(file, plan, random_width_tensors(source.architecture, plan.own_widths, rank=rank))
     return file

@@ -18,7 +18,7 @@ from models.reference import ReferenceDecoder
 from models.sources.source import open_source
 from models.student.folder import Student
 from tests.engines.onnx.test_runner import CLOSENESS, IDS, Tape, chunk, cosine
-from tests.models.width_files import NUM_NEURONS, PLAN, WIDTHS, write_tiny_widths
+from tests.models.width_files import MIXED, MIXED_PATHS, MIXED_WIDTHS, NUM_NEURONS, PLAN, WIDTHS, write_tiny_widths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native operators are built on Linux")
 
@@ -32,11 +32,13 @@ PATHS = tuple(WIDTH_OF)
 class Narrow:
     """A tiny model, its widths, and a student of both in native operators."""
 
-    def __init__(self, folder: Path, out: Path, library: Path, precisions: tuple[str, ...] = (NATIVE,)) -> None:
+    def __init__(
+        self, folder: Path, out: Path, library: Path, precisions: tuple[str, ...] = (NATIVE,), **plan: Any
+    ) -> None:
         self.folder = folder
         self.library = library
         self.source = open_source(folder)
-        self.widths = read_width_file(write_tiny_widths(out.with_suffix(".safetensors"), self.source))
+        self.widths = read_width_file(write_tiny_widths(out.with_suffix(".safetensors"), self.source, **plan))
         build_student(folder, out, widths=self.widths.file, precisions=precisions)
         self.student = Student.open(out)
 
@@ -46,7 +48,8 @@ class Narrow:
 
     def logits(self, path: str) -> Float:
         """Every position's logits in plain torch. Shapes: returns [T, V]."""
-        changed = self.widths.narrow_tensors(self.source, WIDTH_OF[path]) if WIDTH_OF[path] else {}
+        width = self.student.manifest.path(path).width
+        changed = self.widths.narrow_tensors(self.source, width) if width else {}
         return np.asarray(ReferenceDecoder(self.source, changed).forward(IDS))
 
 
@@ -76,6 +79,26 @@ def test_every_width_stays_close_to_torch(narrow: MakeNarrow, family: str, confi
         given += [tape.decode((path, position, IDS[position]))[0] for position in range(17, len(IDS))]
         close = [cosine(a, b) for a, b in zip(given, expected[[8, 16, *range(17, len(IDS))]], strict=True)]
         assert np.mean(close) > CLOSENESS[NATIVE], (path, close)
+
+
+@pytest.mark.parametrize("precision", [NATIVE, "w8a8", "fp32"])
+def test_mixed_widths_stay_close_to_torch_and_keep_their_bits_beside_others(
+    tiny_source: Any, native_library: Path, tmp_path: Path, precision: str
+) -> None:
+    folder = tiny_source("llama", intermediate_size=NUM_NEURONS)
+    mixture = {"widths": MIXED_WIDTHS, "mixed": MIXED, "paths": MIXED_PATHS}
+    made = Narrow(folder, tmp_path / "mixed", native_library, (precision,), **mixture)
+    paths = [path.name for path in made.student.manifest.paths]
+    assert len(paths) == 6
+    tape = made.tape(precision=precision)
+    rows = rows_of(tape, paths)
+    together = tape.run(decode=rows)
+    for slot, path in enumerate(paths):
+        assert cosine(tape.prefill(7, IDS, path), made.logits(path)[-1]) > CLOSENESS.get(precision, 0.9999), path
+        alone = made.tape(precision=precision)
+        alone.prefill(0, prompt_of(slot), path)
+        last = alone.decode((path, rows[slot].position, rows[slot].token_id))[0]
+        np.testing.assert_array_equal(last, together[slot])
 
 
 def test_the_full_path_stays_close_to_a_student_without_widths(narrow: MakeNarrow, tmp_path: Path) -> None:
