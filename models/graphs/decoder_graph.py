@@ -259,7 +259,7 @@ class StockLayerWriter:
         for run in widths.output_runs:
             rows = groups.between(attended, run.first, run.last)
             weight = own_output(index, run.first) if run.own else f"{prefix}.o_proj.weight"
-            # A name for every product: ONNX Runtime's conversion for processors without VNNI fails on two of one matrix.
+            # A name for each product: ONNX Runtime's conversion for processors without VNNI fails on two of one matrix.
             name = weight.removesuffix(".weight") + (f".{run.first}" if run.first and not run.own else "")
             outputs.append(self.linear.multiply(graph, rows, name, source.read(weight)))
         return self._biased(graph, source, prefix, ("o_proj",), groups.joined(outputs))
