@@ -71,6 +71,16 @@ static int32_t dot(const uint8_t *x, const int8_t *weights, int64_t depth) {
     for (; k + 64 <= depth; k += 64)
         sums = _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(x + k), _mm512_loadu_si512(weights + k));
     sum = _mm512_reduce_add_epi32(sums);
+#elif defined(__AVX2__)
+    __m256i sums = _mm256_setzero_si256();
+    for (; k + 16 <= depth; k += 16) {
+        __m256i row = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(x + k)));
+        __m256i weight = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + k)));
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(row, weight));
+    }
+    int32_t parts[8];
+    memcpy(parts, &sums, sizeof parts);
+    for (int i = 0; i < 8; i++) sum += parts[i];
 #endif
     for (; k < depth; k++) sum += (int32_t)x[k] * weights[k];
     return sum;
