@@ -50,6 +50,7 @@ INLINE Fours weight_fours(vi weights) {
 }
 INLINE Fours row_fours(int32_t four) {
     Integers row = OF_WIDTH(set1_epi32)(four);
+    __asm__("" : "+v"(row)); /* else the compiler masks the number first and fills two vectors from it */
     return (Fours){(vi)row & 0x00ff00ff, (vi)OF_WIDTH(srli_epi16)(row, 8)};
 }
 INLINE vi dot4(vi sum, Fours row, Fours weights) {
