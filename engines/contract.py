@@ -43,8 +43,10 @@ class EngineStatus:
     operators only because it may name files. Stage keys are module and exit names, `head` and `cheap_head`;
     `stage_runs` counts the steps in which a stage ran. `busy_s` is the time of all steps, `background_s` the part of it
     that sequences in the background took: of a forward pass, that of their tokens. An engine that `can_score` answers
-    takes such sequences. `kv_capacity_tokens` is the longest sequence that the KV bound
-    allows. `head` chooses tokens where a request does not demand the exact one; like `variant` it never changes.
+    takes such sequences. One that `can_pause` sequences gives every tenant its share of the slots; `num_pauses` counts
+    how often it did, `num_preemptions` how often a sequence lost its KV to one that runs. `kv_capacity_tokens` is the
+    longest sequence that the KV bound allows. `head` chooses tokens where a request does not demand the exact one; like
+    `variant` it never changes.
     """
 
     student: str
@@ -64,6 +66,7 @@ class EngineStatus:
     num_generation_tokens: int = 0
     num_accepted: int = 0
     num_preemptions: int = 0
+    num_pauses: int = 0
     num_steps: int = 0
     num_failed_steps: int = 0
     error_detail: str | None = None
@@ -74,6 +77,7 @@ class EngineStatus:
     background_s: float = 0.0
     num_background_tokens: int = 0
     can_score: bool = False
+    can_pause: bool = False
 
     @property
     def is_ready(self) -> bool:

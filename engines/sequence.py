@@ -104,6 +104,7 @@ class GenerationRequest:
     With `needs_exact_head` tokens are chosen by the exact head, whichever the engine uses otherwise.
     With `scored_from` the prompt's tokens from this one on are an answer, drawn with this `sampling`, that the path
     scores (`engines/answer_scoring.py`); `sampling.max_tokens` is 0 then.
+    No sequence is paused for one of a lower `priority`.
     What is `in_background` gives way to all other sequences, and is no part of any count but `background`.
     `queued_s` is when it began to wait, on the `time.monotonic` clock; None: when it is submitted.
     For a remote student `remote` is what its upstream is asked, all choices together, and `sender` who asks it; the
@@ -122,6 +123,7 @@ class GenerationRequest:
     sender: Sender | None = None
     scored_from: int | None = None
     in_background: bool = False
+    priority: int = 0
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -285,8 +287,9 @@ class Sequence:
     again; so are `prompt_logprobs`, which begin with the prompt's second token, and `score`. `match` is the cached
     prefix that the sequence began with. `head` chooses its tokens, from the first to the last. `choosing_s` is how long
     it lately took to choose one of them, `extra_choosing_s` is `Timings.choosing_s`, `waits_from`
-    its place in the order of turns (`engines/scheduling/turns.py`), if it has one. `made_bias`, `whole` and `answer`
-    are what `bias`, `count_tokens` and `count_answer` gave last.
+    its place in the order of turns (`engines/scheduling/turns.py`), if it has one. `paused_at` is how many tokens it
+    had when it was last paused for another tenant. `made_bias`, `whole` and `answer` are what `bias`,
+    `count_tokens` and `count_answer` gave last.
     """
 
     request: GenerationRequest
@@ -311,6 +314,7 @@ class Sequence:
     choosing_s: float | None = None
     extra_choosing_s: float = 0.0
     waits_from: int | None = None
+    paused_at: int | None = None
     made_bias: Bias | None = field(default=None, init=False)
     whole: TokenCounts | None = field(default=None, init=False)
     answer: TokenCounts | None = field(default=None, init=False)
@@ -348,6 +352,10 @@ class Sequence:
     @property
     def tenant(self) -> str:
         return self.request.cache_salt
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
 
     @property
     def in_background(self) -> bool:

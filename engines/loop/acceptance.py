@@ -1,6 +1,6 @@
 """Refuses at once the requests that an engine could never finish."""
 
-from engines.scheduling.scheduler import KvBudget
+from engines.scheduling.kv_budget import KvBudget
 from engines.sequence import GenerationRequest, LogitBias
 from models.errors import ContextTooLong, InvalidParameter, UnknownModel
 from models.student.manifest import Manifest

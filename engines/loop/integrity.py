@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Set
 
+from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
-from engines.scheduling.scheduler import KvBudget, Scheduler
+from engines.scheduling.scheduler import Scheduler
 from engines.sequence import SequenceStatus
 
 RUNNING = (SequenceStatus.PREFILLING, SequenceStatus.DECODING)

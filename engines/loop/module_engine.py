@@ -25,8 +25,9 @@ from engines.loop.sequence_engine import SEE_LOG, SequenceEngine, finish_of
 from engines.loop.slot_moves import SlotMoves
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
+from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
-from engines.scheduling.scheduler import Chunk, KvBudget, Scheduler, StepPlan
+from engines.scheduling.scheduler import Chunk, Scheduler, StepPlan
 from engines.sequence import (
     Finish,
     FinishReason,
@@ -141,6 +142,7 @@ class ModuleEngine(SequenceEngine):
             num_generation_tokens=counters.num_generation_tokens,
             num_accepted=self._living.num_accepted,
             num_preemptions=self._scheduler.num_preemptions,
+            num_pauses=self._scheduler.num_pauses,
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
             variant=self._variant,
@@ -150,6 +152,7 @@ class ModuleEngine(SequenceEngine):
             background_s=counters.background_s,
             num_background_tokens=counters.num_background_tokens,
             can_score=True,
+            can_pause=True,
         )
 
     def stop(self, grace_s: float) -> None:

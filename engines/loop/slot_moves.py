@@ -24,6 +24,8 @@ class SlotMoves:
 
     def prepare(self, plan: StepPlan) -> None:
         """Bring every slot into the state that the step's forward pass expects."""
+        for paused in plan.paused:
+            self._keep(paused.sequence, paused.slot, paused.num_tokens)
         for slot, num_tokens in plan.vacated:
             self._runner.release_slot(slot, num_tokens)
         for move, sequence in plan.moves:
@@ -34,11 +36,14 @@ class SlotMoves:
 
     def remember(self, sequence: Sequence) -> None:
         """Put the KV of the sequence's computed tokens into the prefix cache; release the blocks it held there."""
-        slot = sequence.slot
-        if slot is None or not self._cache.capacity_bytes:
+        if sequence.slot is not None:
+            self._keep(sequence, sequence.slot, sequence.num_computed_tokens)
+
+    def _keep(self, sequence: Sequence, slot: int, num_tokens: int) -> None:
+        if not self._cache.capacity_bytes:
             return
         self._cache.insert(
-            sequence.token_ids[: sequence.num_computed_tokens],
+            sequence.token_ids[:num_tokens],
             self._stages[sequence.path],
             lambda stage, start: self._runner.read_block(stage, slot, start, BLOCK_TOKENS),
             sequence.request.cache_salt,

@@ -1,7 +1,8 @@
 """Decides which sequences run in the next step. Counts slots, KV bytes and tokens; touches no tensor.
 
 Waiting sequences are admitted in order, as slots and KV allow. Prompts are computed in chunks beside running streams.
-When KV runs out, the youngest sequence gives its memory back and computes its tokens again later.
+When KV runs out, the youngest sequence gives its memory back and computes its tokens again later. Where tenants share
+the engine, each gets its share of slots and KV (`slot_shares.py`): a sequence of one that has more pauses for it.
 """
 
 import time
@@ -12,13 +13,13 @@ from dataclasses import dataclass, field
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.prefix_match import Match
+from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.slot_shares import SlotShares
 from engines.scheduling.slots import Move, SlotMap
 from engines.scheduling.turns import Turns
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
-KV_BLOCK_TOKENS = 16
-"""KV is accounted in blocks of this many tokens, which is about the size of a memory page."""
 OTHERS_SHARE = 16
 """Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
 128 take as long as fifteen steps of a stream, 8 as one and a half."""
@@ -32,43 +33,6 @@ BACKGROUND_TOKENS_BESIDE = 8
 
 LEAST_REST = 2
 """What a prompt that must wait with its end leaves for later at least: not one token alone, see `chunk_tokens`."""
-
-
-class KvBudget:
-    """Bytes of KV that sequences hold, in blocks, within a capacity."""
-
-    def __init__(self, capacity_bytes: int, bytes_per_token: Mapping[str, int]) -> None:
-        self.capacity_bytes = capacity_bytes
-        self.used_bytes = 0
-        self._bytes_per_token = bytes_per_token
-        self._held: dict[str, int] = {}
-
-    def needed_bytes(self, path: str, num_tokens: int) -> int:
-        num_blocks = -(-num_tokens // KV_BLOCK_TOKENS)
-        return num_blocks * KV_BLOCK_TOKENS * self._bytes_per_token[path]
-
-    def capacity_tokens(self, path: str) -> int:
-        """The longest sequence on a path that could run alone."""
-        block_bytes = KV_BLOCK_TOKENS * self._bytes_per_token[path]
-        return self.capacity_bytes // block_bytes * KV_BLOCK_TOKENS if block_bytes else self.capacity_bytes
-
-    def can_hold(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether the sequence can hold `num_tokens` in all, in place of what it holds now."""
-        more = self.needed_bytes(sequence.path, num_tokens) - self._held.get(sequence.id, 0)
-        return self.used_bytes + more <= self.capacity_bytes
-
-    def hold(self, sequence: Sequence, num_tokens: int) -> None:
-        needed = self.needed_bytes(sequence.path, num_tokens)
-        self.used_bytes += needed - self._held.get(sequence.id, 0)
-        self._held[sequence.id] = needed
-
-    def release(self, sequence: Sequence) -> None:
-        self.used_bytes -= self._held.pop(sequence.id, 0)
-
-    @property
-    def held_bytes(self) -> Mapping[str, int]:
-        """By sequence id."""
-        return self._held
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -106,14 +70,25 @@ class PromptRoom:
         self.by_tenant[chunk.sequence.tenant] -= chunk.num_tokens
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Paused:
+    """A sequence that left its slot to another tenant; KV of so many tokens is still there when the step begins."""
+
+    sequence: Sequence
+    slot: int
+    num_tokens: int
+
+
 @dataclass(slots=True, kw_only=True)
 class StepPlan:
-    """What one step does, in this order: copy KV between slots, restore cached prefixes, run `decode` and `chunks`.
+    """What one step does, in this order: keep the KV of `paused` sequences, copy KV between slots, restore cached
+    prefixes, run `decode` and `chunks`.
 
     `decode` has an entry per slot up to the last decoding one; None is padding. `vacated` has the slots of
-    preempted sequences, and how many tokens each held.
+    preempted and paused sequences, and how many tokens each held.
     """
 
+    paused: list[Paused] = field(default_factory=list)
     vacated: list[tuple[int, int]] = field(default_factory=list)
     moves: list[tuple[Move, Sequence]] = field(default_factory=list)
     restores: list[Sequence] = field(default_factory=list)
@@ -172,9 +147,11 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_pauses = 0
         self.turns = Turns()
         self._prompt_order: list[str] = []
         """Tenants with prompts; those that were left out of a step stand before those that had a chunk in it."""
+        self._max_running = max_running
         self._slots: SlotMap[Sequence] = SlotMap(max_running)
         self._step_tokens = step_tokens
         self._busy_step_tokens = busy_step_tokens
@@ -256,51 +233,93 @@ class Scheduler:
         sequence.slot = None
 
     def _grow(self, plan: StepPlan) -> None:
-        """Take KV for the token that every decoding sequence adds; where there is not enough, preempt the youngest."""
+        """Take KV for the token that every decoding sequence adds; where there is not enough, preempt the youngest:
+        of a tenant that has more than its share, if there is one."""
         for sequence in list(self.running):
             while sequence.slot is not None and not self._kv.can_hold(sequence, sequence.num_tokens):
-                self._preempt(self._youngest_in_background() or self.running[-1], plan)
+                self._preempt(self._youngest_in_background() or self._shares().to_preempt() or self.running[-1], plan)
             if sequence.slot is not None:
                 self._kv.hold(sequence, sequence.num_tokens)
 
     def _youngest_in_background(self) -> Sequence | None:
         return next((sequence for sequence in reversed(self.running) if sequence.in_background), None)
 
+    def _shares(self) -> SlotShares:
+        waiting = [sequence for sequence in self.waiting if self._can_run(sequence)]
+        return SlotShares(self.running, waiting, self._max_running, self._kv)
+
+    def _can_run(self, sequence: Sequence) -> bool:
+        """Whether its modules are loaded. One that ran before keeps the path it began on."""
+        if sequence.admitted_s is None:
+            path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
+            if path is None:
+                return False
+            sequence.path = path
+        return True
+
     def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
+        self._put_back(sequence, plan)
+        self.num_preemptions += not sequence.in_background
+
+    def _pause(self, sequence: Sequence, plan: StepPlan) -> None:
+        assert sequence.slot is not None
+        plan.paused.append(Paused(sequence=sequence, slot=sequence.slot, num_tokens=sequence.num_computed_tokens))
+        sequence.paused_at = sequence.num_tokens
+        self._put_back(sequence, plan)
+        self.num_pauses += 1
+
+    def _put_back(self, sequence: Sequence, plan: StepPlan) -> None:
+        """To the head of those that wait: it began before they did."""
         assert sequence.slot is not None
         plan.vacated.append((sequence.slot, sequence.num_computed_tokens))
         self._vacate(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_computed_tokens = 0
         self.waiting.appendleft(sequence)
-        self.num_preemptions += not sequence.in_background
 
     def _admit(self, plan: StepPlan) -> None:
-        """Admit in order of arrival, those in the background last; they give back what others wait for. Sequences that
-        wait for modules let others pass; one that waits for KV does not: a stream of small requests would starve it.
+        """Admit in order of arrival, those that shares have room for first and those in the background last. Sequences
+        that wait for modules let others pass; one that waits for KV does not: a stream of small requests would starve
+        it.
         """
-        self._make_way(plan)
-        for sequence in sorted(self.waiting, key=_in_background):
+        entitled = self._entitle(plan)
+        others = sorted((one for one in self.waiting if one not in entitled), key=_in_background)
+        for sequence in (*entitled, *others):
             if not self._slots.has_room:
                 return
-            if sequence.admitted_s is None:  # a preempted one keeps the path it began on
-                path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
-                if path is None:
-                    continue
-                sequence.path = path
+            if not self._can_run(sequence):
+                continue
             if not self._kv.can_hold(sequence, sequence.num_tokens):
                 return
             self.waiting.remove(sequence)
             self._start(sequence, plan)
 
-    def _make_way(self, plan: StepPlan) -> None:
-        """Sequences in the background give back what the first other one waits for; before any slot is moved."""
-        first = next((sequence for sequence in self.waiting if not sequence.in_background), None)
-        while first is not None and not (self._slots.has_room and self._kv.can_hold(first, first.num_tokens)):
+    def _entitle(self, plan: StepPlan) -> list[Sequence]:
+        """Waiting sequences that have shares to start on, after making way for the first of them, or of all: before any
+        slot is moved. One sequence pauses in a step, for what it leaves behind takes time to keep.
+        """
+        if not self.waiting:
+            return []
+        shares = self._shares()
+        entitled = shares.entitled()
+        self._make_way(entitled, plan)
+        if entitled and not self._fits(entitled[0]):
+            paused = shares.to_pause(entitled[0], lacks_slot=not self._slots.has_room)
+            if paused is not None:
+                self._pause(paused, plan)
+        return entitled
+
+    def _make_way(self, entitled: list[Sequence], plan: StepPlan) -> None:
+        """Sequences in the background give back what the first other one waits for."""
+        first = next((one for one in (*entitled, *self.waiting) if not one.in_background), None)
+        while first is not None and not self._fits(first):
             youngest = self._youngest_in_background()
             if youngest is None:
                 return
             self._preempt(youngest, plan)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        return self._slots.has_room and self._kv.can_hold(sequence, sequence.num_tokens)
 
     def _start(self, sequence: Sequence, plan: StepPlan) -> None:
         self._kv.hold(sequence, sequence.num_tokens)

@@ -8,8 +8,7 @@ a request takes. Pure: no clock, thread or loop of its own, one owner.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
@@ -17,8 +16,9 @@ from msgspec import Meta
 from models.bounds import Positive, Seconds, out_of_bounds
 from models.errors import DeadlineExceeded, DeadlineUnreachable, Problem, QueueFull, ServingError
 from router.admission.fair_queue import FairQueue
-from router.admission.least_time import Need
 from router.admission.pace import Pace
+from router.admission.tenant_shares import TenantShares
+from router.admission.ticket import Bounds, Load, Ticket, TicketStatus
 from router.decision import Priority
 
 RETRY_AFTER_S = 1.0
@@ -52,79 +52,22 @@ class AdmissionConfig:
         return out_of_bounds(self)
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Bounds:
-    """How much may run, and how much may queue behind it."""
-
-    max_running: int
-    max_running_tokens: int
-    max_queued: int
-    max_queued_tokens: int
-
-
-class TicketStatus(Enum):
-    NEW = "new"
-    QUEUED = "queued"
-    RUNNING = "running"
-    OVER = "over"
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Ticket:
-    """One request that asks for admission, with all its sequences: the tokens of their prompts and longest answers.
-    `needs` is the least that each of them takes.
-
-    `decide` is called at most once: with None when the request may start, with an error when it is refused.
-    """
-
-    tenant: str | None = None
-    path: str = ""
-    needs: frozenset[Need] = frozenset()
-    priority: Priority = Priority.NORMAL
-    num_sequences: int = 1
-    num_prompt_tokens: int
-    num_answer_tokens: int
-    deadline_s: float
-    decide: Callable[[ServingError | None], None]
-    status: TicketStatus = field(default=TicketStatus.NEW, init=False)
-    order: int = field(default=0, init=False)
-
-    @property
-    def cost_tokens(self) -> int:
-        """The most it can use."""
-        return self.num_prompt_tokens + self.num_answer_tokens
-
-    @property
-    def answer_tokens(self) -> float:
-        """The longest answer of one of its sequences."""
-        return self.num_answer_tokens / self.num_sequences
-
-
-@dataclass(slots=True)
-class Load:
-    """Sequences, and the most tokens they can use."""
-
-    num_sequences: int = 0
-    num_tokens: int = 0
-
-    def add(self, ticket: Ticket) -> None:
-        self.num_sequences += ticket.num_sequences
-        self.num_tokens += ticket.cost_tokens
-
-    def take(self, ticket: Ticket) -> None:
-        self.num_sequences -= ticket.num_sequences
-        self.num_tokens -= ticket.cost_tokens
-
-
 class Admission:
     """`bounds` may be replaced at any time. `count_tokens` is how many tokens the engine has computed since it began.
 
     While `is_ready` is False, the engine is loading and more may start: sequences whose modules are there run, and the
-    others wait in the engine.
+    others wait in the engine. Where the engine `can_pause` sequences, a tenant with less than its share starts although
+    others have everything: the engine makes room for it.
     """
 
     def __init__(
-        self, bounds: Bounds, pace: Pace, *, count_tokens: Callable[[], int], is_ready: Callable[[], bool]
+        self,
+        bounds: Bounds,
+        pace: Pace,
+        *,
+        count_tokens: Callable[[], int],
+        is_ready: Callable[[], bool],
+        can_pause: bool = False,
     ) -> None:
         self.bounds = bounds
         self.running, self.queued = Load(), Load()
@@ -132,6 +75,7 @@ class Admission:
         self._pace = pace
         self._count_tokens = count_tokens
         self._is_ready = is_ready
+        self._shares = TenantShares() if can_pause else None
         self._is_loaded = False
         self._queues: dict[Priority, FairQueue[Ticket]] = {priority: FairQueue() for priority in _CLASSES}
         self._orders = itertools.count()
@@ -170,6 +114,8 @@ class Admission:
         self._measure(now_s)
         if ticket.status is TicketStatus.RUNNING:
             self.running.take(ticket)
+            if self._shares is not None:
+                self._shares.take(ticket)
             self._pace.count_running(self.running.num_sequences, now_s)
             num_unused = max(0, ticket.cost_tokens - num_used_tokens)
             self._queues[ticket.priority].settle(ticket.tenant, num_extra_tokens - num_unused)
@@ -183,32 +129,46 @@ class Admission:
 
     def _admit_waiting(self, now_s: float) -> None:
         """Start requests in turn, as long as there is room; refuse those that can no longer meet their deadline."""
-        while (queue := self._next_queue()) is not None:
-            ticket = queue.peek()
-            assert ticket is not None
-            least_s = self._least_s(ticket, now_s)
-            if now_s + least_s > ticket.deadline_s:
+        while (ticket := self._next_ticket(now_s)) is not None:
+            if self._is_late(ticket, now_s):
                 self._unqueue(ticket)
-                self._refuse(ticket, _too_late(ticket, now_s, least_s))
-            elif self._has_room(ticket):
-                queue.pop()
-                self.queued.take(ticket)
-                self.running.add(ticket)
-                self._pace.count_running(self.running.num_sequences, now_s)
-                ticket.status = TicketStatus.RUNNING
-                ticket.decide(None)
+                self._refuse(ticket, _too_late(ticket, now_s, self._least_s(ticket, now_s)))
             else:
-                break
+                self._start(ticket, now_s)
         if not self.queued.num_sequences:
             self._measured = None
         elif self._measured is None:
             self._measured = (now_s, self._count_tokens())
 
+    def _start(self, ticket: Ticket, now_s: float) -> None:
+        self._queues[ticket.priority].take(ticket)
+        self.queued.take(ticket)
+        self.running.add(ticket)
+        if self._shares is not None:
+            self._shares.add(ticket)
+        self._pace.count_running(self.running.num_sequences, now_s)
+        ticket.status = TicketStatus.RUNNING
+        ticket.decide(None)
+
+    def _next_ticket(self, now_s: float) -> Ticket | None:
+        """The one whose turn it is, if it has room or comes too late; else the first that its tenant's share has room
+        for."""
+        queue = self._next_queue()
+        if queue is None:
+            return None
+        first, *others = queue.heads()
+        if self._is_late(first, now_s) or self._has_room(first):
+            return first
+        return next((ticket for ticket in others if self._has_share(ticket)), None)
+
+    def _is_late(self, ticket: Ticket, now_s: float) -> bool:
+        return now_s + self._least_s(ticket, now_s) > ticket.deadline_s
+
     def _next_queue(self) -> FairQueue[Ticket] | None:
         return next((queue for queue in self._queues.values() if len(queue)), None)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        """Whether it fits beside what runs. When nothing runs, everything fits."""
+        """Whether it fits beside what runs, or in its tenant's share. When nothing runs, everything fits."""
         if not self.running.num_sequences:
             return True
         bounds = self.bounds
@@ -217,17 +177,33 @@ class Admission:
         num_ahead = min(bounds.max_running // AHEAD_SHARE, bounds.max_queued)
         if num_sequences <= bounds.max_running + num_ahead and num_tokens <= bounds.max_running_tokens:
             return True
-        fits_loading = (
-            num_sequences <= bounds.max_running + bounds.max_queued
-            and num_tokens <= bounds.max_running_tokens + bounds.max_queued_tokens
-        )
         self._is_loaded = self._is_loaded or self._is_ready()
-        return fits_loading and not self._is_loaded
+        return self._has_share(ticket) if self._is_loaded else self._may_wait_in_engine(ticket)
+
+    def _has_share(self, ticket: Ticket) -> bool:
+        """Whether the engine would pause others for it."""
+        if self._shares is None or not self._may_wait_in_engine(ticket):
+            return False
+        waiting = frozenset[str | None]().union(*(queue.tenants for queue in self._queues.values()))
+        return self._shares.have_room(ticket, waiting, self.bounds)
+
+    def _may_wait_in_engine(self, ticket: Ticket) -> bool:
+        bounds = self.bounds
+        return (
+            self.running.num_sequences + ticket.num_sequences <= bounds.max_running + bounds.max_queued
+            and self.running.num_tokens + ticket.cost_tokens <= bounds.max_running_tokens + bounds.max_queued_tokens
+        )
 
     def _is_next(self, ticket: Ticket) -> bool:
-        """Whether a new request may start at once: none of its priority or above waits, and it fits."""
-        above = _CLASSES[: _CLASSES.index(ticket.priority) + 1]
-        return not any(len(self._queues[priority]) for priority in above) and self._has_room(ticket)
+        """Whether a new request may start at once: it has room, and none of a higher priority waits, nor one of its own
+        that would start before it."""
+        above = _CLASSES[: _CLASSES.index(ticket.priority)]
+        if any(len(self._queues[priority]) for priority in above):
+            return False
+        queue = self._queues[ticket.priority]
+        if not len(queue):
+            return self._has_room(ticket)
+        return ticket.tenant not in queue.tenants and self._has_share(ticket)
 
     def _make_room(self, ticket: Ticket, now_s: float) -> None:
         """Make room in the queue, if need be by refusing requests in it.

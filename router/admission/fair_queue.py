@@ -51,9 +51,14 @@ class FairQueue(Generic[E]):
         return sum(len(lane.entries) for lane in self._lanes.values())
 
     @property
+    def tenants(self) -> frozenset[str | None]:
+        """Those with entries."""
+        return frozenset(tenant for tenant, lane in self._lanes.items() if lane.entries)
+
+    @property
     def num_tenants(self) -> int:
         """Tenants with entries."""
-        return sum(bool(lane.entries) for lane in self._lanes.values())
+        return len(self.tenants)
 
     def tokens_by_tenant(self) -> Counter[str | None]:
         held: Counter[str | None] = Counter()
@@ -69,18 +74,28 @@ class FairQueue(Generic[E]):
 
     def peek(self) -> E | None:
         """The entry whose turn it is."""
-        lane = self._next_lane()
-        return None if lane is None else lane.entries[0]
+        return next(iter(self.heads()), None)
+
+    def heads(self) -> list[E]:
+        """Each tenant's first entry, in the order of their turns."""
+        waiting = [lane for lane in self._lanes.values() if lane.entries]
+        waiting.sort(key=lambda lane: (lane.start, lane.entries[0].order))
+        return [lane.entries[0] for lane in waiting]
 
     def pop(self) -> E:
-        """Remove the entry whose turn it is, and charge its tenant the whole cost."""
-        lane = self._next_lane()
-        assert lane is not None
-        entry = lane.entries.pop(0)
-        self._now = lane.start
+        """Take the entry whose turn it is."""
+        entry = self.peek()
+        assert entry is not None
+        self.take(entry)
+        return entry
+
+    def take(self, entry: E) -> None:
+        """Remove an entry and charge its tenant the whole cost. One taken before its turn delays nobody else's."""
+        self._now = min(lane.start for lane in self._lanes.values() if lane.entries)
+        lane = self._lanes[entry.tenant]
+        lane.entries.remove(entry)
         lane.start += entry.cost_tokens
         self._forget_idle()
-        return entry
 
     def remove(self, entry: E) -> None:
         self._lanes[entry.tenant].entries.remove(entry)
@@ -97,10 +112,6 @@ class FairQueue(Generic[E]):
         """Start afresh, once nothing runs and nothing waits."""
         self._lanes.clear()
         self._now = 0.0
-
-    def _next_lane(self) -> Lane[E] | None:
-        waiting = [lane for lane in self._lanes.values() if lane.entries]
-        return min(waiting, key=lambda lane: (lane.start, lane.entries[0].order), default=None)
 
     def _forget_idle(self) -> None:
         """Drop tenants that have no entries and are not ahead of the others: they are as good as new."""

@@ -75,6 +75,7 @@ def describe_engine(status: EngineStatus) -> EngineState:
         num_steps=status.num_steps,
         num_failed_steps=status.num_failed_steps,
         num_preemptions=status.num_preemptions,
+        num_pauses=status.num_pauses,
         num_prompt_tokens=status.num_prompt_tokens,
         num_generation_tokens=status.num_generation_tokens,
         kv=MemoryState(used_bytes=status.kv_used_bytes, capacity_bytes=status.kv_capacity_bytes),

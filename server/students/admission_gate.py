@@ -13,9 +13,10 @@ from engines.remote.config import RemoteConfig
 from engines.scheduling.prefix_cache import least_computed
 from engines.sequence import GenerationRequest, SamplingParams
 from models.errors import DeadlineExceeded, InvalidParameter, ServingError
-from router.admission.admission import Admission, Bounds, Ticket, TicketStatus
+from router.admission.admission import Admission
 from router.admission.least_time import Need
 from router.admission.pace import Pace
+from router.admission.ticket import Bounds, Ticket, TicketStatus
 from router.decision import Priority
 from server.access.keys import priority_of
 from server.settings.config import ServerConfig
@@ -24,6 +25,8 @@ from server.telemetry.request_record import Record
 from server.threads import settle
 
 DEADLINE_HEADER = "x-fenhe-deadline-ms"
+RANKS = {Priority.HIGH: 1, Priority.NORMAL: 0, Priority.LOW: -1}
+"""As `GenerationRequest.priority`."""
 
 
 def bounds_of(config: ServerConfig, remote: RemoteConfig | None = None) -> Bounds:
@@ -118,6 +121,7 @@ class StudentAdmission:
             pace,
             count_tokens=lambda: _count_tokens(engine),
             is_ready=lambda: engine.status().is_ready,
+            can_pause=engine.status().can_pause,
         )
         self.pace = pace
 
@@ -138,8 +142,10 @@ class StudentAdmission:
             error = await turn
             if error is not None:
                 raise error
-            salt = terms.tenant or ""
-            stream = self._bridge.open([replace(request, cache_salt=salt, queued_s=queued_s) for request in requests])
+            salt, rank = terms.tenant or "", RANKS[terms.priority]
+            stream = self._bridge.open(
+                [replace(request, cache_salt=salt, priority=rank, queued_s=queued_s) for request in requests]
+            )
         except BaseException:
             self._end(ticket, terms, Used())
             raise

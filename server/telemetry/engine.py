@@ -49,6 +49,11 @@ _COUNTERS: tuple[tuple[str, str, Callable[[EngineStatus], int]], ...] = (
     ("vllm:generation_tokens", "Tokens generated.", lambda status: status.num_generation_tokens),
     ("fenhe_sequences_accepted", "Sequences the engine accepted; each ends once.", lambda status: status.num_accepted),
     ("vllm:num_preemptions", "Sequences put back to wait for memory.", lambda status: status.num_preemptions),
+    (
+        "fenhe_pauses",
+        "Sequences that paused so that another tenant had its share of the slots.",
+        lambda status: status.num_pauses,
+    ),
     ("fenhe_steps", "Engine steps.", lambda status: status.num_steps),
     ("fenhe_failed_steps", "Engine steps that failed.", lambda status: status.num_failed_steps),
 )

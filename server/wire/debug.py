@@ -38,6 +38,7 @@ class EngineState(Reply, frozen=True, kw_only=True):
     num_steps: int
     num_failed_steps: int
     num_preemptions: int
+    num_pauses: int
     num_prompt_tokens: int
     num_generation_tokens: int
     kv: MemoryState

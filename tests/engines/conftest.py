@@ -301,7 +301,7 @@ class FakeEngine(Listener):
 
     @staticmethod
     def request(id: str, prompt: Sequence[int], path: str, **sampling: Any) -> GenerationRequest:
-        fields = ("while_loading", "cache_salt", "needs_exact_head", "scored_from", "in_background")
+        fields = ("while_loading", "cache_salt", "needs_exact_head", "scored_from", "in_background", "priority")
         options = {name: sampling.pop(name) for name in fields if name in sampling}
         params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, **sampling})
         return GenerationRequest(id=id, prompt_token_ids=tuple(prompt), path=path, sampling=params, **options)

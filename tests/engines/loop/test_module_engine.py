@@ -36,7 +36,8 @@ def random_request(rng: random.Random, number: int) -> GenerationRequest:
     if rng.random() < 0.2:
         sampling |= {"logprobs": 1, "logit_bias": {rng.randrange(40, 320): 1.0}}
     request = _request(f"s{number}", random_prompt(rng), rng.choice(PATHS), **sampling)
-    return dataclasses.replace(request, needs_exact_head=rng.random() < 0.3)
+    exact, tenant, priority = rng.random() < 0.3, rng.choice(["", "", "b", "c"]), rng.choice([0, 0, 1, -1])
+    return dataclasses.replace(request, needs_exact_head=exact, cache_salt=tenant, priority=priority)
 
 
 def _request(id: str, prompt: list[int], path: str, **sampling: Any) -> GenerationRequest:
@@ -105,7 +106,7 @@ def run_mix(fake: Any, rng: random.Random, requests: list[GenerationRequest], ab
 
 @pytest.mark.parametrize("group", range(3))
 def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, group: int) -> None:
-    num_moves = num_preemptions = num_hits = num_aborted = num_cheap = 0
+    num_moves = num_preemptions = num_pauses = num_hits = num_aborted = num_cheap = 0
     for seed in range(group * 24, group * 24 + 24):
         rng = random.Random(seed)
         fake = make_engine(**random_settings(rng))
@@ -127,8 +128,11 @@ def test_loop_gives_every_sequence_the_text_it_gets_alone(make_engine: Any, grou
         assert fake.runner.max_step_tokens <= max(fake.config.step_tokens, fake.config.busy_step_tokens)
         num_moves += fake.runner.num_moves
         num_preemptions += fake.engine.status().num_preemptions
+        num_pauses += fake.engine.status().num_pauses
         num_hits += sum(fake.engine.status().prefix_hit_tokens.values())
-    assert min(num_moves, num_preemptions, num_hits, num_aborted, num_cheap) > 0, "the mix proves too little"
+    assert min(num_moves, num_preemptions, num_pauses, num_hits, num_aborted, num_cheap) > 0, (
+        "the mix proves too little"
+    )
 
 
 DEAR_S, PASS_S = 1.0, 2.0

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from engines.scheduling.kv_budget import KV_BLOCK_TOKENS, KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
-from engines.scheduling.scheduler import KV_BLOCK_TOKENS, KvBudget, Scheduler, StepPlan, chunk_tokens
+from engines.scheduling.scheduler import Scheduler, StepPlan, chunk_tokens
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading, new_sequence
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
@@ -28,6 +29,7 @@ def make_sequence(
     tenant: str = "",
     max_tokens: int = 100,
     choosing_s: float | None = None,
+    priority: int = 0,
 ) -> Sequence:
     request = GenerationRequest(
         id=id,
@@ -36,6 +38,7 @@ def make_sequence(
         sampling=SamplingParams(max_tokens=max_tokens),
         needs_exact_head=needs_exact_head,
         cache_salt=tenant,
+        priority=priority,
     )
     sequence = new_sequence(request, lambda _: b"", "cheap")
     sequence.choosing_s = choosing_s
@@ -130,6 +133,7 @@ class Rig:
 @pytest.mark.parametrize("seed", range(40))
 def test_scheduler_keeps_its_promises_under_random_operations(seed: int) -> None:
     rng = random.Random(seed)
+    tenants = ("a", "a", "b", "c")[: 1 + seed % 4]
     rig = Rig(
         max_running=rng.randint(1, 6),
         step_tokens=rng.randint(8, 64),
@@ -140,7 +144,14 @@ def test_scheduler_keeps_its_promises_under_random_operations(seed: int) -> None
     living: dict[str, Sequence] = {}
     for turn in range(400):
         if turn < 200 and rng.random() < 0.3:
-            sequence = make_sequence(f"s{turn}", rng.randint(1, 50), rng.choice(sorted(DEPTHS)), rng.random() < 0.5)
+            sequence = make_sequence(
+                f"s{turn}",
+                rng.randint(1, 50),
+                rng.choice(sorted(DEPTHS)),
+                rng.random() < 0.5,
+                tenant=rng.choice(tenants),
+                priority=rng.choice([0, 0, 1, -1]),
+            )
             living[sequence.id] = sequence
             lengths[sequence.id] = sequence.num_tokens + rng.randint(1, 29)
             rig.add(sequence)

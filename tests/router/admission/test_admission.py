@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from engines.sequence import Finish, FinishReason, GenerationRequest, SamplingParams, Timings, Usage
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull, ServingError
-from router.admission.admission import Admission, AdmissionConfig, Bounds, Ticket, TicketStatus
+from router.admission.admission import Admission, AdmissionConfig
 from router.admission.least_time import Need
 from router.admission.pace import Pace
+from router.admission.ticket import Bounds, Ticket, TicketStatus
 from router.decision import Priority
 
 BOUNDS = Bounds(max_running=2, max_running_tokens=1000, max_queued=3, max_queued_tokens=1000)
@@ -26,13 +27,18 @@ class Driver:
     now_s: float = 0.0
     num_tokens: int = 0
     is_ready: bool = True
+    can_pause: bool = False
     pace: Pace = field(default_factory=Pace)
     decided: list[tuple[Ticket, ServingError | None]] = field(default_factory=list)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
         self.admission = Admission(
-            self.bounds, self.pace, count_tokens=lambda: self.num_tokens, is_ready=lambda: self.is_ready
+            self.bounds,
+            self.pace,
+            count_tokens=lambda: self.num_tokens,
+            is_ready=lambda: self.is_ready,
+            can_pause=self.can_pause,
         )
 
     def make(

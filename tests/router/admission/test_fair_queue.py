@@ -104,3 +104,15 @@ def test_idle_time_settles_what_tenants_had() -> None:
     assert queue.peek() is None
     push(queue, "ab")
     assert drained(queue) == "ab"
+
+
+def test_entry_taken_before_its_turn_is_charged_and_leaves_the_others_their_order() -> None:
+    queue: FairQueue[Entry] = FairQueue()
+    push(queue, "aa")
+    push(queue, "b", cost_tokens=25)
+    queue.pop()
+    push(queue, "b")
+    assert [entry.tenant for entry in queue.heads()] == ["b", "a"]
+    queue.take(queue.heads()[1])
+    push(queue, "c")
+    assert drained(queue) == "bcb"
