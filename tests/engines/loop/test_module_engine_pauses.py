@@ -10,7 +10,7 @@ from tests.engines.conftest import FakeEngine
 from tests.engines.loop.test_module_engine import check_integrity, check_nothing_left
 
 MakeEngine = Callable[..., FakeEngine]
-LONG = {"max_tokens": 120, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 120, "ignore_eos": True}
 
 
 def full_engine(make_engine: MakeEngine, **settings: Any) -> FakeEngine:
