@@ -14,7 +14,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from engines.scheduling.kv_budget import KvBudget
-from engines.sequence import Sequence
+from engines.sequence import Sequence, SequenceStatus
 
 MIN_PROGRESS_TOKENS = 32
 """What a sequence that was paused generates at least before it is paused again: about a second of a full batch."""
@@ -41,11 +41,13 @@ class SlotShares:
         self._running = [sequence for sequence in running if not sequence.in_background]
         self._waiting = [sequence for sequence in waiting if not sequence.in_background]
         tenants = {sequence.tenant for sequence in (*self._running, *self._waiting)}
+        self._at_prompts = {one.tenant for one in self._running if one.status is SequenceStatus.PREFILLING}
         self._is_shared = len(tenants) > 1
         self._share = Holding(max(1, num_slots // max(1, len(tenants))), kv.capacity_bytes // max(1, len(tenants)))
 
     def entitled(self) -> list[Sequence]:
-        """Waiting sequences that their tenants' shares have room for, in their order; none where there is one tenant.
+        """Waiting sequences that their tenants' shares have room for; none where there is one tenant. Those of tenants
+        that have a prompt to compute come last.
 
         Only those of the highest priority that waits, and none passes an earlier one of its own tenant. A tenant that
         runs nothing is entitled to one sequence of any size, which could wait for ever for its KV otherwise.
@@ -64,15 +66,21 @@ class SlotShares:
                 continue
             own.add(more_bytes)
             found.append(sequence)
-        return found
+        return sorted(found, key=lambda one: one.tenant in self._at_prompts)
 
     def to_pause(self, wanted: Sequence, *, lacks_slot: bool) -> Sequence | None:
         """What pauses for an entitled sequence that lacks a slot, else KV: of the tenant furthest above its share of
-        that, the sequence of the lowest priority, the newest of these. None where nobody has one to give.
+        that, the sequence of the lowest priority, the newest of these.
+
+        None where nobody has one to give; for more KV than a share, which pausing might never free; and while another
+        prompt of that tenant is computed: beside streams of others that takes steps, and this one would come after it.
         """
-        return self._newest_beyond(
-            [one for one in self._running if one.priority <= wanted.priority and _may_pause(one)], by_slots=lacks_slot
-        )
+        if wanted.tenant in self._at_prompts:
+            return None
+        if not self._kv.can_hold(wanted, wanted.num_tokens) and not self._has_kv(wanted):
+            return None
+        candidates = [one for one in self._running if one.priority <= wanted.priority and _may_pause(one)]
+        return self._newest_beyond(candidates, by_slots=lacks_slot)
 
     def to_preempt(self) -> Sequence | None:
         """What gives its KV up where a running sequence needs more and there is none: nothing (None) if nobody has
@@ -91,6 +99,10 @@ class SlotShares:
             beyond = own.num_slots - share.num_slots if by_slots else own.kv_bytes - share.kv_bytes
             found[tenant] = beyond if own.num_slots > 1 else 0
         return found
+
+    def _has_kv(self, sequence: Sequence) -> bool:
+        more_bytes = self._kv.needed_bytes(sequence.path, sequence.num_tokens)
+        return self._held()[sequence.tenant].kv_bytes + more_bytes <= self._share.kv_bytes
 
     def _has_room(self, own: Holding, more_bytes: int) -> bool:
         return own.num_slots < self._share.num_slots and own.kv_bytes + more_bytes <= self._share.kv_bytes

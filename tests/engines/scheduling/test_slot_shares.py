@@ -45,6 +45,14 @@ def test_tenant_gets_its_equal_share_one_sequence_a_step_and_no_more() -> None:
     assert (num_running(rig, "a"), num_running(rig, "b"), rig.scheduler.num_pauses) == (4, 4, 4)
 
 
+def test_nobody_pauses_for_a_tenant_while_its_last_prompt_is_computed() -> None:
+    """Beside the streams of `a` a prompt of twelve tokens takes three steps; `c` need not wait for that of `b`."""
+    rig = full_rig()
+    rig.add(*sequences("b", 2, num_tokens=12), make_sequence("c", 4, tenant="c"))
+    assert [len(rig.step().paused) for _ in range(6)] == [1, 1, 0, 1, 0, 0]
+    assert [num_running(rig, tenant) for tenant in "abc"] == [5, 2, 1]
+
+
 def test_nobody_pauses_where_there_is_one_tenant() -> None:
     rig = full_rig()
     rig.add(make_sequence("high", tenant="a", priority=1))
@@ -162,6 +170,16 @@ def test_growth_of_who_has_more_than_its_share_of_kv_costs_nobody_else() -> None
     rig.step()
     step_until(rig, lambda: rig.scheduler.num_preemptions > 0)
     assert small.slot is not None
+
+
+def test_nobody_pauses_for_more_kv_than_a_share() -> None:
+    rig = Rig(max_running=8, busy_step_tokens=64, kv_bytes=8 * BLOCK_BYTES)
+    rig.add(*sequences("a", 8, num_tokens=4))
+    rig.step()
+    rig.add(make_sequence("large", 100, tenant="b"))
+    for _ in range(10):
+        rig.step()
+    assert (rig.scheduler.num_pauses, num_running(rig, "a")) == (0, 8)
 
 
 def test_only_sequence_of_a_tenant_stays_however_large() -> None:

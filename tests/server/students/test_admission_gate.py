@@ -388,3 +388,10 @@ def _slow(event: SequenceEvent) -> SequenceEvent:
     assert event.finish is not None
     timings = dataclasses.replace(event.finish.timings, choosing_s=2.0)
     return dataclasses.replace(event, finish=dataclasses.replace(event.finish, timings=timings))
+
+
+@pytest.mark.parametrize(("priority", "rank"), [("low", -1), ("normal", 0), ("high", 1)])
+def test_engine_is_told_the_priority(gather: Gather, priority: str, rank: int) -> None:
+    crowd = gather()
+    assert crowd.ask("hello", fenhe={"priority": priority}).result().status_code == 200
+    assert [request.priority for request in crowd.served.engine.submitted] == [rank]
