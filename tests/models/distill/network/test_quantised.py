@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from engines.onnx.sessions import open_session
 from models.distill.network.decoder import DecoderLayer, Trunk
 from models.distill.network.quantised import (
     QUANTISED_PRECISIONS,
@@ -175,10 +175,7 @@ def run_layer_graph(folder: Path, source: ModelSource, precision: str, hidden: M
 
 
 def run_graph(file: Path, feeds: dict[str, npt.NDArray[np.generic]]) -> list[Matrix]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    outputs: list[Matrix] = session.run(None, feeds)
+    outputs: list[Matrix] = open_session(file, 1, None).run(None, feeds)
     return outputs
 
 
