@@ -13,7 +13,7 @@ FOLDERS = ("server", "bench", "router", "engines", "models", "loadtest")
 BROAD = {"Exception", "BaseException"}
 
 ENDS = {
-    "engines/loop/sequence_engine.py": 1,  # an engine's thread; every sequence is told
+    "engines/loop/sequence_engine.py": 2,  # an engine's thread; every sequence is told
     "engines/loop/module_engine.py": 1,  # a step, whose sequences are told
     "engines/loop/loading.py": 1,  # the loading thread; who waits for a path is told
     "engines/loop/commands.py": 1,  # what another thread asked of the engine's; it gets the error

@@ -95,10 +95,12 @@ class SequenceEngine(ABC):
         except BaseException as error:  # a panic of a Rust library is no Exception
             logger.exception("engine thread failed student=%s", self._manifest.name)
             self._give_up("the engine failed", error)
-        self._take_commands()
-        self._end_all(FinishReason.ABORT, None)
-        self._flush()
-        self._close()
+        try:
+            self._take_commands()
+            self._end_all(FinishReason.ABORT, None)
+            self._flush()
+        finally:
+            self._close()
 
     def _flush(self) -> None:
         events, self._events = self._events, []
@@ -107,7 +109,10 @@ class SequenceEngine(ABC):
 
     def _end_all(self, reason: FinishReason, error: ServingError | None) -> None:
         for sequence in list(self._known()):
-            self._end(sequence, reason, error=error)
+            try:
+                self._end(sequence, reason, error=error)
+            except Exception:  # what one held must not keep the others from their events
+                logger.exception("ending failed student=%s sequence=%s", self._manifest.name, sequence.id)
 
     def _give_up(self, what: str, cause: BaseException) -> None:
         """Be unhealthy from now on; only operators see the cause."""

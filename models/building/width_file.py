@@ -207,7 +207,7 @@ class WidthFile:
         problems = width_problems(self.plan.widths, model.architecture)
         if not self.plan.widths:
             problems.append("it has no widths")
-        problems += self.plan.mixing_problems(model.architecture)
+        problems = problems or self.plan.mixing_problems(model.architecture)
         problems += layout_problems(self.plan.layout(base))
         problems += [f"path {path.name!r} names no width" for path in self.plan.paths if not path.width]
         if problems:

@@ -366,7 +366,7 @@ static int64_t find_likeliest(const LikeliestJob *job) {
     *job->log_total = s->highest + log(survey(s, job->logits, job->count));
     if (job->num == 0) return 0;
     find_all_from(s, job->logits, job->count, least_of_likeliest(s, num_blocks, job->num));
-    if (s->num_found > CHOOSING_SORTED) return UNSURE;
+    if (s->num_found < job->num || s->num_found > CHOOSING_SORTED) return UNSURE; /* fewer: some are NaN */
     for (int64_t i = 0; i < s->num_found; i++) s->ranks[i] = rank_of(s, i);
     sort_ranks(s->ranks, s->num_found);
     for (int64_t i = 0; i < job->num; i++) job->ids[i] = s->ids[(uint32_t)s->ranks[i]];

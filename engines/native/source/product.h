@@ -75,7 +75,8 @@ INLINE vi dot4(vi sum, Fours row, Fours weights) {
 INLINE void product_tile(int rows, int vectors, const ProductJob *job, int64_t first, int64_t panel, int64_t column) {
     const int8_t *weights = job->packed + panel * job->depth * PANEL + 4 * column;
     const uint8_t *x = job->x + first * job->x_stride;
-    int64_t start = panel * PANEL + column;
+    int64_t start = panel * PANEL + column, columns = job->width - start < vectors * VW ? job->width - start : vectors * VW;
+    if (columns <= 0) return;
     vi sums[PRODUCT_ROWS][PANEL_VECTORS];
     for (int r = 0; r < rows; r++) /* no memcpy: it would keep the sums in memory */
         for (int v = 0; v < vectors; v++) sums[r][v] = *(const vi_loose *)(job->offsets + start + v * VW);
@@ -91,8 +92,6 @@ INLINE void product_tile(int rows, int vectors, const ProductJob *job, int64_t f
             for (int v = 0; v < vectors; v++) sums[r][v] = dot4(sums[r][v], row, w[v]);
         }
     }
-    int64_t columns = job->width - start < vectors * VW ? job->width - start : vectors * VW;
-    if (columns <= 0) return;
     for (int r = 0; r < rows; r++) {
         float scale = job->row_scale ? job->row_scale[first + r] : 1.0f, values[PANEL];
         for (int v = 0; v < vectors; v++)

@@ -360,3 +360,20 @@ def test_stop_while_others_submit_leaves_nobody_waiting(make_engine: Any) -> Non
         thread.join(20)
         for id in accepted:
             fake.finish(id)
+
+
+def test_a_slot_that_cannot_be_freed_keeps_no_other_from_its_end(
+    make_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = running(make_engine)
+    for name in ("a", "b", "c"):
+        fake.submit(name, **LONG)
+    fake.engine.step()
+
+    def release(slot: int, num_tokens: int) -> None:
+        raise RuntimeError("no such slot")
+
+    monkeypatch.setattr(fake.runner, "release_slot", release)
+    fake.engine._end_all(FinishReason.ABORT, None)
+    fake.engine._flush()
+    assert [fake.finish(name).reason for name in ("a", "b", "c")] == [FinishReason.ABORT] * 3

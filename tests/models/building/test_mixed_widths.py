@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 
 from models.building.build import build_student
-from models.building.width_file import WidthFile, read_width_file
+from models.building.width_file import WidthFile, read_width_file, write_width_file
 from models.errors import ConfigError, WeightsError
 from models.evaluation.compute import path_bytes, path_multiply_adds
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student
 from models.student.manifest import Width
-from tests.models.width_files import MIXED, MIXED_PATHS, MIXED_WIDTHS, NUM_NEURONS, WIDTHS, write_tiny_widths
+from tests.models.width_files import (
+    MIXED,
+    MIXED_PATHS,
+    MIXED_WIDTHS,
+    NUM_NEURONS,
+    WIDTHS,
+    width_plan_for,
+    write_tiny_widths,
+)
 
 MakeSource = Callable[..., Path]
 
@@ -71,6 +79,16 @@ def renamed(name: str, *layers: str) -> dict[str, Any]:
         (renamed("almost", "", "fat", "", "wide"), "mixed width 'almost' takes layers of 'fat', which has no matrices"),
         (renamed("almost", "", "between", "", "wide"), "'almost' takes layers of 'between', which has no matrices"),
         (renamed("almost", "", "wide", "", ""), "'almost' has 192 neurons in layer 3, and what it takes there has 256"),
+        (
+            {
+                "widths": (
+                    *MIXED_WIDTHS[:2],
+                    Width(name="between", neurons=(192, 192), has_own_output=True),
+                    *WIDTHS[1:],
+                )
+            },
+            "width 'between' has neurons for 2 layers of 4",
+        ),
         (renamed("nobody", "", "", "", ""), "there is no width 'nobody' to mix"),
         ({"mixed": dict.fromkeys((one.name for one in MIXED_WIDTHS), ("",) * 4)}, "every width is mixed"),
         (
@@ -88,6 +106,15 @@ def test_mixtures_that_do_not_fit_are_refused_by_name(
     assert str(file) in str(caught.value)
 
 
+def test_a_width_of_too_few_layers_is_named_though_others_take_its_layers(
+    source: ModelSource, folder: Path, tmp_path: Path
+) -> None:
+    short = (MIXED_WIDTHS[0], Width(name="wide", neurons=(192, 192)), *MIXED_WIDTHS[2:])
+    write_width_file(tmp_path / "widths", width_plan_for(source, widths=short, mixed=MIXED, paths=MIXED_PATHS), {})
+    with pytest.raises(ConfigError, match="width 'wide' has neurons for 2 layers of 4"):
+        build_student(folder, tmp_path / "out", widths=tmp_path / "widths")
+
+
 def test_what_widths_share_is_stored_once(widths: WidthFile, source: ModelSource, folder: Path, tmp_path: Path) -> None:
     plain = write_tiny_widths(tmp_path / "plain.safetensors", source)
     sizes = {}
@@ -95,6 +122,19 @@ def test_what_widths_share_is_stored_once(widths: WidthFile, source: ModelSource
         build_student(folder, tmp_path / name, precisions=("w8a8-native",), widths=file)
         sizes[name] = sum(one.stat().st_size for one in (tmp_path / name).glob("*.weights"))
     assert sizes["mixed"] < sizes["plain"] + 20_000  # scales and counts, which are small
+
+
+def test_what_the_full_path_shares_is_stored_again_at_fp32(
+    widths: WidthFile, source: ModelSource, folder: Path, tmp_path: Path
+) -> None:
+    """There the full path keeps the model's order of neurons, and a layer taken from it has the order of the widths."""
+    plain = write_tiny_widths(tmp_path / "plain.safetensors", source)
+    sizes = {}
+    for name, file in (("plain", plain), ("mixed", widths.file)):
+        build_student(folder, tmp_path / name, precisions=("fp32",), widths=file)
+        sizes[name] = sum(one.stat().st_size for one in (tmp_path / name).glob("*.weights"))
+    taken_whole = 2 * 4 * source.architecture.hidden_size * NUM_NEURONS  # two layers of `almost`, four bytes each
+    assert taken_whole <= sizes["mixed"] - sizes["plain"] < taken_whole + 20_000
 
 
 def test_a_mixed_path_costs_the_neurons_of_its_layers(widths: WidthFile, folder: Path, tmp_path: Path) -> None:
