@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from itertools import chain
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.prefix_match import Match
@@ -161,6 +162,8 @@ class Scheduler:
         self._stages = stages
         self._widths = widths
         self._resolve_path = resolve_path
+        self._resolved: dict[tuple[str, WhileLoading], str | None] = {}
+        """What `resolve_path` said in this step: asking for each of many that wait would take longer than the plan."""
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -179,6 +182,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """Decide the next step. Slots and KV are taken now; progress is recorded by `commit`."""
         plan = StepPlan()
+        self._resolved.clear()
         self._grow(plan)
         self._admit(plan)
         self._carry_out(self._slots.compact(), plan)
@@ -245,17 +249,29 @@ class Scheduler:
         return next((sequence for sequence in reversed(self.running) if sequence.in_background), None)
 
     def _shares(self) -> SlotShares:
-        waiting = [sequence for sequence in self.waiting if self._can_run(sequence)]
+        waiting = [one for one in self.waiting if self._can_run(one)] if self._has_tenants() else []
         return SlotShares(self.running, waiting, self._max_running, self._kv)
+
+    def _has_tenants(self) -> bool:
+        """Whether anybody shares with anybody, be it with one that waits for modules."""
+        living = (one for one in chain(self.running, self.waiting) if not one.in_background)
+        first = next(living, None)
+        return first is not None and any(one.tenant != first.tenant for one in living)
 
     def _can_run(self, sequence: Sequence) -> bool:
         """Whether its modules are loaded. One that ran before keeps the path it began on."""
         if sequence.admitted_s is None:
-            path = self._resolve_path(sequence.request.path, sequence.request.while_loading)
+            path = self._resolve(sequence.request.path, sequence.request.while_loading)
             if path is None:
                 return False
             sequence.path = path
         return True
+
+    def _resolve(self, path: str, while_loading: WhileLoading) -> str | None:
+        key = (path, while_loading)
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve_path(path, while_loading)
+        return self._resolved[key]
 
     def _preempt(self, sequence: Sequence, plan: StepPlan) -> None:
         self._put_back(sequence, plan)
@@ -283,7 +299,10 @@ class Scheduler:
         it.
         """
         entitled = self._entitle(plan)
-        others = sorted((one for one in self.waiting if one not in entitled), key=_in_background)
+        if not self._slots.has_room:
+            return
+        entitled_ids = {one.id for one in entitled}
+        others = sorted((one for one in self.waiting if one.id not in entitled_ids), key=_in_background)
         for sequence in (*entitled, *others):
             if not self._slots.has_room:
                 return

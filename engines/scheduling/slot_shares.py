@@ -57,16 +57,16 @@ class SlotShares:
         highest = max(sequence.priority for sequence in self._waiting)
         held, found, full = self._held(), [], set()
         for sequence in self._waiting:
-            more_bytes = self._kv.needed_bytes(sequence.path, sequence.num_tokens)
-            own = held[sequence.tenant]
             if sequence.priority < highest or sequence.tenant in full:
                 continue
+            own = held[sequence.tenant]
+            more_bytes = self._kv.needed_bytes(sequence.path, sequence.num_tokens)
             if own.num_slots and not self._has_room(own, more_bytes):
                 full.add(sequence.tenant)
                 continue
             own.add(more_bytes)
             found.append(sequence)
-        return sorted(found, key=lambda one: one.tenant in self._at_prompts)
+        return sorted(found, key=lambda one: one.tenant in self._at_prompts) if self._at_prompts else found
 
     def to_pause(self, wanted: Sequence, *, lacks_slot: bool) -> Sequence | None:
         """What pauses for an entitled sequence that lacks a slot, else KV: of the tenant furthest above its share of

@@ -52,6 +52,7 @@ class Rig:
         self.kv = KvBudget(settings.pop("kv_bytes", 100 * BLOCK_BYTES), BYTES_PER_TOKEN)
         self.settings = {"max_running": 4, "step_tokens": 64, "busy_step_tokens": 16, **settings}
         self.loaded = set(DEPTHS)
+        self.asked: list[str] = []
         self.scheduler = Scheduler(
             **self.settings,
             kv=self.kv,
@@ -63,6 +64,7 @@ class Rig:
         )
 
     def _resolve(self, path: str, while_loading: WhileLoading) -> str | None:
+        self.asked.append(path)
         return path if path in self.loaded else None
 
     def add(self, *sequences: Sequence) -> None:

@@ -216,3 +216,29 @@ def test_sequence_that_waits_for_modules_pauses_nobody() -> None:
     rig.add(make_sequence("wanted", tenant="b"))
     rig.step()
     assert rig.scheduler.num_pauses == 0
+
+
+@pytest.mark.parametrize(("tenants", "num_asked"), [("a", 0), ("ab", 1), ("abc", 1)])
+def test_full_engine_asks_once_a_step_what_a_path_may_run_and_never_for_one_tenant(
+    tenants: str, num_asked: int
+) -> None:
+    """Asking takes as long as planning a whole step."""
+    rig = full_rig()
+    for tenant in tenants:
+        rig.add(*(make_sequence(f"w{tenant}{number}", 4, tenant=tenant) for number in range(30)))
+    for _ in range(40):
+        rig.step()
+    rig.asked.clear()
+    rig.step()
+    assert rig.asked == ["full"] * num_asked
+
+
+def test_modules_that_come_are_seen_in_the_next_step() -> None:
+    rig = full_rig()
+    rig.loaded = {"short"}
+    wanted = make_sequence("wanted", tenant="b")
+    rig.add(wanted)
+    rig.step()
+    rig.loaded.add("full")
+    rig.step()
+    assert wanted.slot is not None
