@@ -49,15 +49,20 @@ class SlotShares:
         """Waiting sequences that their tenants' shares have room for; none where there is one tenant. Those of tenants
         that have a prompt to compute come last.
 
-        Only those of the highest priority that waits, and none passes an earlier one of its own tenant. A tenant that
-        runs nothing is entitled to one sequence of any size, which could wait for ever for its KV otherwise.
+        Only those of the highest priority that waits. None passes an earlier one of its own tenant that has its
+        priority or that began, whatever priority that has: it would never go on otherwise. A tenant that runs nothing
+        is entitled to one sequence of any size, which could wait for ever for its KV otherwise.
         """
         if not self._is_shared or not self._waiting:
             return []
         highest = max(sequence.priority for sequence in self._waiting)
         held, found, full = self._held(), [], set()
         for sequence in self._waiting:
-            if sequence.priority < highest or sequence.tenant in full:
+            if sequence.priority < highest:
+                if sequence.admitted_s is not None:  # it began before those of its tenant that follow
+                    full.add(sequence.tenant)
+                continue
+            if sequence.tenant in full:
                 continue
             own = held[sequence.tenant]
             more_bytes = self._kv.needed_bytes(sequence.path, sequence.num_tokens)

@@ -149,6 +149,25 @@ def test_low_one_does_not_pass_others_that_wait() -> None:
     assert num_running(rig, "b") == 0
 
 
+def test_paused_one_of_a_lower_priority_goes_on_before_its_tenants_new_ones() -> None:
+    """Both tenants always have another request, of a higher priority, and sequences end all the time."""
+    rig = Rig(max_running=4, busy_step_tokens=64)
+    low = make_sequence("low", tenant="a", priority=-1)
+    rig.add(*sequences("a", 3), low)
+    rig.step()
+    rig.add(*sequences("b", 2))
+    step_until(rig, lambda: num_running(rig, "b") == 2)
+    assert low.paused_at is not None
+    for number in range(20):
+        for tenant in "ab":
+            rig.add(make_sequence(f"{tenant}-{number}", 4, tenant=tenant))
+            rig.scheduler.remove(next(one for one in rig.scheduler.running if one.tenant == tenant))
+            rig.step()
+            if low.slot is not None:
+                return
+    pytest.fail("it never went on")
+
+
 def test_share_of_kv_is_given_like_slots() -> None:
     """Slots are free; `a` has all of the KV, of which half belongs to `b`."""
     rig = Rig(max_running=8, busy_step_tokens=64, kv_bytes=8 * BLOCK_BYTES)
