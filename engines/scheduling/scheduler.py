@@ -316,17 +316,30 @@ class Scheduler:
     def _entitle(self, plan: StepPlan) -> list[Sequence]:
         """Waiting sequences that have shares to start on, after making way for the first of them, or of all: before any
         slot is moved. One sequence pauses in a step, for what it leaves behind takes time to keep.
+
+        Where nothing can pause for the first, one of the others may take the place of another tenant's sequence.
         """
         if not self.waiting:
             return []
         shares = self._shares()
         entitled = shares.entitled()
         self._make_way(entitled, plan)
-        if entitled and not self._fits(entitled[0]):
-            paused = shares.to_pause(entitled[0], lacks_slot=not self._slots.has_room)
-            if paused is not None:
-                self._pause(paused, plan)
-        return entitled
+        if not entitled or self._fits(entitled[0]):
+            return entitled
+        paused = shares.to_pause(entitled[0], lacks_slot=not self._slots.has_room)
+        if paused is not None:
+            self._pause(paused, plan)
+            return entitled
+        return self._replace_one(entitled, shares, plan)
+
+    def _replace_one(self, entitled: list[Sequence], shares: SlotShares, plan: StepPlan) -> list[Sequence]:
+        """Pause a sequence whose place one of the entitled takes; that one comes first then."""
+        found = shares.to_replace(entitled[1:])
+        if found is None:
+            return entitled
+        wanted, paused = found
+        self._pause(paused, plan)
+        return [wanted, *(one for one in entitled if one is not wanted)]
 
     def _make_way(self, entitled: list[Sequence], plan: StepPlan) -> None:
         """Sequences in the background give back what the first other one waits for."""

@@ -87,6 +87,26 @@ class SlotShares:
         candidates = [one for one in self._running if one.priority <= wanted.priority and _may_pause(one)]
         return self._newest_beyond(candidates, by_slots=lacks_slot)
 
+    def to_replace(self, entitled: Many[Sequence]) -> tuple[Sequence, Sequence] | None:
+        """The first of these that can take the place of another, which pauses, and that one: of a tenant above its
+        share of slots, else of KV, with at least as much KV. It takes nothing then that an earlier one waits for.
+        """
+        slots, kv = self._excess(by_slots=True), self._excess(by_slots=False)
+        held = self._kv.held_bytes
+        beyond = [one for one in self._running if max(slots[one.tenant], kv[one.tenant]) > 0 and _may_pause(one)]
+        most_bytes = max((held[one.id] for one in beyond), default=-1)
+        for wanted in entitled:
+            needed = self._kv.needed_bytes(wanted.path, wanted.num_tokens)
+            if needed > most_bytes or wanted.tenant in self._at_prompts:
+                continue
+            candidates = [one for one in beyond if one.priority <= wanted.priority and held[one.id] >= needed]
+            if candidates:
+                beyond_most = min(
+                    reversed(candidates), key=lambda one: (-slots[one.tenant], -kv[one.tenant], *_leaves_first(one))
+                )
+                return wanted, beyond_most
+        return None
+
     def to_preempt(self) -> Sequence | None:
         """What gives its KV up where a running sequence needs more and there is none: nothing (None) if nobody has
         more than its share."""
@@ -95,7 +115,7 @@ class SlotShares:
     def _newest_beyond(self, candidates: Many[Sequence], *, by_slots: bool) -> Sequence | None:
         excess = self._excess(by_slots=by_slots)
         beyond = [one for one in reversed(candidates) if excess[one.tenant] > 0]
-        return min(beyond, key=lambda one: (-excess[one.tenant], one.priority, -one.queued_s), default=None)
+        return min(beyond, key=lambda one: (-excess[one.tenant], *_leaves_first(one)), default=None)
 
     def _excess(self, *, by_slots: bool) -> dict[str, int]:
         """How much each tenant has beyond its share: 0 or less for one with a single sequence, which it keeps."""
@@ -121,3 +141,8 @@ class SlotShares:
 
 def _may_pause(sequence: Sequence) -> bool:
     return sequence.paused_at is None or sequence.num_tokens - sequence.paused_at >= MIN_PROGRESS_TOKENS
+
+
+def _leaves_first(sequence: Sequence) -> tuple[int, float]:
+    """Of one tenant's sequences the lowest of these: that of the lowest priority, the newest of several."""
+    return sequence.priority, -sequence.queued_s

@@ -229,6 +229,32 @@ def test_large_one_is_not_starved_by_small_ones_of_others() -> None:
     pytest.fail("it never ran")
 
 
+@pytest.mark.parametrize("num_slots", [8, 16])
+def test_large_one_does_not_keep_other_tenants_from_their_shares(num_slots: int) -> None:
+    """Nothing pauses for the large one of `c`, and it waits for KV; with sixteen slots there are free ones."""
+    rig = Rig(max_running=num_slots, busy_step_tokens=64, kv_bytes=64 * BLOCK_BYTES)
+    rig.add(*sequences("a", 8))
+    rig.step()
+    large = make_sequence("large", 900, tenant="c", max_tokens=1)
+    rig.add(large, *sequences("b", 8))
+    paused = [len(rig.step().paused) for _ in range(4)]
+    assert (large.slot, num_running(rig, "a") + num_running(rig, "b")) == (None, 8)
+    assert num_running(rig, "b") == rig.scheduler.num_pauses == sum(paused) > 0
+    for sequence in list(rig.scheduler.running):
+        rig.scheduler.remove(sequence)
+    rig.step()
+    assert large.slot is not None
+
+
+def test_nothing_pauses_for_one_behind_a_large_one_that_would_take_more_kv_than_that_gives() -> None:
+    rig = Rig(max_running=8, busy_step_tokens=64, kv_bytes=64 * BLOCK_BYTES)
+    rig.add(*sequences("a", 8))
+    rig.step()
+    rig.add(make_sequence("large", 900, tenant="c"), make_sequence("b", 40, tenant="b"))
+    rig.step()
+    assert (rig.scheduler.num_pauses, num_running(rig, "b")) == (0, 0)
+
+
 def test_sequence_that_waits_for_modules_pauses_nobody() -> None:
     rig = full_rig()
     rig.loaded = {"short"}
