@@ -115,10 +115,12 @@ def test_who_was_paused_makes_progress_before_it_pauses_again() -> None:
     assert rig.scheduler.num_pauses == 2
     wanted = make_sequence("wanted", tenant="b")
     rig.add(wanted)
-    lengths = {one.id: one.num_tokens for one in rig.scheduler.running}
+    lengths = {one.id: one.paused_at for one in rig.scheduler.running}
     step_until(rig, lambda: wanted.slot is not None)
     (paused,) = (one for one in rig.scheduler.waiting if one.tenant == "a")
-    assert paused.num_tokens - lengths[paused.id] > MIN_PROGRESS_TOKENS - 5
+    before = lengths[paused.id]
+    assert before is not None
+    assert paused.num_tokens == paused.paused_at == before + MIN_PROGRESS_TOKENS
     assert rig.scheduler.num_pauses == 3
 
 
