@@ -29,6 +29,7 @@ ENDS = {
 }
 """The last to hear of an error: it logs the traceback and tells everybody who waits."""
 SIDE_MATTERS = {
+    "engines/loop/slot_moves.py": 1,  # keeping the KV of a paused sequence, which is computed again
     "server/telemetry/tracing.py": 1,  # the span of a request that was answered
     "router/router.py": 1,  # without a classifier the request takes the full path
     "router/cache/redis_store.py": 1,  # closing the connection to a server that may be gone

@@ -3,12 +3,15 @@
 Decides nothing: the scheduler chooses the slots, the cache the blocks.
 """
 
+import logging
 from collections.abc import Mapping
 
 from engines.contract import Runner
 from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
-from engines.scheduling.scheduler import StepPlan
+from engines.scheduling.scheduler import Paused, StepPlan
 from engines.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 
 class SlotMoves:
@@ -25,7 +28,7 @@ class SlotMoves:
     def prepare(self, plan: StepPlan) -> None:
         """Bring every slot into the state that the step's forward pass expects."""
         for paused in plan.paused:
-            self._keep(paused.sequence, paused.slot, paused.num_tokens)
+            self._keep_paused(paused)
         for slot, num_tokens in plan.vacated:
             self._runner.release_slot(slot, num_tokens)
         for move, sequence in plan.moves:
@@ -38,6 +41,13 @@ class SlotMoves:
         """Put the KV of the sequence's computed tokens into the prefix cache; release the blocks it held there."""
         if sequence.slot is not None:
             self._keep(sequence, sequence.slot, sequence.num_computed_tokens)
+
+    def _keep_paused(self, paused: Paused) -> None:
+        """What cannot be kept is computed again: no reason to fail the step of all others."""
+        try:
+            self._keep(paused.sequence, paused.slot, paused.num_tokens)
+        except Exception:
+            logger.warning("kv of a paused sequence not kept sequence=%s", paused.sequence.id, exc_info=True)
 
     def _keep(self, sequence: Sequence, slot: int, num_tokens: int) -> None:
         if not self._cache.capacity_bytes:

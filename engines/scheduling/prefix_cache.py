@@ -116,7 +116,8 @@ class PrefixCache:
         salt: str = "",
         width: str = "",
     ) -> None:
-        """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet.
+        """Remember the full blocks of `token_ids`; `read(stage, start)` copies one out when it is not there yet. What
+        it raises is raised; blocks that were read before stay.
 
         Shapes: `read` returns [layers, 2, kv_heads, BLOCK_TOKENS, head_dim].
         """
@@ -124,19 +125,23 @@ class PrefixCache:
         ways = lineages(stages, width)
         # Held while it grows: making room for the end of a chain must not evict its beginning.
         chain = Match()
-        # Block by block through all stages: a chain that fits only in part is useful up to there.
+        try:
+            self._extend(chain, digests, ways, read)
+        finally:
+            self.release(chain)
+            self._touch(ways, digests)
+
+    def _extend(
+        self, chain: Match, digests: Sequence[Digest], ways: Mapping[str, str], read: Callable[[str, int], Block]
+    ) -> None:
+        """Block by block through all stages: a chain that fits only in part is useful up to there."""
         for index, digest in enumerate(digests):
             for stage, lineage in ways.items():
                 key = (lineage, digest)
                 if key not in self._entries and not self._add(key, read(stage, index * BLOCK_TOKENS)):
-                    break
+                    return
                 self._entries[key].num_holders += 1
                 chain.keys.append(key)
-            else:
-                continue
-            break
-        self.release(chain)
-        self._touch(ways, digests)
 
     def count_held(self) -> tuple[int, int]:
         """Bytes stored, and how many times blocks are held: counted afresh, for the audit."""

@@ -1,5 +1,6 @@
 """Sequences that pause for another tenant: they go on where they were, and what was computed is computed once."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,27 @@ def test_what_a_paused_one_had_computed_comes_back_from_the_cache(make_engine: M
     assert 64 < num_tokens < 96
     assert again
     assert min(chunk.start for chunk in again) == 64
+
+
+def test_kv_that_cannot_be_kept_is_computed_again(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The device fails in the middle of what a pause keeps: no other sequence ends for it."""
+    fake = full_engine(make_engine)
+    read, calls = fake.runner.read_block, itertools.count()
+
+    def read_once(*arguments: Any) -> Any:
+        if next(calls):
+            raise RuntimeError("device")
+        return read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake.runner, "read_block", read_once)
+        run_visitor(fake, "visitor")
+    (paused,) = [one for one in fake.engine._scheduler.waiting if one.paused_at is not None]
+    (record,) = [one for one in caplog.records if one.name == "engines.loop.slot_moves"]
+    assert record.getMessage() == f"kv of a paused sequence not kept sequence={paused.id}"
+    check_answers(fake)
 
 
 def test_paused_one_can_be_aborted(make_engine: MakeEngine) -> None:

@@ -124,6 +124,24 @@ def test_prefix_cache_keeps_held_blocks_when_full() -> None:
     assert cache.match([*other, 0, 0], ("k",)).num_tokens == 64
 
 
+def test_prefix_cache_holds_nothing_after_a_read_that_failed() -> None:
+    cache, tokens = PrefixCache(5 * BLOCK_BYTES), list(range(100))
+
+    def read(stage: str, start: int) -> Block:
+        if start == 2 * BLOCK_TOKENS:
+            raise RuntimeError("device")
+        return fake_block(tokens, stage, start)
+
+    with pytest.raises(RuntimeError, match="device"):
+        cache.insert(tokens, ("k", "r"), read)
+    check_integrity(cache)
+    assert cache.count_held() == (4 * BLOCK_BYTES, 0)
+    other = list(range(200, 264))
+    cache.insert(other, ("k",), reader(other))
+    assert cache.match(tokens, ("k",)).num_tokens == 2 * BLOCK_TOKENS, "a first block must not go before its successors"
+    assert cache.match(other, ("k",)).num_tokens == BLOCK_TOKENS
+
+
 def test_prefix_cache_of_no_bytes_holds_nothing() -> None:
     cache = PrefixCache(0)
     tokens = list(range(64))
