@@ -17,7 +17,7 @@ from models.bounds import Positive, Seconds, out_of_bounds
 from models.errors import DeadlineExceeded, DeadlineUnreachable, Problem, QueueFull, ServingError
 from router.admission.fair_queue import FairQueue
 from router.admission.pace import Pace
-from router.admission.tenant_shares import TenantShares
+from router.admission.tenant_shares import Shares, TenantShares
 from router.admission.ticket import Bounds, Load, Ticket, TicketStatus
 from router.decision import Priority
 
@@ -157,9 +157,12 @@ class Admission:
         if queue is None:
             return None
         first, *others = queue.heads()
-        if self._is_late(first, now_s) or self._has_room(first):
+        if self._is_late(first, now_s) or self._fits(first):
             return first
-        return next((ticket for ticket in others if self._has_share(ticket)), None)
+        shares = self._count_shares(first)
+        if self._may_enter_full(first, shares):
+            return first
+        return next((ticket for ticket in others if self._has_share(ticket, shares)), None)
 
     def _is_late(self, ticket: Ticket, now_s: float) -> bool:
         return now_s + self._least_s(ticket, now_s) > ticket.deadline_s
@@ -168,24 +171,33 @@ class Admission:
         return next((queue for queue in self._queues.values() if len(queue)), None)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        """Whether it fits beside what runs, or in its tenant's share. When nothing runs, everything fits."""
+        """Whether it fits beside what runs, or in its tenant's share."""
+        return self._fits(ticket) or self._may_enter_full(ticket, self._count_shares(ticket))
+
+    def _fits(self, ticket: Ticket) -> bool:
+        """Whether it fits beside what runs. When nothing runs, everything does."""
         if not self.running.num_sequences:
             return True
         bounds = self.bounds
         num_sequences = self.running.num_sequences + ticket.num_sequences
         num_tokens = self.running.num_tokens + ticket.cost_tokens
         num_ahead = min(bounds.max_running // AHEAD_SHARE, bounds.max_queued)
-        if num_sequences <= bounds.max_running + num_ahead and num_tokens <= bounds.max_running_tokens:
-            return True
-        self._is_loaded = self._is_loaded or self._is_ready()
-        return self._has_share(ticket) if self._is_loaded else self._may_wait_in_engine(ticket)
+        return num_sequences <= bounds.max_running + num_ahead and num_tokens <= bounds.max_running_tokens
 
-    def _has_share(self, ticket: Ticket) -> bool:
+    def _may_enter_full(self, ticket: Ticket, shares: Shares | None) -> bool:
+        self._is_loaded = self._is_loaded or self._is_ready()
+        return self._has_share(ticket, shares) if self._is_loaded else self._may_wait_in_engine(ticket)
+
+    def _has_share(self, ticket: Ticket, shares: Shares | None) -> bool:
         """Whether the engine would pause others for it."""
-        if self._shares is None or not self._may_wait_in_engine(ticket):
-            return False
-        waiting = frozenset[str | None]().union(*(queue.tenants for queue in self._queues.values()))
-        return self._shares.have_room(ticket, waiting, self.bounds)
+        return shares is not None and self._may_wait_in_engine(ticket) and shares.have_room(ticket)
+
+    def _count_shares(self, ticket: Ticket) -> Shares | None:
+        """The shares of all tenants, that of the ticket among them; None where the engine cannot pause."""
+        if self._shares is None:
+            return None
+        waiting = {ticket.tenant}.union(*(queue.tenants for queue in self._queues.values()))
+        return self._shares.count(waiting, self.bounds)
 
     def _may_wait_in_engine(self, ticket: Ticket) -> bool:
         bounds = self.bounds
@@ -203,7 +215,7 @@ class Admission:
         queue = self._queues[ticket.priority]
         if not len(queue):
             return self._has_room(ticket)
-        return ticket.tenant not in queue.tenants and self._has_share(ticket)
+        return ticket.tenant not in queue.tenants and self._has_share(ticket, self._count_shares(ticket))
 
     def _make_room(self, ticket: Ticket, now_s: float) -> None:
         """Make room in the queue, if need be by refusing requests in it.

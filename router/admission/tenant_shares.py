@@ -2,7 +2,8 @@
 equal share of that, and another one more, the engine pauses what is too much (`engines/scheduling/slot_shares.py`).
 """
 
-from collections.abc import Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from router.admission.ticket import Bounds, Load, Ticket
 from router.decision import Priority
@@ -16,46 +17,58 @@ class TenantShares:
 
     def __init__(self) -> None:
         self._loads: dict[Tenant, dict[Priority, Load]] = {}
+        self._totals: dict[Tenant, Load] = {}
 
     def add(self, ticket: Ticket) -> None:
         self._loads.setdefault(ticket.tenant, {}).setdefault(ticket.priority, Load()).add(ticket)
+        self._totals.setdefault(ticket.tenant, Load()).add(ticket)
 
     def take(self, ticket: Ticket) -> None:
         loads = self._loads[ticket.tenant]
         loads[ticket.priority].take(ticket)
+        self._totals[ticket.tenant].take(ticket)
         if not loads[ticket.priority].num_sequences:
             del loads[ticket.priority]
         if not loads:
-            del self._loads[ticket.tenant]
+            del self._loads[ticket.tenant], self._totals[ticket.tenant]
 
-    def have_room(self, ticket: Ticket, waiting: Set[Tenant], bounds: Bounds) -> bool:
+    def count(self, waiting: Set[Tenant], bounds: Bounds) -> "Shares":
+        """As it is now, until the next ticket comes or goes. `waiting` are the tenants with requests in the queue or
+        about to enter it.
+        """
+        num_tenants = max(1, len(self._totals.keys() | waiting))
+        share = Load(max(1, bounds.max_running // num_tenants), bounds.max_running_tokens // num_tenants)
+        beyond = [(self._lowest(tenant), tenant) for tenant, load in self._totals.items() if _exceeds(load, share)]
+        beyond.sort(key=lambda one: one[0], reverse=True)
+        return Shares(share=share, started=self._totals, beyond=beyond[:2])
+
+    def _lowest(self, tenant: Tenant) -> int:
+        return max(map(_CLASSES.index, self._loads[tenant]))
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Shares:
+    """An equal share, what each tenant has started, and the two with the lowest priorities of those that have more,
+    lowest first: one of any two is another tenant's.
+    """
+
+    share: Load
+    started: Mapping[Tenant, Load]
+    beyond: Sequence[tuple[int, Tenant]]
+
+    def have_room(self, ticket: Ticket) -> bool:
         """Whether its tenant's share has room for it, and another one that would pause for it has more than its own.
-        `waiting` are the tenants with requests in the queue.
 
         A tenant that has started nothing has room for one request of any size.
         """
-        num_tenants = len(self._loads.keys() | waiting | {ticket.tenant})
-        if num_tenants < 2:
-            return False
-        share = Load(max(1, bounds.max_running // num_tenants), bounds.max_running_tokens // num_tenants)
-        with_it = self._load_of(ticket.tenant)
-        is_first = not with_it.num_sequences
-        with_it.add(ticket)
-        if _exceeds(with_it, share) and not is_first:
-            return False
-        return any(
-            _exceeds(self._load_of(other), share) and self._has_as_low(other, ticket.priority)
-            for other in self._loads
-            if other != ticket.tenant
-        )
-
-    def _load_of(self, tenant: Tenant) -> Load:
-        loads = self._loads.get(tenant, {}).values()
-        return Load(sum(load.num_sequences for load in loads), sum(load.num_tokens for load in loads))
-
-    def _has_as_low(self, tenant: Tenant, priority: Priority) -> bool:
-        lowest = max(map(_CLASSES.index, self._loads[tenant]))
-        return lowest >= _CLASSES.index(priority)
+        started = self.started.get(ticket.tenant)
+        if started is not None:
+            with_it = Load(started.num_sequences, started.num_tokens)
+            with_it.add(ticket)
+            if _exceeds(with_it, self.share):
+                return False
+        rank = _CLASSES.index(ticket.priority)
+        return any(lowest >= rank and tenant != ticket.tenant for lowest, tenant in self.beyond)
 
 
 def _exceeds(load: Load, share: Load) -> bool:

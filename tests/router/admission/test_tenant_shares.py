@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from models.errors import DeadlineExceeded, DeadlineUnreachable, QueueFull
+from router.admission.fair_queue import FairQueue
 from router.admission.ticket import Bounds, Ticket, TicketStatus
 from router.decision import Priority
 from tests.router.admission.test_admission import Driver, is_running
@@ -38,6 +39,28 @@ def test_share_that_is_free_again_is_given_before_the_others_turn() -> None:
     tickets = [driver.offer("b") for _ in range(6)]
     driver.release(tickets[0], 100)
     assert [is_running(ticket) for ticket in tickets] == [False, True, True, True, True, False]
+
+
+def test_release_asks_who_waits_no_oftener_for_many_tenants_than_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each queue's tenants are counted from all of its entries: once for each of them took a quarter of a second."""
+    asked: list[object] = []
+    tenants = FairQueue.tenants
+    assert isinstance(tenants, property)
+    monkeypatch.setattr(FairQueue, "tenants", property(lambda queue: asked.append(queue) or tenants.__get__(queue)))
+    numbers = []
+    for num_tenants in (2, 64):
+        driver = Driver(bounds=replace(BOUNDS, max_queued=200), can_pause=True)
+        first = driver.offer("a")
+        for _ in range(9):
+            driver.offer("a")
+        for _ in range(8):
+            driver.offer("b"), driver.offer("a")
+        for number in range(num_tenants):
+            driver.offer(f"c{number}", num_sequences=2), driver.offer(f"c{number}", num_sequences=2)
+        asked.clear()
+        driver.release(first, 100)
+        numbers.append(len(asked))
+    assert numbers[1] <= numbers[0] + 3
 
 
 def test_one_tenant_alone_is_bounded_as_ever() -> None:
