@@ -40,7 +40,7 @@ class TenantShares:
         share = Load(max(1, bounds.max_running // num_tenants), bounds.max_running_tokens // num_tenants)
         beyond = [(self._lowest(tenant), tenant) for tenant, load in self._totals.items() if _exceeds(load, share)]
         beyond.sort(key=lambda one: one[0], reverse=True)
-        return Shares(share=share, started=self._totals, beyond=beyond[:2])
+        return Shares(share=share, started=self._totals, beyond=beyond[:2], num_slots=bounds.max_running)
 
     def _lowest(self, tenant: Tenant) -> int:
         return max(map(_CLASSES.index, self._loads[tenant]))
@@ -55,13 +55,17 @@ class Shares:
     share: Load
     started: Mapping[Tenant, Load]
     beyond: Sequence[tuple[int, Tenant]]
+    num_slots: int
 
     def have_room(self, ticket: Ticket) -> bool:
         """Whether its tenant's share has room for it, and another one that would pause for it has more than its own.
 
-        A tenant that has started nothing has room for one request of any size.
+        A tenant that has started nothing has room for one request of any size, if no more tenants have started any than
+        there are slots: beyond that a share is less than a slot, and the queue decides whose turn it is.
         """
         started = self.started.get(ticket.tenant)
+        if started is None and len(self.started) >= self.num_slots:
+            return False
         if started is not None:
             with_it = Load(started.num_sequences, started.num_tokens)
             with_it.add(ticket)

@@ -49,7 +49,7 @@ def test_release_asks_who_waits_no_oftener_for_many_tenants_than_for_two(monkeyp
     monkeypatch.setattr(FairQueue, "tenants", property(lambda queue: asked.append(queue) or tenants.__get__(queue)))
     numbers = []
     for num_tenants in (2, 64):
-        driver = Driver(bounds=replace(BOUNDS, max_queued=200), can_pause=True)
+        driver = Driver(bounds=replace(BOUNDS, max_queued=500), can_pause=True)
         first = driver.offer("a")
         for _ in range(9):
             driver.offer("a")
@@ -61,6 +61,16 @@ def test_release_asks_who_waits_no_oftener_for_many_tenants_than_for_two(monkeyp
         driver.release(first, 100)
         numbers.append(len(asked))
     assert numbers[1] <= numbers[0] + 3
+
+
+def test_more_tenants_than_slots_take_turns_in_the_queue() -> None:
+    """Eight slots for `a`, whose paused requests go on later, and seven others; the next start as those end."""
+    driver = full_driver()
+    tickets = [driver.offer(f"b{number}") for number in range(12)]
+    assert [is_running(ticket) for ticket in tickets] == [True] * 7 + [False] * 5
+    driver.release(tickets[0], 100)
+    assert num_started(tickets[1:]) == 7
+    assert is_running(tickets[7])
 
 
 def test_one_tenant_alone_is_bounded_as_ever() -> None:
