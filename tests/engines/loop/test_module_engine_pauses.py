@@ -1,4 +1,5 @@
-"""Sequences that pause for another tenant: they go on where they were, and what was computed is computed once."""
+"""Sequences that pause for another tenant: they go on where they were, and what was computed is computed once. The
+runner here is exact; a real one rounds KV from a prompt in another order than KV that was written while decoding."""
 
 import itertools
 from collections.abc import Callable
