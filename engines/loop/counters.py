@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
-from engines.scheduling.scheduler import StepPlan
+from engines.scheduling.step_plan import StepPlan
 from engines.sequence import Sequence
 from models.student.folder import HEAD, HEAD_STAGES
 from models.student.manifest import Manifest

@@ -27,7 +27,8 @@ from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
 from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
-from engines.scheduling.scheduler import Chunk, Scheduler, StepPlan
+from engines.scheduling.scheduler import Scheduler
+from engines.scheduling.step_plan import Chunk, StepPlan
 from engines.sequence import (
     Finish,
     FinishReason,

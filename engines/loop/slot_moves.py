@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from engines.contract import Runner
 from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
-from engines.scheduling.scheduler import Paused, StepPlan
+from engines.scheduling.step_plan import Paused, StepPlan
 from engines.sequence import Sequence
 
 logger = logging.getLogger(__name__)

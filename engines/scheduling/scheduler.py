@@ -7,9 +7,9 @@ the engine, each gets its share of slots and KV (`slot_shares.py`): a sequence o
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
@@ -18,6 +18,7 @@ from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.slot_shares import SlotShares
 from engines.scheduling.slots import Move, SlotMap
+from engines.scheduling.step_plan import Chunk, Paused, StepPlan
 from engines.scheduling.turns import Turns
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
 
@@ -36,26 +37,6 @@ LEAST_REST = 2
 """What a prompt that must wait with its end leaves for later at least: not one token alone, see `chunk_tokens`."""
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Chunk:
-    """The next `num_tokens` tokens of a sequence that is prefilling."""
-
-    sequence: Sequence
-    num_tokens: int
-
-    @property
-    def is_last(self) -> bool:
-        return self.num_tokens == self.sequence.num_uncomputed_tokens
-
-    @property
-    def unscored(self) -> range:
-        """Its positions whose logits give the log-probability, still wanted, of the prompt token after them."""
-        sequence = self.sequence
-        start, first = sequence.num_computed_tokens, sequence.next_scored_position
-        end = min(start + self.num_tokens, first + sequence.num_unscored_tokens)
-        return range(max(start, first), end)
-
-
 @dataclass(slots=True)
 class PromptRoom:
     """How many prompt tokens a step may still compute: of all tenants together, and of each."""
@@ -69,60 +50,6 @@ class PromptRoom:
     def take(self, chunk: Chunk) -> None:
         self.num_tokens -= chunk.num_tokens
         self.by_tenant[chunk.sequence.tenant] -= chunk.num_tokens
-
-
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Paused:
-    """A sequence that left its slot to another tenant; KV of so many tokens is still there when the step begins."""
-
-    sequence: Sequence
-    slot: int
-    num_tokens: int
-
-
-@dataclass(slots=True, kw_only=True)
-class StepPlan:
-    """What one step does, in this order: keep the KV of `paused` sequences, copy KV between slots, restore cached
-    prefixes, run `decode` and `chunks`.
-
-    `decode` has an entry per slot up to the last decoding one; None is padding. `vacated` has the slots of
-    preempted and paused sequences, and how many tokens each held.
-    """
-
-    paused: list[Paused] = field(default_factory=list)
-    vacated: list[tuple[int, int]] = field(default_factory=list)
-    moves: list[tuple[Move, Sequence]] = field(default_factory=list)
-    restores: list[Sequence] = field(default_factory=list)
-    decode: list[Sequence | None] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-
-    @property
-    def sequences(self) -> Iterator[Sequence]:
-        """Every sequence in the step's forward pass."""
-        yield from (sequence for sequence in self.decode if sequence is not None)
-        yield from (chunk.sequence for chunk in self.chunks)
-
-    @property
-    def touched(self) -> list[Sequence]:
-        """Every sequence whose KV the step reads or writes: those of the pass, and those only moved or restored."""
-        moved = [sequence for _, sequence in self.moves]
-        return list(dict.fromkeys([*self.sequences, *moved, *self.restores]))
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.chunks and not self.decode
-
-    @property
-    def num_background_tokens(self) -> int:
-        """Tokens of the pass that sequences in the background have."""
-        rows = sum(sequence is not None and sequence.in_background for sequence in self.decode)
-        return rows + sum(chunk.num_tokens for chunk in self.chunks if chunk.sequence.in_background)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the pass."""
-        rows = sum(sequence is not None for sequence in self.decode)
-        return rows + sum(chunk.num_tokens for chunk in self.chunks)
 
 
 class Scheduler:

@@ -8,7 +8,8 @@ import pytest
 
 from engines.scheduling.kv_budget import KV_BLOCK_TOKENS, KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
-from engines.scheduling.scheduler import Scheduler, StepPlan, chunk_tokens
+from engines.scheduling.scheduler import Scheduler, chunk_tokens
+from engines.scheduling.step_plan import StepPlan
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading, new_sequence
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
