@@ -18,7 +18,7 @@ from models.student.manifest import HeadKind
 FORMAT = 2
 """Increased whenever keys or values change their meaning, so that entries of older versions are never found."""
 
-NOT_IN_KEY = frozenset({"id", "queued_s", "needs_exact_head", "sender", "scored_from", "in_background"})
+NOT_IN_KEY = frozenset({"id", "queued_s", "priority", "needs_exact_head", "sender", "scored_from", "in_background"})
 """Fields of a generation request that cannot change its answer. `needs_exact_head` can, and `Origin.head` has the
 result: whoever demands the head that would be used anyway gets the same answer. The last two no client can ask for."""
 
