@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def start(to: Target, folder: str, arguments: list[str], *, model: str | None = 
     environ = os.environ | {"CODEX_HOME": folder, "HOME": folder, "SUITE_KEY": key or to.key}
     command = [str(CODEX), "exec", *arguments, *ALONE, "-"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, env=environ, text=True, **pipes)
+    return subprocess.Popen(command, cwd=folder, env=environ, text=True, start_new_session=True, **pipes)
 
 
 def codex(to: Target, prompt: str, folder: str, *arguments: str, **options: Any) -> list[Any]:
@@ -108,14 +110,28 @@ def errors(to: Target) -> Result:
     }
 
 
+def wait_until_running(to: Target) -> None:
+    """The command says that its turn began before it has sent anything; the server says what it runs."""
+    end_s = time.monotonic() + 60
+    while time.monotonic() < end_s:
+        with urllib.request.urlopen(f"{to.base_url.removesuffix('/v1')}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        if any(line.startswith("vllm:num_requests_running") and not line.endswith(" 0.0") for line in lines):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the request never ran")
+
+
 def cancel(to: Target) -> Result:
-    """Ctrl-C, the only way that a command has, and again where it came before the command took notice."""
+    """Ctrl-C, the only way that a command has: as from a terminal to all its processes, for the first one is a wrapper;
+    and again where it came before the command took notice."""
     with tempfile.TemporaryDirectory() as folder, start(to, folder, []) as process:
         process.stdin.write(to.prompts["endless"])
         process.stdin.close()
         started = next(line for line in process.stdout if "turn.started" in line)
+        wait_until_running(to)
         while process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
     return {"pieces": [started]}
