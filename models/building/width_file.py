@@ -242,14 +242,13 @@ class WidthFile:
         taken = self.plan.width_at(width, layer)
         if taken is None or (part == "output" and not taken.has_own_output):
             return self._whole(model, layer, part)
-        width = taken
-        name = _matrix_name(width.name, layer, part)
+        name = _matrix_name(taken.name, layer, part)
         if name in self.stored.tensors:
             values = self.stored.read(name)
         elif f"{name}.int8" in self.stored.tensors:
             values = decode_int8(self.stored.read_integers(f"{name}.int8"), self.stored.read(f"{name}.scales"))
         else:
-            values = self._read_difference(name, self._base(model, width, layer, part))
+            values = self._read_difference(name, self._base(model, taken, layer, part))
         if not np.isfinite(values).all():
             raise WeightsError(f"{self.file}: tensor {name} is not finite; {REMEDY}")
         return values

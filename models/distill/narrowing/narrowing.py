@@ -213,24 +213,25 @@ class Narrowing:
 
 
 def start_from(file: WidthFile, source: ModelSource) -> Start:
-    """The weights of an earlier leg. Raises: ConfigError for a file of another model."""
+    """The weights of an earlier leg; its mixed widths have none, and are left out. Raises: ConfigError for a file of
+    another model."""
     if file.plan.source_sha256 != source.sha256():
         raise ConfigError(
             f"{file.file}: its widths were made for a model with SHA-256 {file.plan.source_sha256[:12]}..., and the "
             f"teacher has {source.sha256()[:12]}...; leave widths.start out, or give that teacher"
         )
-    layers = []
+    layers, widths = [], file.plan.own_widths
     for layer in range(source.architecture.num_layers):
-        matrices = {width.name: torch.from_numpy(file.read(source, width, layer, "down")) for width in file.plan.widths}
+        matrices = {width.name: torch.from_numpy(file.read(source, width, layer, "down")) for width in widths}
         outputs = {
             width.name: torch.from_numpy(file.read(source, width, layer, "output"))
-            for width in file.plan.widths
+            for width in widths
             if width.has_own_output
         }
         order_I = torch.from_numpy(file.order(layer))
         layers.append(LayerStart(order_I=order_I, down_HK=matrices, output_HA=next(iter(outputs.values()), None)))
     legs = file.plan.training.get("legs", [])
-    return Start(widths=file.plan.widths, layers=tuple(layers), ledger=tuple(legs))
+    return Start(widths=widths, layers=tuple(layers), ledger=tuple(legs))
 
 
 def compact_tensors(
