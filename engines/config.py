@@ -20,9 +20,9 @@ StepTokens = Annotated[int, Meta(ge=4)]
 class EngineConfig:
     """How much one engine may hold and how it schedules.
 
-    `busy_step_tokens` bounds the gap that a long prompt causes in running streams. With `precision` auto, one that fits
-    `weights_bytes` is chosen for all row counts, so that an answer never depends on what else runs; adaptive gives that
-    up. `native_folder` None does without fenhe's own operators.
+    `busy_step_tokens` and `busy_step_ms` bound the gap that a long prompt causes in running streams. With `precision`
+    auto, one that fits `weights_bytes` is chosen for all row counts, so that an answer never depends on what else runs;
+    adaptive gives that up. `native_folder` None does without fenhe's own operators.
     """
 
     max_running: Annotated[Positive, Meta(description="sequences that run at once")] = 32
@@ -40,9 +40,15 @@ class EngineConfig:
     weights_bytes: Annotated[Positive, Meta(description="memory for weights that precision auto may load")] = 4096 * MIB
     step_tokens: Annotated[StepTokens, Meta(description="prompt tokens of one step while nothing else runs")] = 512
     busy_step_tokens: Annotated[
-        StepTokens,
-        Meta(description="the same beside running streams: fewer for smoother streams, more for faster prompts"),
+        StepTokens, Meta(description="the same beside running streams, at most; see busy_step_ms")
     ] = 128
+    busy_step_ms: Annotated[
+        CountOrZero,
+        Meta(
+            description="milliseconds that running streams wait for a step with prompts: less for smoother streams, "
+            "more for faster prompts, which have four fifths of a step at least; 0: any time"
+        ),
+    ] = 50
     precision: Annotated[
         str, Meta(description="a precision of the student; auto: the fastest here; adaptive: the fastest per row count")
     ] = "auto"

@@ -27,6 +27,7 @@ from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
 from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.prompt_pace import PromptPace
 from engines.scheduling.scheduler import Scheduler
 from engines.scheduling.step_plan import Chunk, StepPlan
 from engines.sequence import (
@@ -95,8 +96,12 @@ class ModuleEngine(SequenceEngine):
         self._cache = PrefixCache(config.prefix_cache_bytes)
         self._scheduler = Scheduler(
             max_running=config.max_running,
-            step_tokens=config.step_tokens,
-            busy_step_tokens=config.busy_step_tokens,
+            pace=PromptPace(
+                step_tokens=config.step_tokens,
+                busy_step_tokens=config.busy_step_tokens,
+                busy_step_s=config.busy_step_ms / 1000 or None,
+                hidden_size=student.manifest.architecture.hidden_size,
+            ),
             kv=self._kv,
             cache=self._cache,
             depths=student.manifest.path_ranks,
@@ -191,8 +196,7 @@ class ModuleEngine(SequenceEngine):
         self._slot_moves.prepare(plan)
         begun_s = time.perf_counter()
         logits = self._runner.forward(self._scheduler.step_input(plan))
-        if not plan.chunks:
-            self._scheduler.turns.note_pass(time.perf_counter() - begun_s)
+        self._scheduler.note_pass(plan, time.perf_counter() - begun_s)
         return logits
 
     def _sample(self, plan: StepPlan, logits: npt.NDArray[np.float32]) -> list[tuple[Sequence, Sampled]]:

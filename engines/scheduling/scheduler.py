@@ -9,24 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 from itertools import chain
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.prefix_match import Match
 from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.prompt_pace import PromptPace
 from engines.scheduling.slot_shares import SlotShares
 from engines.scheduling.slots import Move, SlotMap
 from engines.scheduling.step_plan import Chunk, Paused, StepPlan
 from engines.scheduling.turns import Turns
 from engines.sequence import Sequence, SequenceStatus, WhileLoading
-
-OTHERS_SHARE = 16
-"""Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
-128 take as long as fifteen steps of a stream, 8 as one and a half."""
-LEAST_CHUNK = 4
-"""However many tenants have prompts: smaller chunks cost more than they save."""
 
 BACKGROUND_TOKENS = 32
 """Prompt tokens of a step that has nothing else to do: what arrives meanwhile waits for no more than these."""
@@ -35,21 +29,6 @@ BACKGROUND_TOKENS_BESIDE = 8
 
 LEAST_REST = 2
 """What a prompt that must wait with its end leaves for later at least: not one token alone, see `chunk_tokens`."""
-
-
-@dataclass(slots=True)
-class PromptRoom:
-    """How many prompt tokens a step may still compute: of all tenants together, and of each."""
-
-    num_tokens: int
-    by_tenant: dict[str, int]
-
-    def of(self, tenant: str) -> int:
-        return min(self.num_tokens, self.by_tenant[tenant])
-
-    def take(self, chunk: Chunk) -> None:
-        self.num_tokens -= chunk.num_tokens
-        self.by_tenant[chunk.sequence.tenant] -= chunk.num_tokens
 
 
 class Scheduler:
@@ -63,8 +42,7 @@ class Scheduler:
         self,
         *,
         max_running: int,
-        step_tokens: int,
-        busy_step_tokens: int,
+        pace: PromptPace,
         kv: KvBudget,
         cache: PrefixCache,
         depths: Mapping[str, int],
@@ -81,8 +59,7 @@ class Scheduler:
         """Tenants with prompts; those that were left out of a step stand before those that had a chunk in it."""
         self._max_running = max_running
         self._slots: SlotMap[Sequence] = SlotMap(max_running)
-        self._step_tokens = step_tokens
-        self._busy_step_tokens = busy_step_tokens
+        self._pace = pace
         self._kv = kv
         self._cache = cache
         self._depths = depths
@@ -133,6 +110,12 @@ class Scheduler:
         decoding = [sequence for sequence in running if sequence.status is SequenceStatus.DECODING]
         ending = [chunk.sequence for chunk in chunks if chunk.is_last and chunk.sequence.request.sampling.max_tokens]
         return self.turns.waiting([*decoding, *ending], tenants)
+
+    def note_pass(self, plan: StepPlan, seconds: float) -> None:
+        """The forward pass of `plan`, which is not committed yet, took so long."""
+        if not plan.chunks:
+            self.turns.note_pass(seconds)
+        self._pace.note_pass(plan, seconds)
 
     def commit(self, plan: StepPlan) -> None:
         """The step succeeded: its tokens' KV is written."""
@@ -320,7 +303,9 @@ class Scheduler:
         that leaves computes more of other prompts. One that must not end leaves its last tokens for later.
         """
         due = sorted(self._prefilling(), key=lambda one: self._prompt_order.index(one.tenant))
-        room = self._room_of_prompts(due)
+        running = (one for one in self.running if not one.in_background)
+        streaming = frozenset(one.tenant for one in running if one.status is SequenceStatus.DECODING)
+        room = self._pace.room(due, streaming)
         chunks = [chunk for chunk in ending or () if chunk.sequence.id not in waiting]
         for chunk in chunks:
             room.take(chunk)
@@ -328,7 +313,7 @@ class Scheduler:
         for sequence in due:
             if sequence.id not in taken:
                 most = sequence.num_uncomputed_tokens - (0 if ending is None else LEAST_REST)
-                num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, min(room.of(sequence.tenant), most))
+                num_tokens = chunk_tokens(sequence.num_uncomputed_tokens, min(room.of(sequence), most))
                 if num_tokens > 0:
                     chunks.append(Chunk(sequence=sequence, num_tokens=num_tokens))
                     room.take(chunks[-1])
@@ -341,7 +326,7 @@ class Scheduler:
             return []
         is_alone = all(one.in_background for one in self.running)
         room = BACKGROUND_TOKENS if is_alone else BACKGROUND_TOKENS_BESIDE
-        num_tokens = chunk_tokens(due[0].num_uncomputed_tokens, min(room, self._busy_step_tokens))
+        num_tokens = chunk_tokens(due[0].num_uncomputed_tokens, min(room, self._pace.busy_step_tokens))
         return [Chunk(sequence=due[0], num_tokens=num_tokens)]
 
     def _prefilling(self) -> list[Sequence]:
@@ -353,14 +338,6 @@ class Scheduler:
         tenants = dict.fromkeys(one.tenant for one in self._prefilling())
         kept = [tenant for tenant in self._prompt_order if tenant in tenants]
         self._prompt_order = list(dict.fromkeys([*kept, *tenants]))
-
-    def _room_of_prompts(self, due: list[Sequence]) -> PromptRoom:
-        running = (one for one in self.running if not one.in_background)
-        streaming = {one.tenant for one in running if one.status is SequenceStatus.DECODING}
-        budget = self._busy_step_tokens if streaming else self._step_tokens
-        tenants = {one.tenant for one in due}
-        part = max(self._busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
-        return PromptRoom(budget, {tenant: part if streaming - {tenant} else budget for tenant in tenants})
 
     def _plan_decode(self, plan: StepPlan, waiting: frozenset[str]) -> None:
         rows = [self._slots.occupant(slot) for slot in range(self._slots.end)]

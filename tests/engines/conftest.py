@@ -270,14 +270,15 @@ class Listener:
 class FakeEngine(Listener):
     """An engine on a `FakeRunner`.
 
-    Driven by hand (`steps`), or by its own threads (`start`).
+    Driven by hand (`steps`), or by its own threads (`start`). Prompts are cut by tokens alone, not by time, so that a
+    busy machine changes no step.
     """
 
     def __init__(self, student: Student, head: HeadKind = "exact", **settings: Any) -> None:
         super().__init__()
         self.student = student
         self.head = head
-        self.config = EngineConfig(**settings)
+        self.config = EngineConfig(**{"busy_step_ms": 0, **settings})
         self.runner = FakeRunner(student.manifest, self.config.max_running)
         self.engine = ModuleEngine(
             student, self.runner, self.config, capacity_tokens=CAPACITY_TOKENS, variant="fake", head=head

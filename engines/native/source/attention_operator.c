@@ -7,6 +7,9 @@
 #define UNITS_WANTED 32     /* enough to even out a few threads, few enough to keep merging rare */
 #define NS_PER_CHUNK 400    /* of one head group; rough, to judge whether waking threads pays */
 #define NS_PER_NEW_TOKEN 100
+#define PRODUCTS_PER_NS 16   /* of a prompt's queries and keys; as rough */
+#define BLOCKS_WANTED 6      /* per thread three: threads that find an odd number of long ones wait for each other */
+#define LEAST_QUERIES 4      /* of a block: with fewer, unpacking its keys takes longer than the rest */
 
 enum { QKV, QKV_SCALE, PAST_KEYS, PAST_VALUES, LAST_POSITION, COS, SIN, BIAS, Q_NORM, K_NORM };
 
@@ -129,9 +132,23 @@ static OrtStatus *run_decode(const OrtApi *api, OrtKernelContext *context, Atten
     return status;
 }
 
+/* Few queries are cut into smaller blocks, or threads would have nothing to do. */
+static int64_t choose_block_queries(AttentionJob *job) {
+    job->block_queries = QUERIES_PER_BLOCK;
+    while (job->block_queries > LEAST_QUERIES && job->num_rows * num_query_blocks(job) * job->num_kv_heads < BLOCKS_WANTED)
+        job->block_queries /= 2;
+    return job->num_rows * num_query_blocks(job);
+}
+
+static int64_t prefill_ns(const AttentionJob *job) {
+    int64_t keys = 0;
+    for (int64_t row = 0; row < job->num_rows; row++)
+        keys += num_chunks_of(job, job->last_position[row]) * KEYS_PER_CHUNK;
+    return job->num_tokens * keys * job->num_heads * job->head_dim * 2 / PRODUCTS_PER_NS;
+}
+
 static OrtStatus *run_prefill(const OrtApi *api, OrtKernelContext *context, AttentionJob *job) {
-    int64_t tokens = job->num_rows * job->num_tokens;
-    int64_t blocks = job->num_rows * ((job->num_tokens + QUERIES_PER_BLOCK - 1) / QUERIES_PER_BLOCK);
+    int64_t tokens = job->num_rows * job->num_tokens, blocks = choose_block_queries(job);
     char *memory = NULL;
     for (int pass = 0; pass < 2; pass++) {
         size_t used = 0;
@@ -145,7 +162,7 @@ static OrtStatus *run_prefill(const OrtApi *api, OrtKernelContext *context, Atte
                                   tokens * job->num_kv_heads * NS_PER_NEW_TOKEN, job);
     size_t units = (size_t)(blocks * job->num_kv_heads);
     if (status == NULL)
-        status = fenhe_run(api, context, fenhe_kernels()->prefill_unit, units, units, (int64_t)units * 1000, job);
+        status = fenhe_run(api, context, fenhe_kernels()->prefill_unit, units, units, prefill_ns(job), job);
     free(memory);
     return status;
 }

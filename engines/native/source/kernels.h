@@ -14,7 +14,7 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 #define KEYS_PER_CHUNK 64    /* Keys that share one running maximum; chunk borders are multiples of it. */
-#define QUERIES_PER_BLOCK 32 /* Queries of a prompt that share one unpacked chunk of keys and values. */
+#define QUERIES_PER_BLOCK 32 /* Queries of a prompt that share one unpacked chunk of keys and values, at most. */
 #define PANEL 32 /* Columns of a weight that are packed together. */
 #define BLOCK 32 /* Values of a row that share a scale, where rows are quantised in blocks. */
 #define MAX_HEAD_DIM 256
@@ -59,6 +59,7 @@ typedef struct {
     int32_t *block_sums;                                   /* as in RowJob */
     float *attended;                                       /* scratch [B,S,NH*D] */
     atomic_int *pending;                                   /* units not yet done, per row (decode) or query block (prefill) */
+    int64_t block_queries;                                 /* prefill only: of a query block, at most QUERIES_PER_BLOCK */
     /* decode only */
     const DecodeUnit *units;
     size_t num_units;
@@ -173,6 +174,11 @@ static inline int64_t width_of(const Widths *widths, int64_t token) {
     int64_t width = 0;
     while (width + 1 < widths->num_widths && token / widths->tokens_per_row >= widths->rows[width]) width++;
     return width;
+}
+
+/* Blocks of queries of each row of a prefill. */
+static inline int64_t num_query_blocks(const AttentionJob *job) {
+    return (job->num_tokens + job->block_queries - 1) / job->block_queries;
 }
 
 /* The first chunk and the number of chunks that a query at `position` attends to. */

@@ -1,6 +1,6 @@
 /* Attention of many new tokens per row: compute-bound, so keys and values are unpacked once per block of queries.
  *
- * A unit is (row, key head, block of QUERIES_PER_BLOCK queries) with all query heads of the group. Its sums run over the
+ * A unit is (row, key head, block of `block_queries` queries) with all query heads of the group. Its sums run over the
  * chunks of keys in order, and a masked key adds an exact zero: a prompt cut into other pieces gives the same bits. What
  * it multiplies is floats or bf16, see cells.h.
  */
@@ -173,14 +173,13 @@ static void unpack_chunk(const AttentionJob *job, const Block *block, const uint
 /* Divide by the totals into the attended rows; the last head group of the block quantises them. */
 static void finish_block(const AttentionJob *job, const Block *block, int64_t row, int64_t kv_head, int64_t block_index) {
     int64_t group = job->num_heads / job->num_kv_heads, d = job->head_dim, width = job->num_heads * d;
-    int64_t first_token = row * job->num_tokens + block_index * QUERIES_PER_BLOCK;
+    int64_t first_token = row * job->num_tokens + block_index * job->block_queries;
     for (int64_t r = 0; r < block->rows; r++) {
         float inverse = 1.0f / sum_of(load(block->totals + r * VW));
         float *target = job->attended + (first_token + r / group) * width + (kv_head * group + r % group) * d;
         for (int64_t i = 0; i < d; i += VW) store(target + i, load(block->sums + r * d + i) * inverse);
     }
-    int64_t blocks = (job->num_tokens + QUERIES_PER_BLOCK - 1) / QUERIES_PER_BLOCK;
-    if (atomic_fetch_sub(&job->pending[row * blocks + block_index], 1) > 1) return;
+    if (atomic_fetch_sub(&job->pending[row * num_query_blocks(job) + block_index], 1) > 1) return;
     for (int64_t token = first_token; token < first_token + block->rows / group; token++)
         quantize_either(job->attended + token * width, NULL, width, 1.0f, token, job->q, job->row_scale, job->block_sums);
 }
@@ -192,8 +191,8 @@ static void write_token(void *data, size_t token) {
 }
 
 static Block make_block(const AttentionJob *job, int64_t row, int64_t kv_head, int64_t block_index, float *memory) {
-    int64_t group = job->num_heads / job->num_kv_heads, d = job->head_dim, first = block_index * QUERIES_PER_BLOCK;
-    int64_t tokens = job->num_tokens - first < QUERIES_PER_BLOCK ? job->num_tokens - first : QUERIES_PER_BLOCK;
+    int64_t group = job->num_heads / job->num_kv_heads, d = job->head_dim, first = block_index * job->block_queries;
+    int64_t tokens = job->num_tokens - first < job->block_queries ? job->num_tokens - first : job->block_queries;
     int64_t rows = tokens * group;
     Block block = {.rows = rows, .first_position = position_of(job, row, first)};
     block.keys = (Cell *)memory;
@@ -217,11 +216,10 @@ static Block make_block(const AttentionJob *job, int64_t row, int64_t kv_head, i
 static void prefill_unit(void *data, size_t unit) {
     const AttentionJob *job = data;
     int64_t group = job->num_heads / job->num_kv_heads, d = job->head_dim;
-    int64_t blocks = (job->num_tokens + QUERIES_PER_BLOCK - 1) / QUERIES_PER_BLOCK;
     int64_t per_block = job->num_rows * job->num_kv_heads;
-    int64_t block_index = blocks - 1 - (int64_t)unit / per_block, key_group = (int64_t)unit % per_block;
+    int64_t block_index = num_query_blocks(job) - 1 - (int64_t)unit / per_block, key_group = (int64_t)unit % per_block;
     int64_t row = key_group / job->num_kv_heads, kv_head = key_group % job->num_kv_heads;
-    float memory[KEYS_PER_CHUNK * (cells_of(d) + d / CELL) + QUERIES_PER_BLOCK * group * (cells_of(d) + d + VW + 1)] __attribute__((aligned(64)));
+    float memory[KEYS_PER_CHUNK * (cells_of(d) + d / CELL) + job->block_queries * group * (cells_of(d) + d + VW + 1)] __attribute__((aligned(64)));
     Block block = make_block(job, row, kv_head, block_index, memory);
     int64_t last = block.first_position + block.rows / group - 1;
     for (int64_t chunk = first_chunk_of(job, block.first_position); chunk <= last / KEYS_PER_CHUNK; chunk++) {

@@ -174,9 +174,9 @@ def test_attention_of_a_row_ignores_its_neighbours(library: Path, num_tokens: in
         assert_same_bits([part[row : row + 1] for part in together], attend(library, one_row(case, row)))
 
 
-@pytest.mark.parametrize(("num_tokens", "past"), [(1, (1000, 5)), (60, (900, 0))])
+@pytest.mark.parametrize(("num_tokens", "past"), [(1, (1000, 5)), (60, (900, 0)), (3, (900,)), (20, (900,))])
 def test_attention_ignores_the_number_of_threads(library: Path, num_tokens: int, past: tuple[int, ...]) -> None:
-    case = RowsOfKv.random(num_rows=2, num_tokens=num_tokens, past=past, num_positions=1024)
+    case = RowsOfKv.random(num_rows=len(past), num_tokens=num_tokens, past=past, num_positions=1024)
     first = attend(library, case, num_threads=1)
     for num_threads in (2, 3):
         assert_same_bits(attend(library, case, num_threads=num_threads), first)
@@ -200,7 +200,7 @@ def test_a_single_token_agrees_with_the_last_one_of_a_prompt(library: Path, past
 def test_a_prompt_in_pieces_gives_the_same_bits(library: Path, window: int) -> None:
     whole = RowsOfKv.random(num_rows=1, num_tokens=150, past=(20,), window=window)
     expected = attend(library, whole)
-    cuts, keys, values, parts = (0, 7, 64, 67, 150), whole.keys, whole.values, []
+    cuts, keys, values, parts = (0, 2, 7, 18, 64, 67, 150), whole.keys, whole.values, []
     for start, end in pairwise(cuts):
         qkv, row_scale = whole.qkv[:, start:end], whole.row_scale[:, start:end]
         past = (whole.past[0] + start,)

@@ -8,6 +8,7 @@ import pytest
 
 from engines.scheduling.kv_budget import KV_BLOCK_TOKENS, KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.prompt_pace import PromptPace
 from engines.scheduling.scheduler import Scheduler, chunk_tokens
 from engines.scheduling.step_plan import StepPlan
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading, new_sequence
@@ -55,7 +56,13 @@ class Rig:
         self.loaded = set(DEPTHS)
         self.asked: list[str] = []
         self.scheduler = Scheduler(
-            **self.settings,
+            max_running=self.settings["max_running"],
+            pace=PromptPace(
+                step_tokens=self.settings["step_tokens"],
+                busy_step_tokens=self.settings["busy_step_tokens"],
+                busy_step_s=None,
+                hidden_size=64,
+            ),
             kv=self.kv,
             cache=PrefixCache(0),
             depths=DEPTHS,

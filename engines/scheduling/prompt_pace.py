@@ -1,0 +1,109 @@
+"""How many prompt tokens a step computes: a fixed number while nothing else runs, and beside streams as many as fit
+into a bounded time, because a stream pauses for as long as the step takes.
+
+How long a token takes is learned from the steps themselves, so that the bound holds on any machine and for a model of
+any size. A prompt gives the same KV, to the bit, however it is cut: what is learned changes no answer.
+"""
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+from engines.scheduling.step_plan import Chunk, StepPlan
+from engines.sequence import Sequence, mean_with
+
+PROMPTS_SHARE = 0.8
+"""Of a step that computes prompts beside streams: they have at least so much of it, or they would hardly get on where a
+pass of the streams alone takes most of the time there is."""
+ATTENTION_PER_CHANNEL = 1.5
+"""Behind as many tokens as this times the hidden size, attending costs about as much as all else that a token needs:
+measured with int8 products and attention in bf16 or fp32. It only carries what one step taught over to the next."""
+TELLING_TOKENS = 16
+"""A chunk of fewer teaches less: most of its time is reading weights, which the streams' rows need as well."""
+OTHERS_SHARE = 16
+"""Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
+128 take as long as fifteen steps of a stream, 8 as one and a half."""
+LEAST_CHUNK = 4
+"""However little time there is, and however many tenants have prompts: smaller chunks cost more than they save."""
+
+
+class PromptPace:
+    """Owned by the engine's thread. A step computes at most `step_tokens` prompt tokens while no stream runs; beside
+    streams at most `busy_step_tokens`, which together with the streams' own take about `busy_step_s` seconds at most,
+    or any time if that is None.
+    """
+
+    def __init__(self, *, step_tokens: int, busy_step_tokens: int, busy_step_s: float | None, hidden_size: int) -> None:
+        self._step_tokens = step_tokens
+        self.busy_step_tokens = busy_step_tokens
+        self._busy_step_s = busy_step_s
+        self._attention_tokens = ATTENTION_PER_CHANNEL * hidden_size
+        self._pass_s: float | None = None
+        """Of the streams alone."""
+        self._unit_s: float | None = None
+        """A unit is a prompt token at the start of its text; later ones are more."""
+
+    def note_pass(self, plan: StepPlan, seconds: float) -> None:
+        """The forward pass of `plan` took so long."""
+        if not plan.chunks:
+            self._pass_s = mean_with(self._pass_s, seconds)
+            return
+        units = sum(self.units(chunk.sequence, chunk.num_tokens) for chunk in plan.chunks)
+        streams_s = self._pass_s or 0.0 if any(plan.decode) else 0.0
+        newest = max(seconds - streams_s, 0.0) / units
+        if self._unit_s is not None:
+            newest = self._unit_s + (newest - self._unit_s) * min(units / TELLING_TOKENS, 1.0)
+        self._unit_s = mean_with(self._unit_s, newest)
+
+    def room(self, prompts: Many[Sequence], streaming: frozenset[str]) -> "PromptRoom":
+        """For the next step, in which `prompts` are due beside streams of the tenants `streaming`."""
+        tenants = {one.tenant for one in prompts}
+        if not streaming:
+            return PromptRoom(self, self._step_tokens, dict.fromkeys(tenants, self._step_tokens))
+        part = max(self.busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
+        by_tenant = {tenant: part if streaming - {tenant} else self.busy_step_tokens for tenant in tenants}
+        units = self._busy_units()
+        if units is not None:
+            units = max(units, *(self.units(one, LEAST_CHUNK) for one in prompts)) if prompts else units
+        return PromptRoom(self, self.busy_step_tokens, by_tenant, units)
+
+    def _busy_units(self) -> float | None:
+        """That fit into a step beside streams; None: any number, or nothing is known yet."""
+        if self._busy_step_s is None or not self._unit_s:
+            return None
+        streams_s = self._pass_s or 0.0
+        return max(self._busy_step_s - streams_s, streams_s * PROMPTS_SHARE / (1 - PROMPTS_SHARE)) / self._unit_s
+
+    def units(self, sequence: Sequence, num_tokens: int) -> float:
+        """Of the next tokens of a prompt: each counts with the tokens before it."""
+        return num_tokens * (1 + (sequence.num_computed_tokens + num_tokens / 2) / self._attention_tokens)
+
+    def num_tokens(self, sequence: Sequence, units: float) -> int:
+        """How many of a prompt's next tokens have so many units: `units` solved for them."""
+        first = 1 + sequence.num_computed_tokens / self._attention_tokens
+        root = (first**2 + 2 * max(units, 0.0) / self._attention_tokens) ** 0.5
+        return int(self._attention_tokens * (root - first) + ROUNDING)
+
+
+ROUNDING = 1e-6
+
+
+@dataclass(slots=True)
+class PromptRoom:
+    """How many prompt tokens a step may still compute: of all tenants together, of each, and by what they cost."""
+
+    _pace: PromptPace
+    _num_tokens: int
+    _by_tenant: dict[str, int]
+    _units: float | None = None
+
+    def of(self, sequence: Sequence) -> int:
+        num_tokens = min(self._num_tokens, self._by_tenant[sequence.tenant])
+        if self._units is None:
+            return num_tokens
+        return min(num_tokens, self._pace.num_tokens(sequence, self._units))
+
+    def take(self, chunk: Chunk) -> None:
+        self._num_tokens -= chunk.num_tokens
+        self._by_tenant[chunk.sequence.tenant] -= chunk.num_tokens
+        if self._units is not None:
+            self._units -= self._pace.units(chunk.sequence, chunk.num_tokens)
