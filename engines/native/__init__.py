@@ -56,6 +56,9 @@ Rows of several widths are sorted widest first: `rows_by_width` says how many ar
 widest first; the last number is the batch. `neurons` falls from F in the same order. At most 8 widths.
 
 All attributes are required. `seqlens_k` is the last written position, past + S - 1; rows may differ for any S.
+Sequences of any lengths may lie one behind the other instead, each of their tokens a row (S = 1): `seqlens_k` is then
+[-count, then of each sequence its number of tokens, its slot of past_k, its last written position], in the order of the
+rows, no slot twice. Each has the bits that it has alone.
 `local_window_size` counts the keys a query sees, its own included; -1: all. Bind present to the memory of past:
 otherwise the whole cache is copied. A row's result is the same bits whatever else is in the batch and however many
 threads run, and a prompt gives the same bits however it is cut into pieces of two or more tokens; single tokens

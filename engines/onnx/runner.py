@@ -1,7 +1,7 @@
 """One forward pass of a student on ONNX Runtime, module by module.
 
-Owns sessions, hidden states and KV. Decode rows of all paths run together, each module once on the rows that need it;
-prompts run beside them, in chunks. Schedules nothing.
+Owns sessions, hidden states and KV. Decode rows of all paths run together, each module once on the rows that need it.
+Chunks of prompts run in the same pass where the operators are fenhe's own, else beside it. Schedules nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +13,14 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
+from engines.onnx.joint_pass import JointPass
 from engines.onnx.packed_weights import read_packed
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.errors import WeightsError
+from models.graphs.precisions import PRECISIONS
 from models.rope import inverse_frequencies
 from models.student.folder import HEAD, HEAD_STAGES, Student
 from models.student.manifest import HeadKind
@@ -52,10 +54,11 @@ class RowRange:
     def end(self) -> int:
         return self.bounds[-1]
 
-    def extend_to(self, index: int, rank: int) -> None:
-        """Take in the rows up to `index`, which has the width of this rank; padding before it counts as narrow too."""
+    def extend_to(self, end: int, rank: int) -> None:
+        """Take in the rows before `end`, of which the last has the width of this rank; padding before it counts as
+        narrow too."""
         self.rank = rank
-        self.bounds[rank:] = [index + 1] * (len(self.bounds) - rank)
+        self.bounds[rank:] = [end] * (len(self.bounds) - rank)
 
 
 class OnnxRunner:
@@ -135,12 +138,15 @@ class OnnxRunner:
         """Shapes: returns [rows, vocab]: decode rows, then the chunks that want logits."""
         num_decode = len(step.decode)
         self._kept.clear()
-        if num_decode:
-            self._decode(step.decode)
         wanting = [chunk.slot for chunk in step.prefill if chunk.wants_logits]
         rows = {slot: num_decode + index for index, slot in enumerate(wanting)}
-        for group in grouped(step.prefill):
-            self._prefill(group, rows)
+        if self._can_join(step):
+            self._run_jointly(step, rows)
+        else:
+            if num_decode:
+                self._decode(step.decode)
+            for group in grouped(step.prefill):
+                self._prefill(group, rows)
         num_rows = num_decode + len(rows)
         self._num_decode = num_decode
         heads = [None if row.path is None else row.head for row in step.decode]
@@ -232,7 +238,7 @@ class OnnxRunner:
         self._positions[:num_rows] = [row.position for row in rows]
         self._total_length[...] = 1 + self._positions[:num_rows].max()
         normed = self._normed[:num_rows, None]
-        for stage, run in self._row_ranges(rows):
+        for stage, run in self._row_ranges((row.path, 1) for row in rows):
             is_exit = stage in self._exit_names
             first, end = run.first, run.end
             self._rows_by_width[:] = [bound - first for bound in run.bounds]
@@ -245,25 +251,63 @@ class OnnxRunner:
                 rows_by_width=self._rows_by_width,
             )
 
-    def _row_ranges(self, rows: Sequence[DecodeRow]) -> list[tuple[str, RowRange]]:
-        """The rows of every stage that this step needs, in running order.
+    def _row_ranges(self, spans: Iterable[tuple[str | None, int]]) -> list[tuple[str, RowRange]]:
+        """The rows of every stage that this step needs, in running order; `spans` has paths and how many rows each
+        takes next.
 
         One range per stage, padding included, unless rows that must not run it lie between those that must, or a
         module has a row that is wider than the one before. Exits have no widths.
         """
         ranges: dict[str, list[RowRange]] = {}
-        last_row = -1  # the latest row that is not padding
-        for index, row in enumerate(rows):
-            if row.path is None:
-                continue
-            for stage in self._path_stages[row.path]:
-                rank = 0 if stage in self._exit_names else self._width_ranks[row.path]
+        first, last_end = 0, 0  # the latter behind the latest row that is not padding
+        for path, num_rows in spans:
+            end = first + num_rows
+            for stage in self._path_stages[path] if path is not None else ():
+                assert path is not None
+                rank = 0 if stage in self._exit_names else self._width_ranks[path]
                 of_stage = ranges.setdefault(stage, [])
-                if not of_stage or of_stage[-1].end != last_row + 1 or of_stage[-1].rank > rank:
-                    of_stage.append(RowRange(first=index, bounds=[index] * len(self._rows_by_width)))
-                of_stage[-1].extend_to(index, rank)
-            last_row = index
+                if not of_stage or of_stage[-1].end != last_end or of_stage[-1].rank > rank:
+                    of_stage.append(RowRange(first=first, bounds=[first] * len(self._rows_by_width)))
+                of_stage[-1].extend_to(end, rank)
+            last_end = end if path is not None else last_end
+            first = end
         return [(stage, run) for stage in self._stage_order for run in ranges.get(stage, ())]
+
+    def _can_join(self, step: StepInput) -> bool:
+        """Whether all of the step can be one pass, and would be several otherwise."""
+        variant = self._plan.prefill
+        if not PRECISIONS[variant].needs_native or self._plan.decode(len(step.decode)) != variant:
+            return False
+        return len(step.prefill) > 1 or (len(step.prefill) == 1 and any(row.path for row in step.decode))
+
+    def _run_jointly(self, step: StepInput, rows: Mapping[int, int]) -> None:
+        """Decode rows and chunks in one pass. `rows` is as for `_prefill`."""
+        joint = JointPass.of(step, self._manifest.path_ranks.__getitem__)
+        variant = self._plan.prefill
+        hidden = self._embeddings[variant][joint.token_ids][:, None]
+        normed = np.empty_like(hidden)
+        self._total_length[...] = joint.total_length
+        for stage, run in self._row_ranges((span.path, len(span.token_ids)) for span in joint.spans):
+            self._rows_by_width[:] = [bound - run.first for bound in run.bounds]
+            part = slice(run.first, run.end)
+            self._stages[stage, variant].run(
+                hidden[part],
+                normed[part] if stage in self._exit_names else hidden[part],
+                slot=0,
+                last_positions=joint.sequences(part),
+                total_length=self._total_length,
+                rows_by_width=self._rows_by_width,
+                num_slots=self._limits.num_slots,
+            )
+        for slot, row in enumerate(step.decode):
+            if row.path is not None:
+                self._normed[slot] = normed[joint.span_of(slot).first, 0]
+        for chunk in step.prefill:
+            span = joint.span_of(chunk.slot)
+            if chunk.slot in rows:
+                self._normed[rows[chunk.slot]] = normed[span.end - 1, 0]
+            if chunk.keeps_states:
+                self._kept[chunk.slot] = (chunk.start, normed[span.rows, 0])
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's

@@ -76,18 +76,23 @@ class StageSession:
         last_positions: npt.NDArray[np.int32],
         total_length: npt.NDArray[np.int32],
         rows_by_width: npt.NDArray[np.int32],
+        num_slots: int | None = None,
     ) -> None:
         """Run the stage over rows in consecutive slots, the first in `slot`; `output` may be `hidden` itself.
+
+        With `num_slots` the stage sees so many slots, and `last_positions` says which sequence lies in which
+        (`engines/onnx/joint_pass.py`); for graphs of native operators alone.
 
         Shapes: hidden, output [batch, length, hidden_size], last_positions [batch], total_length [], rows_by_width
         [1 + widths], which stages without widths do not read.
         """
         shared = {"last_positions": last_positions, "total_length": total_length, ROWS_BY_WIDTH: rows_by_width}
         arrays = (hidden, output, *shared.values())
-        key = (*hidden.shape, slot, *(array.ctypes.data for array in arrays))
+        num_slots = num_slots or len(hidden)
+        key = (*hidden.shape, slot, num_slots, len(last_positions), *(array.ctypes.data for array in arrays))
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bind(hidden, output, slot, shared)
+            binding = self._bind(hidden, output, slice(slot, slot + num_slots), shared)
             self._bindings[key] = binding
             if len(self._bindings) > MAX_CACHED_BINDINGS:
                 self._bindings.popitem(last=False)
@@ -104,7 +109,7 @@ class StageSession:
         """How many widths its rows can have, the whole one included; 1 for a graph without widths."""
         return next((value.shape[0] for value in self._session.get_inputs() if value.name == ROWS_BY_WIDTH), 1)
 
-    def _bind(self, hidden: Float, output: Float, slot: int, shared: dict[str, npt.NDArray[Any]]) -> ort.IOBinding:
+    def _bind(self, hidden: Float, output: Float, slots: slice, shared: dict[str, npt.NDArray[Any]]) -> ort.IOBinding:
         binding = self._session.io_binding()
         _bind_input(binding, "hidden", hidden)
         _bind_output(binding, "output", output)
@@ -116,7 +121,7 @@ class StageSession:
                     _bind_input(binding, name, array)
             for layer in range(self._kv.num_layers):
                 for part, kind in enumerate(("key", "value")):
-                    rows = self._kv.rows(layer, part, slot)[: hidden.shape[0]]
+                    rows = self._kv.rows(layer, part, slots)
                     _bind_input(binding, f"past_{kind}_{layer}", rows)
                     _bind_output(binding, f"present_{kind}_{layer}", rows)
         return binding

@@ -38,9 +38,9 @@ class SlotKv:
     def num_layers(self) -> int:
         return int(self._buffer.shape[0])
 
-    def rows(self, layer: int, part: int, slot: int) -> npt.NDArray[np.generic]:
-        """Keys (`part` 0) or values (1) of one layer, from `slot` on. Shapes: [slots, kv_heads, capacity, head_dim]."""
-        return self._buffer[layer, part, slot:]
+    def rows(self, layer: int, part: int, slots: slice) -> npt.NDArray[np.generic]:
+        """Keys (`part` 0) or values (1) of one layer. Shapes: [slots, kv_heads, capacity, head_dim]."""
+        return self._buffer[layer, part, slots]
 
     def move(self, source: int, target: int, num_tokens: int) -> None:
         self._buffer[:, :, target, :, :num_tokens] = self._buffer[:, :, source, :, :num_tokens]

@@ -1,4 +1,8 @@
-/* SlotAttention: checks, scratch memory and the cutting of the work into units. */
+/* SlotAttention: checks, scratch memory and the cutting of the work into units.
+ *
+ * A batch has one row per slot, and as many tokens in each. Sequences of any length lie one behind the other instead, each
+ * token a row; then `seqlens_k` says how many tokens each has, in which slot of the cache, and where it ends.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +30,15 @@ static OrtStatus *read_tensors(const OrtApi *api, OrtKernelContext *context, Att
     return fenhe_input(api, context, K_NORM, &job->k_norm, &shapes[K_NORM]);
 }
 
+typedef struct {
+    int32_t num_tokens, slot, last_position;
+} SequenceOfRows;
+
+/* Behind a first number below zero: that many of them. */
+static int has_sequences(const AttentionJob *job, const Shape *positions) {
+    return positions->rank == 1 && positions->dims[0] > 1 && job->last_position[0] < 0;
+}
+
 static const char *find_shape_problem(AttentionJob *job, const Shape shapes[10]) {
     const int64_t *qkv = shapes[QKV].dims, *cache = shapes[PAST_KEYS].dims;
     if (shapes[QKV].rank != 3) return "SlotAttention: qkv must be [batch, tokens, (heads + 2 kv_heads) * head_dim]";
@@ -37,9 +50,10 @@ static const char *find_shape_problem(AttentionJob *job, const Shape shapes[10])
     int64_t d = job->head_dim, width = (job->num_heads + 2 * job->num_kv_heads) * d;
     if (d < 16 || d % 16 != 0 || d > MAX_HEAD_DIM) return "SlotAttention: head_dim must be a multiple of 16, at most 256";
     if (qkv[2] != width) return "SlotAttention: qkv is not (num_heads + 2 * kv_num_heads) * head_dim wide";
-    if (cache[0] != job->num_rows || cache[1] != job->num_kv_heads)
+    int is_batch = !has_sequences(job, &shapes[LAST_POSITION]);
+    if ((is_batch && cache[0] != job->num_rows) || cache[1] != job->num_kv_heads)
         return "SlotAttention: past_k must have qkv's batch and kv_num_heads";
-    if (shapes[LAST_POSITION].rank != 1 || shapes[LAST_POSITION].dims[0] != job->num_rows)
+    if (is_batch && (shapes[LAST_POSITION].rank != 1 || shapes[LAST_POSITION].dims[0] != job->num_rows))
         return "SlotAttention: seqlens_k must be [batch]";
     if (job->qkv_scale && (shapes[QKV_SCALE].rank < 2 || shapes[QKV_SCALE].dims[0] != qkv[0] || shapes[QKV_SCALE].dims[1] != qkv[1]))
         return "SlotAttention: qkv_row_scale must be [batch, tokens, 1]";
@@ -60,6 +74,22 @@ static const char *find_position_problem(const AttentionJob *job, int64_t num_ro
         if (last >= num_rotations) return "SlotAttention: seqlens_k lies beyond the rows of cos and sin";
     }
     return NULL;
+}
+
+static const char *find_sequence_problem(const AttentionJob *job, int64_t num_values, int64_t num_slots, int64_t num_rotations) {
+    int64_t count = -(int64_t)job->last_position[0], num_rows = 0;
+    if (job->num_tokens != 1 || num_values != 1 + 3 * count)
+        return "SlotAttention: sequences must be [rows, 1, ...], with three numbers each behind their negative count";
+    const SequenceOfRows *all = (const SequenceOfRows *)(job->last_position + 1);
+    for (int64_t i = 0; i < count; i++) {
+        if (all[i].num_tokens < 1 || all[i].last_position < all[i].num_tokens - 1)
+            return "SlotAttention: a sequence must have tokens, and its last position be past + tokens - 1";
+        if (all[i].slot < 0 || all[i].slot >= num_slots) return "SlotAttention: a sequence's slot lies beyond past_k";
+        if (all[i].last_position >= job->num_positions || all[i].last_position >= num_rotations)
+            return "SlotAttention: a sequence's last position lies beyond past_k, or cos and sin";
+        num_rows += all[i].num_tokens;
+    }
+    return num_rows == job->num_rows ? NULL : "SlotAttention: the sequences have another number of tokens than qkv has rows";
 }
 
 /* Present is past with new rows: the caller binds both to one memory, otherwise everything must be copied. */
@@ -167,6 +197,40 @@ static OrtStatus *run_prefill(const OrtApi *api, OrtKernelContext *context, Atte
     return status;
 }
 
+/* The job of the rows from `row` on, in the slots from `slot` on. */
+static AttentionJob part_of(const AttentionJob *whole, int64_t row, int64_t slot) {
+    AttentionJob part = *whole;
+    int64_t width = whole->num_heads * whole->head_dim, slot_size = whole->num_kv_heads * whole->num_positions * whole->head_dim;
+    part.qkv += row * (width + 2 * whole->num_kv_heads * whole->head_dim);
+    if (part.qkv_scale) part.qkv_scale += row;
+    part.keys += slot * slot_size, part.values += slot * slot_size;
+    part.q += row * width;
+    part.row_scale += row * (whole->block_sums ? width / BLOCK : 1);
+    if (part.block_sums) part.block_sums += row * (2 * width / BLOCK);
+    return part;
+}
+
+/* Each prompt by itself; single tokens in neighbouring slots together. */
+static OrtStatus *run_sequences(const OrtApi *api, OrtKernelContext *context, const AttentionJob *job) {
+    int64_t count = -(int64_t)job->last_position[0], row = 0;
+    const SequenceOfRows *all = (const SequenceOfRows *)(job->last_position + 1);
+    int32_t *last_position = malloc((size_t)count * sizeof *last_position);
+    if (last_position == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "SlotAttention: out of memory");
+    for (int64_t i = 0; i < count; i++) last_position[i] = all[i].last_position;
+    OrtStatus *status = NULL;
+    for (int64_t i = 0, end; i < count && status == NULL; i = end) {
+        end = i + 1;
+        if (all[i].num_tokens == 1)
+            while (end < count && all[end].num_tokens == 1 && all[end].slot == all[end - 1].slot + 1) end++;
+        AttentionJob part = part_of(job, row, all[i].slot);
+        part.num_rows = end - i, part.num_tokens = all[i].num_tokens, part.last_position = last_position + i;
+        status = part.num_tokens == 1 ? run_decode(api, context, &part) : run_prefill(api, context, &part);
+        row += part.num_rows * part.num_tokens;
+    }
+    free(last_position);
+    return status;
+}
+
 static OrtStatus *row_outputs(const OrtApi *api, OrtKernelContext *context, Shape shape, AttentionJob *job) {
     TRY(fenhe_output(api, context, 0, shape, &job->q));
     shape.dims[2] = 1;
@@ -180,7 +244,10 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     Shape shapes[10] = {0};
     TRY(read_tensors(api, context, &job, shapes));
     const char *problem = find_shape_problem(&job, shapes);
-    if (problem == NULL) problem = find_position_problem(&job, shapes[COS].dims[0]);
+    int is_flat = problem == NULL && has_sequences(&job, &shapes[LAST_POSITION]);
+    if (is_flat)
+        problem = find_sequence_problem(&job, shapes[LAST_POSITION].dims[0], shapes[PAST_KEYS].dims[0], shapes[COS].dims[0]);
+    else if (problem == NULL) problem = find_position_problem(&job, shapes[COS].dims[0]);
     if (problem != NULL) return fenhe_refuse(api, problem);
     Shape out = shapes[QKV];
     out.dims[2] = job.num_heads * job.head_dim;
@@ -189,6 +256,7 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     TRY(bind_cache(api, context, is_in_blocks ? 3 : 2, shapes[PAST_KEYS], &job.keys));
     TRY(bind_cache(api, context, is_in_blocks ? 4 : 3, shapes[PAST_VALUES], &job.values));
     if (job.num_rows * job.num_tokens == 0) return NULL;
+    if (is_flat) return run_sequences(api, context, &job);
     return job.num_tokens == 1 ? run_decode(api, context, &job) : run_prefill(api, context, &job);
 }
 

@@ -211,6 +211,78 @@ def test_a_prompt_in_pieces_gives_the_same_bits(library: Path, window: int) -> N
     assert_same_bits([*joined, keys, values], expected)
 
 
+SEQUENCES = ((3, 0, 40), (1, 4, 17), (1, 5, 200), (1, 2, 0), (20, 1, 90), (2, 3, 1))
+"""Tokens, slot and last position of each; the second and third lie in neighbouring slots."""
+
+
+def side_by_side(operator: str, num_outputs: int, library: Path, sequences: tuple[tuple[int, int, int], ...]) -> None:
+    """Sequences of any lengths in one call have the bits of each alone, and write nothing but their own tokens."""
+    past = [0] * 6
+    for num_tokens, slot, last in sequences:
+        past[slot] = last + 1 - num_tokens
+    num_rows = sum(num_tokens for num_tokens, _, _ in sequences)
+    case = RowsOfKv.random(num_rows=6, num_tokens=1, past=tuple(past), has_extras=True)
+    rows = RowsOfKv.random(num_rows=num_rows, num_tokens=1, past=(0,) * num_rows, seed=1)
+    inputs = {**case.inputs(), "qkv": rows.qkv, "qkv_row_scale": rows.row_scale}
+    inputs["seqlens_k"] = np.array([-len(sequences), *sum(sequences, ())], np.int32)
+    *together, keys, values = run_operator(library, operator, inputs, num_outputs, attributes=case.attributes())
+    expected_keys, expected_values = case.keys.copy(), case.values.copy()
+    first = 0
+    for num_tokens, slot, last in sequences:
+        part = slice(first, first + num_tokens)
+        alone = {
+            **case.inputs(),
+            "qkv": rows.qkv[part].reshape(1, num_tokens, -1),
+            "qkv_row_scale": rows.row_scale[part].reshape(1, num_tokens, 1),
+            "past_k": case.keys[slot : slot + 1],
+            "past_v": case.values[slot : slot + 1],
+            "seqlens_k": np.array([last], np.int32),
+        }
+        *parts, own_keys, own_values = run_operator(library, operator, alone, num_outputs, attributes=case.attributes())
+        assert_same_bits([one[part, 0] for one in together], [one[0] for one in parts])
+        expected_keys[slot], expected_values[slot] = own_keys[0], own_values[0]
+        first += num_tokens
+    assert_same_bits([keys, values], [expected_keys, expected_values])
+
+
+@pytest.mark.parametrize(("operator", "num_outputs"), [("SlotAttention", 4), ("BlockSlotAttention", 5)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_sequences_side_by_side_have_the_bits_of_each_alone(
+    library: Path, operator: str, num_outputs: int, order: int
+) -> None:
+    side_by_side(operator, num_outputs, library, SEQUENCES[::order])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([-2, 1, 0, 3], "three numbers each"),
+        ([-(2**31), 1, 0, 3], "three numbers each"),
+        ([-1, 2, 0, 3, 1], "three numbers each"),
+        ([-1, 3, 0, 3], "another number of tokens"),
+        ([-2, 2, 0, 3, 0, 1, 3], "must have tokens"),
+        ([-1, 2, 0, 0], r"past \+ tokens - 1"),
+        ([-1, 2, 2, 3], "slot lies beyond"),
+        ([-1, 2, -1, 3], "slot lies beyond"),
+        ([-1, 2, 0, 256], "last position lies beyond"),
+    ],
+)
+def test_sequences_that_do_not_fit_are_refused(library: Path, numbers: list[int], message: str) -> None:
+    case = RowsOfKv.random(num_rows=2, num_tokens=1, past=(3, 3))
+    inputs = {**case.inputs(), "seqlens_k": np.array(numbers, np.int32)}
+    with pytest.raises(Exception, match=message):
+        run_operator(library, "SlotAttention", inputs, 4, attributes=case.attributes())
+    whole = RowsOfKv.random(num_rows=1, num_tokens=2, past=(3,))
+    with pytest.raises(Exception, match="sequences must be"):
+        run_operator(
+            library,
+            "SlotAttention",
+            {**whole.inputs(), "seqlens_k": np.array([-1, 2, 0, 4], np.int32)},
+            4,
+            attributes=whole.attributes(),
+        )
+
+
 def test_attention_writes_in_place_when_past_and_present_are_bound_to_one_memory(library: Path) -> None:
     case = RowsOfKv.random(num_rows=2, num_tokens=1, past=(3, 90))
     expected = attend(library, case)

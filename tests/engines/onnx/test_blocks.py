@@ -84,6 +84,25 @@ def test_a_row_has_the_bits_it_has_alone(build: Callable[..., Built]) -> None:
         assert some.tobytes() == together[:count].tobytes()
 
 
+def test_rows_and_prompts_of_one_pass_have_the_bits_they_have_apart(build: Callable[..., Built]) -> None:
+    built = build("qwen2", "Q8_0")
+    joint, apart = built.runner(), built.runner()
+    for runner in (joint, apart):
+        prefill(runner, slot=0)
+        prefill(runner, IDS[:3], path="knowledge", slot=1)
+    rows = (
+        DecodeRow(path="full", position=len(IDS), token_id=4),
+        DecodeRow(path="knowledge", position=3, token_id=8),
+    )
+    prompts = tuple(
+        PrefillChunk(slot=slot, path=path, start=0, token_ids=ids, wants_logits=True)
+        for slot, path, ids in ((2, "knowledge", IDS), (3, "full", IDS[:1]))
+    )
+    together = np.array(joint.forward(StepInput(decode=rows, prefill=prompts)))
+    each = [StepInput(decode=rows), *(StepInput(prefill=(one,)) for one in prompts)]
+    assert together.tobytes() == np.concatenate([apart.forward(step).copy() for step in each]).tobytes()
+
+
 def test_weights_are_in_memory_once(build: Callable[..., Built]) -> None:
     """No graph has a matrix, and no other file: all that a stage multiplies is in its packed file."""
     folder = build().folder

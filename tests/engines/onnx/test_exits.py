@@ -168,7 +168,7 @@ def test_exits_run_once_a_step_when_their_rows_are_neighbours(build: Callable[..
     runner = build().tape().runner
 
     def ranges(*paths: str | None) -> list[tuple[str, int, int]]:
-        found = runner._row_ranges([DecodeRow(path=path, position=3, token_id=1) for path in paths])
+        found = runner._row_ranges((path, 1) for path in paths)
         return [(stage, run.first, run.end) for stage, run in found]
 
     assert ranges("full", None, "legal", "math", None, "riddle", "fact") == [

@@ -1,6 +1,7 @@
 """The ONNX runner against the torch reference on tiny random students of every family."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,38 @@ def test_runner_prompts_padded_together_equal_each_alone(tape: MakeTape) -> None
         single.prefill(slot, ids)
     rows = [("full", len(ids), 50 + slot) for slot, ids in enumerate(prompts)]
     np.testing.assert_allclose(together.decode(*rows), single.decode(*rows), **TOLERANCE)
+
+
+def apart(step: StepInput) -> list[StepInput]:
+    """The same step in passes of decode rows alone and of one chunk each."""
+    return [StepInput(decode=step.decode), *(StepInput(prefill=(one,)) for one in step.prefill)]
+
+
+def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape) -> None:
+    """Rows on every path, padding in the slot of a prompt that goes on, prompts of one token and of many."""
+    joint, single = tape(precision="w8a8-native"), tape(precision="w8a8-native")
+    step, _ = mixed_step(joint)
+    mixed_step(single)
+    chunks = (*step.prefill, chunk(6, IDS[:1]), chunk(7, IDS[:9], wants=False))
+    step = StepInput(decode=step.decode, prefill=tuple(replace(one, keeps_states=True) for one in chunks))
+    assert joint.runner._can_join(step)
+    logits = np.delete(joint.runner.forward(step), 2, axis=0)
+    states = [joint.runner.position_logits(one.slot, one.start, one.start + len(one.token_ids)) for one in chunks]
+    expected, expected_states = [], []
+    for part in apart(step):
+        assert not single.runner._can_join(part)
+        expected.append(single.runner.forward(part).copy())
+        for one in part.prefill:
+            positions = one.start, one.start + len(one.token_ids)
+            expected_states.append(single.runner.position_logits(one.slot, *positions))
+    np.testing.assert_array_equal(logits, np.delete(np.concatenate(expected), 2, axis=0))
+    for found, wanted in zip(states, expected_states, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    # what the step wrote into the cache is the same too
+    rows = [("full", len(OTHERS[0]) + 1, 3), ("full", len(OTHERS[1]) + 1, 3), ("reasoning", len(IDS), 3)]
+    rows += [("reasoning", len(OTHERS[2]) + 1, 3), ("knowledge", len(OTHERS[3]) + 1, 3), ("knowledge", len(IDS) - 4, 3)]
+    rows += [("full", 1, 3), ("full", 9, 3)]
+    np.testing.assert_array_equal(joint.decode(*rows), single.decode(*rows))
 
 
 def test_runner_returns_logits_in_the_order_of_the_chunks(tape: MakeTape) -> None:

@@ -22,7 +22,7 @@ def make(**changes: Any) -> SlotKv:
 
 
 def random_block(kv: SlotKv, num_tokens: int, seed: int) -> Any:
-    num_heads, head_dim = kv.rows(0, 0, 0).shape[1], kv.rows(0, 0, 0).shape[3]
+    num_heads, head_dim = kv.rows(0, 0, slice(None)).shape[1], kv.rows(0, 0, slice(None)).shape[3]
     shape = (kv.num_layers, 2, num_heads, num_tokens, head_dim)
     return np.random.default_rng(seed).standard_normal(shape).astype(kv.dtype)
 
@@ -54,9 +54,9 @@ def test_slot_kv_rows_are_views_laid_out_as_the_graphs_read_them() -> None:
     kv.write(1, 7, block)
     for layer in range(2):
         for part in range(2):
-            np.testing.assert_array_equal(kv.rows(layer, part, 1)[0, :, 7:11], block[layer, part])
-    assert kv.rows(0, 0, 1).shape[0] == 2
-    assert kv.rows(0, 0, 1)[:1].flags.c_contiguous
+            np.testing.assert_array_equal(kv.rows(layer, part, slice(1, 2))[0, :, 7:11], block[layer, part])
+    assert kv.rows(0, 0, slice(1, None)).shape[0] == 2
+    assert kv.rows(0, 0, slice(1, 2)).flags.c_contiguous
 
 
 def test_slot_kv_move_copies_a_sequence() -> None:
@@ -71,7 +71,7 @@ def test_slot_kv_move_copies_a_sequence() -> None:
 
 def resident_kib(kv: SlotKv) -> int:
     """Memory behind the buffer, as the system counts it."""
-    address = kv.rows(0, 0, 0).ctypes.data
+    address = kv.rows(0, 0, slice(None)).ctypes.data
     lines = Path("/proc/self/smaps").read_text().splitlines()
     is_ours = False
     for line in lines:

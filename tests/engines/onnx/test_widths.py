@@ -203,7 +203,7 @@ def test_rows_run_a_module_together_while_none_is_wider_than_the_one_before(buil
     runner = build().tape().runner
 
     def ranges(*paths: str | None) -> list[tuple[int, list[int]]]:
-        found = runner._row_ranges([DecodeRow(path=path, position=3, token_id=1) for path in paths])
+        found = runner._row_ranges((path, 1) for path in paths)
         return [(run.first, run.bounds) for stage, run in found if stage == "reasoning"]
 
     assert ranges("full", "full", "wide", "slim") == [(0, [2, 3, 3, 4])]
