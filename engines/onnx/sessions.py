@@ -87,18 +87,25 @@ class StageSession:
         [1 + widths], which stages without widths do not read.
         """
         shared = {"last_positions": last_positions, "total_length": total_length, ROWS_BY_WIDTH: rows_by_width}
-        arrays = (hidden, output, *shared.values())
-        num_slots = num_slots or len(hidden)
-        key = (*hidden.shape, slot, num_slots, len(last_positions), *(array.ctypes.data for array in arrays))
+        if num_slots is None:
+            binding = self._kept_binding(hidden, output, slot, shared)
+        else:  # its arrays live for one step
+            binding = self._bind(hidden, output, slice(slot, slot + num_slots), shared)
+        self._session.run_with_iobinding(binding)
+
+    def _kept_binding(
+        self, hidden: Float, output: Float, slot: int, shared: dict[str, npt.NDArray[Any]]
+    ) -> ort.IOBinding:
+        key = (*hidden.shape, slot, *(array.ctypes.data for array in (hidden, output, *shared.values())))
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bind(hidden, output, slice(slot, slot + num_slots), shared)
+            binding = self._bind(hidden, output, slice(slot, slot + len(hidden)), shared)
             self._bindings[key] = binding
             if len(self._bindings) > MAX_CACHED_BINDINGS:
                 self._bindings.popitem(last=False)
         else:
             self._bindings.move_to_end(key)
-        self._session.run_with_iobinding(binding)
+        return binding
 
     def forget_bindings(self) -> None:
         """Drop the kept bindings: their arrays are gone."""

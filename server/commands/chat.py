@@ -3,15 +3,18 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
-from models.errors import ServingError
+from models.errors import ConfigError, ServingError
 from server.commands.chat_input import Prompt
 from server.commands.chat_session import ChatSession
 from server.commands.chat_stream import ChatOptions
 from server.commands.client import add_api_key, find_api_key
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+MODEL_FILES = ("config.json", "manifest.json")
+"""One of them is in every folder with a model: Hugging Face's and ours."""
 STOPPED = 130
 """The exit status of a single question whose answer was stopped, as shells have it for Ctrl-C."""
 
@@ -30,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Raises: ConfigError where the question is a model's file, and as `converse` does."""
+    if _is_model(arguments.prompt or ""):
+        raise ConfigError(
+            f"{arguments.prompt} is a model, not a question: serve it with `fenhe serve {arguments.prompt}`, "
+            "then talk to it with `fenhe chat`"
+        )
     options = ChatOptions(
         url=arguments.url,
         api_key=find_api_key(arguments.api_key, os.environ),
@@ -39,6 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         system=arguments.system,
     )
     return converse(options, arguments.prompt, sys.stdin, sys.stdout)
+
+
+def _is_model(text: str) -> bool:
+    return " " not in text and (text.endswith(".gguf") or any((Path(text) / name).is_file() for name in MODEL_FILES))
 
 
 def converse(options: ChatOptions, prompt: str | None, lines: TextIO, out: TextIO) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,18 @@ def test_conversation_with_something_else_says_so(served: Served) -> None:
 def test_conversation_refuses_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="no server address"):
         converse(ChatOptions(url=url), "x", io.StringIO(), io.StringIO())
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "somewhere/else.gguf", "huggingface", "student"])
+def test_chat_with_a_model_says_how_to_serve_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, file in (("huggingface", "config.json"), ("student", "manifest.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    assert main(["chat", name]) == 2
+    assert f"`fenhe serve {name}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["chat", "hello"], ["route", "some math"]])
