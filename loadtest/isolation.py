@@ -94,8 +94,8 @@ def _beside_honest(one: Trial, seconds: float, alone_ms: float) -> Beside:
 
 
 async def _beside_streams(one: Trial, seconds: float) -> tuple[dict[str, Any], float]:
-    """The tenant's first stream tells how long a step of the full batch is, in milliseconds: its newest ones pause for
-    the other tenant."""
+    """The tenant's stream with the most tokens tells how long a step of the full batch is, in milliseconds: others wait
+    with their prompts, or pause for the other tenant."""
     headers = {"authorization": f"Bearer {one.target.key}"}
     limits = httpx.Limits(max_connections=NUM_STREAMS)
     events_s: list[list[float]] = [[] for _ in range(NUM_STREAMS)]
@@ -103,9 +103,11 @@ async def _beside_streams(one: Trial, seconds: float) -> tuple[dict[str, Any], f
         tasks = [asyncio.create_task(_read_on(client, number, times)) for number, times in enumerate(events_s)]
         await asyncio.sleep(seconds / 3)
         one.watcher.take()
-        events_s[0].clear()
+        for times in events_s:
+            times.clear()
         await asyncio.sleep(seconds)
-        seen, steps_s = one.watcher.take(), [later - earlier for earlier, later in pairwise(events_s[0])]
+        seen, longest = one.watcher.take(), max(events_s, key=len)
+        steps_s = [later - earlier for earlier, later in pairwise(longest)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -18,12 +18,16 @@ ATTENTION_PER_CHANNEL = 1.5
 """Behind as many tokens as this times the hidden size, attending costs about as much as all else that a token needs:
 measured with int8 products and attention in bf16 or fp32. It only carries what one step taught over to the next."""
 TELLING_TOKENS = 16
-"""A chunk of fewer teaches less: most of its time is reading weights, which the streams' rows need as well."""
+"""A step with fewer teaches less: their time is the small difference of two."""
 OTHERS_SHARE = 16
-"""Beside streams of other tenants a step computes one prompt token where it would compute this many beside one's own:
-128 take as long as fifteen steps of a stream, 8 as one and a half."""
+"""Beside others' streams a step computes one prompt token where it would compute this many beside the tenant's own."""
+OTHERS_PASS_SHARE = 0.5
+"""If more take no longer than this share of the streams' own pass, it computes those: where many rows run, a few
+tokens at a time would keep a prompt waiting for long, and save the others little."""
 LEAST_CHUNK = 4
 """However little time there is, and however many tenants have prompts: smaller chunks cost more than they save."""
+
+ROUNDING = 1e-6
 
 
 class PromptPace:
@@ -48,7 +52,7 @@ class PromptPace:
             self._pass_s = mean_with(self._pass_s, seconds)
             return
         units = sum(self.units(chunk.sequence, chunk.num_tokens) for chunk in plan.chunks)
-        streams_s = self._pass_s or 0.0 if any(plan.decode) else 0.0
+        streams_s = (self._pass_s or 0.0) if any(plan.decode) else 0.0
         newest = max(seconds - streams_s, 0.0) / units
         if self._unit_s is not None:
             newest = self._unit_s + (newest - self._unit_s) * min(units / TELLING_TOKENS, 1.0)
@@ -59,12 +63,21 @@ class PromptPace:
         tenants = {one.tenant for one in prompts}
         if not streaming:
             return PromptRoom(self, self._step_tokens, dict.fromkeys(tenants, self._step_tokens))
-        part = max(self.busy_step_tokens // OTHERS_SHARE // max(len(tenants), 1), LEAST_CHUNK)
-        by_tenant = {tenant: part if streaming - {tenant} else self.busy_step_tokens for tenant in tenants}
+        by_tenant = dict.fromkeys(tenants, self.busy_step_tokens)
+        for prompt in reversed(prompts):  # so that each tenant's first one has the last word
+            if streaming - {prompt.tenant}:
+                by_tenant[prompt.tenant] = self._part_beside_others(prompt, len(tenants))
         units = self._busy_units()
-        if units is not None:
-            units = max(units, *(self.units(one, LEAST_CHUNK) for one in prompts)) if prompts else units
+        if units is not None and prompts:
+            units = max(units, *(self.units(prompt, LEAST_CHUNK) for prompt in prompts))
         return PromptRoom(self, self.busy_step_tokens, by_tenant, units)
+
+    def _part_beside_others(self, sequence: Sequence, num_tenants: int) -> int:
+        """Tokens of one of so many tenants with prompts; its next prompt is this one."""
+        num_tokens = self.busy_step_tokens // OTHERS_SHARE
+        if self._unit_s and self._pass_s:
+            num_tokens = max(num_tokens, self.num_tokens(sequence, OTHERS_PASS_SHARE * self._pass_s / self._unit_s))
+        return max(min(num_tokens, self.busy_step_tokens) // num_tenants, LEAST_CHUNK)
 
     def _busy_units(self) -> float | None:
         """That fit into a step beside streams; None: any number, or nothing is known yet."""
@@ -82,9 +95,6 @@ class PromptPace:
         first = 1 + sequence.num_computed_tokens / self._attention_tokens
         root = (first**2 + 2 * max(units, 0.0) / self._attention_tokens) ** 0.5
         return int(self._attention_tokens * (root - first) + ROUNDING)
-
-
-ROUNDING = 1e-6
 
 
 @dataclass(slots=True)

@@ -146,3 +146,13 @@ def test_pace_leaves_streams_of_other_tenants_more() -> None:
     room = pace.room([ours, theirs], STREAMING)
     assert (room.of(ours), room.of(theirs)) == (128, LEAST_CHUNK)
     assert pace.room([theirs], STREAMING).of(theirs) == 8
+
+
+@pytest.mark.parametrize(("streams_s", "num_tokens"), [(0.002, 8), (0.03, 30), (1.0, 128)])
+def test_pace_gives_prompts_beside_others_streams_half_a_pass(streams_s: float, num_tokens: int) -> None:
+    machine = Machine(streams_s=streams_s, prompt_s=0.0, token_s=0.0005, attention_tokens=864)
+    pace, theirs = warmed(make_pace(None), machine), make_prompt(500, tenant="b")
+    assert pace.room([theirs], STREAMING).of(theirs) == pytest.approx(num_tokens, abs=1)
+    late = make_prompt(900, tenant="b")
+    late.num_computed_tokens = 864
+    assert pace.room([late], STREAMING).of(late) == pytest.approx(max(num_tokens / 2, 8), abs=1.5) or num_tokens == 128
