@@ -9,6 +9,7 @@ from bench.workload import Workload, shorten
 
 REFERENCE_PRECISION = "fp32"
 PROMPT_TOKENS = 24
+FEW_SEQUENCES = 8
 NUM_SEQUENCES = 32
 PREFILL_TOKENS = 512
 INTRUDER_TOKENS = 2000
@@ -108,15 +109,18 @@ def _decode_1(plan: Plan, role: Role) -> Iterator[Step]:
     )
 
 
-def _decode_32(plan: Plan, role: Role) -> Iterator[Step]:
-    effort = plan.effort
-    return _generate(
-        plan,
-        count=NUM_SEQUENCES,
-        prompt_tokens=PROMPT_TOKENS,
-        num_tokens=effort.decode_tokens,
-        repeats=effort.job_repeats,
-    )
+def _job(count: int) -> Callable[[Plan, Role], Iterator[Step]]:
+    def steps(plan: Plan, role: Role) -> Iterator[Step]:
+        effort = plan.effort
+        return _generate(
+            plan,
+            count=count,
+            prompt_tokens=PROMPT_TOKENS,
+            num_tokens=effort.decode_tokens,
+            repeats=effort.job_repeats,
+        )
+
+    return steps
 
 
 def _prefill(plan: Plan, role: Role) -> Iterator[Step]:
@@ -176,14 +180,15 @@ SERVED = frozenset({Role.SERVE})
 
 CASES = {
     "decode_1": Case(title="one stream, decoding (tokens/s)", roles=ENGINES, steps=_decode_1),
-    "decode_32": Case(title="32 sequences at once, whole job (tokens/s)", roles=ENGINES, steps=_decode_32),
+    "decode_8": Case(title="8 sequences at once, whole job (tokens/s)", roles=ENGINES, steps=_job(FEW_SEQUENCES)),
+    "decode_32": Case(title="32 sequences at once, whole job (tokens/s)", roles=ENGINES, steps=_job(NUM_SEQUENCES)),
     "prefill_512": Case(title="512-token prompt to first token (tokens/s)", roles=ENGINES, steps=_prefill),
     "paths_1": Case(title="one stream per path (tokens/s)", roles=OURS, steps=_paths(1)),
     "paths_32": Case(title="32 sequences per path (tokens/s)", roles=OURS, steps=_paths(NUM_SEQUENCES)),
     "http_32": Case(
         title="32 streaming clients over HTTP, and the same job in process (tokens/s)",
         roles=OURS | SERVED,
-        steps=_decode_32,
+        steps=_job(NUM_SEQUENCES),
     ),
     "stall": Case(
         title="worst gap of a running stream, quiet and while a 2,000-token prompt arrives (ms)",

@@ -11,6 +11,7 @@ NAME_WIDTH = 44
 DIGITS = 4
 FIGURES_OF_CASE = {
     "decode_1": ("decode_1_",),
+    "decode_8": ("decode_8_",),
     "decode_32": ("decode_32_",),
     "prefill_512": ("prefill_512_",),
     "paths_1": ("paths_1_",),
