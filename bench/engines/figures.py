@@ -20,7 +20,8 @@ LLAMA_CPP = "llama.cpp"
 
 FORMULAS = {
     "decode_1, paths_1": "(tokens - 1) / (last token - first token), full depth or the named path",
-    "decode_8, decode_32, paths_32, http_32": "all sequences' tokens / (last token of all - submission), prompts included",
+    "decode_8, decode_32, paths_32, http_32": "tokens of all sequences / (last token of all - submission), prompts "
+    "included",
     "prefill_512": "prompt tokens / (first token - submission), a prompt that no run has used before",
     "*_vs_best_peer, *_vs_llama_cpp": "our rate / theirs in the same round, median of rounds",
     "mixed_step_vs_modules": "mixed step / (shallowest path at all rows + for every next module: step of the path that "
