@@ -46,7 +46,8 @@ class EngineConfig:
         CountOrZero,
         Meta(
             description="milliseconds that running streams wait for a step with prompts: less for smoother streams, "
-            "more for faster prompts, which have four fifths of a step at least; 0: any time"
+            "more for faster prompts, which have four fifths of a step at least (and ten times as long while no stream "
+            "runs); 0: any time"
         ),
     ] = 50
     precision: Annotated[

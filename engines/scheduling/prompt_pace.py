@@ -14,6 +14,8 @@ from engines.sequence import Sequence, mean_with
 PROMPTS_SHARE = 0.8
 """Of a step that computes prompts beside streams: they have at least so much of it, or they would hardly get on where a
 pass of the streams alone takes most of the time there is."""
+QUIET_STEPS = 10
+"""While no stream runs, a step may take as long as so many beside streams: whoever arrives waits for its end."""
 ATTENTION_PER_CHANNEL = 1.5
 """Behind as many tokens as this times the hidden size, attending costs about as much as all else that a token needs:
 measured with int8 products and attention in bf16 or fp32. It only carries what one step taught over to the next."""
@@ -32,8 +34,8 @@ ROUNDING = 1e-6
 
 class PromptPace:
     """Owned by the engine's thread. A step computes at most `step_tokens` prompt tokens while no stream runs; beside
-    streams at most `busy_step_tokens`, which together with the streams' own take about `busy_step_s` seconds at most,
-    or any time if that is None.
+    streams at most `busy_step_tokens`, which together with the streams' own take about `busy_step_s` seconds at most
+    (ten times that while none runs), or any time if that is None.
     """
 
     def __init__(self, *, step_tokens: int, busy_step_tokens: int, busy_step_s: float | None, hidden_size: int) -> None:
@@ -61,16 +63,15 @@ class PromptPace:
     def room(self, prompts: Many[Sequence], streaming: frozenset[str]) -> "PromptRoom":
         """For the next step, in which `prompts` are due beside streams of the tenants `streaming`."""
         tenants = {one.tenant for one in prompts}
-        if not streaming:
-            return PromptRoom(self, self._step_tokens, dict.fromkeys(tenants, self._step_tokens))
-        by_tenant = dict.fromkeys(tenants, self.busy_step_tokens)
+        num_tokens = self.busy_step_tokens if streaming else self._step_tokens
+        by_tenant = dict.fromkeys(tenants, num_tokens)
         for prompt in reversed(prompts):  # so that each tenant's first one has the last word
             if streaming - {prompt.tenant}:
                 by_tenant[prompt.tenant] = self._part_beside_others(prompt, len(tenants))
-        units = self._busy_units()
+        units = self._units_of_step(is_busy=bool(streaming))
         if units is not None and prompts:
             units = max(units, *(self.units(prompt, LEAST_CHUNK) for prompt in prompts))
-        return PromptRoom(self, self.busy_step_tokens, by_tenant, units)
+        return PromptRoom(self, num_tokens, by_tenant, units)
 
     def _part_beside_others(self, sequence: Sequence, num_tenants: int) -> int:
         """Tokens of one of so many tenants with prompts; its next prompt is this one."""
@@ -79,10 +80,12 @@ class PromptPace:
             num_tokens = max(num_tokens, self.num_tokens(sequence, OTHERS_PASS_SHARE * self._pass_s / self._unit_s))
         return max(min(num_tokens, self.busy_step_tokens) // num_tenants, LEAST_CHUNK)
 
-    def _busy_units(self) -> float | None:
-        """That fit into a step beside streams; None: any number, or nothing is known yet."""
+    def _units_of_step(self, *, is_busy: bool) -> float | None:
+        """That fit into a step, beside streams or without any; None: any number, or nothing is known yet."""
         if self._busy_step_s is None or not self._unit_s:
             return None
+        if not is_busy:
+            return QUIET_STEPS * self._busy_step_s / self._unit_s
         streams_s = self._pass_s or 0.0
         return max(self._busy_step_s - streams_s, streams_s * PROMPTS_SHARE / (1 - PROMPTS_SHARE)) / self._unit_s
 

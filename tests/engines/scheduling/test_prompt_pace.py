@@ -95,8 +95,18 @@ def test_pace_takes_what_a_fast_machine_can() -> None:
 def test_pace_without_a_bound_or_a_stream_is_a_number_of_tokens() -> None:
     machine, prompt = MACHINES["larger still"], make_prompt(2000)
     assert warmed(make_pace(None), machine).room([prompt], STREAMING).of(prompt) == 128
-    assert warmed(make_pace(), machine).room([prompt], frozenset()).of(prompt) == 512
+    assert warmed(make_pace(None), machine).room([prompt], frozenset()).of(prompt) == 512
+    assert warmed(make_pace(), MACHINES["fast"]).room([prompt], frozenset()).of(prompt) == 512
     assert make_pace().room([prompt], STREAMING).of(prompt) == 128, "nothing is known yet"
+
+
+@pytest.mark.parametrize("name", ["slow", "large model", "larger still"])
+def test_pace_keeps_whoever_arrives_waiting_no_longer_than_ten_steps(name: str) -> None:
+    machine, prompt = MACHINES[name], make_prompt(2000)
+    pace = warmed(make_pace(), machine)
+    num_tokens = pace.room([prompt], frozenset()).of(prompt)
+    seconds = machine.seconds([Chunk(sequence=prompt, num_tokens=num_tokens)]) - machine.streams_s
+    assert 0.3 * BOUND_S < seconds / 10 < 1.3 * BOUND_S
 
 
 def test_pace_recovers_from_a_pass_that_was_interrupted() -> None:
