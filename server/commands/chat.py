@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises: ConfigError where the question is a model's file, and as `converse` does."""
-    if _is_model(arguments.prompt or ""):
+    if arguments.prompt and _is_model(arguments.prompt):
         raise ConfigError(
             f"{arguments.prompt} is a model, not a question: serve it with `fenhe serve {arguments.prompt}`, "
             "then talk to it with `fenhe chat`"
@@ -51,7 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_model(text: str) -> bool:
-    return " " not in text and (text.endswith(".gguf") or any((Path(text) / name).is_file() for name in MODEL_FILES))
+    if " " in text:
+        return False
+    try:
+        return text.endswith(".gguf") or any((Path(text) / name).is_file() for name in MODEL_FILES)
+    except OSError:  # a question too long for a file's name, or a folder that is closed to us
+        return False
 
 
 def converse(options: ChatOptions, prompt: str | None, lines: TextIO, out: TextIO) -> int:

@@ -79,6 +79,22 @@ def test_chat_with_a_model_says_how_to_serve_it(
     assert f"`fenhe serve {name}`" in capsys.readouterr().err
 
 
+def test_chat_begins_in_a_folder_with_a_model(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many a folder has a `config.json`: that of a conversation without a first question is none of its business."""
+    (tmp_path / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert main(["chat", "--url", served.url]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_chat_takes_a_long_question_without_spaces(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "数" * 300, "--url", served.url]) == 0
+    assert capsys.readouterr().out.strip()
+
+
 @pytest.mark.parametrize("command", [["chat", "hello"], ["route", "some math"]])
 def test_commands_reach_a_server_with_keys(
     guarded: Served, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
