@@ -26,6 +26,9 @@ OTHERS_SHARE = 16
 OTHERS_PASS_SHARE = 0.5
 """If more take no longer than this share of the streams' own pass, it computes those: where many rows run, a few
 tokens at a time would keep a prompt waiting for long, and save the others little."""
+STEPS_IN_A_ROW = 8
+"""With prompts beside streams. Then the streams have a step of their own, which tells how long their pass takes now: as
+prompts end there are more streams, and what those take would count as the prompts' cost."""
 LEAST_CHUNK = 4
 """However little time there is, and however many tenants have prompts: smaller chunks cost more than they save."""
 
@@ -47,12 +50,15 @@ class PromptPace:
         """Of the streams alone."""
         self._unit_s: float | None = None
         """A unit is a prompt token at the start of its text; later ones are more."""
+        self._num_in_a_row = 0
 
     def note_pass(self, plan: StepPlan, seconds: float) -> None:
         """The forward pass of `plan` took so long."""
         if not plan.chunks:
             self._pass_s = mean_with(self._pass_s, seconds)
+            self._num_in_a_row = 0
             return
+        self._num_in_a_row += any(plan.decode)
         units = sum(self.units(chunk.sequence, chunk.num_tokens) for chunk in plan.chunks)
         streams_s = (self._pass_s or 0.0) if any(plan.decode) else 0.0
         newest = max(seconds - streams_s, 0.0) / units
@@ -63,6 +69,8 @@ class PromptPace:
     def room(self, prompts: Many[Sequence], streaming: frozenset[str]) -> "PromptRoom":
         """For the next step, in which `prompts` are due beside streams of the tenants `streaming`."""
         tenants = {one.tenant for one in prompts}
+        if streaming and self._busy_step_s is not None and self._num_in_a_row >= STEPS_IN_A_ROW:
+            return PromptRoom(self, 0, dict.fromkeys(tenants, 0))
         num_tokens = self.busy_step_tokens if streaming else self._step_tokens
         by_tenant = dict.fromkeys(tenants, num_tokens)
         for prompt in reversed(prompts):  # so that each tenant's first one has the last word

@@ -320,9 +320,9 @@ class Scheduler:
         return chunks
 
     def _background_chunks(self, plan: StepPlan) -> list[Chunk]:
-        """A few tokens of one prompt in the background, in steps without other prompts."""
+        """A few tokens of one prompt in the background, in steps without other prompts and while none is due."""
         due = [one for one in self.running if one.in_background and one.status is SequenceStatus.PREFILLING]
-        if plan.chunks or not due:
+        if plan.chunks or not due or self._prefilling():
             return []
         is_alone = all(one.in_background for one in self.running)
         room = BACKGROUND_TOKENS if is_alone else BACKGROUND_TOKENS_BESIDE

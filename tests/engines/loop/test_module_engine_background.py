@@ -84,6 +84,21 @@ def test_beside_streams_it_takes_smaller_ones_and_other_prompts_come_first(fake:
     assert max(len(chunk.token_ids) for chunk in while_streaming) <= BACKGROUND_TOKENS_BESIDE
 
 
+def test_streams_have_a_step_of_their_own_among_those_with_prompts(make_engine: MakeEngine) -> None:
+    """Which tells what their pass takes: nothing in the background is computed in it."""
+    fake = make_engine(busy_step_ms=50, busy_step_tokens=4)
+    fake.load_by_hand()
+    fake.submit("stream", max_tokens=60, ignore_eos=True)
+    fake.engine.step()
+    submit_scoring(fake)
+    fake.submit("prompt", PROMPT, max_tokens=1, ignore_eos=True)
+    while "prompt" not in fake.events:
+        fake.engine.step()
+    beside = [len(step.prefill) for step in fake.runner.forward_calls if step.decode]
+    assert sum(beside) == len(PROMPT) // 4
+    assert [place for place, count in enumerate(beside) if not count] == [8]
+
+
 def test_it_gives_its_slot_to_whoever_waits(make_engine: MakeEngine) -> None:
     fake = make_engine(max_running=1)
     fake.load_by_hand()

@@ -54,17 +54,27 @@ def make_pace(bound_s: float | None = BOUND_S) -> PromptPace:
 
 
 def run(pace: PromptPace, machine: Machine, prompt: Sequence, slower: float = 1.0) -> list[tuple[int, float]]:
-    """A prompt beside a stream: tokens and seconds of each step."""
-    stream, steps = make_prompt(1), []
+    """A prompt beside a stream: tokens and seconds of each step with some of it."""
+    steps = []
     while prompt.num_uncomputed_tokens:
-        room = pace.room([prompt], STREAMING)
-        num_tokens = min(room.of(prompt), prompt.num_uncomputed_tokens)
-        chunk = Chunk(sequence=prompt, num_tokens=num_tokens)
-        seconds = machine.seconds([chunk]) * slower
-        pace.note_pass(StepPlan(decode=[stream], chunks=[chunk]), seconds)
-        prompt.num_computed_tokens += num_tokens
-        steps.append((num_tokens, seconds))
+        num_tokens, seconds = step(pace, machine, prompt, slower)
+        if num_tokens:
+            steps.append((num_tokens, seconds))
     return steps
+
+
+def step(pace: PromptPace, machine: Machine, prompt: Sequence, slower: float = 1.0) -> tuple[int, float]:
+    num_tokens = min(pace.room([prompt], STREAMING).of(prompt), prompt.num_uncomputed_tokens)
+    chunks = [Chunk(sequence=prompt, num_tokens=num_tokens)] if num_tokens else []
+    seconds = machine.seconds(chunks) * slower
+    pace.note_pass(StepPlan(decode=[make_prompt(1)], chunks=chunks), seconds)
+    prompt.num_computed_tokens += num_tokens
+    return num_tokens, seconds
+
+
+def settle(pace: PromptPace, machine: Machine) -> None:
+    """The streams have a step of their own."""
+    pace.note_pass(StepPlan(decode=[make_prompt(1)]), machine.streams_s)
 
 
 def warmed(pace: PromptPace, machine: Machine) -> PromptPace:
@@ -72,7 +82,7 @@ def warmed(pace: PromptPace, machine: Machine) -> PromptPace:
     chunk = Chunk(sequence=make_prompt(40), num_tokens=40)
     pace.note_pass(StepPlan(chunks=[chunk]), machine.seconds([chunk]) - machine.streams_s)
     for _ in range(20):
-        pace.note_pass(StepPlan(decode=[make_prompt(1)]), machine.streams_s)
+        settle(pace, machine)
     return pace
 
 
@@ -113,10 +123,11 @@ def test_pace_recovers_from_a_pass_that_was_interrupted() -> None:
     machine = MACHINES["fast"]
     pace = warmed(make_pace(), machine)
     before = pace.room([make_prompt(500)], STREAMING).of(make_prompt(500))
-    run(pace, machine, make_prompt(128), slower=100)
+    run(pace, machine, make_prompt(100), slower=100)
     prompt = make_prompt(500)
     assert pace.room([prompt], STREAMING).of(prompt) < before / 4
     run(pace, machine, make_prompt(2000))
+    settle(pace, machine)
     assert pace.room([prompt], STREAMING).of(prompt) == pytest.approx(before, rel=0.2)
 
 
@@ -127,6 +138,28 @@ def test_pace_gets_on_however_slow_the_machine_is() -> None:
     late = make_prompt(100_000)
     late.num_computed_tokens = 90_000
     assert pace.room([late, make_prompt(50)], STREAMING).of(late) >= LEAST_CHUNK
+
+
+def test_pace_learns_what_more_streams_take_while_prompts_keep_coming() -> None:
+    """Streams of prompts that ended before count as streams, not as what the next prompt's tokens cost."""
+    few = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    pace, prompt = warmed(make_pace(), few), make_prompt(20_000)
+    steps = [step(pace, many, prompt) for _ in range(300)][-50:]
+    prompts_s = sum(seconds - many.streams_s for num_tokens, seconds in steps if num_tokens)
+    assert prompts_s / sum(seconds for _, seconds in steps) > 0.7
+
+
+def test_pace_learns_what_fewer_streams_take_while_prompts_keep_coming() -> None:
+    few = Machine(streams_s=0.01, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    pace, prompt = warmed(make_pace(), many), make_prompt(20_000)
+    assert max(seconds for _, seconds in [step(pace, few, prompt) for _ in range(300)][-50:]) < 1.15 * BOUND_S
+
+
+def test_pace_measures_no_streams_where_there_is_no_bound() -> None:
+    pace, prompt = make_pace(None), make_prompt(20_000)
+    assert {step(pace, MACHINES["slow"], prompt)[0] for _ in range(100)} == {128}
 
 
 @pytest.mark.parametrize("seed", range(20))
