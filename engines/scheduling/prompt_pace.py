@@ -29,6 +29,8 @@ tokens at a time would keep a prompt waiting for long, and save the others littl
 STEPS_IN_A_ROW = 8
 """With prompts beside streams. Then the streams have a step of their own, which tells how long their pass takes now: as
 prompts end there are more streams, and what those take would count as the prompts' cost."""
+TIMES_LONGER = 4
+"""Than the mean: a pass of the streams counts as no longer. It was interrupted, or those after it are as long."""
 LEAST_CHUNK = 4
 """However little time there is, and however many tenants have prompts: smaller chunks cost more than they save."""
 
@@ -55,7 +57,8 @@ class PromptPace:
     def note_pass(self, plan: StepPlan, seconds: float) -> None:
         """The forward pass of `plan` took so long."""
         if not plan.chunks:
-            self._pass_s = mean_with(self._pass_s, seconds)
+            longest_s = seconds if self._pass_s is None else TIMES_LONGER * self._pass_s
+            self._pass_s = mean_with(self._pass_s, min(seconds, longest_s))
             self._num_in_a_row = 0
             return
         self._num_in_a_row += any(plan.decode)

@@ -157,6 +157,14 @@ def test_pace_learns_what_fewer_streams_take_while_prompts_keep_coming() -> None
     assert max(seconds for _, seconds in [step(pace, few, prompt) for _ in range(300)][-50:]) < 1.15 * BOUND_S
 
 
+def test_pace_keeps_steps_short_after_a_pass_of_the_streams_that_was_interrupted() -> None:
+    machine = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    pace, prompt = warmed(make_pace(), machine), make_prompt(20_000)
+    run(pace, machine, make_prompt(1000))
+    pace.note_pass(StepPlan(decode=[make_prompt(1)]), 1.0)
+    assert max(seconds for _, seconds in [step(pace, machine, prompt) for _ in range(50)]) < 1.15 * BOUND_S
+
+
 def test_pace_measures_no_streams_where_there_is_no_bound() -> None:
     pace, prompt = make_pace(None), make_prompt(20_000)
     assert {step(pace, MACHINES["slow"], prompt)[0] for _ in range(100)} == {128}
