@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from engines.build import build_engine
 from engines.config import EngineConfig
-from engines.contract import DecodeRow
+from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
 from models.building.build import build_student
@@ -200,6 +201,40 @@ def test_exits_prefill_beside_rows_of_other_exits(build: Callable[..., Built]) -
     for index, prompt in enumerate(prompts):
         expected = alone.prefill(5, prompt.token_ids, prompt.path)
         np.testing.assert_allclose(logits[1 + index], expected, **TOLERANCE)
+
+
+def test_exits_of_rows_and_prompts_in_one_pass_have_the_bits_they_have_apart(
+    build: Callable[..., Built], native_library: Path
+) -> None:
+    """Prompts that go on, on exits with a block and with a map; padding stands in the slot of one of them."""
+    built = build("llama", "w8a8-native")
+    joint, single = (built.tape(native_library) for _ in range(2))
+    paths = ("full", "legal", None, "math", "riddle", "fact")
+    rows = [DecodeRow(path=path, position=3 + slot, token_id=60 + slot) for slot, path in enumerate(paths)]
+    starts = {**dict.fromkeys(range(8), 0), 2: 4, 6: 2}
+    for tape in (joint, single):
+        for slot, path in enumerate(paths):
+            tape.prefill(slot, IDS[: 3 + slot] if path else IDS[: starts[slot]], path or "fact")
+        tape.prefill(6, IDS[: starts[6]], "math")
+    prompts = ((2, IDS[4:9], "fact"), (6, IDS[2:12], "math"), (7, IDS[:1], "legal"))
+    chunks = [replace(chunk(slot, ids, path, starts[slot]), keeps_states=True) for slot, ids, path in prompts]
+    step = StepInput(decode=tuple(rows), prefill=tuple(chunks))
+    assert joint.runner._can_join(step)
+    together = joint.runner.forward(step).copy()
+    states = [positions(joint, one) for one in chunks]
+    assert (
+        np.delete(together[:6], 2, axis=0).tobytes() == np.delete(single.run(decode=tuple(rows)), 2, axis=0).tobytes()
+    )
+    for index, one in enumerate(chunks):
+        assert together[6 + index].tobytes() == single.run(prefill=(one,))[0].tobytes()
+        assert states[index].tobytes() == positions(single, one).tobytes()
+    later = [(path or "fact", 9 if path is None else 4 + slot, 7) for slot, path in enumerate(paths)]
+    later += [("math", 12, 7), ("legal", 1, 7)]
+    assert joint.decode(*later).tobytes() == single.decode(*later).tobytes()
+
+
+def positions(tape: Tape, one: PrefillChunk) -> Float:
+    return tape.runner.position_logits(one.slot, one.start, one.start + len(one.token_ids))
 
 
 @pytest.mark.parametrize("prefix_cache_bytes", [0, 10_000_000])

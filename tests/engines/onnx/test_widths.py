@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from engines.build import build_engine
 from engines.config import EngineConfig
-from engines.contract import DecodeRow
+from engines.contract import DecodeRow, PrefillChunk, StepInput
 from engines.evaluation.scorer import PathRuns
 from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
@@ -51,8 +52,8 @@ class Built:
         self.student = Student.open(out)
         self.precision = precision
 
-    def tape(self, student: Student | None = None, num_slots: int = 8) -> Tape:
-        return Tape(student or self.student, PrecisionPlan(many=self.precision), num_slots=num_slots)
+    def tape(self, student: Student | None = None, num_slots: int = 8, library: Path | None = None) -> Tape:
+        return Tape(student or self.student, PrecisionPlan(many=self.precision), library, num_slots=num_slots)
 
     def logits(self, path: str) -> Float:
         """Every position's logits of a path that runs all modules, in plain torch. Shapes: returns [T, V]."""
@@ -190,6 +191,30 @@ def test_prompts_of_several_widths_beside_rows_have_the_bits_of_each_alone(build
     for slot, row in enumerate(rows):
         (expected,) = built_decode(built, row, slot)
         np.testing.assert_array_equal(logits[slot], expected)
+
+
+def test_rows_and_prompts_of_several_widths_in_one_pass_have_the_bits_they_have_apart(
+    build: MakeBuilt, native_library: Path
+) -> None:
+    built = build(precision="w8a8-native")
+    joint, single = (built.tape(library=native_library) for _ in range(2))
+    rows = prefilled(joint, ("full", "wide", "slim"))
+    assert prefilled(single, ("full", "wide", "slim")) == rows
+    prompts = (("slim", 9), ("full", 5), ("middle", 1), ("wide", 12), ("slim", 2))
+    chunks = [chunk(3 + number, IDS[:length], path) for number, (path, length) in enumerate(prompts)]
+    step = StepInput(decode=rows, prefill=tuple(replace(one, keeps_states=True) for one in chunks))
+    assert joint.runner._can_join(step)
+    together = joint.runner.forward(step).copy()
+    exact = joint.runner.exact_logits(range(len(together)))
+    assert together.tobytes() == np.concatenate([single.run(decode=rows), *map(alone_of(single), chunks)]).tobytes()
+    assert exact.tobytes() == together.tobytes()
+    # what the pass wrote into the cache is the same too
+    later = [(row.path, row.position + 1, 7) for row in rows] + [(path, length, 7) for path, length in prompts]
+    assert joint.decode(*later).tobytes() == single.decode(*later).tobytes()
+
+
+def alone_of(tape: Tape) -> Callable[[PrefillChunk], Float]:
+    return lambda one: tape.run(prefill=(one,))
 
 
 def built_decode(built: Built, row: DecodeRow, slot: int) -> Float:
