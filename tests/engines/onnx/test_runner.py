@@ -130,9 +130,10 @@ def apart(step: StepInput) -> list[StepInput]:
     return [StepInput(decode=step.decode), *(StepInput(prefill=(one,)) for one in step.prefill)]
 
 
-def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape) -> None:
+@pytest.mark.parametrize(("family", "config"), FAMILIES)
+def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape, family: str, config: dict[str, Any]) -> None:
     """Rows on every path, padding in the slot of a prompt that goes on, prompts of one token and of many."""
-    joint, single = tape(precision="w8a8-native"), tape(precision="w8a8-native")
+    joint, single = (tape(family, "w8a8-native", **config) for _ in range(2))
     step, _ = mixed_step(joint)
     mixed_step(single)
     chunks = (*step.prefill, chunk(6, IDS[:1]), chunk(7, IDS[:9], wants=False))
