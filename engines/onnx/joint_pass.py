@@ -66,8 +66,8 @@ class JointPass:
         each = [value for span in spans for value in (len(span.token_ids), span.slot, span.last_position)]
         return np.array([-len(spans), *each], np.int32)
 
-    def span_of(self, slot: int) -> Span:
-        return next(span for span in self.spans if span.slot == slot)
+    def by_slot(self) -> dict[int, Span]:
+        return {span.slot: span for span in self.spans}
 
 
 Tokens = tuple[str, int, tuple[int, ...], int]

@@ -299,11 +299,12 @@ class OnnxRunner:
                 rows_by_width=self._rows_by_width,
                 num_slots=self._limits.num_slots,
             )
+        spans = joint.by_slot()
         for slot, row in enumerate(step.decode):
             if row.path is not None:
-                self._normed[slot] = normed[joint.span_of(slot).first, 0]
+                self._normed[slot] = normed[spans[slot].first, 0]
         for chunk in step.prefill:
-            span = joint.span_of(chunk.slot)
+            span = spans[chunk.slot]
             if chunk.slot in rows:
                 self._normed[rows[chunk.slot]] = normed[span.end - 1, 0]
             if chunk.keeps_states:
