@@ -6,6 +6,7 @@ Only the module of the subcommand that was named is imported, so `fenhe --help` 
 import argparse
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -14,6 +15,8 @@ from models.errors import ConfigError, ServingError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+READER_GONE = 141
+"""As shells have it for SIGPIPE."""
 
 COMMANDS = {
     "serve": "serve students over HTTP",
@@ -45,14 +48,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complete(os.environ.get("COMP_LINE", ""))
     is_debug = "--debug" in arguments
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
     except (ServingError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():
+            return READER_GONE
         if is_debug:
             raise
         print(f"fenhe: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _is_reader_gone() -> bool:
+    """Whether nobody reads stdout any more, as after `fenhe inspect DIR | head`; what is left is dropped then."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    is_gone = any(events & select.POLLERR for _, events in poll.poll(0))
+    if is_gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_gone
 
 
 def _run(arguments: list[str]) -> int:
@@ -91,7 +108,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         return parsed
     given = [part.partition("=")[0] for part in unknown if part.startswith("-")]
     problems = [f"there is no option {option}{did_you_mean(option, options)}" for option in given]
-    problems = problems or [f"what is {' '.join(unknown)!r}?"]
+    problems = problems or [f"{' '.join(unknown)!r} is more than it takes; a text of several words needs quotes"]
     raise ConfigError(*problems, f"see `fenhe {command} --help`")
 
 

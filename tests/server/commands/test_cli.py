@@ -120,7 +120,8 @@ def test_serve_reports_all_config_mistakes_in_one_line(
         (["serve", "--max-runing=1"], "no option --max-runing; did you mean --max-running?"),
         (["chat", "hello", "--api-kye", "x"], "no option --api-kye; did you mean --api-key?"),
         (["serve", "--colour-of-the-sky", "1"], "no option --colour-of-the-sky; see `fenhe serve --help`"),
-        (["inspect", "a", "b"], "what is 'b'?; see `fenhe inspect --help`"),
+        (["inspect", "a", "b"], "'b' is more than it takes; a text of several words needs quotes; see `fenhe inspect"),
+        (["chat", "is", "it", "legal?"], "'it legal?' is more than it takes; a text of several words needs quotes"),
     ],
 )
 def test_unknown_option_is_answered_with_what_was_meant(
@@ -130,6 +131,16 @@ def test_unknown_option_is_answered_with_what_was_meant(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "server.commands.cli", "config", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_serve_help_explains_settings_by_section(capsys: pytest.CaptureFixture[str]) -> None:
