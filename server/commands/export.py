@@ -1,15 +1,14 @@
 """`fenhe export`: write what other tools want to know of a student."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 from models.errors import ConfigError
+from server.commands.named_student import HELP, folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", help="a student's folder, or smollm2-135m for the default student")
+    parser.add_argument("student", help=HELP)
     parser.add_argument(
         "--format",
         choices=("hf", "vllm"),
@@ -25,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Raises: ConfigError, WeightsError."""
     if arguments.format == "vllm":
-        print(_with_weights(_folder_of(arguments.student), arguments.path, arguments.out))
+        print(_with_weights(folder_of(arguments.student), arguments.path, arguments.out))
         return 0
     if arguments.path is not None:
         raise ConfigError("--path: a path has weights of its own, so it needs --format vllm")
     from models.student.hugging_face_folder import export_hugging_face
 
-    student = export_hugging_face(_folder_of(arguments.student), arguments.out)
+    student = export_hugging_face(folder_of(arguments.student), arguments.out)
     print(
         f"exported {student.manifest.name} to {arguments.out}: its tokenizer, configuration and template, without "
         "weights; give the folder to other tools as their --tokenizer"
@@ -48,11 +47,3 @@ def _with_weights(folder: Path, path: str | None, out: Path) -> str:
         return f"exported path {path} of {student.manifest.name} to {out}: a plain checkpoint, for any tool"
     student = export_student(folder, out)
     return f"exported {student.manifest.name} to {out}, for vLLM with fenhe's plug-in: docs/engines.md has the options"
-
-
-def _folder_of(name: str) -> Path:
-    from models.building.default_student import DEFAULT_MODEL, find_student
-
-    if name != DEFAULT_MODEL or Path(name).exists():
-        return Path(name)
-    return find_student(os.environ, lambda line: print(line, file=sys.stderr))
