@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from engines.scheduling.prompt_pace import LEAST_CHUNK, PROMPTS_SHARE, PromptPace
+from engines.scheduling.prompt_pace import ATTENTION_PER_CHANNEL, LEAST_CHUNK, PROMPTS_SHARE, PromptPace
 from engines.scheduling.step_plan import Chunk, StepPlan
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, new_sequence
 
 BOUND_S = 0.05
+HIDDEN_SIZE = 576
+TYPICAL_TOKENS = int(ATTENTION_PER_CHANNEL * HIDDEN_SIZE)
 STREAMING = frozenset({""})
 
 
@@ -50,7 +52,7 @@ MACHINES = {
 
 
 def make_pace(bound_s: float | None = BOUND_S) -> PromptPace:
-    return PromptPace(step_tokens=512, busy_step_tokens=128, busy_step_s=bound_s, hidden_size=576)
+    return PromptPace(step_tokens=512, busy_step_tokens=128, busy_step_s=bound_s, hidden_size=HIDDEN_SIZE)
 
 
 def run(pace: PromptPace, machine: Machine, prompt: Sequence, slower: float = 1.0) -> list[tuple[int, float]]:
@@ -142,8 +144,8 @@ def test_pace_gets_on_however_slow_the_machine_is() -> None:
 
 def test_pace_learns_what_more_streams_take_while_prompts_keep_coming() -> None:
     """Streams of prompts that ended before count as streams, not as what the next prompt's tokens cost."""
-    few = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=864)
-    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    few = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=TYPICAL_TOKENS)
+    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=TYPICAL_TOKENS)
     pace, prompt = warmed(make_pace(), few), make_prompt(20_000)
     steps = [step(pace, many, prompt) for _ in range(300)][-50:]
     prompts_s = sum(seconds - many.streams_s for num_tokens, seconds in steps if num_tokens)
@@ -151,14 +153,14 @@ def test_pace_learns_what_more_streams_take_while_prompts_keep_coming() -> None:
 
 
 def test_pace_learns_what_fewer_streams_take_while_prompts_keep_coming() -> None:
-    few = Machine(streams_s=0.01, prompt_s=0.0, token_s=0.002, attention_tokens=864)
-    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    few = Machine(streams_s=0.01, prompt_s=0.0, token_s=0.002, attention_tokens=TYPICAL_TOKENS)
+    many = Machine(streams_s=0.06, prompt_s=0.0, token_s=0.002, attention_tokens=TYPICAL_TOKENS)
     pace, prompt = warmed(make_pace(), many), make_prompt(20_000)
     assert max(seconds for _, seconds in [step(pace, few, prompt) for _ in range(300)][-50:]) < 1.15 * BOUND_S
 
 
 def test_pace_keeps_steps_short_after_a_pass_of_the_streams_that_was_interrupted() -> None:
-    machine = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=864)
+    machine = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.002, attention_tokens=TYPICAL_TOKENS)
     pace, prompt = warmed(make_pace(), machine), make_prompt(20_000)
     run(pace, machine, make_prompt(1000))
     pace.note_pass(StepPlan(decode=[make_prompt(1)]), 1.0)
@@ -174,7 +176,7 @@ def test_pace_measures_no_streams_where_there_is_no_bound() -> None:
 def test_pace_shares_a_step_among_prompts_by_what_they_cost(seed: int) -> None:
     """However they lie in their texts, together they take no longer than the bound."""
     rng = random.Random(seed)
-    machine = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.0005, attention_tokens=864)
+    machine = Machine(streams_s=0.006, prompt_s=0.0, token_s=0.0005, attention_tokens=TYPICAL_TOKENS)
     pace = make_pace()
     for _ in range(30):
         pace.note_pass(StepPlan(decode=[make_prompt(1)]), machine.streams_s)
@@ -199,11 +201,10 @@ def test_pace_leaves_streams_of_other_tenants_more() -> None:
     assert pace.room([theirs], STREAMING).of(theirs) == 8
 
 
-@pytest.mark.parametrize(("streams_s", "num_tokens"), [(0.002, 8), (0.03, 30), (1.0, 128)])
-def test_pace_gives_prompts_beside_others_streams_half_a_pass(streams_s: float, num_tokens: int) -> None:
-    machine = Machine(streams_s=streams_s, prompt_s=0.0, token_s=0.0005, attention_tokens=864)
-    pace, theirs = warmed(make_pace(None), machine), make_prompt(500, tenant="b")
-    assert pace.room([theirs], STREAMING).of(theirs) == pytest.approx(num_tokens, abs=1)
-    late = make_prompt(900, tenant="b")
-    late.num_computed_tokens = 864
-    assert pace.room([late], STREAMING).of(late) == pytest.approx(max(num_tokens / 2, 8), abs=1.5) or num_tokens == 128
+@pytest.mark.parametrize(("streams_s", "early", "late"), [(0.002, 8, 8), (0.03, 30, 15), (1.0, 128, 128)])
+def test_pace_gives_prompts_beside_others_streams_half_a_pass(streams_s: float, early: int, late: int) -> None:
+    machine = Machine(streams_s=streams_s, prompt_s=0.0, token_s=0.0005, attention_tokens=TYPICAL_TOKENS)
+    pace, theirs = warmed(make_pace(None), machine), make_prompt(5000, tenant="b")
+    assert pace.room([theirs], STREAMING).of(theirs) == pytest.approx(early, abs=1)
+    theirs.num_computed_tokens = TYPICAL_TOKENS
+    assert pace.room([theirs], STREAMING).of(theirs) == pytest.approx(late, abs=1)
