@@ -250,10 +250,11 @@ class ModuleEngine(SequenceEngine):
             if ends_with_prompt(sequence):
                 self._counters.count_prompt(sequence)
                 self._end(sequence, FinishReason.LENGTH)
-        # Tokens first: copying a prompt's KV into the cache must not delay its first token.
+        # Tokens first: copying a prompt's KV into the cache must not delay its first token. And chunk by chunk: all of
+        # a long one at once would make every stream pause for as long as several steps.
         self._flush()
-        for sequence in prefilled:
-            self._remember(sequence)
+        for chunk in plan.chunks:
+            self._remember(chunk.sequence)
 
     def _remember(self, sequence: Sequence) -> None:
         if not sequence.in_background:  # whose prompts nobody sends

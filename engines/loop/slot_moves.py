@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from engines.contract import Runner
 from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
 from engines.scheduling.step_plan import Paused, StepPlan
-from engines.sequence import Sequence
+from engines.sequence import Sequence, SequenceStatus
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,18 @@ class SlotMoves:
             self._restore(sequence)
 
     def remember(self, sequence: Sequence) -> None:
-        """Put the KV of the sequence's computed tokens into the prefix cache; release the blocks it held there."""
+        """Put the KV of the sequence's computed tokens into the prefix cache; once its prompt is whole, release the
+        blocks that it held there."""
         if sequence.slot is not None:
             self._keep(sequence, sequence.slot, sequence.num_computed_tokens)
+            if sequence.status is not SequenceStatus.PREFILLING:
+                self._cache.release(sequence.match)
 
     def _keep_paused(self, paused: Paused) -> None:
         """What cannot be kept is computed again: no reason to fail the step of all others."""
         try:
             self._keep(paused.sequence, paused.slot, paused.num_tokens)
+            self._cache.release(paused.sequence.match)
         except Exception:
             logger.warning("kv of a paused sequence not kept sequence=%s", paused.sequence.id, exc_info=True)
 
@@ -59,7 +63,6 @@ class SlotMoves:
             sequence.request.cache_salt,
             self._widths[sequence.path],
         )
-        self._cache.release(sequence.match)
 
     def _restore(self, sequence: Sequence) -> None:
         """Write a cached prefix into the sequence's slot; the match stays held until the whole prompt is cached."""

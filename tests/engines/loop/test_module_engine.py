@@ -224,6 +224,28 @@ def test_loop_long_prompts_leave_busy_streams_their_share(make_engine: Any) -> N
     assert all(sum(len(chunk.token_ids) for chunk in step.prefill) == 10 for step in shared)
 
 
+def test_loop_keeps_a_long_prompt_piece_by_piece(make_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step copies more into the prefix cache than it computed: streams would pause for that."""
+    fake = make_engine(step_tokens=64, busy_step_tokens=32, max_running=4)
+    fake.load_by_hand()
+    fake.submit("stream", max_tokens=60, ignore_eos=True)
+    fake.engine.step()
+    fake.submit("long", range(3, 3 + 5 * BLOCK_TOKENS), max_tokens=2)
+    read, starts, copied = fake.runner.read_block, list[int](), list[int]()
+
+    def count(stage: str, slot: int, start: int, num_tokens: int) -> Any:
+        starts.append(start)
+        return read(stage, slot, start, num_tokens)
+
+    monkeypatch.setattr(fake.runner, "read_block", count)
+    for _ in range(5):
+        fake.engine.step()
+        copied.append(len(starts) - sum(copied))
+    assert copied == [len(fake.engine._kv_stages["full"])] * 5
+    (sequence,) = [one for one in fake.engine._scheduler.running if one.id == "long"]
+    assert sequence.match.keys == []
+
+
 def test_loop_same_seed_gives_same_text_alone_and_in_a_batch(make_engine: Any) -> None:
     fake = make_engine(max_running=8)
     fake.load_by_hand()
