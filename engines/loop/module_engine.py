@@ -26,7 +26,7 @@ from engines.loop.slot_moves import SlotMoves
 from engines.prompt_scores import pieces, score_tokens
 from engines.sampler import Sampled, Sampler
 from engines.scheduling.kv_budget import KvBudget
-from engines.scheduling.prefix_cache import PrefixCache
+from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
 from engines.scheduling.prompt_pace import PromptPace
 from engines.scheduling.scheduler import Scheduler
 from engines.scheduling.step_plan import Chunk, StepPlan
@@ -36,6 +36,7 @@ from engines.sequence import (
     GenerationRequest,
     Sequence,
     SequenceEvent,
+    SequenceStatus,
     TokenLogprob,
     new_sequence,
 )
@@ -254,7 +255,8 @@ class ModuleEngine(SequenceEngine):
         # a long one at once would make every stream pause for as long as several steps.
         self._flush()
         for chunk in plan.chunks:
-            self._remember(chunk.sequence)
+            if _fills_block(chunk):
+                self._remember(chunk.sequence)
 
     def _remember(self, sequence: Sequence) -> None:
         if not sequence.in_background:  # whose prompts nobody sends
@@ -349,6 +351,14 @@ class ModuleEngine(SequenceEngine):
 
     def _find_inconsistencies(self) -> list[str]:
         return find_inconsistencies(self._scheduler, self._kv, self._cache, self._living.ids())
+
+
+def _fills_block(chunk: Chunk) -> bool:
+    """Whether a chunk that is committed ended its prompt, or filled a block that the prefix cache can keep."""
+    sequence = chunk.sequence
+    start = sequence.num_computed_tokens - chunk.num_tokens
+    is_whole = sequence.status is not SequenceStatus.PREFILLING
+    return is_whole or sequence.num_computed_tokens // BLOCK_TOKENS > start // BLOCK_TOKENS
 
 
 def _event(sequence: Sequence, token: Sampled | None, text: str, finish: Finish | None = None) -> SequenceEvent:
