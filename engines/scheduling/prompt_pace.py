@@ -12,29 +12,31 @@ from engines.scheduling.step_plan import Chunk, StepPlan
 from engines.sequence import Sequence, mean_with
 
 PROMPTS_SHARE = 0.8
-"""Of a step that computes prompts beside streams: they have at least so much of it, or they would hardly get on where a
-pass of the streams alone takes most of the time there is."""
+"""Prompts beside streams have at least this share of a step's time. Else they would hardly get on where a pass of the
+streams alone takes most of the bound."""
 QUIET_STEPS = 10
-"""While no stream runs, a step may take as long as so many beside streams: whoever arrives waits for its end."""
+"""While no stream runs, a step may take as long as this many beside streams; a request that arrives waits for it."""
 ATTENTION_PER_CHANNEL = 2.2
 """Behind as many tokens as this times the hidden size, attending costs about as much as all else that a token needs:
 1.5 with AVX-512, 2.2 where attention multiplies bf16, 3 with AVX2. It only carries what one step taught to the next."""
 TELLING_TOKENS = 16
-"""A step with fewer teaches less: their time is the small difference of two."""
+"""A step with fewer prompt tokens counts less in what is learned: their time is a small difference of two long ones."""
 OTHERS_SHARE = 16
 """Beside others' streams a step computes one prompt token where it would compute this many beside the tenant's own."""
 OTHERS_PASS_SHARE = 0.5
 """If more take no longer than this share of the streams' own pass, it computes those: where many rows run, a few
 tokens at a time would keep a prompt waiting for long, and save the others little."""
 STEPS_IN_A_ROW = 8
-"""With prompts beside streams. Then the streams have a step of their own, which tells how long their pass takes now: as
-prompts end there are more streams, and what those take would count as the prompts' cost."""
+"""After this many steps with prompts beside streams, one leaves the prompts out, to measure the streams' own pass. As
+prompts end there are more streams, and what those take would otherwise be taken for the prompts' cost."""
 TIMES_LONGER = 4
-"""Than the mean: a pass of the streams counts as no longer. It was interrupted, or those after it are as long."""
+"""A pass of the streams counts as at most this many times their mean: a longer one was interrupted, or the next ones
+are as long and raise the mean."""
 LEAST_CHUNK = 4
 """However little time there is, and however many tenants have prompts: smaller chunks cost more than they save."""
 
 ROUNDING = 1e-6
+"""Keeps a whole number of tokens from being rounded down to the one below it."""
 
 
 class PromptPace:

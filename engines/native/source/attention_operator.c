@@ -11,9 +11,9 @@
 #define UNITS_WANTED 32     /* enough to even out a few threads, few enough to keep merging rare */
 #define NS_PER_CHUNK 400    /* of one head group; rough, to judge whether waking threads pays */
 #define NS_PER_NEW_TOKEN 100
-#define PRODUCTS_PER_NS 16   /* of a prompt's queries and keys; as rough */
-#define BLOCKS_WANTED 6      /* per thread three: threads that find an odd number of long ones wait for each other */
-#define LEAST_QUERIES 4      /* of a block: with fewer, unpacking its keys takes longer than the rest */
+#define PRODUCTS_PER_NS 16     /* of a prompt's queries and keys; as rough */
+#define PREFILL_UNITS_WANTED 6 /* at least: of three equal units, the second of two threads would wait for the last */
+#define LEAST_QUERIES 4        /* of a block: with fewer, unpacking its keys takes longer than the rest */
 
 enum { QKV, QKV_SCALE, PAST_KEYS, PAST_VALUES, LAST_POSITION, COS, SIN, BIAS, Q_NORM, K_NORM };
 
@@ -165,7 +165,7 @@ static OrtStatus *run_decode(const OrtApi *api, OrtKernelContext *context, Atten
 /* Few queries are cut into smaller blocks, or threads would have nothing to do. */
 static int64_t choose_block_queries(AttentionJob *job) {
     job->block_queries = QUERIES_PER_BLOCK;
-    while (job->block_queries > LEAST_QUERIES && job->num_rows * num_query_blocks(job) * job->num_kv_heads < BLOCKS_WANTED)
+    while (job->block_queries > LEAST_QUERIES && job->num_rows * num_query_blocks(job) * job->num_kv_heads < PREFILL_UNITS_WANTED)
         job->block_queries /= 2;
     return job->num_rows * num_query_blocks(job);
 }
