@@ -13,7 +13,7 @@ import torch
 
 from engines.build import build_engine
 from engines.config import EngineConfig
-from engines.contract import DecodeRow, PrefillChunk, StepInput
+from engines.contract import DecodeRow, StepInput
 from engines.onnx.plan import PrecisionPlan
 from engines.sequence import GenerationRequest, SamplingParams
 from models.building.build import build_student
@@ -221,20 +221,16 @@ def test_exits_of_rows_and_prompts_in_one_pass_have_the_bits_they_have_apart(
     step = StepInput(decode=tuple(rows), prefill=tuple(chunks))
     assert joint.runner._can_join(step)
     together = joint.runner.forward(step).copy()
-    states = [positions(joint, one) for one in chunks]
+    states = [joint.states(one) for one in chunks]
     assert (
         np.delete(together[:6], 2, axis=0).tobytes() == np.delete(single.run(decode=tuple(rows)), 2, axis=0).tobytes()
     )
     for index, one in enumerate(chunks):
         assert together[6 + index].tobytes() == single.run(prefill=(one,))[0].tobytes()
-        assert states[index].tobytes() == positions(single, one).tobytes()
+        assert states[index].tobytes() == single.states(one).tobytes()
     later = [(path or "fact", 9 if path is None else 4 + slot, 7) for slot, path in enumerate(paths)]
     later += [("math", 12, 7), ("legal", 1, 7)]
     assert joint.decode(*later).tobytes() == single.decode(*later).tobytes()
-
-
-def positions(tape: Tape, one: PrefillChunk) -> Float:
-    return tape.runner.position_logits(one.slot, one.start, one.start + len(one.token_ids))
 
 
 @pytest.mark.parametrize("prefix_cache_bytes", [0, 10_000_000])

@@ -51,6 +51,10 @@ class Tape:
         logits: Float = self.runner.forward(StepInput(**step)).copy()
         return logits
 
+    def states(self, one: PrefillChunk) -> Float:
+        """Logits of every position of a chunk whose states the last step kept."""
+        return self.runner.position_logits(one.slot, one.start, one.start + len(one.token_ids))
+
 
 def chunk(slot: int, ids: Sequence[int], path: str = "full", start: int = 0, wants: bool = True) -> PrefillChunk:
     return PrefillChunk(slot=slot, path=path, start=start, token_ids=tuple(ids), wants_logits=wants)
@@ -140,14 +144,12 @@ def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape, family: 
     step = StepInput(decode=step.decode, prefill=tuple(replace(one, keeps_states=True) for one in chunks))
     assert joint.runner._can_join(step)
     logits = np.delete(joint.runner.forward(step), 2, axis=0)
-    states = [joint.runner.position_logits(one.slot, one.start, one.start + len(one.token_ids)) for one in chunks]
+    states = [joint.states(one) for one in chunks]
     expected, expected_states = [], []
     for part in apart(step):
         assert not single.runner._can_join(part)
         expected.append(single.runner.forward(part).copy())
-        for one in part.prefill:
-            positions = one.start, one.start + len(one.token_ids)
-            expected_states.append(single.runner.position_logits(one.slot, *positions))
+        expected_states += [single.states(one) for one in part.prefill]
     np.testing.assert_array_equal(logits, np.delete(np.concatenate(expected), 2, axis=0))
     for found, wanted in zip(states, expected_states, strict=True):
         np.testing.assert_array_equal(found, wanted)
