@@ -1,11 +1,13 @@
 """`python -m bench.random_model OUT`: a Llama of about a billion random parameters as a Hugging Face folder.
 
 For cold starts and memory of a larger model: its answers make no sense, its sizes do. Its tokenizer has one token a
-byte.
+byte. With `--small --tokenizer FOLDER` it is one that costs next to nothing, for what does not depend on the model: a
+hundred thousand requests, say.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,14 @@ SIZES = {
     "max_position_embeddings": 8192,
 }
 """1.04 billion parameters, like Llama 3.2 1B with a smaller vocabulary."""
+SMALL_SIZES = SIZES | {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 DEVIATION = 0.02
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
 
@@ -56,8 +66,13 @@ def tensors(sizes: dict[str, int], seed: int = 0) -> Iterator[tuple[str, npt.NDA
     yield "model.norm.weight", np.ones(hidden, dtype=np.float16)
 
 
-def write(folder: Path, sizes: dict[str, int]) -> None:
+def write(folder: Path, sizes: dict[str, int], tokenizer: Path | None = None) -> None:
+    """With `tokenizer`, a model folder, the model has that folder's tokenizer and vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
+    end = 256
+    if tokenizer is not None:
+        vocab_size, end = _vocabulary_of(tokenizer)
+        sizes = sizes | {"vocab_size": vocab_size}
     save_file(dict(tensors(sizes)), folder / "model.safetensors", metadata={"format": "pt"})
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -67,12 +82,24 @@ def write(folder: Path, sizes: dict[str, int]) -> None:
         "rope_theta": 500000.0,
         "tie_word_embeddings": True,
         "torch_dtype": "float16",
-        "bos_token_id": 256,
-        "eos_token_id": 256,
+        "bos_token_id": end,
+        "eos_token_id": end,
         **sizes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    _write_tokenizer(folder)
+    if tokenizer is None:
+        _write_tokenizer(folder)
+        return
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, folder / name)
+
+
+def _vocabulary_of(tokenizer: Path) -> tuple[int, int]:
+    """How many tokens it has, and the one that ends an answer."""
+    known = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    end = json.loads((tokenizer / "tokenizer_config.json").read_text())["eos_token"]
+    return known.get_vocab_size(), known.get_vocab(with_added_tokens=True)[end]
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -89,9 +116,16 @@ def _write_tokenizer(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.random_model", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder to write")
-    parser.add_argument("--layers", type=int, default=SIZES["num_hidden_layers"], help="default: %(default)s")
+    parser.add_argument("--layers", type=int, help="default: 16, or 6 with --small")
+    parser.add_argument("--small", action="store_true", help="192 wide instead of 2,048")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="a model or student folder to take it from")
     options = parser.parse_args()
-    write(options.out, SIZES | {"num_hidden_layers": options.layers})
+    sizes = SMALL_SIZES if options.small else SIZES
+    write(
+        options.out,
+        sizes | ({} if options.layers is None else {"num_hidden_layers": options.layers}),
+        options.tokenizer,
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A random model of any size is one that `fenhe build` takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.random_model import SIZES, tensors, write
@@ -30,6 +31,19 @@ def test_small_one_is_built(tmp_path: Path) -> None:
     student = Student.open(tmp_path / "student")
     assert student.manifest.architecture.num_layers == 2
     assert student.tokenizer.decode(student.tokenizer.encode("Hello, 世界")) == "Hello, 世界"
+
+
+def test_small_one_has_the_tokenizer_of_another_model(tmp_path: Path, tiny_source: Callable[..., Path]) -> None:
+    other = tiny_source("llama")
+    write(tmp_path / "model", SMALL, other)
+    built = {}
+    for source in (other, tmp_path / "model"):
+        build_student(source, tmp_path / f"of-{source.name}", name="random", precisions=("fp32",))
+        built[source] = Student.open(tmp_path / f"of-{source.name}")
+    given, random = built.values()
+    assert random.manifest.architecture.vocab_size == given.tokenizer.vocab_size
+    assert random.tokenizer.eos_token_ids == given.tokenizer.eos_token_ids
+    assert random.tokenizer.encode("Hello, 世界") == given.tokenizer.encode("Hello, 世界")
 
 
 def test_values_are_the_same_every_time() -> None:
