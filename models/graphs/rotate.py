@@ -28,6 +28,7 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 MAX_PARTS = 64
 MIN_PART = 16
+MIXED_ROWS = 16
 FINAL_NORM = "model.norm.weight"
 HEAD_PROJECT = "cheap_head.project.weight"
 """What the cheap head previews logits from; it reads the normed state, as the head does."""
@@ -145,7 +146,18 @@ class RotatedSource(DerivedSource):
 
 
 def _mixed_inputs(weight: Array) -> Array:
-    """A matrix whose input is mixed by `hadamard`, which is its own inverse."""
+    """A matrix whose input is mixed by `hadamard`, which is its own inverse: by its butterflies, few rows at a time, so
+    that they stay in the cache."""
     size = hadamard_size(weight.shape[1])
-    parts = weight.reshape(len(weight), size, -1)
-    return np.asarray(np.matmul(hadamard(size), parts).reshape(weight.shape), np.float32)
+    mixed = np.multiply(weight, np.float32(size**-0.5), order="C")
+    for first in range(0, len(mixed), MIXED_ROWS):
+        rows = mixed[first : first + MIXED_ROWS]
+        stride = weight.shape[1] // size
+        while stride < weight.shape[1]:
+            pairs = rows.reshape(len(rows), -1, 2, stride)
+            even, odd = pairs[:, :, 0], pairs[:, :, 1]
+            total = even + odd
+            np.subtract(even, odd, out=odd)
+            even[:] = total
+            stride *= 2
+    return mixed
