@@ -45,9 +45,9 @@ class EngineConfig:
     busy_step_ms: Annotated[
         CountOrZero,
         Meta(
-            description="milliseconds that running streams wait for a step with prompts: less for smoother streams, "
-            "more for faster prompts, which have four fifths of a step at least (and ten times as long while no stream "
-            "runs); 0: any time"
+            description="milliseconds that running streams wait for a step with prompts, or with many streams of "
+            "another tenant: less for smoother streams, more for faster prompts, which have four fifths of a step at "
+            "least (and ten times as long while no stream runs); 0: any time"
         ),
     ] = 50
     precision: Annotated[

@@ -217,6 +217,11 @@ class Runner(Protocol):
         """The slot's first `num_tokens` tokens are no longer needed: their memory may be returned to the system."""
         ...
 
+    @property
+    def skips_padding(self) -> bool:
+        """Whether decode rows that are padding cost nothing."""
+        ...
+
     def kv_bytes_per_token(self, stage: str) -> int:
         """What one token's KV takes in this stage; 0 for a stage without layers. Known before `load`."""
         ...

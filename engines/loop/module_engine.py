@@ -28,8 +28,10 @@ from engines.sampler import Sampled, Sampler
 from engines.scheduling.kv_budget import KvBudget
 from engines.scheduling.prefix_cache import BLOCK_TOKENS, PrefixCache
 from engines.scheduling.prompt_pace import PromptPace
+from engines.scheduling.row_pace import RowPace
 from engines.scheduling.scheduler import Scheduler
 from engines.scheduling.step_plan import Chunk, StepPlan
+from engines.scheduling.turns import Turns
 from engines.sequence import (
     Finish,
     FinishReason,
@@ -95,14 +97,16 @@ class ModuleEngine(SequenceEngine):
         )
         self._kv = KvBudget(config.kv_bytes, bytes_per_token)
         self._cache = PrefixCache(config.prefix_cache_bytes)
+        busy_step_s = config.busy_step_ms / 1000 or None
         self._scheduler = Scheduler(
             max_running=config.max_running,
             pace=PromptPace(
                 step_tokens=config.step_tokens,
                 busy_step_tokens=config.busy_step_tokens,
-                busy_step_s=config.busy_step_ms / 1000 or None,
+                busy_step_s=busy_step_s,
                 hidden_size=student.manifest.architecture.hidden_size,
             ),
+            turns=Turns(RowPace(busy_step_s if runner.skips_padding else None)),
             kv=self._kv,
             cache=self._cache,
             depths=student.manifest.path_ranks,

@@ -29,7 +29,8 @@ from models.student.manifest import HeadKind
 Float = npt.NDArray[np.float32]
 
 MAX_PADDING_SHARE = 0.25
-"""Prompts of unequal length share a pass while padding stays below this share of its tokens."""
+"""Prompts of unequal length share a pass while padding stays below this share of its tokens, and rows between which
+there is padding a pass of a head, else their logits are copied."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -101,6 +102,11 @@ class OnnxRunner:
     def variant(self) -> str:
         """The precision that prompts run in."""
         return self._plan.prefill
+
+    @property
+    def skips_padding(self) -> bool:
+        """Where one pass takes sequences from any slots, and all rows run in one precision."""
+        return PRECISIONS[self._plan.prefill].needs_native and self._plan.variants == (self._plan.prefill,)
 
     def load(self, stage: str) -> None:
         for variant in self._plan.variants:
@@ -286,11 +292,12 @@ class OnnxRunner:
         return [(stage, run) for stage in self._stage_order for run in ranges.get(stage, ())]
 
     def _can_join(self, step: StepInput) -> bool:
-        """Whether all of the step can be one pass, and would be several otherwise."""
+        """Whether one pass can have the step's tokens and nothing else, where it would be several or have padding."""
         variant = self._plan.prefill
         if not PRECISIONS[variant].needs_native or self._plan.decode(len(step.decode)) != variant:
             return False
-        return len(step.prefill) > 1 or (len(step.prefill) == 1 and any(row.path for row in step.decode))
+        num_rows = sum(row.path is not None for row in step.decode)
+        return len(step.prefill) + (num_rows > 0) > 1 or 0 < num_rows < len(step.decode)
 
     def _run_jointly(self, step: StepInput, rows: Mapping[int, int]) -> None:
         """Decode rows and chunks in one pass. `rows` is as for `_prefill`."""
@@ -360,7 +367,7 @@ class OnnxRunner:
         for variant, first, end in self._variant_ranges(self._num_decode, len(heads)):
             for head in dict.fromkeys(head for head in heads[first:end] if head is not None):
                 rows = [row for row in range(first, end) if heads[row] == head]
-                if rows and set(heads[rows[0] : rows[-1] + 1]) <= {head, None}:
+                if rows and _lie_together(rows, heads, head):
                     beside = slice(rows[0], rows[-1] + 1)
                     self._heads[variant, head].run(self._normed[beside], self._logits[beside])
                 elif rows:
@@ -394,6 +401,12 @@ class OnnxRunner:
         """`rows_by_width` of rows that all have the width of this rank. Shapes: [1 + widths]."""
         self._rows_by_width[:rank], self._rows_by_width[rank:] = 0, num_rows
         return self._rows_by_width
+
+
+def _lie_together(rows: Sequence[int], heads: Sequence[HeadKind | None], head: HeadKind) -> bool:
+    """Whether there is nothing but a little padding between them."""
+    between = heads[rows[0] : rows[-1] + 1]
+    return set(between) <= {head, None} and between.count(None) <= MAX_PADDING_SHARE * len(between)
 
 
 def _warm_stage(stage: StageSession, architecture: Architecture, spare_slot: int) -> StageSession:

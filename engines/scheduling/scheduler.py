@@ -43,6 +43,7 @@ class Scheduler:
         *,
         max_running: int,
         pace: PromptPace,
+        turns: Turns,
         kv: KvBudget,
         cache: PrefixCache,
         depths: Mapping[str, int],
@@ -54,7 +55,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_pauses = 0
-        self.turns = Turns()
+        self._turns = turns
         self._prompt_order: list[str] = []
         """Tenants with prompts; those that were left out of a step stand before those that had a chunk in it."""
         self._max_running = max_running
@@ -109,12 +110,12 @@ class Scheduler:
         tenants = frozenset(sequence.tenant for sequence in running)
         decoding = [sequence for sequence in running if sequence.status is SequenceStatus.DECODING]
         ending = [chunk.sequence for chunk in chunks if chunk.is_last and chunk.sequence.request.sampling.max_tokens]
-        return self.turns.waiting([*decoding, *ending], tenants)
+        return self._turns.waiting([*decoding, *ending], tenants)
 
     def note_pass(self, plan: StepPlan, seconds: float) -> None:
         """The forward pass of `plan`, which is not committed yet, took so long."""
         if not plan.chunks:
-            self.turns.note_pass(seconds)
+            self._turns.note_pass([row for row in plan.decode if row is not None], seconds)
         self._pace.note_pass(plan, seconds)
 
     def commit(self, plan: StepPlan) -> None:

@@ -1,16 +1,18 @@
-"""Who takes part in a step that tenants share, where choosing the tokens of some sequences costs a lot.
+"""Who takes part in a step that tenants share, where their sequences are many or choosing a token costs a lot.
 
-All rows of a forward pass together cost little more than one. Choosing tokens is paid row by row: filters over the
-whole vocabulary, a wide schema, many log-probabilities, up to more than the pass itself. So a tenant beside others may
-spend a bounded time on it per step, and its sequences take turns, those that waited longest first. No token changes: it
-only comes some steps later. Knows what was measured; measures nothing itself.
+A forward pass of many rows may take several times as long as one of few (`row_pace.py`). Choosing tokens is paid row by
+row: filters over the whole vocabulary, a wide schema, many log-probabilities, up to more than the pass itself. So a
+tenant beside others has a bounded number of rows in a step and may spend a bounded time on choosing, and its sequences
+take turns, those that waited longest first. No token changes: it only comes some steps later. Knows what was measured;
+measures nothing itself.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
-from engines.sequence import PLAIN_CHOOSING_S, Sequence, mean_with
+from engines.scheduling.row_pace import RowPace
+from engines.sequence import PLAIN_CHOOSING_S, Sequence, SequenceStatus, mean_with
 
 PASS_SHARE = 0.5
 """Of a forward pass: how long all tenants together may choose tokens per step."""
@@ -20,17 +22,19 @@ MAX_KNOWN_TENANTS = 256
 class Turns:
     """Owned by the engine's thread. Costs are in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: RowPace) -> None:
+        self._rows = rows
         self._pass_s: float | None = None
-        self._now = 0
-        """Rises with every step, and within it: who comes in a step stands before who has its turn in it."""
+        self._last_place = 0
+        """In the queue. Who comes in a step stands before who has its turn in it."""
         self._credits: dict[str, float] = {}
         self._typical: OrderedDict[str, float] = OrderedDict()
         """What choosing a token last cost each tenant: a sequence has no figure of its own before its first one."""
 
-    def note_pass(self, seconds: float) -> None:
-        """A forward pass without prompts took so long."""
+    def note_pass(self, rows: Many[Sequence], seconds: float) -> None:
+        """A forward pass of these rows and no prompt took so long."""
         self._pass_s = mean_with(self._pass_s, seconds)
+        self._rows.note_step(len(rows), seconds + sum(row.choosing_s or 0.0 for row in rows))
 
     def waiting(self, candidates: Many[Sequence], tenants: frozenset[str]) -> frozenset[str]:
         """Ids of the candidates that sit this step out: every candidate would have a token chosen in it. Never all.
@@ -39,14 +43,13 @@ class Turns:
         """
         self._queue(sequence for sequence in candidates if sequence.waits_from is None)
         waiting = self._waiting_among(candidates, tenants)
-        self._queue(sequence for sequence in candidates if sequence.id not in waiting)
+        self._queue(sorted((one for one in candidates if one.id not in waiting), key=_waits_from))
         return frozenset(waiting)
 
     def _queue(self, sequences: Iterable[Sequence]) -> None:
-        """Behind all that wait."""
-        self._now += 1
-        for sequence in sequences:
-            sequence.waits_from = self._now
+        """Behind all that wait, one after the other."""
+        for place, sequence in enumerate(sequences, self._last_place + 1):
+            sequence.waits_from = self._last_place = place
 
     def _waiting_among(self, candidates: Many[Sequence], tenants: frozenset[str]) -> set[str]:
         if len(tenants) < 2 or self._pass_s is None:
@@ -54,12 +57,24 @@ class Turns:
             return set()
         self._credits = {tenant: credit for tenant, credit in self._credits.items() if tenant in tenants}
         budget_s = PASS_SHARE * self._pass_s / len(tenants)
-        waiting: set[str] = set()
-        for tenant, own in _by_tenant(candidates).items():
+        waiting = self._beyond_a_pass([one for one in candidates if one.status is SequenceStatus.DECODING])
+        taking_part = [one for one in candidates if one.id not in waiting]
+        for tenant, own in _by_tenant(taking_part).items():
             waiting |= self._waiting_of(tenant, own, budget_s)
         if candidates and len(waiting) == len(candidates):
             waiting.remove(min(candidates, key=_waits_from).id)
         return waiting
+
+    def _beyond_a_pass(self, rows: list[Sequence]) -> set[str]:
+        """Ids of the rows that a pass has no room for: tenants give it one each until it is full."""
+        most_rows = self._rows.most_rows(rows)
+        if most_rows is None:
+            return set()
+        places: dict[str, int] = {}
+        for own in _by_tenant(rows).values():
+            places |= {one.id: place for place, one in enumerate(sorted(own, key=_waits_from))}
+        queue = sorted(rows, key=lambda one: (places[one.id], _waits_from(one)))
+        return {one.id for one in queue[most_rows:]}
 
     def _waiting_of(self, tenant: str, own: list[Sequence], budget_s: float) -> set[str]:
         costs = {sequence.id: self._cost(sequence) for sequence in own}

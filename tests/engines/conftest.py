@@ -170,6 +170,10 @@ class FakeRunner:
         if num_tokens >= self.written[slot]:
             self.written[slot] = 0
 
+    @property
+    def skips_padding(self) -> bool:
+        return True
+
     def kv_bytes_per_token(self, stage: str) -> int:
         return ENTRY_BYTES if stage in self.kv else 0
 

@@ -70,6 +70,10 @@ class RandomRunner:
     def release_slot(self, slot: int, num_tokens: int) -> None:
         pass
 
+    @property
+    def skips_padding(self) -> bool:
+        return True
+
     def kv_bytes_per_token(self, stage: str) -> int:
         return 8
 

@@ -146,7 +146,7 @@ def dear_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
         sequence.choosing_s = 0.0 if sequence.request.sampling.logprobs is None else DEAR_S
 
     monkeypatch.setattr(Sequence, "note_choosing", note_choosing)
-    monkeypatch.setattr(Turns, "note_pass", lambda turns, seconds: setattr(turns, "_pass_s", PASS_S))
+    monkeypatch.setattr(Turns, "note_pass", lambda turns, rows, seconds: setattr(turns, "_pass_s", PASS_S))
 
 
 @pytest.mark.usefixtures("dear_logprobs")

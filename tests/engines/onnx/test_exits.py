@@ -21,7 +21,7 @@ from models.building.exits import Exits, read_exits
 from models.distill.network.decoder import DecoderLayer, Trunk
 from models.sources.source import ModelSource, open_source
 from models.student.folder import Student
-from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Tape, chunk, cosine
+from tests.engines.onnx.test_runner import CLOSENESS, IDS, TOLERANCE, Tape, chunk, cosine, never_joining
 from tests.models.exit_files import PLAN, write_tiny_exits
 
 Float = npt.NDArray[np.float32]
@@ -208,7 +208,7 @@ def test_exits_of_rows_and_prompts_in_one_pass_have_the_bits_they_have_apart(
 ) -> None:
     """Prompts that go on, on exits with a block and with a map; padding stands in the slot of one of them."""
     built = build("llama", "w8a8-native")
-    joint, single = (built.tape(native_library) for _ in range(2))
+    joint, single = built.tape(native_library), never_joining(built.tape(native_library))
     paths = ("full", "legal", None, "math", "riddle", "fact")
     rows = [DecodeRow(path=path, position=3 + slot, token_id=60 + slot) for slot, path in enumerate(paths)]
     starts = {**dict.fromkeys(range(8), 0), 2: 4, 6: 2}

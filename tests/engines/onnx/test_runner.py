@@ -134,10 +134,16 @@ def apart(step: StepInput) -> list[StepInput]:
     return [StepInput(decode=step.decode), *(StepInput(prefill=(one,)) for one in step.prefill)]
 
 
+def never_joining(tape: Tape) -> Tape:
+    """Its passes compute padding as well, one kind of row at a time."""
+    tape.runner._can_join = lambda step: False  # type: ignore[method-assign]
+    return tape
+
+
 @pytest.mark.parametrize(("family", "config"), FAMILIES)
 def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape, family: str, config: dict[str, Any]) -> None:
     """Rows on every path, padding in the slot of a prompt that goes on, prompts of one token and of many."""
-    joint, single = (tape(family, "w8a8-native", **config) for _ in range(2))
+    joint, single = tape(family, "w8a8-native", **config), never_joining(tape(family, "w8a8-native", **config))
     step, _ = mixed_step(joint)
     mixed_step(single)
     chunks = (*step.prefill, chunk(6, IDS[:1]), chunk(7, IDS[:9], wants=False))
@@ -147,7 +153,6 @@ def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape, family: 
     states = [joint.states(one) for one in chunks]
     expected, expected_states = [], []
     for part in apart(step):
-        assert not single.runner._can_join(part)
         expected.append(single.runner.forward(part).copy())
         expected_states += [single.states(one) for one in part.prefill]
     np.testing.assert_array_equal(logits, np.delete(np.concatenate(expected), 2, axis=0))
@@ -158,6 +163,22 @@ def test_runner_joint_pass_has_the_bits_of_passes_apart(tape: MakeTape, family: 
     rows += [("reasoning", len(OTHERS[2]) + 1, 3), ("knowledge", len(OTHERS[3]) + 1, 3), ("knowledge", len(IDS) - 4, 3)]
     rows += [("full", 1, 3), ("full", 9, 3)]
     np.testing.assert_array_equal(joint.decode(*rows), single.decode(*rows))
+
+
+@pytest.mark.parametrize(("family", "config"), FAMILIES)
+def test_runner_leaves_padding_out(tape: MakeTape, family: str, config: dict[str, Any]) -> None:
+    """Other rows have the bits that they have beside it, and the sequence in its slot is not touched."""
+    without, beside = tape(family, "w8a8-native", **config), never_joining(tape(family, "w8a8-native", **config))
+    rows = mixed_step(without)[0].decode
+    mixed_step(beside)
+    padding = [slot for slot, row in enumerate(rows) if row.path is None]
+    assert padding
+    before = [without.runner.read_block(stage, slot, 0, 16) for stage in without.runner._kv for slot in padding]
+    logits = without.runner.forward(StepInput(decode=rows)).copy()
+    expected = beside.runner.forward(StepInput(decode=rows))
+    np.testing.assert_array_equal(np.delete(logits, padding, axis=0), np.delete(expected, padding, axis=0))
+    after = [without.runner.read_block(stage, slot, 0, 16) for stage in without.runner._kv for slot in padding]
+    assert [block.tobytes() for block in before] == [block.tobytes() for block in after]
 
 
 def test_runner_returns_logits_in_the_order_of_the_chunks(tape: MakeTape) -> None:

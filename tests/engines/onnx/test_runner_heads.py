@@ -115,8 +115,10 @@ def test_runner_runs_each_head_once_at_most(make_tape: Any) -> None:
 
 def test_runner_padding_asks_for_no_pass_of_its_own(make_tape: Any) -> None:
     tape = make_tape()
-    tape.step([None, (IDS, "cheap"), None, (OTHERS[0], "cheap")])
-    assert passes(tape) == [("cheap", 3)]  # the padding between them is on the way
+    tape.step([None, (IDS, "cheap"), None, *((one, "cheap") for one in OTHERS[:3])])
+    assert passes(tape) == [("cheap", 5)]  # the padding between them is on the way
+    tape.step([None, (IDS, "cheap"), None, None, (OTHERS[0], "cheap")])
+    assert passes(tape) == [("cheap", 2)]
     tape.step([None, (IDS, "cheap"), None, (OTHERS[0], "exact"), None, (OTHERS[1], "cheap")])
     assert passes(tape) == [("cheap", 2), ("exact", 1)]
 

@@ -9,8 +9,10 @@ import pytest
 from engines.scheduling.kv_budget import KV_BLOCK_TOKENS, KvBudget
 from engines.scheduling.prefix_cache import PrefixCache
 from engines.scheduling.prompt_pace import PromptPace
+from engines.scheduling.row_pace import RowPace
 from engines.scheduling.scheduler import Scheduler, chunk_tokens
 from engines.scheduling.step_plan import StepPlan
+from engines.scheduling.turns import Turns
 from engines.sequence import GenerationRequest, SamplingParams, Sequence, SequenceStatus, WhileLoading, new_sequence
 
 DEPTHS = {"full": 0, "middle": 1, "short": 2}
@@ -55,6 +57,7 @@ class Rig:
         self.settings = {"max_running": 4, "step_tokens": 64, "busy_step_tokens": 16, **settings}
         self.loaded = set(DEPTHS)
         self.asked: list[str] = []
+        self.turns = Turns(RowPace(None))
         self.scheduler = Scheduler(
             max_running=self.settings["max_running"],
             pace=PromptPace(
@@ -63,6 +66,7 @@ class Rig:
                 busy_step_s=None,
                 hidden_size=64,
             ),
+            turns=self.turns,
             kv=self.kv,
             cache=PrefixCache(0),
             depths=DEPTHS,
@@ -309,7 +313,7 @@ PASS_S = 1.0
 def shared_rig(*sequences: Sequence, **settings: Any) -> Rig:
     """Beside the stream of tenant "b", which is cheap to choose."""
     rig = Rig(**{"max_running": 8, "step_tokens": 512, "busy_step_tokens": 128, **settings})
-    rig.scheduler.turns.note_pass(PASS_S)
+    rig.turns.note_pass([], PASS_S)
     rig.add(make_sequence("stream", 4, tenant="b", choosing_s=0.0))
     rig.step()
     rig.add(*sequences)
@@ -356,9 +360,9 @@ def test_who_has_a_turn_has_a_token_chosen_and_nobody_else(seed: int, monkeypatc
     """In every step of random mixes; no prompt is cut into single tokens, and all of them get on."""
     rng = random.Random(seed)
     rig = Rig(max_running=rng.randint(4, 12), step_tokens=64, busy_step_tokens=rng.choice([4, 5, 16, 128]))
-    rig.scheduler.turns.note_pass(PASS_S)
+    rig.turns.note_pass([], PASS_S)
     asked: set[str] = set()
-    waiting_of = rig.scheduler.turns.waiting
+    waiting_of = rig.turns.waiting
 
     def waiting(candidates: list[Sequence], tenants: frozenset[str]) -> frozenset[str]:
         found = waiting_of(candidates, tenants)
@@ -366,7 +370,7 @@ def test_who_has_a_turn_has_a_token_chosen_and_nobody_else(seed: int, monkeypatc
         asked.update({sequence.id for sequence in candidates} - found)
         return found
 
-    monkeypatch.setattr(rig.scheduler.turns, "waiting", waiting)
+    monkeypatch.setattr(rig.turns, "waiting", waiting)
     living: list[Sequence] = []
     for turn in range(6000):
         if turn < 300 and rng.random() < 0.4:

@@ -7,8 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+from engines.scheduling.row_pace import RowPace
 from engines.scheduling.turns import MAX_KNOWN_TENANTS, PASS_SHARE, Turns
-from engines.sequence import PLAIN_CHOOSING_S, GenerationRequest, SamplingParams, Sequence, new_sequence
+from engines.sequence import (
+    PLAIN_CHOOSING_S,
+    GenerationRequest,
+    SamplingParams,
+    Sequence,
+    SequenceStatus,
+    new_sequence,
+)
 
 PASS_S = 2.0
 
@@ -26,9 +34,13 @@ def rows_of(tenant: str, count: int, cost_s: float | None = 0.0) -> list[Sequenc
     return [make_sequence(f"{tenant}{number}", tenant, cost_s) for number in range(count)]
 
 
+def make_turns(busy_step_s: float | None = None) -> Turns:
+    return Turns(RowPace(busy_step_s))
+
+
 def turns_after_a_pass() -> Turns:
-    turns = Turns()
-    turns.note_pass(PASS_S)
+    turns = make_turns()
+    turns.note_pass([], PASS_S)
     return turns
 
 
@@ -181,4 +193,76 @@ def test_nothing_is_remembered_without_end() -> None:
 
 def test_nobody_waits_before_a_pass_was_measured() -> None:
     rows = [*rows_of("a", 4, cost_s=9.0), make_sequence("light", "b")]
-    assert all(len(step) == 5 for step in served(Turns(), rows, 5))
+    assert all(len(step) == 5 for step in served(make_turns(), rows, 5))
+
+
+ROW_S = 0.01
+"""What each row adds to a pass, which takes 5 ms without any."""
+
+
+def running(tenant: str, count: int, cost_s: float | None = 0.0) -> list[Sequence]:
+    rows = rows_of(tenant, count, cost_s)
+    for row in rows:
+        row.status = SequenceStatus.DECODING
+    return rows
+
+
+def served_by_passes(turns: Turns, rows: list[Sequence], num_steps: int) -> list[list[Sequence]]:
+    """As `served`, with passes that take longer the more rows they have."""
+    steps = []
+    for _ in range(num_steps):
+        steps += served(turns, rows, 1)
+        turns.note_pass(steps[-1], 0.005 + ROW_S * len(steps[-1]))
+    return steps
+
+
+def test_many_rows_take_turns_beside_a_tenant_that_has_few() -> None:
+    turns, light, heavy = make_turns(busy_step_s=0.1), running("b", 1), running("a", 20)
+    served_by_passes(turns, light, 1)
+    steps = served_by_passes(turns, [*heavy, *light], 400)
+    found = times(steps[20:])
+    assert found["b0"] == 380
+    assert {len(step) for step in steps[20:]} <= {9, 10}  # 0.105 s with ten rows, which is tried again and again
+    in_turns = [found[row.id] for row in heavy]
+    assert max(in_turns) - min(in_turns) <= 1
+    assert sum(in_turns) >= 380 * 8
+
+
+def test_step_that_is_bounded_has_fewer_rows_where_choosing_takes_long() -> None:
+    """Of another tenant's half of the choosing: ten rows of 10 ms and 1 ms fill a step of 0.11 s."""
+    numbers = []
+    for cost_s in (0.0, 0.001):
+        turns, light, heavy = make_turns(busy_step_s=0.11), running("b", 1), running("a", 20, cost_s)
+        served_by_passes(turns, light, 1)
+        numbers.append({len(step) for step in served_by_passes(turns, [*heavy, *light], 400)[20:]})
+    assert numbers == [{10, 11}, {9, 10}]
+
+
+def test_rows_take_no_turns_where_nobody_gains_by_it() -> None:
+    """One tenant alone, and tenants of which none has few rows."""
+    for rows in (running("a", 20), [*running("a", 10), *running("b", 10)], [*running("a", 1), *running("b", 2)]):
+        turns = make_turns(busy_step_s=0.1)
+        served_by_passes(turns, running("c", 1), 1)
+        assert all(len(step) == len(rows) for step in served_by_passes(turns, rows, 50))
+
+
+def test_bound_of_a_pass_is_shared_by_tenants_equally() -> None:
+    turns = make_turns(busy_step_s=0.1)
+    served_by_passes(turns, running("d", 1), 1)
+    rows = [*running("a", 20), *running("b", 6), *running("c", 2)]
+    steps = served_by_passes(turns, rows, 400)[20:]
+    found = Counter(row.tenant for step in steps for row in step)
+    assert found["c"] == 2 * len(steps)
+    assert abs(found["a"] - found["b"]) <= len(steps)
+
+
+def test_rows_too_many_and_too_dear_have_equally_many_turns() -> None:
+    """Neither those that a pass has no room for nor those that wait for time to choose are forgotten."""
+    turns = make_turns(busy_step_s=0.1)
+    dear, light = running("a", 20, cost_s=0.005), running("b", 1)
+    for rows, seconds in ((light, 0.015), (dear, 0.205)):
+        turns.note_pass(rows, seconds)
+    found = times(served_by_passes(turns, [*dear, *light], 2000))
+    assert found["b0"] == 2000
+    in_turns = [found[row.id] for row in dear]
+    assert min(in_turns) >= max(in_turns) - 1 > 90

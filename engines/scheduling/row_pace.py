@@ -1,0 +1,55 @@
+"""How many rows a step has where tenants share it: a stream waits for all rows that run beside it.
+
+Thirty rows take hardly longer than one where a processor has instructions for products of bytes, and several times as
+long where it has none. So steps are bounded in time: a tenant with more rows than its part of one has them take turns
+(`turns.py`). That is done only where another tenant gains by it, because fewer rows a step are fewer tokens a second
+for all of them together. How long a step takes is learned from those without prompts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from engines.sequence import Sequence, mean_with
+
+TIMES_ALONE = 2.0
+"""A step may always take this many times as long as one of the fewest rows that were seen: of a large model a single
+row may take longer than the bound."""
+LEAST_ROWS = 4
+TIMES_LONGER = 2
+"""A step counts as at most this many times the mean of those with as many rows: a longer one was interrupted."""
+
+
+class RowPace:
+    """Owned by the engine's thread. `busy_step_s` None: steps have any number of rows."""
+
+    def __init__(self, busy_step_s: float | None) -> None:
+        self._busy_step_s = busy_step_s
+        self._step_s: dict[int, float] = {}
+        """By number of rows."""
+        self._most_rows: int | None = None
+        """None: no step took too long yet."""
+
+    def note_step(self, num_rows: int, seconds: float) -> None:
+        """The pass of so many rows and no prompt, and choosing their tokens, took so long.
+
+        The bound on rows follows at once if that was too long, and else rises by one row at a time.
+        """
+        if self._busy_step_s is None or num_rows < 1:
+            return
+        mean_s = self._step_s.get(num_rows)
+        mean_s = mean_with(mean_s, seconds if mean_s is None else min(seconds, TIMES_LONGER * mean_s))
+        self._step_s[num_rows] = mean_s
+        bound_s = max(self._busy_step_s, TIMES_ALONE * self._step_s[min(self._step_s)])
+        if mean_s > bound_s:
+            self._most_rows = max(int(num_rows * bound_s / mean_s), LEAST_ROWS)
+        elif self._most_rows is not None and num_rows >= self._most_rows:
+            self._most_rows = num_rows + 1
+
+    def most_rows(self, rows: Iterable[Sequence]) -> int | None:
+        """How many of these rows the next step has at most; None: all. So it is while no tenant has as few rows as its
+        equal part of a bounded step: nobody would wait less."""
+        by_tenant = Counter(row.tenant for row in rows)
+        if self._most_rows is None or by_tenant.total() <= self._most_rows:
+            return None
+        part = self._most_rows / len(by_tenant)
+        return self._most_rows if min(by_tenant.values()) <= part else None
