@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from models.graphs.decoder_graph import LayerWriter, head_weight
-from models.graphs.onnx_graph import FENHE, GraphWriter, TensorSpec
+from models.graphs.onnx_graph import FENHE, GraphWriter, Kind, TensorSpec
 from models.graphs.quantise import quantise_columns
 from models.graphs.rotate import HEAD_PROJECT
 from models.sources.source import ModelSource
@@ -60,6 +59,6 @@ def write_cheap_head(
         reach=candidates.reach,
     )
     architecture = source.architecture
-    normed = TensorSpec(name="normed", kind=TensorProto.FLOAT, dimensions=("rows", architecture.hidden_size))
-    logits = TensorSpec(name="logits", kind=TensorProto.FLOAT, dimensions=("rows", architecture.vocab_size))
+    normed = TensorSpec(name="normed", kind=Kind.FLOAT, dimensions=("rows", architecture.hidden_size))
+    logits = TensorSpec(name="logits", kind=Kind.FLOAT, dimensions=("rows", architecture.vocab_size))
     return [normed], [logits]

@@ -13,11 +13,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
-from onnx import TensorProto
 
 from models.architecture import Architecture
 from models.graphs.linear import LinearInput, LinearWriter, Matrix
-from models.graphs.onnx_graph import MICROSOFT, GraphWriter, TensorSpec
+from models.graphs.onnx_graph import MICROSOFT, GraphWriter, Kind, TensorSpec
 from models.graphs.rotate import MAP_BIAS, MAP_WEIGHT, hadamard, hadamard_size
 from models.graphs.row_groups import RowGroups
 from models.graphs.widths import ROWS_BY_WIDTH, LayerWidths, block_name, own_down, own_output
@@ -25,7 +24,7 @@ from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
 NO_WIDTHS: Mapping[int, LayerWidths] = MappingProxyType({})
-KV_KINDS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+KV_KINDS = {"float32": Kind.FLOAT, "float16": Kind.FLOAT16}
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -106,7 +105,7 @@ def write_stage(
         writer.norm(graph, source, final_norm, residual, "output")
     num_rows = [len(widths[index].neurons) for index in layers[:1] if index in widths]
     inputs = _stage_inputs(architecture, writer, len(layers))
-    inputs += [TensorSpec(name=ROWS_BY_WIDTH, kind=TensorProto.INT32, dimensions=(count,)) for count in num_rows]
+    inputs += [TensorSpec(name=ROWS_BY_WIDTH, kind=Kind.INT32, dimensions=(count,)) for count in num_rows]
     return inputs, _stage_outputs(architecture, writer, len(layers))
 
 
@@ -116,8 +115,8 @@ def write_head(
     """Write the head. Shapes: `normed` [rows, hidden_size] -> `logits` [rows, vocab]."""
     architecture = source.architecture
     writer.head(graph, source, "normed", "logits")
-    normed = TensorSpec(name="normed", kind=TensorProto.FLOAT, dimensions=("rows", architecture.hidden_size))
-    logits = TensorSpec(name="logits", kind=TensorProto.FLOAT, dimensions=("rows", architecture.vocab_size))
+    normed = TensorSpec(name="normed", kind=Kind.FLOAT, dimensions=("rows", architecture.hidden_size))
+    logits = TensorSpec(name="logits", kind=Kind.FLOAT, dimensions=("rows", architecture.vocab_size))
     return [normed], [logits]
 
 
@@ -138,10 +137,10 @@ def _stage_inputs(architecture: Architecture, writer: LayerWriter, num_layers: i
     if num_layers:
         half = architecture.head_dim // 2
         inputs += [
-            TensorSpec(name="last_positions", kind=TensorProto.INT32, dimensions=("batch",)),
-            TensorSpec(name="total_length", kind=TensorProto.INT32, dimensions=()),
-            TensorSpec(name="cos", kind=TensorProto.FLOAT, dimensions=("positions", half)),
-            TensorSpec(name="sin", kind=TensorProto.FLOAT, dimensions=("positions", half)),
+            TensorSpec(name="last_positions", kind=Kind.INT32, dimensions=("batch",)),
+            TensorSpec(name="total_length", kind=Kind.INT32, dimensions=()),
+            TensorSpec(name="cos", kind=Kind.FLOAT, dimensions=("positions", half)),
+            TensorSpec(name="sin", kind=Kind.FLOAT, dimensions=("positions", half)),
         ]
     return inputs + _kv_specs("past", architecture, writer, num_layers)
 
@@ -151,7 +150,7 @@ def _stage_outputs(architecture: Architecture, writer: LayerWriter, num_layers: 
 
 
 def _hidden_spec(name: str, architecture: Architecture) -> TensorSpec:
-    return TensorSpec(name=name, kind=TensorProto.FLOAT, dimensions=("batch", "length", architecture.hidden_size))
+    return TensorSpec(name=name, kind=Kind.FLOAT, dimensions=("batch", "length", architecture.hidden_size))
 
 
 def _kv_specs(prefix: str, architecture: Architecture, writer: LayerWriter, num_layers: int) -> list[TensorSpec]:

