@@ -57,39 +57,46 @@ class Turns:
             return set()
         self._credits = {tenant: credit for tenant, credit in self._credits.items() if tenant in tenants}
         budget_s = PASS_SHARE * self._pass_s / len(tenants)
-        waiting = self._beyond_a_pass([one for one in candidates if one.status is SequenceStatus.DECODING])
-        taking_part = [one for one in candidates if one.id not in waiting]
-        for tenant, own in _by_tenant(taking_part).items():
-            waiting |= self._waiting_of(tenant, own, budget_s)
+        costs = {one.id: self._cost(one) for one in candidates}
+        waiting: set[str] = set()
+        for tenant, own in _by_tenant(candidates).items():
+            waiting |= self._too_dear(tenant, own, costs, budget_s)
+        waiting |= self._beyond_a_pass(candidates, waiting)
+        for one in candidates:
+            if one.id not in waiting and costs[one.id] > PLAIN_CHOOSING_S:
+                self._credits[one.tenant] -= costs[one.id]
         if candidates and len(waiting) == len(candidates):
             waiting.remove(min(candidates, key=_waits_from).id)
         return waiting
 
-    def _beyond_a_pass(self, rows: list[Sequence]) -> set[str]:
-        """Ids of the rows that a pass has no room for: tenants give it one each until it is full."""
+    def _too_dear(self, tenant: str, own: list[Sequence], costs: dict[str, float], budget_s: float) -> set[str]:
+        """Ids of a tenant's sequences that its time for choosing does not reach in this step."""
+        costly = [sequence for sequence in own if costs[sequence.id] > PLAIN_CHOOSING_S]
+        dearest_s = max((costs[sequence.id] for sequence in costly), default=0.0)
+        left_s = min(self._credits.get(tenant, 0.0) + budget_s, max(budget_s, dearest_s))
+        self._credits[tenant] = left_s
+        waiting: set[str] = set()
+        for sequence in sorted(costly, key=_waits_from):
+            cost_s = costs[sequence.id]
+            if waiting or cost_s > left_s:  # none passes one that waits: a dear one would wait for ever
+                waiting.add(sequence.id)
+            else:
+                left_s -= cost_s
+        return waiting
+
+    def _beyond_a_pass(self, candidates: Many[Sequence], waiting: set[str]) -> set[str]:
+        """Ids of the rows that a pass has no room for: tenants give it one each until it is full. Those that are
+        `waiting` take no room from others."""
+        rows = [one for one in candidates if one.status is SequenceStatus.DECODING]
         most_rows = self._rows.most_rows(rows)
         if most_rows is None:
             return set()
         places: dict[str, int] = {}
-        for own in _by_tenant(rows).values():
+        able = [one for one in rows if one.id not in waiting]
+        for own in _by_tenant(able).values():
             places |= {one.id: place for place, one in enumerate(sorted(own, key=_waits_from))}
-        queue = sorted(rows, key=lambda one: (places[one.id], _waits_from(one)))
+        queue = sorted(able, key=lambda one: (places[one.id], _waits_from(one)))
         return {one.id for one in queue[most_rows:]}
-
-    def _waiting_of(self, tenant: str, own: list[Sequence], budget_s: float) -> set[str]:
-        costs = {sequence.id: self._cost(sequence) for sequence in own}
-        costly = [sequence for sequence in own if costs[sequence.id] > PLAIN_CHOOSING_S]
-        dearest_s = max((costs[sequence.id] for sequence in costly), default=0.0)
-        credit_s = min(self._credits.get(tenant, 0.0) + budget_s, max(budget_s, dearest_s))
-        waiting: set[str] = set()
-        for sequence in sorted(costly, key=_waits_from):
-            cost_s = costs[sequence.id]
-            if waiting or cost_s > credit_s:  # none passes one that waits: a dear one would wait for ever
-                waiting.add(sequence.id)
-            else:
-                credit_s -= cost_s
-        self._credits[tenant] = credit_s
-        return waiting
 
     def _cost(self, sequence: Sequence) -> float:
         tenant = sequence.tenant

@@ -266,3 +266,28 @@ def test_rows_too_many_and_too_dear_have_equally_many_turns() -> None:
     assert found["b0"] == 2000
     in_turns = [found[row.id] for row in dear]
     assert min(in_turns) >= max(in_turns) - 1 > 90
+
+
+def test_rows_that_wait_for_time_to_choose_keep_no_others_of_their_tenant_from_running() -> None:
+    """They are the ones that waited longest, and would fill what a pass has room for."""
+    turns = make_turns(busy_step_s=0.1)
+    light, mixed = running("b", 1), running("a", 20)
+    for row in mixed[:10]:
+        row.choosing_s = 0.02
+    served_by_passes(turns, light, 1)
+    found = times(served_by_passes(turns, [*mixed, *light], 1000)[200:])
+    assert found["b0"] == 800
+    dear, cheap = [found[row.id] for row in mixed[:10]], [found[row.id] for row in mixed[10:]]
+    assert max(dear) - min(dear) <= 1 < min(dear)
+    assert max(cheap) - min(cheap) <= 1
+    assert min(cheap) > 4 * max(dear)
+
+
+def test_steps_in_which_a_tenants_dear_row_waits_are_bounded_too() -> None:
+    """Else its turn would come later."""
+    turns = make_turns(busy_step_s=0.1)
+    dear, many = running("b", 1, cost_s=0.06), running("a", 20)
+    served_by_passes(turns, running("c", 1), 1)
+    steps = served_by_passes(turns, [*many, *dear], 400)[20:]
+    assert any(dear[0] not in step for step in steps)
+    assert max(len(step) for step in steps) <= 10
