@@ -16,7 +16,8 @@ TIMES_ALONE = 2.0
 row may take longer than the bound."""
 LEAST_ROWS = 4
 TIMES_LONGER = 2
-"""A step counts as at most this many times the mean of those with as many rows: a longer one was interrupted."""
+"""A step counts as at most this many times the mean of those with as many rows, or what others say of the first one: a
+longer one was interrupted."""
 
 
 class RowPace:
@@ -37,13 +38,26 @@ class RowPace:
         if self._busy_step_s is None or num_rows < 1:
             return
         mean_s = self._step_s.get(num_rows)
-        mean_s = mean_with(mean_s, seconds if mean_s is None else min(seconds, TIMES_LONGER * mean_s))
+        usual_s = self._most_s(num_rows) if mean_s is None else mean_s
+        mean_s = mean_with(mean_s, seconds if usual_s is None else min(seconds, TIMES_LONGER * usual_s))
         self._step_s[num_rows] = mean_s
+        self._correct_others(num_rows, mean_s)
         bound_s = max(self._busy_step_s, TIMES_ALONE * self._step_s[min(self._step_s)])
         if mean_s > bound_s:
             self._most_rows = max(int(num_rows * bound_s / mean_s), LEAST_ROWS)
         elif self._most_rows is not None and num_rows >= self._most_rows:
             self._most_rows = num_rows + 1
+
+    def _most_s(self, num_rows: int) -> float | None:
+        """How long a step of a number of rows that was never seen takes at most, by those that were; None: by none."""
+        return min((max(num_rows / other, 1) * seconds for other, seconds in self._step_s.items()), default=None)
+
+    def _correct_others(self, num_rows: int, mean_s: float) -> None:
+        """By the newest mean: more rows take no less time than fewer, and no more than in proportion. Numbers of rows
+        that do not come again would else be wrong for ever: those of a cold start, say."""
+        for other, seconds in self._step_s.items():
+            least_s, most_s = sorted((mean_s, mean_s * other / num_rows))
+            self._step_s[other] = min(max(seconds, least_s), most_s)
 
     def most_rows(self, rows: Iterable[Sequence]) -> int | None:
         """How many of these rows the next step has at most; None: all. So it is while no tenant has as few rows as its

@@ -70,6 +70,23 @@ def test_interrupted_step_costs_little() -> None:
     assert most_of(learned([*usual, (16, 60.0)])) in range(15, 18)
 
 
+def test_interrupted_step_costs_little_where_it_is_the_first_with_so_many_rows() -> None:
+    usual = [(1, 0.01), (32, 0.1), *[(15, 0.04)] * 8]
+    assert most_of(learned([*usual, (16, 60.0)])) in range(8, 18)
+    assert most_of(learned([*usual, (2, 60.0)])) == 16
+
+
+def test_row_alone_that_was_measured_in_a_cold_start_is_corrected_by_steps_with_more() -> None:
+    """Else a step of 32 rows could take twice as long for ever."""
+    steps = [(1, 0.4), *[(4, 0.02)] * 4]
+    assert most_of(learned([*steps, (32, 0.1)])) == 16
+
+
+def test_many_rows_that_were_interrupted_at_first_are_corrected_by_steps_with_fewer() -> None:
+    steps = [(16, 60.0), *[(4, 0.02)] * 4, *[(16, 0.04)] * 4]
+    assert most_of(learned([(32, 60.0), *steps])) in range(14, 18)
+
+
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
