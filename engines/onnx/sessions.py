@@ -54,7 +54,7 @@ class StageSession:
     """One module or exit at one precision, over the KV of its slots.
 
     Bindings are kept: in a steady batch the same rows run step after step, and binding sixty buffers again would cost
-    as much as a small layer.
+    as much as a small layer. Passes over all slots share one, in which only what lives for a step is bound anew.
     """
 
     def __init__(
@@ -65,7 +65,9 @@ class StageSession:
         self._weights = weights
         self._kv = kv
         self._tables = tables
+        self._inputs = frozenset(value.name for value in session.get_inputs())
         self._bindings: OrderedDict[tuple[int, ...], ort.IOBinding] = OrderedDict()
+        self._bindings_over_slots: dict[tuple[int, int], ort.IOBinding] = {}
 
     def run(
         self,
@@ -89,8 +91,9 @@ class StageSession:
         shared = {"last_positions": last_positions, "total_length": total_length, ROWS_BY_WIDTH: rows_by_width}
         if num_slots is None:
             binding = self._kept_binding(hidden, output, slot, shared)
-        else:  # its arrays live for one step
-            binding = self._bind(hidden, output, slice(slot, slot + num_slots), shared)
+        else:
+            binding = self._binding_over_slots(slot, num_slots)
+            self._bind_step(binding, hidden, output, shared)
         self._session.run_with_iobinding(binding)
 
     def _kept_binding(
@@ -99,13 +102,21 @@ class StageSession:
         key = (*hidden.shape, slot, *(array.ctypes.data for array in (hidden, output, *shared.values())))
         binding = self._bindings.get(key)
         if binding is None:
-            binding = self._bind(hidden, output, slice(slot, slot + len(hidden)), shared)
+            binding = self._bound_to_slots(slot, len(hidden))
+            self._bind_step(binding, hidden, output, shared)
             self._bindings[key] = binding
             if len(self._bindings) > MAX_CACHED_BINDINGS:
                 self._bindings.popitem(last=False)
         else:
             self._bindings.move_to_end(key)
         return binding
+
+    def _binding_over_slots(self, slot: int, num_slots: int) -> ort.IOBinding:
+        """To what stays where it is; the arrays of the last step, which it still names, are gone."""
+        key = slot, num_slots
+        if key not in self._bindings_over_slots:
+            self._bindings_over_slots[key] = self._bound_to_slots(*key)
+        return self._bindings_over_slots[key]
 
     def forget_bindings(self) -> None:
         """Drop the kept bindings: their arrays are gone."""
@@ -116,22 +127,29 @@ class StageSession:
         """How many widths its rows can have, the whole one included; 1 for a graph without widths."""
         return next((value.shape[0] for value in self._session.get_inputs() if value.name == ROWS_BY_WIDTH), 1)
 
-    def _bind(self, hidden: Float, output: Float, slots: slice, shared: dict[str, npt.NDArray[Any]]) -> ort.IOBinding:
+    def _bound_to_slots(self, slot: int, num_slots: int) -> ort.IOBinding:
         binding = self._session.io_binding()
+        _bind_weights(binding, self._weights)
+        if self._kv is None:
+            return binding
+        for name, table in (("cos", self._tables.cos), ("sin", self._tables.sin)):
+            if name in self._inputs:
+                _bind_input(binding, name, table)
+        for layer in range(self._kv.num_layers):
+            for part, kind in enumerate(("key", "value")):
+                rows = self._kv.rows(layer, part, slice(slot, slot + num_slots))
+                _bind_input(binding, f"past_{kind}_{layer}", rows)
+                _bind_output(binding, f"present_{kind}_{layer}", rows)
+        return binding
+
+    def _bind_step(
+        self, binding: ort.IOBinding, hidden: Float, output: Float, shared: dict[str, npt.NDArray[Any]]
+    ) -> None:
         _bind_input(binding, "hidden", hidden)
         _bind_output(binding, "output", output)
-        _bind_weights(binding, self._weights)
-        if self._kv is not None:
-            used = {value.name for value in self._session.get_inputs()}
-            for name, array in (shared | {"cos": self._tables.cos, "sin": self._tables.sin}).items():
-                if name in used:
-                    _bind_input(binding, name, array)
-            for layer in range(self._kv.num_layers):
-                for part, kind in enumerate(("key", "value")):
-                    rows = self._kv.rows(layer, part, slots)
-                    _bind_input(binding, f"past_{kind}_{layer}", rows)
-                    _bind_output(binding, f"present_{kind}_{layer}", rows)
-        return binding
+        for name, array in shared.items() if self._kv is not None else ():
+            if name in self._inputs:
+                _bind_input(binding, name, array)
 
 
 class HeadSession:

@@ -1,5 +1,6 @@
 """The ONNX runner against the torch reference on tiny random students of every family."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from engines.contract import DecodeRow, PrefillChunk, StepInput
+from engines.onnx import sessions
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.runner import OnnxRunner, RunnerLimits, grouped
 from models.reference import KvCache
@@ -179,6 +181,31 @@ def test_runner_leaves_padding_out(tape: MakeTape, family: str, config: dict[str
     np.testing.assert_array_equal(np.delete(logits, padding, axis=0), np.delete(expected, padding, axis=0))
     after = [without.runner.read_block(stage, slot, 0, 16) for stage in without.runner._kv for slot in padding]
     assert [block.tobytes() for block in before] == [block.tobytes() for block in after]
+
+
+def test_runner_binds_caches_once_for_all_joint_passes(tape: MakeTape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever sizes, and in arrays of their own."""
+    joint, single = tape(precision="w8a8-native"), never_joining(tape(precision="w8a8-native"))
+    rows = mixed_step(joint)[0].decode
+    mixed_step(single)
+    bound: list[str] = []
+    bind = sessions._bind_output
+
+    def bind_output(binding: Any, name: str, array: Float) -> None:
+        bound.append(name)
+        bind(binding, name, array)
+
+    for left_out in ((), (0, 1), (4,), ()):
+        present = [slot for slot, row in enumerate(rows) if row.path is not None and slot not in left_out]
+        step = tuple(row if slot in present else replace(row, path=None) for slot, row in enumerate(rows))
+        expected = single.run(decode=step)
+        with monkeypatch.context() as patch:
+            patch.setattr(sessions, "_bind_output", bind_output)
+            found = joint.run(decode=step)
+        np.testing.assert_array_equal(found[present], expected[present])
+        rows = tuple(replace(row, position=row.position + (slot in present)) for slot, row in enumerate(rows))
+    names = Counter(bound)
+    assert names["output"] > names["present_key_0"] == len(joint.runner._kv)
 
 
 def test_runner_returns_logits_in_the_order_of_the_chunks(tape: MakeTape) -> None:
