@@ -16,7 +16,9 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 MAPPINGS = Path("/proc/self/smaps")
-_FIRST_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)$")
+_MAPPING = re.compile(r"^(?=[0-9a-f]+-[0-9a-f]+ )", re.MULTILINE)
+_FIRST_LINE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)$", re.MULTILINE)
+_WRITTEN = re.compile(r"^(Anonymous|Swap): *[1-9]", re.MULTILINE)
 
 
 def release_pages(files: Iterable[Path]) -> None:
@@ -33,15 +35,12 @@ def release_pages(files: Iterable[Path]) -> None:
 
 def _unwritten_mappings(files: set[str]) -> Iterator[tuple[int, int]]:
     """Where the files are mapped: first address, and the one behind the last. Not where a page was written: its mapping
-    is private, so the page is in memory alone."""
+    is private, so the page is in memory or swapped out, and nowhere else."""
     try:
-        lines = MAPPINGS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        mappings = _MAPPING.split(MAPPINGS.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError:
         return
-    found: tuple[int, int] | None = None
-    for line in lines:
-        first = _FIRST_LINE.match(line)
-        if first is not None:
-            found = (int(first[1], 16), int(first[2], 16)) if first[3] in files else None
-        elif found is not None and line.startswith("Anonymous:") and line.split()[1] == "0":
-            yield found
+    for mapping in mappings:
+        first = _FIRST_LINE.match(mapping)
+        if first is not None and first[3] in files and not _WRITTEN.search(mapping):
+            yield int(first[1], 16), int(first[2], 16)

@@ -62,6 +62,20 @@ def test_pages_that_may_have_been_written_stay(file: Path) -> None:
         assert mapped[:5] == b"mine!"
 
 
+@pytest.mark.parametrize(("swap_kib", "num_released"), [(0, 2), (4, 1)])
+def test_pages_that_were_written_and_swapped_out_stay(
+    file: Path, monkeypatch: pytest.MonkeyPatch, swap_kib: int, num_released: int
+) -> None:
+    """As the kernel describes them: swapping takes a system that is set up for it."""
+    mapping = (
+        "7f0000{0}000-7f0000{0}fff rw-p 00000000 fe:00 7    {1}\nAnonymous:  0 kB\nSwap:  {2} kB\nSwapPss:  0 kB\n"
+    )
+    smaps = file.with_name("smaps")
+    smaps.write_text(mapping.format(1, file, swap_kib) + mapping.format(2, file, 0))
+    monkeypatch.setattr(mapped_weights, "MAPPINGS", smaps)
+    assert len(list(mapped_weights._unwritten_mappings({str(file)}))) == num_released
+
+
 def test_pages_of_other_files_stay(file: Path) -> None:
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert bytes(mapped)
