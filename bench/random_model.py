@@ -96,10 +96,10 @@ def write(folder: Path, sizes: dict[str, int], tokenizer: Path | None = None) ->
 
 
 def _vocabulary_of(tokenizer: Path) -> tuple[int, int]:
-    """How many tokens it has, and the one that ends an answer."""
-    known = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    """How many rows its embedding needs, and the token that ends an answer."""
+    ids = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab(with_added_tokens=True)
     end = json.loads((tokenizer / "tokenizer_config.json").read_text())["eos_token"]
-    return known.get_vocab_size(), known.get_vocab(with_added_tokens=True)[end]
+    return 1 + max(ids.values()), ids[end["content"] if isinstance(end, dict) else end]
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -1,7 +1,10 @@
 """A random model of any size is one that `fenhe build` takes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from bench.random_model import SIZES, tensors, write
 from models.building.build import build_student
@@ -44,6 +47,20 @@ def test_small_one_has_the_tokenizer_of_another_model(tmp_path: Path, tiny_sourc
     assert random.manifest.architecture.vocab_size == given.tokenizer.vocab_size
     assert random.tokenizer.eos_token_ids == given.tokenizer.eos_token_ids
     assert random.tokenizer.encode("Hello, 世界") == given.tokenizer.encode("Hello, 世界")
+
+
+def test_tokenizer_of_another_model_may_describe_its_end_token_and_skip_ids(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, SMALL)
+    settings, tokens = (json.loads((other / name).read_text()) for name in ("tokenizer_config.json", "tokenizer.json"))
+    settings["eos_token"] = {"content": settings["eos_token"], "lstrip": False}
+    tokens["model"]["vocab"]["\u0120\u0120"] = 300
+    (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    (other / "tokenizer.json").write_text(json.dumps(tokens))
+    write(tmp_path / "model", SMALL, other)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    end = Tokenizer.from_file(str(other / "tokenizer.json")).token_to_id("<|end|>")
+    assert (config["vocab_size"], config["eos_token_id"]) == (301, end)
 
 
 def test_values_are_the_same_every_time() -> None:
