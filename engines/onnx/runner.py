@@ -4,7 +4,8 @@ Owns sessions, hidden states and KV. Decode rows of all paths run together, each
 Chunks of prompts run in the same pass where the operators are fenhe's own, else beside it. Schedules nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import onnxruntime as ort
 
 from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
 from engines.onnx.joint_pass import JointPass
-from engines.onnx.mapped_weights import release_pages
+from engines.onnx.mapped_weights import MappedWeights
 from engines.onnx.packed_weights import read_packed
 from engines.onnx.plan import PrecisionPlan
 from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
@@ -83,6 +84,7 @@ class OnnxRunner:
         self._stage_order = manifest.stage_order()
         self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
         self._exit_names = frozenset(exit.name for exit in manifest.exits)
+        self._mapped = MappedWeights(student.folder)
         self._waiting_stages = {HEAD, *self._stage_order}
         self._stages: dict[tuple[str, str], StageSession] = {}
         self._heads: dict[tuple[str, HeadKind], HeadSession] = {}
@@ -119,14 +121,7 @@ class OnnxRunner:
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
         self._waiting_stages.discard(stage)
         if not self._waiting_stages:
-            release_pages(self._copied_weights())
-
-    def _copied_weights(self) -> Iterator[Path]:
-        """Files whose matrices native operators have copied by now."""
-        for variant in self._plan.variants:
-            if PRECISIONS[variant].needs_native:
-                for stage in (*self._stage_order, *(HEAD_STAGES[head] for head in self._plan.heads)):
-                    yield from self._student.weights_files(variant, stage)
+            self._mapped.release_pages()
 
     def _open_stage(self, variant: str, stage: str) -> StageSession:
         """Raises: WeightsError for a graph of other widths than the student."""
@@ -234,7 +229,10 @@ class OnnxRunner:
         return 2 * self._manifest.num_layers_in(stage) * architecture.kv_size * itemsize
 
     def _open(self, variant: str, stage: str) -> ort.InferenceSession:
-        return open_session(self._student.whole_graph(variant, stage), self._limits.num_threads, self._limits.library)
+        graph, limits = self._student.whole_graph(variant, stage), self._limits
+        copies = PRECISIONS[variant].needs_native
+        with self._mapped.opening() if copies else nullcontext():
+            return open_session(graph, limits.num_threads, limits.library)
 
     def _make_kv(self, stage: str) -> SlotKv:
         architecture = self._manifest.architecture

@@ -81,10 +81,6 @@ class Student:
         content = graph.read_bytes()
         return [entry.name for entry in self.manifest.files if Path(entry.name).name.encode() in content]
 
-    def weights_files(self, variant: str, stage: str) -> list[Path]:
-        """What a graph reads its weights from. Raises: ConfigError as `graph` does."""
-        return [self.folder / name for name in self._named_in(self.graph(variant, stage))]
-
     def graph(self, variant: str, stage: str) -> Path:
         """The graph file of a module, an exit, `head` or `cheap_head`.
 
