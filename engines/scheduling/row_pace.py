@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from engines.sequence import Sequence, mean_with
 
+STREAMS_SHARE = 2 / 3
+"""Of the bound on a step: prompts of other tenants may take half as long as the streams' pass beside it."""
 TIMES_ALONE = 2.0
 """A step may always take this many times as long as one of the fewest rows that were seen: of a large model a single
 row may take longer than the bound."""
@@ -24,7 +26,7 @@ class RowPace:
     """Owned by the engine's thread. `busy_step_s` None: steps have any number of rows."""
 
     def __init__(self, busy_step_s: float | None) -> None:
-        self._busy_step_s = busy_step_s
+        self._bound_s = None if busy_step_s is None else STREAMS_SHARE * busy_step_s
         self._step_s: dict[int, float] = {}
         """By number of rows."""
         self._most_rows: int | None = None
@@ -35,14 +37,14 @@ class RowPace:
 
         The bound on rows follows at once if that was too long, and else rises by one row at a time.
         """
-        if self._busy_step_s is None or num_rows < 1:
+        if self._bound_s is None or num_rows < 1:
             return
         mean_s = self._step_s.get(num_rows)
         usual_s = self._most_s(num_rows) if mean_s is None else mean_s
         mean_s = mean_with(mean_s, seconds if usual_s is None else min(seconds, TIMES_LONGER * usual_s))
         self._step_s[num_rows] = mean_s
         self._correct_others(num_rows, mean_s)
-        bound_s = max(self._busy_step_s, TIMES_ALONE * self._step_s[min(self._step_s)])
+        bound_s = max(self._bound_s, TIMES_ALONE * self._step_s[min(self._step_s)])
         if mean_s > bound_s:
             self._most_rows = max(int(num_rows * bound_s / mean_s), LEAST_ROWS)
         elif self._most_rows is not None and num_rows >= self._most_rows:

@@ -1,6 +1,7 @@
 """The scheduler alone: what it plans stays within its budgets, and no sequence is lost, stuck or starved."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -54,10 +55,12 @@ class Rig:
 
     def __init__(self, **settings: Any) -> None:
         self.kv = KvBudget(settings.pop("kv_bytes", 100 * BLOCK_BYTES), BYTES_PER_TOKEN)
+        busy_step_s, self.row_s = settings.pop("busy_step_s", None), settings.pop("row_s", None)
+        """`row_s`: how long a row takes in a pass; None: passes take no time that is noted."""
         self.settings = {"max_running": 4, "step_tokens": 64, "busy_step_tokens": 16, **settings}
         self.loaded = set(DEPTHS)
         self.asked: list[str] = []
-        self.turns = Turns(RowPace(None))
+        self.turns = Turns(RowPace(busy_step_s))
         self.scheduler = Scheduler(
             max_running=self.settings["max_running"],
             pace=PromptPace(
@@ -88,6 +91,8 @@ class Rig:
         was_busy = any(sequence.status is SequenceStatus.DECODING for sequence in self.scheduler.running)
         plan = self.scheduler.plan()
         self.check(plan, was_busy)
+        if self.row_s is not None:
+            self.scheduler.note_pass(plan, 0.005 + self.row_s * plan.num_tokens)
         self.scheduler.commit(plan)
         for sequence in plan.sequences:
             if sequence.num_uncomputed_tokens == 0:
@@ -394,6 +399,36 @@ def test_who_has_a_turn_has_a_token_chosen_and_nobody_else(seed: int, monkeypatc
                 living.remove(sequence)
                 rig.scheduler.remove(sequence)
         if turn >= 300 and not living:
+            return
+    pytest.fail(f"{len(living)} sequences are stuck")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_everybody_gets_on_where_steps_are_bounded_in_time(seed: int) -> None:
+    """In random mixes of tenants that come and go: none waits longer than the rows before it take."""
+    rng = random.Random(seed)
+    max_running = rng.randint(6, 16)
+    rig = Rig(max_running=max_running, step_tokens=64, busy_step_tokens=16, busy_step_s=0.1, row_s=rng.uniform(0, 0.02))
+    living: list[Sequence] = []
+    waited: Counter[str] = Counter()
+    num_left_out = 0
+    for turn in range(4000):
+        if turn < 400 and rng.random() < 0.5:
+            tenant, max_tokens = rng.choices("abc", (8, 1, 1))[0], rng.choice([1, 5, 60])
+            living.append(make_sequence(f"s{turn}", rng.randint(2, 20), tenant=tenant, max_tokens=max_tokens))
+            rig.add(living[-1])
+        plan = rig.step()
+        taking_part = {sequence.id for sequence in plan.sequences}
+        decoding = [one for one in rig.scheduler.running if one.status is SequenceStatus.DECODING]
+        num_left_out += sum(one.id not in taking_part for one in decoding)
+        for one in decoding:
+            waited[one.id] = 0 if one.id in taking_part else waited[one.id] + 1
+        assert max(waited.values(), default=0) <= max_running
+        for one in [one for one in living if one.num_completion_tokens >= one.request.sampling.max_tokens]:
+            living.remove(one)
+            rig.scheduler.remove(one)
+        if turn >= 400 and not living:
+            assert num_left_out or (rig.row_s is not None and rig.row_s < 0.01)
             return
     pytest.fail(f"{len(living)} sequences are stuck")
 

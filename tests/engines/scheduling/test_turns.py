@@ -35,6 +35,7 @@ def rows_of(tenant: str, count: int, cost_s: float | None = 0.0) -> list[Sequenc
 
 
 def make_turns(busy_step_s: float | None = None) -> Turns:
+    """Rows have two thirds of a bounded step."""
     return Turns(RowPace(busy_step_s))
 
 
@@ -217,7 +218,7 @@ def served_by_passes(turns: Turns, rows: list[Sequence], num_steps: int) -> list
 
 
 def test_many_rows_take_turns_beside_a_tenant_that_has_few() -> None:
-    turns, light, heavy = make_turns(busy_step_s=0.1), running("b", 1), running("a", 20)
+    turns, light, heavy = make_turns(busy_step_s=0.15), running("b", 1), running("a", 20)
     served_by_passes(turns, light, 1)
     steps = served_by_passes(turns, [*heavy, *light], 400)
     found = times(steps[20:])
@@ -232,7 +233,7 @@ def test_step_that_is_bounded_has_fewer_rows_where_choosing_takes_long() -> None
     """Of another tenant's half of the choosing: ten rows of 10 ms and 1 ms fill a step of 0.11 s."""
     numbers = []
     for cost_s in (0.0, 0.001):
-        turns, light, heavy = make_turns(busy_step_s=0.11), running("b", 1), running("a", 20, cost_s)
+        turns, light, heavy = make_turns(busy_step_s=0.165), running("b", 1), running("a", 20, cost_s)
         served_by_passes(turns, light, 1)
         numbers.append({len(step) for step in served_by_passes(turns, [*heavy, *light], 400)[20:]})
     assert numbers == [{10, 11}, {9, 10}]
@@ -241,13 +242,13 @@ def test_step_that_is_bounded_has_fewer_rows_where_choosing_takes_long() -> None
 def test_rows_take_no_turns_where_nobody_gains_by_it() -> None:
     """One tenant alone, and tenants of which none has few rows."""
     for rows in (running("a", 20), [*running("a", 10), *running("b", 10)], [*running("a", 1), *running("b", 2)]):
-        turns = make_turns(busy_step_s=0.1)
+        turns = make_turns(busy_step_s=0.15)
         served_by_passes(turns, running("c", 1), 1)
         assert all(len(step) == len(rows) for step in served_by_passes(turns, rows, 50))
 
 
 def test_bound_of_a_pass_is_shared_by_tenants_equally() -> None:
-    turns = make_turns(busy_step_s=0.1)
+    turns = make_turns(busy_step_s=0.15)
     served_by_passes(turns, running("d", 1), 1)
     rows = [*running("a", 20), *running("b", 6), *running("c", 2)]
     steps = served_by_passes(turns, rows, 400)[20:]
@@ -258,7 +259,7 @@ def test_bound_of_a_pass_is_shared_by_tenants_equally() -> None:
 
 def test_rows_too_many_and_too_dear_have_equally_many_turns() -> None:
     """Neither those that a pass has no room for nor those that wait for time to choose are forgotten."""
-    turns = make_turns(busy_step_s=0.1)
+    turns = make_turns(busy_step_s=0.15)
     dear, light = running("a", 20, cost_s=0.005), running("b", 1)
     for rows, seconds in ((light, 0.015), (dear, 0.205)):
         turns.note_pass(rows, seconds)
@@ -270,7 +271,7 @@ def test_rows_too_many_and_too_dear_have_equally_many_turns() -> None:
 
 def test_rows_that_wait_for_time_to_choose_keep_no_others_of_their_tenant_from_running() -> None:
     """They are the ones that waited longest, and would fill what a pass has room for."""
-    turns = make_turns(busy_step_s=0.1)
+    turns = make_turns(busy_step_s=0.15)
     light, mixed = running("b", 1), running("a", 20)
     for row in mixed[:10]:
         row.choosing_s = 0.02
@@ -285,7 +286,7 @@ def test_rows_that_wait_for_time_to_choose_keep_no_others_of_their_tenant_from_r
 
 def test_steps_in_which_a_tenants_dear_row_waits_are_bounded_too() -> None:
     """Else its turn would come later."""
-    turns = make_turns(busy_step_s=0.1)
+    turns = make_turns(busy_step_s=0.15)
     dear, many = running("b", 1, cost_s=0.06), running("a", 20)
     served_by_passes(turns, running("c", 1), 1)
     steps = served_by_passes(turns, [*many, *dear], 400)[20:]
