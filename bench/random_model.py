@@ -16,6 +16,8 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from models.tokenizer import SETTINGS_NAME, TOKENIZER_FILES, TOKENIZER_NAME
+
 SIZES = {
     "vocab_size": 32768,
     "hidden_size": 2048,
@@ -34,7 +36,6 @@ SMALL_SIZES = SIZES | {
     "num_attention_heads": 3,
     "num_key_value_heads": 1,
 }
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 DEVIATION = 0.02
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
 
@@ -97,8 +98,8 @@ def write(folder: Path, sizes: dict[str, int], tokenizer: Path | None = None) ->
 
 def _vocabulary_of(tokenizer: Path) -> tuple[int, int]:
     """How many rows its embedding needs, and the token that ends an answer."""
-    ids = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    end = json.loads((tokenizer / "tokenizer_config.json").read_text())["eos_token"]
+    ids = Tokenizer.from_file(str(tokenizer / TOKENIZER_NAME)).get_vocab(with_added_tokens=True)
+    end = json.loads((tokenizer / SETTINGS_NAME).read_text())["eos_token"]
     return 1 + max(ids.values()), ids[end["content"] if isinstance(end, dict) else end]
 
 
@@ -121,11 +122,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="a model or student folder to take it from")
     options = parser.parse_args()
     sizes = SMALL_SIZES if options.small else SIZES
-    write(
-        options.out,
-        sizes | ({} if options.layers is None else {"num_hidden_layers": options.layers}),
-        options.tokenizer,
-    )
+    if options.layers is not None:
+        sizes = sizes | {"num_hidden_layers": options.layers}
+    write(options.out, sizes, options.tokenizer)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ Addresses = tuple[int, int]
 
 
 class MappedWeights:
-    """The files of one folder that sessions map which are opened here. Where the system does not tell what is mapped,
-    nothing happens."""
+    """What the sessions of one runner map of a folder's files. Does nothing where the system does not tell what is
+    mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = os.path.realpath(folder) + os.sep
@@ -37,7 +37,7 @@ class MappedWeights:
 
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
-        """What is mapped meanwhile belongs to a session that lives until `release_pages` was called, at least."""
+        """Around the opening of a session, which must live until `release_pages` has returned."""
         before = set(self._mapped())
         yield
         self._own |= set(self._mapped()) - before

@@ -30,8 +30,8 @@ from models.student.manifest import HeadKind
 Float = npt.NDArray[np.float32]
 
 MAX_PADDING_SHARE = 0.25
-"""Prompts of unequal length share a pass while padding stays below this share of its tokens, and rows between which
-there is padding a pass of a head, else their logits are copied."""
+"""Prompts of unequal length share a pass while padding stays below this share of its tokens. Rows of a head share one
+with the padding between them up to this share of it; beyond it they are gathered, and their logits copied."""
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -85,7 +85,7 @@ class OnnxRunner:
         self._path_stages = {path.name: manifest.stages(path) for path in manifest.paths}
         self._exit_names = frozenset(exit.name for exit in manifest.exits)
         self._mapped = MappedWeights(student.folder)
-        self._waiting_stages = {HEAD, *self._stage_order}
+        self._stages_to_load = {HEAD, *self._stage_order}
         self._stages: dict[tuple[str, str], StageSession] = {}
         self._heads: dict[tuple[str, HeadKind], HeadSession] = {}
         self._hidden = np.zeros((limits.num_slots, 1, hidden_size), np.float32)
@@ -119,8 +119,8 @@ class OnnxRunner:
             else:
                 opened = self._open_stage(variant, stage)
                 self._stages[stage, variant] = _warm_stage(opened, self._manifest.architecture, self._limits.num_slots)
-        self._waiting_stages.discard(stage)
-        if not self._waiting_stages:
+        self._stages_to_load.discard(stage)
+        if not self._stages_to_load:
             self._mapped.release_pages()
 
     def _open_stage(self, variant: str, stage: str) -> StageSession:

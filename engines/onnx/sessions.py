@@ -147,7 +147,7 @@ class StageSession:
     ) -> None:
         _bind_input(binding, "hidden", hidden)
         _bind_output(binding, "output", output)
-        for name, array in shared.items() if self._kv is not None else ():
+        for name, array in shared.items():
             if name in self._inputs:
                 _bind_input(binding, name, array)
 

@@ -18,8 +18,8 @@ TIMES_ALONE = 2.0
 row may take longer than the bound."""
 LEAST_ROWS = 4
 TIMES_LONGER = 2
-"""A step counts as at most this many times the mean of those with as many rows, or what others say of the first one: a
-longer one was interrupted."""
+"""A step counts as at most this many times the mean of those with as many rows; the first one as at most this many
+times what those with other numbers of rows suggest. A longer one was interrupted."""
 
 
 class RowPace:
@@ -55,8 +55,8 @@ class RowPace:
         return min((max(num_rows / other, 1) * seconds for other, seconds in self._step_s.items()), default=None)
 
     def _correct_others(self, num_rows: int, mean_s: float) -> None:
-        """By the newest mean: more rows take no less time than fewer, and no more than in proportion. Numbers of rows
-        that do not come again would else be wrong for ever: those of a cold start, say."""
+        """By the newest mean: more rows take no less time than fewer, and no more than in proportion. Without that a
+        figure from a cold start would stay wrong for as long as that number of rows does not come again."""
         for other, seconds in self._step_s.items():
             least_s, most_s = sorted((mean_s, mean_s * other / num_rows))
             self._step_s[other] = min(max(seconds, least_s), most_s)

@@ -29,6 +29,7 @@ HEAD = "lm_head.weight"
 MAX_PARTS = 64
 MIN_PART = 16
 MIXED_ROWS = 16
+"""Of a matrix whose input is mixed, at a time: with 8,192 inputs half a megabyte, which a core's cache holds."""
 FINAL_NORM = "model.norm.weight"
 HEAD_PROJECT = "cheap_head.project.weight"
 """What the cheap head previews logits from; it reads the normed state, as the head does."""
@@ -146,8 +147,8 @@ class RotatedSource(DerivedSource):
 
 
 def _mixed_inputs(weight: Array) -> Array:
-    """A matrix whose input is mixed by `hadamard`, which is its own inverse: by its butterflies, few rows at a time, so
-    that they stay in the cache."""
+    """A matrix whose input is mixed by `hadamard`, which is its own inverse: by additions and subtractions of
+    ever larger parts (the fast Walsh-Hadamard transform), without the matrix."""
     size = hadamard_size(weight.shape[1])
     mixed = np.multiply(weight, np.float32(size**-0.5), order="C")
     for first in range(0, len(mixed), MIXED_ROWS):

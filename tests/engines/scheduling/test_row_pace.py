@@ -3,25 +3,13 @@
 import pytest
 
 from engines.scheduling.row_pace import LEAST_ROWS, RowPace
-from engines.sequence import GenerationRequest, SamplingParams, Sequence, new_sequence
+from engines.sequence import Sequence
+from tests.engines.scheduling.test_turns import rows_of
 
 
-def rows_of(**counts: int) -> list[Sequence]:
+def rows(**counts: int) -> list[Sequence]:
     """So many rows of each tenant."""
-    return [
-        new_sequence(
-            GenerationRequest(
-                id=f"{tenant}{number}",
-                prompt_token_ids=(1, 2),
-                path="full",
-                sampling=SamplingParams(max_tokens=9),
-                cache_salt=tenant,
-            ),
-            lambda _: b"",
-        )
-        for tenant, count in counts.items()
-        for number in range(count)
-    ]
+    return [row for tenant, count in counts.items() for row in rows_of(tenant, count)]
 
 
 def learned(steps: list[tuple[int, float]], busy_step_s: float | None = 0.0751) -> RowPace:
@@ -34,7 +22,7 @@ def learned(steps: list[tuple[int, float]], busy_step_s: float | None = 0.0751) 
 
 def most_of(pace: RowPace, num_rows: int = 32) -> int | None:
     """Beside one row of another tenant."""
-    return pace.most_rows(rows_of(heavy=num_rows - 1, light=1))
+    return pace.most_rows(rows(heavy=num_rows - 1, light=1))
 
 
 def test_all_rows_run_before_a_step_took_too_long() -> None:
@@ -102,4 +90,4 @@ def test_many_rows_that_were_interrupted_at_first_are_corrected_by_steps_with_fe
     ],
 )
 def test_rows_are_bounded_where_a_tenant_with_few_gains(counts: dict[str, int], expected: int | None) -> None:
-    assert learned([(1, 0.01), (32, 0.1)]).most_rows(rows_of(**counts)) == expected
+    assert learned([(1, 0.01), (32, 0.1)]).most_rows(rows(**counts)) == expected
