@@ -126,9 +126,10 @@ def _row_scores(scorer: Scorer, texts: EncodedTexts, shown: "Shown") -> list[dic
     blind: dict[int, dict[PathHead, float]] = {}
     for passage in shown(texts.passages, "row"):
         is_compared = passage.dataset == OWN_WORDS or passage.task not in own
-        found.append(scorer.score(replace(passage, other_question=()), is_compared=is_compared))
+        by_column = scorer.score(replace(passage, other_question=()), is_compared=is_compared)
         answers = waiting.pop((passage.task, passage.dataset, passage.question), ())
         blind |= {index: scorer.answer_nats(texts.passages[index].answer) for index in answers}
+        found.append(_with_rewordings(scorer, passage, by_column))
     for (_, _, question), indices in waiting.items():  # of rows that are not among these
         for index in indices:
             blind[index] = scorer.text_nats((*question, *texts.passages[index].answer), first=len(question))
@@ -138,6 +139,14 @@ def _row_scores(scorer: Scorer, texts: EncodedTexts, shown: "Shown") -> list[dic
         else by_column
         for index, by_column in enumerate(found)
     ]
+
+
+def _with_rewordings(scorer: Scorer, passage: Passage, by_column: dict[PathHead, RowScore]) -> dict[PathHead, RowScore]:
+    reworded = [scorer.score(rewording, is_compared=False) for rewording in passage.rewordings]
+    return {
+        column: replace(score, reworded_choice_nats=tuple(scores[column].choice_nats for scores in reworded))
+        for column, score in by_column.items()
+    }
 
 
 def score_answers(

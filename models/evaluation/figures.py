@@ -125,9 +125,9 @@ def _pairs_kept(pairs: Sequence[tuple[PairScore, PairScore]], seed: int) -> Figu
     return _right_kept([(one.is_right, other.is_right) for one, other in pairs], "pairs", seed)
 
 
-def _right_kept(right: Sequence[tuple[bool, bool]], name: str, seed: int) -> Figure | None:
+def _right_kept(right: Sequence[tuple[float, float]], name: str, seed: int) -> Figure | None:
     """What is right over what the full path has right; nothing can be said where that has none right."""
-    columns = [[float(mine) for mine, _ in right], [float(full) for _, full in right]]
+    columns = [[mine for mine, _ in right], [full for _, full in right]]
     if not sum(columns[1]):
         return None
     return _figure(columns, lambda sums: _ratio(sums[0], sums[1]), name, seed)
@@ -157,7 +157,7 @@ def _accuracy_kept(
         return None
     best = max(choices, key=lambda one: (one.is_above_chance, one.n))
     dataset = best.name.removesuffix(f"_{CHOICE}")
-    right = [(one.is_right, other.is_right) for one, other in rows if one.dataset == dataset and one.choice_nats]
+    right = [(one.share_right, other.share_right) for one, other in rows if one.dataset == dataset and one.choice_nats]
     return _right_kept(right, dataset, seed)
 
 

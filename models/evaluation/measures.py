@@ -103,13 +103,13 @@ def _likelihood(group: Pairs, seed: int, *, is_short: bool) -> Sampled:
 
 def _choice(pairs: Pairs, num_rows: int, seed: int) -> Sampled:
     first = pairs[0][0]
-    right = np.array([[row.is_right, other.is_right] for row, other in pairs], np.float64)
+    right = np.array([[row.share_right, other.share_right] for row, other in pairs], np.float64)
     chances = np.array([1 / len(row.choice_nats) for row, _ in pairs], np.float64)
     above = right - chances[:, None]
     ratios = resampled_ratios(above[:, 0], above[:, 1], first.dataset, seed)
     value, base_value = (float(mean) for mean in right.mean(axis=0))
     chance = float(chances.mean())
-    full_low, full_high = proportion_interval(int(right[:, 1].sum()), len(pairs))
+    full_low, full_high = proportion_interval(base_value, len(pairs))
     ratio = divided(value - chance, base_value - chance)
     low, high = interval(ratios, ratio)
     is_above = is_clear(base_value, full_low, chance)

@@ -53,9 +53,9 @@ def interval(resampled: Double, score: float) -> tuple[float, float]:
     return min(float(low), score), max(float(high), score)
 
 
-def proportion_interval(num_right: int, num_rows: int) -> tuple[float, float]:
-    """95 % interval of an accuracy. Source: Wilson 1927, score interval."""
-    share, z2 = num_right / num_rows, NORMAL_975**2
+def proportion_interval(share: float, num_rows: int) -> tuple[float, float]:
+    """95 % interval of an accuracy over so many rows. Source: Wilson 1927, score interval."""
+    z2 = NORMAL_975**2
     centre = share + z2 / (2 * num_rows)
     spread = NORMAL_975 * math.sqrt(share * (1 - share) / num_rows + z2 / (4 * num_rows**2))
     return (centre - spread) / (1 + z2 / num_rows), (centre + spread) / (1 + z2 / num_rows)

@@ -17,6 +17,8 @@ from models.tokenizer import Tokenizer
 
 NUMBER_MARK = "####"
 NUMBER_REQUEST = "\nAnswer with the number only."
+REWORDINGS = ("Answer this quiz question in a few words.\n{}", "Question: {}\nAnswer:")
+"""Further wordings of a question with choices: whether a small model chooses right depends on how it is asked."""
 OWN_WORDS = "heldout"
 """The dataset of what the full path itself wrote to prompts that no path was trained on."""
 
@@ -35,7 +37,7 @@ class Row:
     """One prompt with its reference answer.
 
     With `wrong` there is a choice as well: the answer begins with `given` and continues with `right`, where each of
-    `wrong` would be possible too.
+    `wrong` would be possible too. That choice is then made once more for each of `rewordings`, in place of the prompt.
     """
 
     dataset: str
@@ -45,6 +47,7 @@ class Row:
     given: str = ""
     right: str = ""
     wrong: tuple[str, ...] = ()
+    rewordings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -53,6 +56,7 @@ class Passage:
 
     `branches` are the wrong continuations, which leave the text at `branch`; the right one in their place is the text
     up to `branch_end`. `other_question` is another row's prompt, after which this answer is scored too (empty: not).
+    `rewordings` are the same answer and branches behind the question in other words.
     """
 
     dataset: str
@@ -63,6 +67,7 @@ class Passage:
     branch_end: int = 0
     branches: tuple[tuple[int, ...], ...] = ()
     other_question: tuple[int, ...] = ()
+    rewordings: tuple["Passage", ...] = ()
 
     @property
     def question(self) -> tuple[int, ...]:
@@ -101,7 +106,8 @@ def row_of(parsed: JsonRow, dataset: str) -> Row:
     """Decide from what a row holds how it is scored: choices, a worked answer with `#### 18`, a number, or text."""
     if parsed.choices:
         wrong = tuple(choice for choice in dict.fromkeys(parsed.choices) if choice != parsed.answer)
-        return _chosen(parsed, dataset, parsed.answer, wrong)
+        rewordings = tuple(wording.format(parsed.prompt) for wording in REWORDINGS)
+        return replace(_chosen(parsed, dataset, parsed.answer, wrong), rewordings=rewordings)
     if NUMBER_MARK in parsed.answer:
         return _worked(parsed, dataset)
     plain = plain_number(parsed.answer)
@@ -148,7 +154,8 @@ def plain_number(text: str) -> str | None:
 def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | None:
     """The row in tokens: the prompt as a user's message, the answer as the reply, cut at `max_tokens`.
 
-    None when the prompt leaves no room for an answer. A choice that does not fit is left out.
+    None when the prompt leaves no room for an answer. A choice that does not fit is left out, with its rewordings, and
+    so is a rewording in which it does not fit.
     """
     prompt = prompt_ids(row.prompt, tokenizer)
     answer = tokenizer.encode(row.answer, parse_special=False)
@@ -162,11 +169,15 @@ def passage_of(row: Row, tokenizer: Tokenizer, max_tokens: int) -> Passage | Non
     if not wrong or answer[: len(right)] != right or max(map(len, (right, *wrong))) > room:
         return plain
     shared = _shared(right, *wrong)
+    reworded = (
+        passage_of(replace(row, prompt=prompt, rewordings=()), tokenizer, max_tokens) for prompt in row.rewordings
+    )
     return replace(
         plain,
         branch=len(prompt) + shared,
         branch_end=len(prompt) + len(right),
         branches=tuple(tuple(ids[shared:]) for ids in wrong),
+        rewordings=tuple(passage for passage in reworded if passage is not None and passage.branches),
     )
 
 

@@ -20,6 +20,7 @@ class RowScore:
     """A path's scores on one passage, summed over the tokens of its answer.
 
     `choice_nats` has the mean nats per token of every choice, the right one first; empty where there is no choice.
+    `reworded_choice_nats` has the same for every rewording of the question.
     `blind_nats` are those of the same answer after another row's question; None where that was not scored.
     `kl` and `num_agreed` compare with the reference, `full_kl` and `num_full_agreed` with the full path and the exact
     head at the same precision; None where predictions were not compared.
@@ -36,11 +37,13 @@ class RowScore:
     num_full_agreed: int | None = None
     choice_nats: tuple[float, ...] = ()
     blind_nats: float | None = None
+    reworded_choice_nats: tuple[tuple[float, ...], ...] = ()
 
     @property
-    def is_right(self) -> bool:
-        """Whether the right choice is likelier than every other one; a tie is not right."""
-        return self.choice_nats[0] < min(self.choice_nats[1:])
+    def share_right(self) -> float:
+        """In what share of the wordings the right choice is likelier than every other one; a tie is not right."""
+        wordings = (self.choice_nats, *self.reworded_choice_nats)
+        return sum(right < min(wrong) for right, *wrong in wordings) / len(wordings)
 
     @property
     def information(self) -> float | None:

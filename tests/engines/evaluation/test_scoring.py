@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.evaluation.scorer import PathRuns, Scorer, stages_of
@@ -60,6 +61,19 @@ def test_blind_answers_are_those_of_each_row_alone(student: Any) -> None:
     for index, passage in enumerate(texts.passages):
         for column, score in scorer.score(passage).items():
             assert close(together[column][index], score)
+
+
+def test_choices_are_scored_in_every_wording_of_the_question(student: Any) -> None:
+    """One wording is too long for the texts' 64 tokens and is left out."""
+    asked = replace(FACTS[0], right="1x1", wrong=("2x2", "3x4"), rewordings=("say 11 ", "words " * 60, "and 11?"))
+    texts, scorer = texts_of(student, [asked, *FACTS[1:]]), Scorer(runs_of(student), "full")
+    passage = texts.passages[0]
+    assert [len(reworded.branches) for reworded in passage.rewordings] == [2, 2]
+    for column, rows in scored(student, texts).items():
+        expected = [scorer.score(reworded)[column].choice_nats for reworded in passage.rewordings]
+        assert np.array(rows[0].reworded_choice_nats) == pytest.approx(np.array(expected), rel=1e-5)
+        assert rows[0].choice_nats == pytest.approx(scorer.score(passage)[column].choice_nats, rel=1e-5)
+        assert not rows[1].reworded_choice_nats
 
 
 def test_a_part_has_the_scores_that_it_has_in_the_whole(student: Any) -> None:

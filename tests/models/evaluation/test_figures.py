@@ -1,6 +1,7 @@
 """Figures worked out by hand from scores of a few texts."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,20 @@ def test_a_choice_at_chance_is_kept_raw_alone() -> None:
     found = figures(Scores(rows=choices(21, 40, "trivia")), Scores(rows=choices(22, 40, "trivia")), "math")
     assert "choice_kept" not in found
     assert found["accuracy_kept"].value == pytest.approx(21 / 22)
+
+
+def test_a_choice_in_several_wordings_is_their_mean_and_its_rows_are_questions() -> None:
+    """Right in both wordings and in one of them: the full path on 20 and 20 questions, the path on 15 and 15."""
+    worded = [
+        [
+            replace(score, reworded_choice_nats=((1.0, 2.0 if number < num_right // 2 else 0.5),))
+            for number, score in enumerate(choices(num_right, 40, "trivia"))
+        ]
+        for num_right in (30, 40)
+    ]
+    found = figures(Scores(rows=worded[0]), Scores(rows=worded[1]), "math")["accuracy_kept"]
+    assert found.value == pytest.approx(22.5 / 30)
+    assert found.rows == 40
 
 
 def test_information_is_that_of_the_clear_dataset() -> None:

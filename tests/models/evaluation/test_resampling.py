@@ -7,7 +7,7 @@ from models.evaluation.resampling import divided, interval, proportion_interval,
 
 
 def test_proportion_interval_is_wilsons() -> None:
-    low, high = proportion_interval(8, 10)  # the textbook example
+    low, high = proportion_interval(0.8, 10)  # the textbook example
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
 

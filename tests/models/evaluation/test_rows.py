@@ -53,7 +53,14 @@ def test_a_number_is_asked_for_as_a_plain_number(tmp_path: Path) -> None:
 
 def test_choices_are_the_wrong_ones_once_each(tmp_path: Path) -> None:
     asked = {"task": "fact", "prompt": "p", "answer": "b", "choices": ["a", "b", "c", "a"]}
-    assert read_file(write(tmp_path / "rows.jsonl", asked), "d")[0].wrong == ("a", "c")
+    row = read_file(write(tmp_path / "rows.jsonl", asked), "d")[0]
+    assert row.wrong == ("a", "c")
+    assert row.rewordings == ("Answer this quiz question in a few words.\np", "Question: p\nAnswer:")
+
+
+def test_a_question_may_have_braces(tmp_path: Path) -> None:
+    asked = {"task": "fact", "prompt": "what is {0} in C?", "answer": "b", "choices": ["a", "b"]}
+    assert "what is {0} in C?" in read_file(write(tmp_path / "rows.jsonl", asked), "d")[0].rewordings[0]
 
 
 def test_limit_counts_rows_of_every_file_of_a_folder(tmp_path: Path) -> None:

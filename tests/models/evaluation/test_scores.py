@@ -23,9 +23,14 @@ def test_figures_count_tokens_and_not_rows() -> None:
 
 
 def test_the_right_choice_must_be_likelier_than_all_others() -> None:
-    assert row(1.0, choice_nats=(1.0, 1.5, 2.0)).is_right
-    assert not row(1.0, choice_nats=(1.0, 0.5, 2.0)).is_right
-    assert not row(1.0, choice_nats=(1.0, 1.0, 2.0)).is_right
+    assert row(1.0, choice_nats=(1.0, 1.5, 2.0)).share_right == 1.0
+    assert row(1.0, choice_nats=(1.0, 0.5, 2.0)).share_right == 0.0
+    assert row(1.0, choice_nats=(1.0, 1.0, 2.0)).share_right == 0.0
+
+
+def test_a_choice_counts_by_the_share_of_wordings_in_which_it_is_right() -> None:
+    reworded = ((1.0, 0.5, 2.0), (0.5, 1.0, 2.0))
+    assert row(1.0, choice_nats=(1.0, 1.5, 2.0), reworded_choice_nats=reworded).share_right == pytest.approx(2 / 3)
 
 
 def test_information_is_what_the_question_takes_off_the_answer() -> None:
