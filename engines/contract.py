@@ -141,6 +141,13 @@ class PrefillChunk:
     keeps_states: bool = False
     head: HeadKind = "exact"
 
+    @property
+    def wanted_places(self) -> range:
+        """Which of its tokens' final states are read."""
+        num_tokens = len(self.token_ids)
+        first = 0 if self.keeps_states else num_tokens - 1 if self.wants_logits else num_tokens
+        return range(first, num_tokens)
+
 
 @dataclass(slots=True, kw_only=True, frozen=True)
 class DecodeRow:

@@ -4,7 +4,7 @@ module are read once for all. Attention alone goes sequence by sequence.
 Native operators take that (`engines/native`), and every sequence keeps the bits that it has in a pass of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,11 @@ class JointPass:
         spans = [span for span in self.spans if rows.start <= span.first < rows.stop]
         each = [value for span in spans for value in (len(span.token_ids), span.slot, span.last_position)]
         return np.array([-len(spans), *each], np.int32)
+
+    def wanted_rows(self, chunks: Sequence[PrefillChunk]) -> list[int]:
+        """Rows whose final states are read: of decode rows all, of each chunk those it wants. Ascending."""
+        places = {chunk.slot: chunk.wanted_places for chunk in chunks}
+        return [span.first + place for span in self.spans for place in places.get(span.slot, (0,))]
 
     def by_slot(self) -> dict[int, Span]:
         return {span.slot: span for span in self.spans}

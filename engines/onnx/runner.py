@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from engines.onnx.joint_pass import JointPass
 from engines.onnx.mapped_weights import MappedWeights
 from engines.onnx.packed_weights import read_packed
 from engines.onnx.plan import PrecisionPlan
-from engines.onnx.sessions import HeadSession, StageSession, Tables, open_session
+from engines.onnx.sessions import HeadSession, KeptRows, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.errors import WeightsError
@@ -300,20 +301,21 @@ class OnnxRunner:
     def _run_jointly(self, step: StepInput, rows: Mapping[int, int]) -> None:
         """Decode rows and chunks in one pass. `rows` is as for `_prefill`."""
         joint = JointPass.of(step, self._manifest.path_ranks.__getitem__)
-        variant = self._plan.prefill
+        variant, wanted = self._plan.prefill, joint.wanted_rows(step.prefill)
         hidden = self._embeddings[variant][joint.token_ids][:, None]
         normed = np.empty_like(hidden)
         self._total_length[...] = joint.total_length
         for stage, run in self._row_ranges((span.path, len(span.token_ids)) for span in joint.spans):
             self._rows_by_width[:] = [bound - run.first for bound in run.bounds]
             part = slice(run.first, run.end)
-            self._stages[stage, variant].run(
+            self._run_wanted(
+                self._stages[stage, variant],
                 hidden[part],
                 normed[part] if stage in self._exit_names else hidden[part],
+                [row - run.first for row in wanted if run.first <= row < run.end],
                 slot=0,
                 last_positions=joint.sequences(part),
                 total_length=self._total_length,
-                rows_by_width=self._rows_by_width,
                 num_slots=self._limits.num_slots,
             )
         spans = joint.by_slot()
@@ -326,6 +328,20 @@ class OnnxRunner:
                 self._normed[rows[chunk.slot]] = normed[span.end - 1, 0]
             if chunk.keeps_states:
                 self._kept[chunk.slot] = (chunk.start, normed[span.rows, 0])
+
+    def _run_wanted(
+        self, stage: StageSession, hidden: Float, output: Float, wanted: Sequence[int], **places: Any
+    ) -> None:
+        """Run a stage over rows whose outputs are read in `wanted` places alone, if they are read in this stage's
+        output at all; `_rows_by_width` counts the rows. A stage that keeps rows computes no other output."""
+        if not stage.keeps_rows or len(wanted) == hidden.shape[0] * hidden.shape[1]:
+            stage.run(hidden, output, rows_by_width=self._rows_by_width, **places)
+            return
+        kept = np.array(wanted or [0], np.int32)
+        by_width = np.searchsorted(kept, self._rows_by_width * np.int32(hidden.shape[1])).astype(np.int32)
+        found = np.empty((len(kept), 1, hidden.shape[2]), np.float32)
+        stage.run(hidden, found, rows_by_width=self._rows_by_width, kept=KeptRows(kept, by_width), **places)
+        output.reshape(-1, output.shape[2])[kept] = found[:, 0]
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's
@@ -386,13 +402,15 @@ class OnnxRunner:
     def _run_chunks(self, stage: str, group: Sequence[PrefillChunk], hidden: Float, output: Float) -> None:
         # Rows padded at their end write KV behind their prompt: it is overwritten before anybody reads it.
         last = [chunk.start + hidden.shape[1] - 1 for chunk in group]
-        self._stages[stage, self._plan.prefill].run(
+        self._all_at(self._width_ranks[group[0].path], len(group))
+        self._run_wanted(
+            self._stages[stage, self._plan.prefill],
             hidden,
             output,
+            [row * hidden.shape[1] + place for row, chunk in enumerate(group) for place in chunk.wanted_places],
             slot=group[0].slot,
             last_positions=np.array(last, np.int32),
             total_length=np.array(max(last) + 1, np.int32),
-            rows_by_width=self._all_at(self._width_ranks[group[0].path], len(group)),
         )
 
     def _all_at(self, rank: int, num_rows: int) -> npt.NDArray[np.int32]:

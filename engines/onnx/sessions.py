@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
+from models.graphs.decoder_graph import KEPT_BY_WIDTH, KEPT_ROWS
 from models.graphs.onnx_graph import PACKED_WEIGHTS
 from models.graphs.widths import ROWS_BY_WIDTH
 
@@ -17,6 +18,17 @@ MAX_CACHED_BINDINGS = 64
 
 Float = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int32]
+
+
+class KeptRows(NamedTuple):
+    """Which tokens of a pass the output of a stage has, and how many of them are at least as wide as each width.
+
+    Shapes: places [kept], at least one, ascending, counted over batch and length; by_width [1 + widths].
+    """
+
+    places: Counts
+    by_width: Counts
 
 
 def open_session(graph: Path, num_threads: int, library: Path | None) -> ort.InferenceSession:
@@ -68,6 +80,7 @@ class StageSession:
         self._inputs = frozenset(value.name for value in session.get_inputs())
         self._bindings: OrderedDict[tuple[int, ...], ort.IOBinding] = OrderedDict()
         self._bindings_over_slots: dict[tuple[int, int], ort.IOBinding] = {}
+        self._every_place: Counts = np.zeros(0, np.int32)
 
     def run(
         self,
@@ -79,16 +92,22 @@ class StageSession:
         total_length: npt.NDArray[np.int32],
         rows_by_width: npt.NDArray[np.int32],
         num_slots: int | None = None,
+        kept: KeptRows | None = None,
     ) -> None:
         """Run the stage over rows in consecutive slots, the first in `slot`; `output` may be `hidden` itself.
 
         With `num_slots` the stage sees so many slots, and `last_positions` says which sequence lies in which
-        (`engines/onnx/joint_pass.py`); for graphs of native operators alone.
+        (`engines/onnx/joint_pass.py`); for graphs of native operators alone. `kept` is for stages where `keeps_rows` is
+        true; None keeps all.
 
-        Shapes: hidden, output [batch, length, hidden_size], last_positions [batch], total_length [], rows_by_width
-        [1 + widths], which stages without widths do not read.
+        Shapes: hidden [batch, length, hidden_size], output the same or [kept, 1, hidden_size], last_positions [batch],
+        total_length [], rows_by_width [1 + widths], which stages without widths do not read.
         """
         shared = {"last_positions": last_positions, "total_length": total_length, ROWS_BY_WIDTH: rows_by_width}
+        if self.keeps_rows:
+            places, by_width = kept or self._all_kept(hidden, rows_by_width)
+            shared |= {KEPT_ROWS: places, KEPT_BY_WIDTH: by_width}
+            output = output.reshape(len(places), 1, -1)
         if num_slots is None:
             binding = self._kept_binding(hidden, output, slot, shared)
         else:
@@ -96,10 +115,18 @@ class StageSession:
             self._bind_step(binding, hidden, output, shared)
         self._session.run_with_iobinding(binding)
 
+    def _all_kept(self, hidden: Float, rows_by_width: Counts) -> KeptRows:
+        num_rows, length = hidden.shape[:2]
+        if num_rows * length > len(self._every_place):
+            self._every_place = np.arange(2 * num_rows * length, dtype=np.int32)
+            self.forget_bindings()
+        by_width = rows_by_width if length == 1 else rows_by_width * np.int32(length)
+        return KeptRows(places=self._every_place[: num_rows * length], by_width=by_width)
+
     def _kept_binding(
         self, hidden: Float, output: Float, slot: int, shared: dict[str, npt.NDArray[Any]]
     ) -> ort.IOBinding:
-        key = (*hidden.shape, slot, *(array.ctypes.data for array in (hidden, output, *shared.values())))
+        key = (*hidden.shape, len(output), slot, *(array.ctypes.data for array in (hidden, output, *shared.values())))
         binding = self._bindings.get(key)
         if binding is None:
             binding = self._bound_to_slots(slot, len(hidden))
@@ -126,6 +153,11 @@ class StageSession:
     def num_widths(self) -> int:
         """How many widths its rows can have, the whole one included; 1 for a graph without widths."""
         return next((value.shape[0] for value in self._session.get_inputs() if value.name == ROWS_BY_WIDTH), 1)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether its output may have some of a pass's tokens alone."""
+        return KEPT_ROWS in self._inputs
 
     def _bound_to_slots(self, slot: int, num_slots: int) -> ort.IOBinding:
         binding = self._session.io_binding()

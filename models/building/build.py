@@ -207,12 +207,19 @@ class _Build:
 
     def _module(self, module: Module) -> _Stage:
         layers = range(module.first_layer, module.first_layer + module.num_layers)
+        is_last = self._is_last(module)
         if self.widths is None:
-            return self._own(partial(write_stage, layers=layers, final_norm=None))
+            return self._own(partial(write_stage, layers=layers, final_norm=None, is_last=is_last))
         source = self.widths.source_for(self.model)
         widths = {layer: self.widths.layer_widths(layer) for layer in layers}
-        write = partial(write_stage, layers=layers, final_norm=None, widths=widths)
+        write = partial(write_stage, layers=layers, final_norm=None, is_last=is_last, widths=widths)
         return _Stage(write=write, source=source, rotated=RotatedSource(source))
+
+    def _is_last(self, module: Module) -> bool:
+        """Whether no path goes from the module to another one, or to blocks of an exit."""
+        plain = {exit.name for exit in self.layout.exits if not exit.num_blocks}
+        through = [path for path in self.layout.paths if module.name in path.modules]
+        return all(path.modules[-1] == module.name and path.exit in plain for path in through)
 
     def _own(self, write: WriteGraph) -> _Stage:
         return _Stage(write=write, source=self.model, rotated=self.rotated)
@@ -222,7 +229,8 @@ class _Build:
             return self._own(partial(write_stage, layers=range(0), final_norm=FINAL_NORM))
         assert self.exits is not None
         source = self.exits.source_for(exit.name, self.model)
-        write = partial(write_stage, layers=range(exit.num_blocks), final_norm=FINAL_NORM, has_map=exit.has_map)
+        layers = range(exit.num_blocks)
+        write = partial(write_stage, layers=layers, final_norm=FINAL_NORM, has_map=exit.has_map, is_last=True)
         return _Stage(write=write, source=source, rotated=RotatedSource(source))
 
     def _write(self, name: str, weights: str, precisions: list[str], stage: _Stage) -> None:

@@ -7,7 +7,7 @@ piece of bytes, the graph's input `weights`, which whoever runs it holds in memo
 from dataclasses import dataclass
 
 from models.graphs.block_layout import packed
-from models.graphs.decoder_graph import GATE_UP, Residual, head_weight, slot_attention_attributes, stacked_bias
+from models.graphs.decoder_graph import GATE_UP, Residual, head_weight, kept, slot_attention_attributes, stacked_bias
 from models.graphs.onnx_graph import FENHE, PACKED_WEIGHTS, GraphWriter
 from models.graphs.widths import LayerWidths
 from models.sources.gguf_blocks import Blocks, Floats, round_to_eight
@@ -51,6 +51,7 @@ class BlockLayerWriter:
     """A `LayerWriter`. Students with widths are not written so."""
 
     kv_type: str = "float16"
+    can_keep_rows: bool = True
 
     def layer(
         self,
@@ -60,11 +61,18 @@ class BlockLayerWriter:
         slot: int,
         residual: Residual,
         widths: LayerWidths | None = None,
+        *,
+        keeps_rows: bool = False,
     ) -> Residual:
         assert widths is None
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
         attended = self._attention(graph, source, f"{prefix}.self_attn", slot, normed)
+        if keeps_rows:
+            total = kept(graph, total)
+            attended = BlockRows(
+                q=kept(graph, attended.q), scale=kept(graph, attended.scale), sums=kept(graph, attended.sums)
+            )
         residual = Residual(total=total, pending=_project(graph, source, f"{prefix}.self_attn", ("o_proj",), attended))
         total, normed = self._normalise(graph, source, f"{prefix}.post_attention_layernorm.weight", residual)
         gate_up = _project(graph, source, f"{prefix}.mlp", GATE_UP, normed)

@@ -5,6 +5,11 @@ caller's key and value buffers `past_key_i`, `past_value_i` [batch, kv_heads, ca
 and the same buffers, bound again as `present_key_i`, `present_value_i`. `last_positions` [batch] is the position of
 each row's last token, `total_length` the largest of them plus one. A row's tokens end at its last position. Modules of
 a student with widths also read `rows_by_width` (`models/graphs/widths.py`).
+
+Of a prompt's tokens only the last one is read behind the last layer. So the last stage with layers of a path, if it is
+that of all paths through it and its operators are fenhe's own, also reads `kept_rows` [kept]: places of tokens, counted
+over batch and length, ascending. All tokens go through its attention; what follows in its last layer is computed for
+those kept alone, and `output` is [kept, 1, hidden_size]. `kept_by_width` counts them as `rows_by_width` counts rows.
 """
 
 from collections.abc import Mapping
@@ -24,6 +29,7 @@ from models.sources.source import ModelSource
 
 GATE_UP = ("gate_proj", "up_proj")
 NO_WIDTHS: Mapping[int, LayerWidths] = MappingProxyType({})
+KEPT_ROWS, KEPT_BY_WIDTH = "kept_rows", "kept_by_width"
 KV_KINDS = {"float32": Kind.FLOAT, "float16": Kind.FLOAT16}
 
 
@@ -52,6 +58,11 @@ class LayerWriter(Protocol):
         """numpy name of the KV cache's element type."""
         ...
 
+    @property
+    def can_keep_rows(self) -> bool:
+        """Whether its layers take `keeps_rows`."""
+        ...
+
     def layer(
         self,
         graph: GraphWriter,
@@ -60,11 +71,13 @@ class LayerWriter(Protocol):
         slot: int,
         residual: Residual,
         widths: LayerWidths | None = None,
+        *,
+        keeps_rows: bool = False,
     ) -> Residual:
         """Write layer `index` of the source; its KV buffers are number `slot` of the stage.
 
         With `widths` the source has its neurons in their order and the widths' own matrices, and the graph an input
-        `rows_by_width`.
+        `rows_by_width`. With `keeps_rows` what follows attention, and the result, has `kept_rows` alone.
         """
         ...
 
@@ -89,16 +102,20 @@ def write_stage(
     layers: range,
     final_norm: str | None,
     has_map: bool = False,
+    is_last: bool = False,
     widths: Mapping[int, LayerWidths] = NO_WIDTHS,
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Write a module (`final_norm` None) or an exit (`final_norm` names its norm's weight; a map goes before all).
 
-    `widths` are those of the layers, by their index. Returns the graph's inputs and outputs.
+    `widths` are those of the layers, by their index; `is_last` where no path goes on to other layers. Returns the
+    graph's inputs and outputs.
     """
     architecture = source.architecture
+    keeps_rows = is_last and writer.can_keep_rows and len(layers) > 0
     residual = Residual(total=_mapped(graph, source, "hidden") if has_map else "hidden")
     for slot, index in enumerate(layers):
-        residual = writer.layer(graph, source, index, slot, residual, widths.get(index))
+        keeps_here = keeps_rows and index == layers[-1]
+        residual = writer.layer(graph, source, index, slot, residual, widths.get(index), keeps_rows=keeps_here)
     if final_norm is None:
         writer.add(graph, residual, "output")
     else:
@@ -106,6 +123,9 @@ def write_stage(
     num_rows = [len(widths[index].neurons) for index in layers[:1] if index in widths]
     inputs = _stage_inputs(architecture, writer, len(layers))
     inputs += [TensorSpec(name=ROWS_BY_WIDTH, kind=Kind.INT32, dimensions=(count,)) for count in num_rows]
+    if keeps_rows:
+        inputs.append(TensorSpec(name=KEPT_ROWS, kind=Kind.INT32, dimensions=("kept",)))
+        inputs += [TensorSpec(name=KEPT_BY_WIDTH, kind=Kind.INT32, dimensions=(count,)) for count in num_rows]
     return inputs, _stage_outputs(architecture, writer, len(layers))
 
 
@@ -175,6 +195,7 @@ class StockLayerWriter:
     mixes_down_input: bool = False
     keeps_neuron_order: bool = False
     kv_type: str = "float32"
+    can_keep_rows: bool = False
 
     def layer(
         self,
@@ -184,7 +205,10 @@ class StockLayerWriter:
         slot: int,
         residual: Residual,
         widths: LayerWidths | None = None,
+        *,
+        keeps_rows: bool = False,
     ) -> Residual:
+        assert not keeps_rows
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
         attended = self.linear.prepare(graph, self._attention(graph, source, prefix, slot, normed))
@@ -374,6 +398,12 @@ def _mixed(graph: GraphWriter, value: str, width: int, of: str = "") -> str:
 def stacked(source: ModelSource, prefix: str, parts: tuple[str, ...]) -> Matrix:
     """Weights one above the other. Shapes: returns [sum of outs, in]."""
     return np.concatenate([source.read(f"{prefix}.{part}.weight") for part in parts])
+
+
+def kept(graph: GraphWriter, value: str) -> str:
+    """Shapes: value [batch, length, size], returns [kept, 1, size]."""
+    side_by_side = graph.node("Reshape", [value, graph.weight("side_by_side", np.array([-1, 1, 0], np.int64))])
+    return graph.node("Gather", [side_by_side, KEPT_ROWS], axis=0)
 
 
 def slot_attention_attributes(architecture: Architecture) -> dict[str, float]:

@@ -10,8 +10,10 @@ import numpy as np
 
 from models.graphs.decoder_graph import (
     GATE_UP,
+    KEPT_BY_WIDTH,
     Residual,
     head_weight,
+    kept,
     slot_attention_attributes,
     stacked,
     stacked_bias,
@@ -29,6 +31,7 @@ class NativeLayerWriter:
     """int8 weights per column, int8 activations per row, fused operators; for weights in a rotated basis."""
 
     kv_type: str = "float16"
+    can_keep_rows: bool = True
 
     def layer(
         self,
@@ -38,20 +41,26 @@ class NativeLayerWriter:
         slot: int,
         residual: Residual,
         widths: LayerWidths | None = None,
+        *,
+        keeps_rows: bool = False,
     ) -> Residual:
         prefix = f"model.layers.{index}"
         total, normed = self._normalise(graph, source, f"{prefix}.input_layernorm.weight", residual)
         attended = self._attention(graph, source, f"{prefix}.self_attn", slot, normed)
+        rows_by_width = ROWS_BY_WIDTH
+        if keeps_rows:
+            total, rows_by_width = kept(graph, total), KEPT_BY_WIDTH
+            attended = LinearInput(value=kept(graph, attended.value), row_scale=kept(graph, attended.row_scale or ""))
         if widths is None or not any(widths.has_own_output):
             pending = self._project(graph, source, f"{prefix}.self_attn", ("o_proj",), attended)
         else:
-            pending = _output_by_width(graph, source, index, widths, attended)
+            pending = _output_by_width(graph, source, index, widths, attended, rows_by_width)
         residual = Residual(total=total, pending=pending.value, scale=pending.row_scale)
         total, normed = self._normalise(graph, source, f"{prefix}.post_attention_layernorm.weight", residual)
         if widths is None:
             pending = self._feed_forward(graph, source, f"{prefix}.mlp", normed)
         else:
-            pending = _feed_forward_by_width(graph, source, index, widths, normed)
+            pending = _feed_forward_by_width(graph, source, index, widths, normed, rows_by_width)
         return Residual(total=total, pending=pending.value, scale=pending.row_scale)
 
     def add(self, graph: GraphWriter, residual: Residual, output: str) -> None:
@@ -141,12 +150,17 @@ def _with_bias(
 
 
 def _output_by_width(
-    graph: GraphWriter, source: ModelSource, index: int, widths: LayerWidths, attended: LinearInput
+    graph: GraphWriter,
+    source: ModelSource,
+    index: int,
+    widths: LayerWidths,
+    attended: LinearInput,
+    rows_by_width: str,
 ) -> LinearInput:
     """Attention's output matrix of each row's width; a width that has none of its own takes the model's."""
     prefix = f"model.layers.{index}.self_attn"
     whole = _columns(graph, f"{prefix}.o_proj", source.read(f"{prefix}.o_proj.weight"))
-    inputs = [attended.value, ROWS_BY_WIDTH, *whole]
+    inputs = [attended.value, rows_by_width, *whole]
     for entry, has_own in list(enumerate(widths.has_own_output))[1:]:
         inputs += _own_columns(graph, source, own_output(index, entry)) if has_own else ["", ""]
     product = graph.node("WidthProduct", inputs, domain=FENHE)
@@ -154,16 +168,21 @@ def _output_by_width(
 
 
 def _feed_forward_by_width(
-    graph: GraphWriter, source: ModelSource, index: int, widths: LayerWidths, normed: LinearInput
+    graph: GraphWriter,
+    source: ModelSource,
+    index: int,
+    widths: LayerWidths,
+    normed: LinearInput,
+    rows_by_width: str,
 ) -> LinearInput:
     """Each row's own neurons, then its width's own matrix."""
     prefix = f"model.layers.{index}.mlp"
-    gate_up = _gate_up_by_block(graph, source, prefix, widths, normed)
+    gate_up = _gate_up_by_block(graph, source, prefix, widths, normed, rows_by_width)
     name, parts = f"{prefix}.widths", [hadamard_size(neurons) for neurons in widths.neurons]
     quantised, scale = graph.nodes(
         "NestedSwigluQuantize",
         [
-            *(gate_up, normed.row_scale or "", ROWS_BY_WIDTH),
+            *(gate_up, normed.row_scale or "", rows_by_width),
             graph.weight(f"{name}.neurons", np.array(widths.neurons, np.int32)),
             graph.weight(f"{name}.hadamard_parts", np.array(parts, np.int32)),
         ],
@@ -171,14 +190,19 @@ def _feed_forward_by_width(
         domain=FENHE,
     )
     whole = _columns(graph, f"{prefix}.down_proj", source.read(f"{prefix}.down_proj.weight"))
-    inputs = [quantised, ROWS_BY_WIDTH, *whole]
+    inputs = [quantised, rows_by_width, *whole]
     for entry in range(1, len(widths.neurons)):
         inputs += _own_columns(graph, source, own_down(index, entry))
     return LinearInput(value=graph.node("WidthProduct", inputs, domain=FENHE), row_scale=scale)
 
 
 def _gate_up_by_block(
-    graph: GraphWriter, source: ModelSource, prefix: str, widths: LayerWidths, normed: LinearInput
+    graph: GraphWriter,
+    source: ModelSource,
+    prefix: str,
+    widths: LayerWidths,
+    normed: LinearInput,
+    rows_by_width: str,
 ) -> str:
     """Gate and up of each block of neurons, for the rows that run it."""
     gate_up = [source.read(f"{prefix}.{part}.weight") for part in GATE_UP]
@@ -187,7 +211,7 @@ def _gate_up_by_block(
         weight = np.concatenate([part[block.first : block.end] for part in gate_up])
         inputs[block.entry] = _columns(graph, f"{prefix}.{'_'.join(GATE_UP)}.{block.first}", weight)
     ports = [port for pair in inputs.values() for port in pair]
-    return graph.node("NestedProduct", [normed.value, ROWS_BY_WIDTH, *ports], domain=FENHE)
+    return graph.node("NestedProduct", [normed.value, rows_by_width, *ports], domain=FENHE)
 
 
 def _own_columns(graph: GraphWriter, source: ModelSource, name: str) -> list[str]:
