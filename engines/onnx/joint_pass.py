@@ -66,10 +66,13 @@ class JointPass:
         each = [value for span in spans for value in (len(span.token_ids), span.slot, span.last_position)]
         return np.array([-len(spans), *each], np.int32)
 
-    def wanted_rows(self, chunks: Sequence[PrefillChunk]) -> list[int]:
-        """Rows whose final states are read: of decode rows all, of each chunk those it wants. Ascending."""
+    def wanted_rows(self, chunks: Sequence[PrefillChunk]) -> npt.NDArray[np.int32]:
+        """Rows whose final states are read: of decode rows all, of each chunk those it wants.
+
+        Shapes: returns [rows], ascending.
+        """
         places = {chunk.slot: chunk.wanted_places for chunk in chunks}
-        return [span.first + place for span in self.spans for place in places.get(span.slot, (0,))]
+        return np.array([span.first + at for span in self.spans for at in places.get(span.slot, (0,))], np.int32)
 
     def by_slot(self) -> dict[int, Span]:
         return {span.slot: span for span in self.spans}

@@ -29,6 +29,7 @@ from models.student.folder import HEAD, HEAD_STAGES, Student
 from models.student.manifest import HeadKind
 
 Float = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int32]
 
 MAX_PADDING_SHARE = 0.25
 """Prompts of unequal length share a pass while padding stays below this share of its tokens. Rows of a head share one
@@ -312,7 +313,7 @@ class OnnxRunner:
                 self._stages[stage, variant],
                 hidden[part],
                 normed[part] if stage in self._exit_names else hidden[part],
-                [row - run.first for row in wanted if run.first <= row < run.end],
+                wanted - run.first,
                 slot=0,
                 last_positions=joint.sequences(part),
                 total_length=self._total_length,
@@ -329,19 +330,22 @@ class OnnxRunner:
             if chunk.keeps_states:
                 self._kept[chunk.slot] = (chunk.start, normed[span.rows, 0])
 
-    def _run_wanted(
-        self, stage: StageSession, hidden: Float, output: Float, wanted: Sequence[int], **places: Any
-    ) -> None:
-        """Run a stage over rows whose outputs are read in `wanted` places alone, if they are read in this stage's
-        output at all; `_rows_by_width` counts the rows. A stage that keeps rows computes no other output."""
-        if not stage.keeps_rows or len(wanted) == hidden.shape[0] * hidden.shape[1]:
-            stage.run(hidden, output, rows_by_width=self._rows_by_width, **places)
+    def _run_wanted(self, stage: StageSession, hidden: Float, output: Float, wanted: Places, **where: Any) -> None:
+        """Run a stage on the path of which final states are read in the `wanted` places alone, ascending and perhaps
+        outside of these rows; `_rows_by_width` counts the rows. A stage that keeps rows writes no other output.
+
+        Shapes: hidden and output [batch, length, hidden_size], wanted [places], counted over batch and length.
+        """
+        num_tokens, rows_by_width = hidden.shape[0] * hidden.shape[1], self._rows_by_width
+        places = wanted[(wanted >= 0) & (wanted < num_tokens)] if stage.keeps_rows else wanted[:0]
+        if not stage.keeps_rows or len(places) == num_tokens:
+            stage.run(hidden, output, rows_by_width=rows_by_width, **where)
             return
-        kept = np.array(wanted or [0], np.int32)
-        by_width = np.searchsorted(kept, self._rows_by_width * np.int32(hidden.shape[1])).astype(np.int32)
-        found = np.empty((len(kept), 1, hidden.shape[2]), np.float32)
-        stage.run(hidden, found, rows_by_width=self._rows_by_width, kept=KeptRows(kept, by_width), **places)
-        output.reshape(-1, output.shape[2])[kept] = found[:, 0]
+        places = places if len(places) else np.zeros(1, np.int32)
+        by_width = np.searchsorted(places, rows_by_width * np.int32(hidden.shape[1])).astype(np.int32)
+        found = np.empty((len(places), 1, hidden.shape[2]), np.float32)
+        stage.run(hidden, found, rows_by_width=rows_by_width, kept=KeptRows(places, by_width), **where)
+        output.reshape(num_tokens, -1)[places] = found[:, 0]
 
     def _prefill(self, group: Sequence[PrefillChunk], rows: Mapping[int, int]) -> None:
         """Run chunks of one path in consecutive slots. `rows` has the row of `_normed` for the slots whose last token's
@@ -407,7 +411,7 @@ class OnnxRunner:
             self._stages[stage, self._plan.prefill],
             hidden,
             output,
-            [row * hidden.shape[1] + place for row, chunk in enumerate(group) for place in chunk.wanted_places],
+            _wanted_places(group, hidden.shape[1]),
             slot=group[0].slot,
             last_positions=np.array(last, np.int32),
             total_length=np.array(max(last) + 1, np.int32),
@@ -417,6 +421,13 @@ class OnnxRunner:
         """`rows_by_width` of rows that all have the width of this rank. Shapes: [1 + widths]."""
         self._rows_by_width[:rank], self._rows_by_width[rank:] = 0, num_rows
         return self._rows_by_width
+
+
+def _wanted_places(group: Sequence[PrefillChunk], length: int) -> Places:
+    """Where the tokens whose final states are read lie among chunks padded to a length. Shapes: returns [places]."""
+    return np.array(
+        [row * length + place for row, chunk in enumerate(group) for place in chunk.wanted_places], np.int32
+    )
 
 
 def _lie_together(rows: Sequence[int], heads: Sequence[HeadKind | None], head: HeadKind) -> bool:
