@@ -6,6 +6,8 @@
 #include "operators.h"
 
 #define NS_PER_ROW 20000 /* rough, to judge whether waking threads pays */
+#define BYTES_SUMMED_PER_NS 4 /* the same */
+#define ROWS_SUMMED_AT_ONCE 1024
 
 enum { X, X_SCALE, P, P_SCALE, PREVIEW, PREVIEW_SCALE, BIAS, ROWS, ROWS_SCALE, FREQUENT, NUM_INPUTS };
 
@@ -37,13 +39,13 @@ static OrtStatus *read_inputs(const OrtApi *api, OrtKernelContext *context, Inpu
     return shape[FREQUENT].rank == 1 ? NULL : fenhe_refuse(api, "CandidateLogits: frequent must be a list of token ids");
 }
 
-static OrtStatus *pack_preview(const OrtApi *api, const Inputs *inputs, PackedWeight *packed) {
+static OrtStatus *pack_preview(const OrtApi *api, const OrtKernelContext *context, const Inputs *inputs,
+                               PackedWeight *packed) {
     const Shape *shape = &inputs->shape[PREVIEW];
     const int8_t *values = inputs->data[PREVIEW];
     const float *scales = inputs->data[PREVIEW_SCALE];
     TRY(fenhe_make_packed(api, shape->dims[0], shape->dims[1], packed));
-    for (int64_t n = 0; n < packed->width; n++) fenhe_pack_column(packed, n, values + n, packed->width, scales[n]);
-    return NULL;
+    return fenhe_pack_columns(api, context, packed, 0, values, packed->width, scales);
 }
 
 static OrtStatus *pack_frequent(const OrtApi *api, const Inputs *inputs, PackedWeight *packed) {
@@ -59,14 +61,30 @@ static OrtStatus *pack_frequent(const OrtApi *api, const Inputs *inputs, PackedW
     return NULL;
 }
 
-static OrtStatus *sum_rows(const OrtApi *api, const Inputs *inputs, CandidateState *state) {
+typedef struct {
+    int64_t vocab, depth;
+    const int8_t *rows;
+    int32_t *row_offsets;
+} Summing;
+
+static void sum_some_rows(void *data, size_t item) {
+    const Summing *summing = data;
+    int64_t first = (int64_t)item * ROWS_SUMMED_AT_ONCE, end = first + ROWS_SUMMED_AT_ONCE;
+    for (int64_t n = first; n < end && n < summing->vocab; n++) {
+        const int8_t *row = summing->rows + n * summing->depth;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < summing->depth; k++) sum += row[k];
+        summing->row_offsets[n] = -128 * sum;
+    }
+}
+
+static OrtStatus *sum_rows(const OrtApi *api, const OrtKernelContext *context, const Inputs *inputs, CandidateState *state) {
     int64_t vocab = inputs->shape[ROWS].dims[0], depth = inputs->shape[ROWS].dims[1];
-    const int8_t *rows = inputs->data[ROWS];
+    size_t count = (size_t)((vocab + ROWS_SUMMED_AT_ONCE - 1) / ROWS_SUMMED_AT_ONCE);
     state->row_offsets = calloc((size_t)vocab, sizeof *state->row_offsets);
     if (state->row_offsets == NULL) return ORT(api, CreateStatus)(ORT_FAIL, "CandidateLogits: out of memory");
-    for (int64_t n = 0; n < vocab; n++)
-        for (int64_t k = 0; k < depth; k++) state->row_offsets[n] -= 128 * rows[n * depth + k];
-    return NULL;
+    Summing summing = {.vocab = vocab, .depth = depth, .rows = inputs->data[ROWS], .row_offsets = state->row_offsets};
+    return fenhe_run(api, context, sum_some_rows, count, count, vocab * depth / BYTES_SUMMED_PER_NS, &summing);
 }
 
 static void release(void *attributes) {
@@ -76,12 +94,13 @@ static void release(void *attributes) {
 }
 
 /* All constants of the graph: what the first call saw stays true. */
-static OrtStatus *prepare(const OrtApi *api, const Inputs *inputs, CandidateState *state) {
+static OrtStatus *prepare(const OrtApi *api, const OrtKernelContext *context, const Inputs *inputs,
+                          CandidateState *state) {
     if (state->num_candidates > inputs->shape[ROWS].dims[0])
         return fenhe_refuse(api, "CandidateLogits: num_candidates must be at most the vocabulary");
-    OrtStatus *status = pack_preview(api, inputs, &state->preview);
+    OrtStatus *status = pack_preview(api, context, inputs, &state->preview);
     if (status == NULL) status = pack_frequent(api, inputs, &state->frequent);
-    if (status == NULL) status = sum_rows(api, inputs, state);
+    if (status == NULL) status = sum_rows(api, context, inputs, state);
     if (status != NULL) release(state);
     return status;
 }
@@ -110,7 +129,7 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     Inputs inputs;
     TRY(read_inputs(api, context, &inputs));
     pthread_mutex_lock(&lock);
-    OrtStatus *status = state->row_offsets == NULL ? prepare(api, &inputs, state) : NULL;
+    OrtStatus *status = state->row_offsets == NULL ? prepare(api, context, &inputs, state) : NULL;
     pthread_mutex_unlock(&lock);
     if (status != NULL) return status;
     Shape shape = {.rank = 2, .dims = {inputs.shape[X].dims[0], inputs.shape[ROWS].dims[0]}};

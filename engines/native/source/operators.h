@@ -94,12 +94,16 @@ OrtStatus *fenhe_refuse(const OrtApi *api, const char *message);
 void *fenhe_take_memory(size_t bytes, WeightsRegion **region);
 void fenhe_give_memory_back(WeightsRegion *region);
 
-/* Allocate a packed weight for `depth` x `width`, all zero; `fenhe_pack_column` fills it. */
+/* Allocate a packed weight for `depth` x `width`, all zero; `fenhe_pack_column` and `fenhe_pack_columns` fill it. */
 OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed);
 void fenhe_release_packed(PackedWeight *packed);
 
 /* Column `n` from `depth` values that lie `stride` apart. */
 void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, int64_t stride, float scale);
+
+/* Columns `first`..`first + width - 1` from a matrix of [depth, width]. */
+OrtStatus *fenhe_pack_columns(const OrtApi *api, const OrtKernelContext *context, PackedWeight *packed, int64_t first,
+                              const int8_t *values, int64_t width, const float *scales);
 
 /* `job` with the weights of the panels of columns `first`..`end`-1; `first` is a multiple of PANEL. */
 ProductJob fenhe_product_of(const PackedWeight *packed, int64_t first, int64_t end, ProductJob job);

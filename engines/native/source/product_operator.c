@@ -7,6 +7,7 @@
 
 #define BATCHES_WANTED 16 /* neighbouring panels on one thread stream from memory; enough batches to even out threads */
 #define VALUES_PER_NS 128 /* rough, to judge whether waking threads pays */
+#define BYTES_PACKED_PER_NS 2 /* the same */
 
 OrtStatus *fenhe_make_packed(const OrtApi *api, int64_t depth, int64_t width, PackedWeight *packed) {
     size_t columns = (size_t)(width + PANEL - 1) / PANEL * PANEL, values = columns * (size_t)depth;
@@ -33,6 +34,42 @@ void fenhe_pack_column(PackedWeight *packed, int64_t n, const int8_t *values, in
     packed->scales[n] = scale;
 }
 
+typedef struct {
+    PackedWeight *packed;
+    int64_t first, stride;
+    const int8_t *values;
+} Packing;
+
+/* The columns of a whole panel together: by itself each would take a cache line of every row for one byte of it. */
+static void pack_panel(void *data, size_t item) {
+    const Packing *packing = data;
+    PackedWeight *packed = packing->packed;
+    int64_t column = (int64_t)item * PANEL, first = packing->first + column, stride = packing->stride;
+    const int8_t *values = packing->values + column;
+    int8_t *panel = packed->values + first * packed->depth;
+    int32_t sums[PANEL] = {0};
+    for (int64_t k = 0; k < packed->depth; k += 4, values += 4 * stride, panel += 4 * PANEL) {
+        const int8_t *row0 = values, *row1 = row0 + stride, *row2 = row1 + stride, *row3 = row2 + stride;
+        for (size_t n = 0; n < PANEL; n++) {
+            panel[4 * n] = row0[n], panel[4 * n + 1] = row1[n], panel[4 * n + 2] = row2[n], panel[4 * n + 3] = row3[n];
+        }
+        for (size_t n = 0; n < PANEL; n++) sums[n] += row0[n] + row1[n] + row2[n] + row3[n];
+    }
+    for (size_t n = 0; n < PANEL; n++) packed->offsets[first + (int64_t)n] = -128 * sums[n];
+}
+
+OrtStatus *fenhe_pack_columns(const OrtApi *api, const OrtKernelContext *context, PackedWeight *packed, int64_t first,
+                              const int8_t *values, int64_t width, const float *scales) {
+    Packing packing = {.packed = packed, .first = first, .stride = width, .values = values};
+    size_t panels = first % PANEL == 0 && packed->depth % 4 == 0 ? (size_t)(width / PANEL) : 0;
+    size_t batches = panels < BATCHES_WANTED ? panels : BATCHES_WANTED;
+    int64_t whole = (int64_t)panels * PANEL;
+    TRY(fenhe_run(api, context, pack_panel, panels, batches, whole * packed->depth / BYTES_PACKED_PER_NS, &packing));
+    memcpy(packed->scales + first, scales, (size_t)whole * sizeof *scales);
+    for (int64_t n = whole; n < width; n++) fenhe_pack_column(packed, first + n, values + n, width, scales[n]);
+    return NULL;
+}
+
 /* The weight is a constant of the graph: what the first call saw stays true. */
 static OrtStatus *prepare(const OrtApi *api, OrtKernelContext *context, PackedWeight *packed) {
     const int8_t *weight;
@@ -45,8 +82,9 @@ static OrtStatus *prepare(const OrtApi *api, OrtKernelContext *context, PackedWe
     if (scales_shape.rank != 1 || scales_shape.dims[0] != shape.dims[1])
         return fenhe_refuse(api, "QuantizedProduct: column_scale must be [width]");
     TRY(fenhe_make_packed(api, shape.dims[0], shape.dims[1], packed));
-    for (int64_t n = 0; n < packed->width; n++) fenhe_pack_column(packed, n, weight + n, packed->width, scales[n]);
-    return NULL;
+    OrtStatus *status = fenhe_pack_columns(api, context, packed, 0, weight, packed->width, scales);
+    if (status != NULL) fenhe_release_packed(packed);
+    return status;
 }
 
 ProductJob fenhe_product_of(const PackedWeight *packed, int64_t first, int64_t end, ProductJob job) {

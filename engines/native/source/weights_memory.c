@@ -1,11 +1,12 @@
 /* Memory for packed weights in huge pages: a step reads them all, and with small pages looks up an address every 4 KiB.
  *
  * Weights are smaller than a huge page, so they lie side by side in regions; a region goes when its last weight does.
+ * It is mapped, so the system has filled it with zeros, and no part of it is given out twice.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "operators.h"
@@ -15,6 +16,7 @@
 #define ALIGNMENT 64
 
 struct WeightsRegion {
+    char *mapped; /* a huge page more than `size`; `memory` begins at the first huge page in it */
     char *memory;
     size_t size, used, num_weights;
 };
@@ -27,8 +29,9 @@ static WeightsRegion *make_region(size_t bytes) {
     if (region == NULL) return NULL;
     region->size = (bytes > REGION_BYTES ? bytes : REGION_BYTES) + HUGE_PAGE - 1;
     region->size -= region->size % HUGE_PAGE;
-    region->memory = aligned_alloc(HUGE_PAGE, region->size);
-    if (region->memory == NULL) return free(region), NULL;
+    region->mapped = mmap(NULL, region->size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (region->mapped == MAP_FAILED) return free(region), NULL;
+    region->memory = region->mapped + (HUGE_PAGE - (uintptr_t)region->mapped % HUGE_PAGE) % HUGE_PAGE;
 #ifdef MADV_HUGEPAGE
     madvise(region->memory, region->size, MADV_HUGEPAGE); /* where it is refused, small pages serve too */
 #endif
@@ -37,7 +40,7 @@ static WeightsRegion *make_region(size_t bytes) {
 
 static void free_region(WeightsRegion *region) {
     if (region == NULL) return;
-    free(region->memory);
+    munmap(region->mapped, region->size + HUGE_PAGE);
     free(region);
 }
 
@@ -57,7 +60,6 @@ void *fenhe_take_memory(size_t bytes, WeightsRegion **region) {
         memory = current->memory + current->used;
         current->used += bytes;
         current->num_weights++;
-        memset(memory, 0, bytes);
     }
     pthread_mutex_unlock(&lock);
     return memory;

@@ -58,9 +58,9 @@ static OrtStatus *read_matrices(const OrtApi *api, const OrtKernelContext *conte
     return further.values == NULL ? NULL : fenhe_refuse(api, "fenhe: more weights than rows_by_width has widths");
 }
 
-static void pack_columns(PackedWeight *packed, int64_t first, const Matrix *matrix) {
-    for (int64_t n = 0; n < matrix->width; n++)
-        fenhe_pack_column(packed, first + n, matrix->values + n, matrix->width, matrix->scales[n]);
+static OrtStatus *pack_matrix(const OrtApi *api, const OrtKernelContext *context, PackedWeight *packed, int64_t first,
+                              const Matrix *matrix) {
+    return fenhe_pack_columns(api, context, packed, first, matrix->values, matrix->width, matrix->scales);
 }
 
 /* Input q and its widths, of which the weights say how many there are. */
@@ -112,9 +112,12 @@ static OrtStatus *find_blocks(const OrtApi *api, const OrtKernelContext *context
 static OrtStatus *prepare_nested(const OrtApi *api, const OrtKernelContext *context, NestedProductState *state) {
     Matrix blocks[MAX_WIDTHS];
     TRY(find_blocks(api, context, state, blocks));
-    for (int64_t i = 0; i < state->num_blocks; i++)
-        if (blocks[i].values != NULL) pack_columns(&state->weight, state->ends[i] - blocks[i].width, &blocks[i]);
-    return NULL;
+    OrtStatus *status = NULL;
+    for (int64_t i = 0; i < state->num_blocks && status == NULL; i++)
+        if (blocks[i].values != NULL)
+            status = pack_matrix(api, context, &state->weight, state->ends[i] - blocks[i].width, &blocks[i]);
+    if (status != NULL) fenhe_release_packed(&state->weight), state->num_blocks = 0;
+    return status;
 }
 
 /* Neighbouring blocks that the same rows run are one product. */
@@ -178,12 +181,13 @@ static int64_t matrix_of(const Matrix *matrices, int64_t i) {
     return first;
 }
 
-static OrtStatus *pack_matrices(const OrtApi *api, const Matrix *matrices, int64_t num_widths, WidthProductState *state) {
+static OrtStatus *pack_matrices(const OrtApi *api, const OrtKernelContext *context, const Matrix *matrices,
+                                int64_t num_widths, WidthProductState *state) {
     for (int64_t i = 0; i < num_widths; i++) {
         state->matrix_of[i] = matrix_of(matrices, i);
         if (state->matrix_of[i] != i) continue;
         TRY(fenhe_make_packed(api, matrices[i].depth, matrices[i].width, &state->weights[i]));
-        pack_columns(&state->weights[i], 0, &matrices[i]);
+        TRY(pack_matrix(api, context, &state->weights[i], 0, &matrices[i]));
     }
     return NULL;
 }
@@ -196,7 +200,7 @@ static OrtStatus *prepare_width(const OrtApi *api, const OrtKernelContext *conte
     TRY(read_matrices(api, context, num_widths, matrices));
     const char *problem = find_matrices_problem(matrices, num_widths);
     if (problem != NULL) return fenhe_refuse(api, problem);
-    status = pack_matrices(api, matrices, num_widths, state);
+    status = pack_matrices(api, context, matrices, num_widths, state);
     if (status != NULL) release_width(state);
     else state->num_widths = num_widths;
     return status;
