@@ -6,7 +6,7 @@ neighbour, weigh nothing; where a tokenizer does anything to a text that is not 
 """
 
 from collections.abc import Iterable, Iterator
-from operator import itemgetter
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -108,7 +108,8 @@ def _of_byte_level(vocabulary: dict[str, int], added: list[dict[str, Any]], *, c
         return None  # what is added may be composed too
     alphabet = [character for _, character in sorted(byte_alphabet().items())]
     spelled = ("".join(alphabet[byte] for byte in token["content"].encode()) for token in added)
-    longest = _longest((token, len(token)) for token in (*vocabulary, *spelled))
+    tokens = (*vocabulary, *spelled)
+    longest = _longest(zip(tokens, map(len, tokens), strict=True))
     # a byte without a token is dropped
     weights = np.array([ONE // longest[one] if one in vocabulary else 0 for one in alphabet])
     return LeastTokens(_without_blanks(weights, added), composes=composes)
@@ -135,8 +136,12 @@ def _marked(token: str) -> tuple[bytes, int]:
 def _longest(tokens: Iterable[tuple[Iterable[Unit], int]]) -> dict[Unit, int]:
     """For every unit that tokens are made of the length of the longest token that has it."""
     longest: dict[Unit, int] = {}
-    for units, length in sorted(tokens, key=itemgetter(1)):
-        longest.update(dict.fromkeys(units, length))
+    by_length: dict[int, list[Iterable[Unit]]] = {}
+    for units, length in tokens:
+        by_length.setdefault(length, []).append(units)
+    for length in sorted(by_length, reverse=True):
+        units = set(chain.from_iterable(by_length[length]))
+        longest.update(dict.fromkeys(units - longest.keys(), length))
     return longest
 
 

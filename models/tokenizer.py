@@ -4,9 +4,8 @@ Owns the student folder's tokenizer files. Safe to share between threads: nothin
 except two caches, whose entries every thread would fill in alike.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +47,45 @@ class TokenizerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     eos_token_ids: tuple[int, ...] = ()
 
 
+class _Model(msgspec.Struct, frozen=True):
+    """Of the model in a `tokenizer.json` what is used here; the merges, which are most of it, are not."""
+
+    type: str
+    vocab: dict[str, int] | list[Any]
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    byte_fallback: bool = False
+
+
+class _Description(msgspec.Struct, frozen=True):
+    """A `tokenizer.json`, as the package writes it."""
+
+    added_tokens: list[dict[str, Any]]
+    normalizer: dict[str, Any] | None
+    pre_tokenizer: dict[str, Any] | None
+    post_processor: dict[str, Any] | None
+    decoder: dict[str, Any] | None
+    model: _Model
+
+
 class Tokenizer:
     """One model's tokenizer. `chat_template` is None when the model came without one; `guard` keeps special tokens out
     of what users write into a conversation."""
 
-    def __init__(self, backend: Backend, settings: TokenizerSettings, template: str | None) -> None:
-        """Raises: ConfigError for a tokenizer whose tokens have no fixed bytes, or a damaged template."""
+    def __init__(
+        self, backend: Backend, settings: TokenizerSettings, template: str | None, written: str | None = None
+    ) -> None:
+        """`written` is what the package wrote of `backend`, where that is at hand: writing it takes as long as reading
+        it.
+
+        Raises: ConfigError for a tokenizer whose tokens have no fixed bytes, or a damaged template.
+        """
         backend.no_truncation()
         backend.no_padding()
-        description = json.loads(backend.to_str())
+        description = _description_of(backend.to_str() if written is None else written)
         added = {int(token["id"]): token for token in description["added_tokens"]}
         self.settings = settings
-        self.vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.vocab_size = 1 + max((*_model_ids(description["model"]), *added), default=-1)
         """One more than the largest id: not every id below it must be a token's."""
         self.eos_token_ids = frozenset(settings.eos_token_ids)
         self.bos_token_id: int | None = backend.token_to_id(settings.bos_token) if settings.bos_token else None
@@ -81,11 +107,13 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Read what `save` wrote. Raises: ConfigError that names the file."""
-        template_file = folder / TEMPLATE_NAME
+        template_file, tokenizer_file = folder / TEMPLATE_NAME, folder / TOKENIZER_NAME
+        written = _read_written(tokenizer_file)
         return cls(
-            read_backend(folder / TOKENIZER_NAME),
+            _backend_of(written, tokenizer_file),
             _read_settings(folder / SETTINGS_NAME),
             template_file.read_text(encoding="utf-8") if template_file.exists() else None,
+            written,
         )
 
     def save(self, folder: Path) -> None:
@@ -222,10 +250,21 @@ def _compiled(template: str | None, settings: TokenizerSettings) -> ChatTemplate
 
 def read_backend(file: Path) -> Backend:
     """Read a `tokenizer.json`. Raises: ConfigError that names the file."""
+    return _backend_of(_read_written(file), file)
+
+
+def _read_written(file: Path) -> str:
+    """Raises: ConfigError that names the file."""
     try:
-        return Backend.from_str(read_text(file))
-    except ConfigError:
-        raise
+        return read_text(file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+
+
+def _backend_of(text: str, file: Path) -> Backend:
+    """Raises: ConfigError that names the file."""
+    try:
+        return Backend.from_str(text)
     except Exception as error:  # the package raises bare Exception
         raise ConfigError(f"{file} cannot be read: {error}") from error
 
@@ -237,6 +276,18 @@ def _read_settings(file: Path) -> TokenizerSettings:
         raise ConfigError(f"{file} is missing; build the student again with `fenhe build`") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{file} cannot be read: {error}; build the student again with `fenhe build`") from error
+
+
+def _description_of(written: str) -> dict[str, Any]:
+    """What a `tokenizer.json` says, its merges left out."""
+    description = msgspec.json.decode(written, type=_Description)
+    return msgspec.structs.asdict(description) | {"model": msgspec.structs.asdict(description.model)}
+
+
+def _model_ids(model: dict[str, Any]) -> Iterable[int]:
+    """Ids of the tokens that were not added: a vocabulary is numbered, or gives them in the order of a list."""
+    vocabulary = model["vocab"]
+    return vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
 
 
 def _is_byte_level(description: dict[str, Any]) -> bool:

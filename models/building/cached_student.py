@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from models.building.progress import show_progress
 from models.building.source_content import ContentDigests, States, check_unchanged, files_of, states_of
 from models.errors import ConfigError, WeightsError, reason_of
@@ -100,6 +98,8 @@ class StudentCache:
     @contextlib.contextmanager
     def _turn(self, key: str) -> Iterator[None]:
         """One process at a time. Raises: ConfigError for a cache that cannot be written."""
+        import filelock  # slow to import, and seldom needed
+
         lock = filelock.FileLock(self._students / f"{key}.lock")
         try:
             self._students.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 
-from models.building.build import build_student
 from models.building.progress import show_progress
 from models.building.recommended_sampling import BY_SHA256
+from models.building.source_content import ContentDigests
 from models.checksums import sha256_of
 from models.errors import ConfigError, WeightsError, reason_of
 from models.graphs.precisions import DEFAULT_PRECISIONS, PRECISIONS
@@ -32,16 +31,16 @@ class _Parts:
     head: Path | None
     widths: Path | None
     measured: Measured | None
+    digests: ContentDigests
 
     def are_in(self, manifest: Manifest) -> bool:
         """Whether a student was built with these exits, this head and these widths."""
         head_sha256 = "" if manifest.cheap_head is None else manifest.cheap_head.sha256
         built_from = (manifest.exits_sha256, head_sha256, manifest.widths_sha256)
-        return built_from == (_sha256(self.exits), _sha256(self.head), _sha256(self.widths))
+        return built_from == (self._sha256(self.exits), self._sha256(self.head), self._sha256(self.widths))
 
-
-def _sha256(file: Path | None) -> str:
-    return "" if file is None else sha256_of([file])
+    def _sha256(self, file: Path | None) -> str:
+        return "" if file is None else self.digests.of(file)
 
 
 def find_student(
@@ -61,30 +60,59 @@ def find_student(
 
     Raises: ConfigError when it cannot be fetched or built.
     """
+    return _find(environ, report, verify, wanted)[0]
+
+
+def open_default(
+    environ: Mapping[str, str],
+    report: Callable[[str], None],
+    *,
+    verify: bool = True,
+    wanted: Callable[[], Sequence[str]] = lambda: (),
+) -> Student:
+    """What `find_student` finds, opened: once, where looking at it opened it.
+
+    Raises: ConfigError as `find_student` does; what `Student.open` raises.
+    """
+    folder, student = _find(environ, report, verify, wanted)
+    return student or Student.open(folder, verify=verify)
+
+
+def _find(
+    environ: Mapping[str, str], report: Callable[[str], None], verify: bool, wanted: Callable[[], Sequence[str]]
+) -> tuple[Path, Student | None]:
+    """The folder, and the student if it is as it was when it was opened."""
     cache = cache_folder(environ)
     folder = cache / "students" / DEFAULT_MODEL
     parts = _Parts(
-        exits=_packaged("exits"), head=_packaged("head"), widths=_packaged("widths"), measured=_packaged_figures()
+        exits=_packaged("exits"),
+        head=_packaged("head"),
+        widths=_packaged("widths"),
+        measured=_packaged_figures(),
+        digests=ContentDigests(cache / "sources"),
     )
     names = tuple(wanted())
-    if _is_current(folder, parts, names, verify):  # nothing to write: the cache may be read-only
-        return folder
+    student = _opened(folder, verify, lambda line: None)
+    if student is not None and _is_current(student, parts, names):  # nothing to write: the cache may be read-only
+        return folder, student
+    from filelock import FileLock  # not for what is there already
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock")).acquire()
     except OSError as error:
         _serve_unchanged(folder, verify, error, report)
-        return folder
+        return folder, None
     with lock:
         _bring_up_to_date(folder, cache, parts, names, verify, report)
-    return folder
+    return folder, None
 
 
-def _is_current(folder: Path, parts: _Parts, wanted: Sequence[str], verify: bool) -> bool:
-    manifest = _opened(folder, verify, lambda line: None)
-    if manifest is None or not parts.are_in(manifest) or _lacking(manifest, wanted):
+def _is_current(student: Student, parts: _Parts, wanted: Sequence[str]) -> bool:
+    manifest = student.manifest
+    if not parts.are_in(manifest) or _lacking(manifest, wanted):
         return False
-    return (parts.measured is None or _has_figures(folder)) and not _lacks_sampling(manifest)
+    return (parts.measured is None or _has_figures(student.folder)) and not _lacks_sampling(manifest)
 
 
 def _lacking(manifest: Manifest, wanted: Sequence[str]) -> list[str]:
@@ -121,7 +149,8 @@ def _bring_up_to_date(
     verify: bool,
     report: Callable[[str], None],
 ) -> None:
-    manifest = _opened(folder, verify, report)
+    student = _opened(folder, verify, report)
+    manifest = None if student is None else student.manifest
     lacking = [] if manifest is None else _lacking(manifest, wanted)
     if manifest is not None and parts.are_in(manifest) and not lacking:
         _store_figures(folder, manifest, parts.measured, report)
@@ -143,6 +172,8 @@ def _bring_up_to_date(
 
 def _build(folder: Path, cache: Path, parts: _Parts, precisions: Sequence[str], report: Callable[[str], None]) -> None:
     """Build beside `folder`, then replace it."""
+    from models.building.build import build_student  # slow to import, and seldom needed
+
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)  # of a build that was killed
     report(f"no student named; pulling {DEFAULT_MODEL} into {cache} (once)")
@@ -241,16 +272,16 @@ def _packaged_figures() -> Measured | None:
         raise ConfigError(f"{file} cannot be read: {error}; install fenhe again, or remove the file") from error
 
 
-def _opened(folder: Path, verify: bool, report: Callable[[str], None]) -> Manifest | None:
-    """The manifest of a student that can be served; None when there is none. Which precision will serve is not known
-    here, so every file must be whole."""
+def _opened(folder: Path, verify: bool, report: Callable[[str], None]) -> Student | None:
+    """A student that can be served; None when there is none. Which precision will serve is not known here, so every
+    file must be whole."""
     if not (folder / MANIFEST_NAME).exists():
         return None
     try:
         student = Student.open(folder, verify=verify)
         if verify:
             student.verify()
-        return student.manifest
+        return student
     except (ConfigError, WeightsError) as error:
         report(f"the student in {folder} cannot be used: {error}")
         return None

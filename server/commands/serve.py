@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     share_one_heap(os.environ)  # before anything starts threads
     from models.building.cached_student import StudentCache
-    from models.building.default_student import find_student
+    from models.building.default_student import open_default
     from models.sources.fetch import cache_folder
     from server.context import make_context
     from server.http.listener import open_socket
@@ -56,17 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
     report = logging.getLogger("fenhe").info if is_json else _report
     _survive_hangup(report)
     with open_socket(config) as listener:
-        find_default = partial(
-            find_student,
+        default = partial(
+            open_default,
             os.environ,
             report,
             verify=config.verify_students,
             wanted=partial(_wanted, config),
         )
         cache = StudentCache(folder=cache_folder(os.environ), report=report, verify=config.verify_students)
-        opener = make_opener(
-            config.engine, find_default, verify=config.verify_students, environ=os.environ, cache=cache
-        )
+        opener = make_opener(config.engine, default, verify=config.verify_students, environ=os.environ, cache=cache)
         classifier = load_classifier(config.router)
         students = open_all(config.student, opener)
         context = make_context(config, students, classifier=classifier, opener=opener, keys=keys, draft_config=draft)

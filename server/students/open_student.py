@@ -38,34 +38,33 @@ Opener = Callable[[StudentConfig], Opened]
 
 def make_opener(
     engine: EngineConfig,
-    find_default: Callable[[], Path] | None = None,
+    open_default: "Callable[[], StudentFolder] | None" = None,
     *,
     verify: bool = True,
     environ: Mapping[str, str] | None = None,
     cache: "StudentCache | None" = None,
 ) -> Opener:
-    """An opener of students; `find_default` gives the folder of a student that names none. `verify`: files are
+    """An opener of students; `open_default` gives the one for settings that name no folder. `verify`: files are
     compared with their checksums before they are loaded. `environ` has the keys of upstreams. Models that are no
     student folder are built into `cache`; without one they are refused."""
 
     def open_student(config: StudentConfig) -> Opened:
         if config.engine == "remote":
             return open_remote(config, environ or {})
-        from models.building.cached_student import is_student, model_id
         from models.student.folder import Student
 
-        folder = config.folder or (find_default() if find_default is not None else None)
-        if folder is None:
-            raise ConfigError("a student needs its `folder`")
         name = config.name
-        if cache is not None and not is_student(folder):
-            from server.students.built_student import find_built
-
-            name = name or model_id(folder)
-            folder = find_built(cache, folder, engine, config.engine)
-        student = Student.open(folder, verify=verify)
+        if config.folder is not None:
+            name, folder = _student_folder(config, config.folder, engine, cache)
+            student = Student.open(folder, verify=verify)
+        elif open_default is not None:
+            student = open_default()
+        else:
+            raise ConfigError("a student needs its `folder`")
         if student.tokenizer.chat_template is None:
-            logger.warning("no chat template student=%s: chats are refused, /v1/completions takes prompts", folder)
+            logger.warning(
+                "no chat template student=%s: chats are refused, /v1/completions takes prompts", student.folder
+            )
         return Opened(
             name=name or student.manifest.name,
             student=student,
@@ -74,6 +73,19 @@ def make_opener(
         )
 
     return open_student
+
+
+def _student_folder(
+    config: StudentConfig, folder: Path, engine: EngineConfig, cache: "StudentCache | None"
+) -> tuple[str | None, Path]:
+    """The name that the settings give, or a model's file that had to be built, and the folder to open."""
+    from models.building.cached_student import is_student, model_id
+
+    if cache is None or is_student(folder):
+        return config.name, folder
+    from server.students.built_student import find_built
+
+    return config.name or model_id(folder), find_built(cache, folder, engine, config.engine)
 
 
 def _build(student: "StudentFolder", engine: EngineConfig, config: StudentConfig) -> Engine:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import models.building.build
 import models.building.default_student
 from models.building.default_student import find_student
 from models.building.recommended_sampling import BY_SHA256
@@ -86,7 +87,7 @@ def cache(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Cac
 
     monkeypatch.setattr(models.building.default_student, "cache_folder", cache_folder)
     monkeypatch.setattr(models.building.default_student, "pull", cache.pull)
-    monkeypatch.setattr(models.building.default_student, "build_student", cache.build)
+    monkeypatch.setattr(models.building.build, "build_student", cache.build)
     return cache
 
 

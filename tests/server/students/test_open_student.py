@@ -41,7 +41,7 @@ def test_open_all_tells_everything_at_once() -> None:
 
 def test_opener_names_what_is_no_student(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fenhe build"):
-        make_opener(EngineConfig(), lambda: tmp_path)(StudentConfig())
+        make_opener(EngineConfig())(StudentConfig(folder=tmp_path))
     with pytest.raises(ConfigError, match="folder"):
         make_opener(EngineConfig())(StudentConfig())
 
