@@ -1,17 +1,19 @@
-"""The FastAPI application of one server: its routes, its middleware, and the start and stop of its engines."""
+"""The ASGI application of one server: its routes, its middleware, and the start and stop of its engines."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 
 import msgspec
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from server.access.keys import PAGE_FILES, PAGE_PATH
 from server.access.rate_limit import RATE_LIMIT_HEADERS
@@ -36,12 +38,12 @@ logger = logging.getLogger(__name__)
 TRACING_CLOSE_S = 4.0
 
 
-def create_app(context: Context) -> FastAPI:
+def create_app(context: Context) -> Starlette:
     """Handlers get what they need from `context`. Engines start and stop with the application."""
     changes = StudentChanges(context)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         context.attach()
         scoring = asyncio.get_running_loop().create_task(context.scorer.run())
         try:
@@ -55,29 +57,27 @@ def create_app(context: Context) -> FastAPI:
                 await _close(context.tracing)
             logger.info("engines stopped students=%s", [student.name for student in context.students])
 
-    app = FastAPI(
-        title="fenhe",
-        version=context.version,
+    app = Starlette(
+        routes=_routes(context, changes),
         lifespan=lifespan,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,  # `plain_path` has taken them away
         middleware=[*_cors(context.config.cors.origins), Middleware(RequestMiddleware, context=context)],
         exception_handlers={HTTPException: answer_http_error},
     )
-    for endpoint in ENDPOINTS:
-        _add_route(app, endpoint.method, endpoint.route or endpoint.path, endpoint.make_handler(context, changes))
-    _add_route(app, "get", "/openapi.json", _openapi_handler(context))
-    page = page_handler(context, read_page())
-    for path in (PAGE_PATH, f"{PAGE_FILES}{{name}}"):
-        _add_route(app, "get", path, page)
+    app.router.redirect_slashes = False  # `plain_path` has taken them away
     return app
 
 
-def _add_route(app: FastAPI, method: str, path: str, handler: Handler) -> None:
-    methods = ["GET", "HEAD"] if method == "get" else [method.upper()]  # RFC 9110 9.1: every server has both
-    app.add_api_route(path, handler, methods=methods, response_model=None)
+def _routes(context: Context, changes: StudentChanges) -> list[Route]:
+    page = page_handler(context, read_page())
+    return [
+        *(_route(one.method, one.route or one.path, one.make_handler(context, changes)) for one in ENDPOINTS),
+        _route("get", "/openapi.json", _openapi_handler(context)),
+        *(_route("get", path, page) for path in (PAGE_PATH, f"{PAGE_FILES}{{name}}")),
+    ]
+
+
+def _route(method: str, path: str, handler: Handler) -> Route:
+    return Route(path, handler, methods=[method.upper()])  # GET brings HEAD with it (RFC 9110 9.1)
 
 
 async def _close(tracing: Tracing) -> None:
@@ -107,10 +107,13 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 
 
 def _openapi_handler(context: Context) -> Handler:
-    document = msgspec.json.encode(openapi_document(context.version))
+    @cache
+    def document() -> bytes:
+        """Made when it is first asked for, which few servers are: it takes longer than all else here."""
+        return msgspec.json.encode(openapi_document(context.version))
 
     async def openapi(request: Request) -> Response:
-        return raw_json_response(document, 200)
+        return raw_json_response(await run_in_daemon_thread(document), 200)
 
     return openapi
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi.routing import APIRoute
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from server.app import create_app
@@ -23,7 +23,7 @@ def describe_routes(context: Context) -> dict[str, Any]:
     routes = {
         f"{method} {route.path.replace(':path', '')}"
         for route in app.routes
-        if isinstance(route, APIRoute)
+        if isinstance(route, Route)
         for method in route.methods or ()
     }
     schemas = document["components"]["schemas"]
