@@ -126,8 +126,8 @@ class Server(uvicorn.Server):
 
 def tame_collector() -> None:
     """Keep the garbage collector from going through everything again and again: it stops every thread meanwhile, and
-    one request may make 200,000 objects. It leaves alone what there is already; `give_memory_back` undoes that."""
-    gc.collect()
+    one request may make 200,000 objects. It leaves alone what there is already, the little garbage of a start included:
+    to look for that would hold up the first request. `give_memory_back` undoes that."""
     gc.freeze()
     gc.set_threshold(*COLLECTED_AT)
 

@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     _survive_hangup(_report)
     _end_when_told()
-    from server.lifecycle.memory import share_one_heap
+    from server.lifecycle.memory import collect_seldom, share_one_heap
 
+    collect_seldom()
     share_one_heap(os.environ)  # before anything starts threads
     from models.building.cached_student import StudentCache
     from models.building.default_student import open_default
