@@ -85,7 +85,8 @@ def _first_token(port: int, fields: Mapping[str, Any]) -> float:
     """When the first token came; one that shows no text ends the answer. Raises: RuntimeError when none comes."""
     body = {**fields, "messages": [{"role": "user", "content": "What is 2 + 3?"}], "max_tokens": 1, "stream": True}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    with httpx.stream("POST", url, json=body, timeout=LIMIT_S) as reply:
+    # Nothing is encrypted, and reading the system's certificates would take longer than some starts have left.
+    with httpx.stream("POST", url, json=body, timeout=LIMIT_S, verify=False) as reply:
         if reply.status_code != 200:
             raise RuntimeError(f"status {reply.status_code}: {reply.read()[:300]!r}")
         for line in reply.iter_lines():
