@@ -37,6 +37,10 @@ H, F widths; D head dimension; N positions of a slot; P rotary positions; float3
                   num_heads, kv_num_heads, scale, local_window_size, norm_epsilon)
         -> q[B,S,NH*D] uint8, row_scale[B,S,1], present_k[B,KVH,N,D] float16, present_v float16
 
+KV in int8: past_k and present_k hold a token's key and value (int8, D bytes each) where halves have the key, and past_v
+and present_v [B,KVH,2*N/D,D] two float16 for each position, the scale of its key and that of its value: scale =
+max|x| / 127, rounded to float16; a value is q * scale. The shapes tell, so that a graph written for halves serves both.
+
 Rows in blocks: q[B,S,K] int8, block_scale[B,S,K/32], block_sums[B,S,K/16] int32, the last one the values of each half
 block added up; K a multiple of 32. A value of q is round(x / block_scale), block_scale = max|x| / 127 of its block.
 
@@ -63,7 +67,7 @@ rows, no slot twice. Each has the bits that it has alone.
 otherwise the whole cache is copied. A row's result is the same bits whatever else is in the batch and however many
 threads run, and a prompt gives the same bits however it is cut into pieces of two or more tokens; single tokens
 (S = 1) take another order of summation and agree to about 1e-6. Where the processor has AVX512-BF16, queries, weights
-and what is written into the cache are rounded to bf16, for prompts and single tokens alike.
+and what is written into a cache of halves are rounded to bf16, for prompts and single tokens alike.
 """
 
 import logging

@@ -4,15 +4,18 @@ Letters in shapes are those of the package's docstring: B rows, S tokens, H, F w
 a slot, P rotary positions, NH query heads, KVH key-value heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
+Rounding = Callable[[npt.NDArray[np.floating]], Floats]
+Cache = TypeVar("Cache", Halves, Floats)
 
 
 def dequantize(q: npt.NDArray[np.uint8], row_scale: Floats) -> Floats:
@@ -380,12 +383,21 @@ def slot_attention(case: RowsOfKv, *, is_bf16: bool = False) -> tuple[Floats, Ha
 
     Shapes: returns [B, S, NH * D] and twice [B, KVH, N, D].
     """
-    keys, values = case.keys.copy(), case.values.copy()
-    rows = [_attend_row(case, row, keys[row], values[row], is_bf16) for row in range(len(case.past))]
+    rounded = to_bf16 if is_bf16 else to_floats
+    return attend(case, case.keys.copy(), case.values.copy(), rounded, rounded)
+
+
+def attend(
+    case: RowsOfKv, keys: Cache, values: Cache, rounded: Rounding, kept: Rounding
+) -> tuple[Floats, Cache, Cache]:
+    """Attend to these caches, which get the new positions, and return all three; `rounded` is what is multiplied with
+    them, `kept` what is written. Shapes: as `slot_attention`.
+    """
+    rows = [_attend_row(case, row, keys[row], values[row], rounded, kept) for row in range(len(case.past))]
     return np.stack(rows), keys, values
 
 
-def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves, is_bf16: bool) -> Floats:
+def _attend_row(case: RowsOfKv, row: int, keys: Cache, values: Cache, rounded: Rounding, kept: Rounding) -> Floats:
     past, num_tokens, group = case.past[row], case.num_tokens, case.num_heads // case.num_kv_heads
     qkv = case.qkv[row] * case.row_scale[row]
     if case.bias is not None:
@@ -394,17 +406,16 @@ def _attend_row(case: RowsOfKv, row: int, keys: Halves, values: Halves, is_bf16:
     queries, new_keys, new_values = np.split(heads, [case.num_heads, case.num_heads + case.num_kv_heads], 1)
     queries = rotate(case, queries, case.q_norm, past)
     written = slice(past, past + num_tokens)
-    rounded = to_bf16 if is_bf16 else to_floats
-    keys[:, written] = rounded(rotate(case, new_keys, case.k_norm, past)).swapaxes(0, 1)
-    values[:, written] = rounded(new_values).swapaxes(0, 1)
+    keys[:, written] = kept(rotate(case, new_keys, case.k_norm, past)).swapaxes(0, 1)
+    values[:, written] = kept(new_values).swapaxes(0, 1)
     queries = rounded(queries * np.float32(case.head_dim**-0.5 * np.log2(np.e)))
     attended = np.empty_like(queries)
     for token in range(num_tokens):
         last = past + token
         seen = slice(max(0, last + 1 - case.window) if case.window > 0 else 0, last + 1)
         for head in range(case.num_heads):
-            logits = rounded(keys[head // group, seen]) @ queries[token, head]
+            logits = to_floats(keys[head // group, seen]) @ queries[token, head]
             weights = np.exp2(logits - logits.max())
-            mixed = weights @ rounded(values[head // group, seen])
+            mixed = weights @ to_floats(values[head // group, seen])
             attended[token, head] = mixed / weights.sum()
     return attended.reshape(num_tokens, -1)

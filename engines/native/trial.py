@@ -19,6 +19,7 @@ from engines.native.block_reference import (
 )
 from engines.native.choosing import NativeChooser
 from engines.native.instructions import attends_in_bf16, choose_instructions
+from engines.native.int8_reference import Int8Rows, int8_slot_attention
 from engines.native.reference import (
     HeadRows,
     RowsOfKv,
@@ -118,6 +119,13 @@ def check_attention(library: Path, num_tokens: int) -> None:
     _expect("SlotAttention keys", np.nan_to_num(keys), np.nan_to_num(expected_keys), np.float32(1e-2))
 
 
+def check_int8_attention(library: Path, num_tokens: int) -> None:
+    rows = Int8Rows.of(RowsOfKv.random(num_rows=2, num_tokens=num_tokens, past=(70, 3)))
+    q, row_scale, *_ = run_operator(library, "SlotAttention", rows.inputs(), 4, attributes=rows.case.attributes())
+    expected, *_ = int8_slot_attention(rows, is_bf16=attends_in_bf16(library))
+    _expect("SlotAttention in int8", dequantize(q, row_scale), expected, row_scale, 1e-2)
+
+
 def check_choosing(library: Path) -> None:
     rng, chooser = np.random.default_rng(0), NativeChooser(library)
     row = rng.standard_normal(5001, np.float32) * 3
@@ -150,6 +158,8 @@ def run_trial(library: Path) -> None:
     check_blocks(library)
     check_attention(library, 1)
     check_attention(library, 5)
+    check_int8_attention(library, 1)
+    check_int8_attention(library, 5)
     check_choosing(library)
 
 

@@ -39,12 +39,23 @@ static int has_sequences(const AttentionJob *job, const Shape *positions) {
     return positions->rank == 1 && positions->dims[0] > 1 && job->last_position[0] < 0;
 }
 
+static int is_one_shape(const int64_t *a, const int64_t *b) {
+    return memcmp(a, b, 4 * sizeof *a) == 0;
+}
+
+/* In int8, past_k has keys and values (see cached.h), and past_v two scales for every position. */
+static int has_scales(const Shape shapes[10]) {
+    const int64_t *cache = shapes[PAST_KEYS].dims, *scales = shapes[PAST_VALUES].dims;
+    int64_t expected[4] = {cache[0], cache[1], cache[3] > 0 ? 2 * cache[2] / cache[3] : 0, cache[3]};
+    return cache[3] > 0 && 2 * cache[2] % cache[3] == 0 && is_one_shape(scales, expected);
+}
+
 static const char *find_shape_problem(AttentionJob *job, const Shape shapes[10]) {
     const int64_t *qkv = shapes[QKV].dims, *cache = shapes[PAST_KEYS].dims;
     if (shapes[QKV].rank != 3) return "SlotAttention: qkv must be [batch, tokens, (heads + 2 kv_heads) * head_dim]";
     if (shapes[PAST_KEYS].rank != 4) return "SlotAttention: past_k must be [batch, kv_heads, positions, head_dim]";
-    if (shapes[PAST_VALUES].rank != 4 || memcmp(cache, shapes[PAST_VALUES].dims, 4 * sizeof *cache) != 0)
-        return "SlotAttention: past_k and past_v must have one shape";
+    if (shapes[PAST_VALUES].rank != 4 || (!is_one_shape(cache, shapes[PAST_VALUES].dims) && !has_scales(shapes)))
+        return "SlotAttention: past_k and past_v must have one shape, or past_v two values for each position (int8)";
     job->num_rows = qkv[0], job->num_tokens = qkv[1];
     job->num_positions = cache[2], job->head_dim = cache[3];
     int64_t d = job->head_dim, width = (job->num_heads + 2 * job->num_kv_heads) * d;
@@ -204,6 +215,7 @@ static AttentionJob part_of(const AttentionJob *whole, int64_t row, int64_t slot
     part.qkv += row * (width + 2 * whole->num_kv_heads * whole->head_dim);
     if (part.qkv_scale) part.qkv_scale += row;
     part.keys += slot * slot_size, part.values += slot * slot_size;
+    if (part.scales) part.scales += slot * whole->num_kv_heads * whole->num_positions * 2;
     part.q += row * width;
     part.row_scale += row * (whole->block_sums ? width / BLOCK : 1);
     if (part.block_sums) part.block_sums += row * (2 * width / BLOCK);
@@ -231,6 +243,16 @@ static OrtStatus *run_sequences(const OrtApi *api, OrtKernelContext *context, co
     return status;
 }
 
+static OrtStatus *bind_caches(const OrtApi *api, OrtKernelContext *context, size_t output, const Shape shapes[10],
+                              AttentionJob *job) {
+    TRY(bind_cache(api, context, output, shapes[PAST_KEYS], &job->keys));
+    TRY(bind_cache(api, context, output + 1, shapes[PAST_VALUES], &job->values));
+    if (is_one_shape(shapes[PAST_KEYS].dims, shapes[PAST_VALUES].dims)) return NULL;
+    job->scales = job->values;
+    job->values = job->keys + job->head_dim / 2;
+    return NULL;
+}
+
 static OrtStatus *row_outputs(const OrtApi *api, OrtKernelContext *context, Shape shape, AttentionJob *job) {
     TRY(fenhe_output(api, context, 0, shape, &job->q));
     shape.dims[2] = 1;
@@ -253,8 +275,7 @@ static OrtStatus *compute(const OrtApi *api, OrtKernelContext *context, const vo
     out.dims[2] = job.num_heads * job.head_dim;
     if (is_in_blocks) TRY(fenhe_block_outputs(api, context, out, &job.q, &job.row_scale, &job.block_sums));
     else TRY(row_outputs(api, context, out, &job));
-    TRY(bind_cache(api, context, is_in_blocks ? 3 : 2, shapes[PAST_KEYS], &job.keys));
-    TRY(bind_cache(api, context, is_in_blocks ? 4 : 3, shapes[PAST_VALUES], &job.values));
+    TRY(bind_caches(api, context, is_in_blocks ? 3 : 2, shapes, &job));
     if (job.num_rows * job.num_tokens == 0) return NULL;
     if (is_flat) return run_sequences(api, context, &job);
     return job.num_tokens == 1 ? run_decode(api, context, &job) : run_prefill(api, context, &job);

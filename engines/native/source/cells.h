@@ -63,13 +63,6 @@ INLINE vf cells_of_floats(const float *p, int64_t left) {
     return (void)left, load(p);
 #endif
 }
-INLINE vf cells_of_halves(const uint16_t *p, int64_t left) {
-#if CELL == 2
-    return to_cells(load_half(p), left > VW ? load_half(p + VW) : (vf){0});
-#else
-    return (void)left, load_half(p);
-#endif
-}
 
 /* Put the weights of a chunk's keys, and return their sum by lanes: of what was put, so that they still add up to one. */
 INLINE vf put_weights(const vf weights[KEYS_PER_CHUNK / VW], Cell *out) {
@@ -86,6 +79,17 @@ INLINE vf put_weights(const vf weights[KEYS_PER_CHUNK / VW], Cell *out) {
         sum += weights[v];
     }
 #endif
+    return sum;
+}
+
+/* The same in int8: what is put has the scale of each key's value, and the sum does not. */
+INLINE vf put_scaled_weights(const vf weights[KEYS_PER_CHUNK / VW], const float *scales, Cell *out) {
+    vf sum = {0}, scaled[KEYS_PER_CHUNK / VW];
+    for (int v = 0; v < KEYS_PER_CHUNK / VW; v++) {
+        sum += weights[v];
+        scaled[v] = weights[v] * load(scales + v * VW);
+    }
+    put_weights(scaled, out);
     return sum;
 }
 

@@ -18,20 +18,25 @@ typedef struct {
 typedef struct {
     const uint16_t *keys, *values, *next_keys;
     int64_t count;
+    const ChunkScales *scales; /* int8 only */
 } Span;
 
 INLINE Partial partial_at(float *memory, int64_t group) {
     return (Partial){memory, memory + group, memory + 2 * group};
 }
 
-/* Ask for a row of the cache early: streams this short end before the processor's own prefetcher has noticed them. */
-INLINE void prefetch_row(const uint16_t *row, int64_t d) {
-    for (int64_t i = 0; i < d; i += 32) __builtin_prefetch(row + i); /* 32 halves are a cache line */
+/* Ask for `count` values of the cache from value `first` on early: streams this short end before the processor's own
+ * prefetcher has noticed them. */
+INLINE void prefetch_cached(int is_int8, const uint16_t *position, int64_t first, int64_t count) {
+    const char *bytes = (const char *)position;
+    int64_t size = is_int8 ? 1 : sizeof *position;
+    if (is_int8 && first % 64 != 0) return; /* that cache line has been asked for */
+    for (int64_t i = first * size; i < (first + count) * size; i += 64) __builtin_prefetch(bytes + i);
 }
 
-/* scores[h][k] = queries[h] . keys[k] for `n` keys; entries past n hold anything. */
-INLINE void score_chunk(int heads, int vectors, const float *queries, const Span *span, int64_t d,
-                        float scores[][KEYS_PER_CHUNK]) {
+/* scores[h][k] = queries[h] . keys[k], in int8 without the key's scale, for `n` keys; entries past n hold anything. */
+INLINE void score_chunk(int is_int8, int heads, int vectors, const float *queries, const Span *span,
+                        int64_t d, float scores[][KEYS_PER_CHUNK]) {
     int64_t n = span->count;
     for (int64_t first = 0; first < n; first += VW) {
         vf products[HEADS_AT_ONCE][VW];
@@ -39,9 +44,9 @@ INLINE void score_chunk(int heads, int vectors, const float *queries, const Span
             int64_t key = first + k < n ? first + k : n - 1; /* never read past the slot */
             vf total[HEADS_AT_ONCE];
             for (int h = 0; h < heads; h++) total[h] = (vf){0};
-            prefetch_row(span->values + key * d, vectors * VW);
+            prefetch_cached(is_int8, span->values + key * d, 0, vectors * VW);
             for (int v = 0; v < vectors; v++) {
-                vf x = load_half(span->keys + key * d + v * VW);
+                vf x = load_cached(is_int8, span->keys + key * d, v * VW);
                 for (int h = 0; h < heads; h++) total[h] += x * load(queries + h * d + v * VW);
             }
             for (int h = 0; h < heads; h++) products[h][k] = total[h];
@@ -50,21 +55,25 @@ INLINE void score_chunk(int heads, int vectors, const float *queries, const Span
     }
 }
 
-/* Turn scores into powers of two relative to their maximum; entries past n become zero. */
-INLINE void weigh_chunk(float *scores, int64_t n, float *maximum_out, float *sum_out) {
+/* Turn scores into powers of two relative to their maximum; entries past the span's end become zero. In int8 what is added
+ * up are these weights, and what is left in their place has the value's scale. */
+INLINE void weigh_chunk(int is_int8, float *scores, const Span *span, float *maximum_out, float *sum_out) {
     const int vectors = KEYS_PER_CHUNK / VW;
+    const int32_t n = (int32_t)span->count;
     vf best = splat(NO_MAXIMUM), total = {0};
     vi index = lane_index();
     for (int v = 0; v < vectors; v++) {
-        vf x = choose(index + v * VW < (int32_t)n, load(scores + v * VW), splat(NO_MAXIMUM));
+        vf x = load(scores + v * VW);
+        if (is_int8) x *= load(span->scales->keys + v * VW);
+        x = choose(index + v * VW < n, x, splat(NO_MAXIMUM));
         store(scores + v * VW, x);
         best = maximum(x, best);
     }
     float largest = bound_of(max_of(best));
     for (int v = 0; v < vectors; v++) {
-        vf p = rounded(exp2_of(load(scores + v * VW) - largest));
-        p = choose(index + v * VW < (int32_t)n, p, (vf){0});
-        store(scores + v * VW, p);
+        vf p = exp2_of(load(scores + v * VW) - largest);
+        p = choose(index + v * VW < n, is_int8 ? p : rounded(p), (vf){0});
+        store(scores + v * VW, is_int8 ? rounded(p * load(span->scales->values + v * VW)) : p);
         total += p;
     }
     *maximum_out = largest;
@@ -72,7 +81,7 @@ INLINE void weigh_chunk(float *scores, int64_t n, float *maximum_out, float *sum
 }
 
 /* values_out[h] = sum over k of weights[h][k] * values[k]. */
-INLINE void mix_chunk(int heads, int vectors, float weights[][KEYS_PER_CHUNK], const Span *span, int64_t d,
+INLINE void mix_chunk(int is_int8, int heads, int vectors, float weights[][KEYS_PER_CHUNK], const Span *span, int64_t d,
                       float *values_out) {
     for (int first = 0; first < vectors; first += TILE_VECTORS) {
         int count = vectors - first < TILE_VECTORS ? vectors - first : TILE_VECTORS;
@@ -80,9 +89,9 @@ INLINE void mix_chunk(int heads, int vectors, float weights[][KEYS_PER_CHUNK], c
         for (int h = 0; h < heads; h++)
             for (int v = 0; v < TILE_VECTORS; v++) total[h][v] = (vf){0};
         for (int64_t k = 0; k < span->count; k++) {
-            prefetch_row(span->next_keys + k * d + first * VW, count * VW);
+            prefetch_cached(is_int8, span->next_keys + k * d, first * VW, count * VW);
             for (int v = 0; v < count; v++) {
-                vf x = load_half(span->values + k * d + (first + v) * VW);
+                vf x = load_cached(is_int8, span->values + k * d, (first + v) * VW);
                 for (int h = 0; h < heads; h++) total[h][v] += x * weights[h][k];
             }
         }
@@ -91,26 +100,34 @@ INLINE void mix_chunk(int heads, int vectors, float weights[][KEYS_PER_CHUNK], c
     }
 }
 
-INLINE void attend_heads(int heads, int vectors, const float *queries, const Span *span, int64_t d, int64_t head,
+INLINE void attend_heads(int is_int8, int heads, int vectors, const float *queries, const Span *span, int64_t d, int64_t head,
                          Partial out) {
     float scores[HEADS_AT_ONCE][KEYS_PER_CHUNK] = {{0}};
-    score_chunk(heads, vectors, queries + head * d, span, d, scores);
-    for (int h = 0; h < heads; h++) weigh_chunk(scores[h], span->count, out.maximum + head + h, out.sum + head + h);
-    mix_chunk(heads, vectors, scores, span, d, out.values + head * d);
+    score_chunk(is_int8, heads, vectors, queries + head * d, span, d, scores);
+    for (int h = 0; h < heads; h++) weigh_chunk(is_int8, scores[h], span, out.maximum + head + h, out.sum + head + h);
+    mix_chunk(is_int8, heads, vectors, scores, span, d, out.values + head * d);
 }
 
 /* The compiler unrolls the loops for constant arguments only, so the usual shapes are spelled out. */
-static void attend_chunk(int64_t group, int64_t d, const float *queries, const Span *span, Partial out) {
+INLINE void attend_chunk(int is_int8, int64_t group, int64_t d, const float *queries, const Span *span, Partial out) {
     int vectors = (int)(d / VW);
     for (int64_t head = 0; head < group; head += HEADS_AT_ONCE) {
         int heads = (int)(group - head < HEADS_AT_ONCE ? group - head : HEADS_AT_ONCE);
 #define FENHE_SHAPE(H, V) \
-    if (heads == H && vectors == V) attend_heads(H, V, queries, span, d, head, out); else
+    if (heads == H && vectors == V) attend_heads(is_int8, H, V, queries, span, d, head, out); else
         FENHE_SHAPE(1, 64 / VW) FENHE_SHAPE(2, 64 / VW) FENHE_SHAPE(3, 64 / VW) FENHE_SHAPE(4, 64 / VW)
         FENHE_SHAPE(1, 128 / VW) FENHE_SHAPE(2, 128 / VW) FENHE_SHAPE(3, 128 / VW) FENHE_SHAPE(4, 128 / VW)
-        attend_heads(heads, vectors, queries, span, d, head, out);
+        attend_heads(is_int8, heads, vectors, queries, span, d, head, out);
 #undef FENHE_SHAPE
     }
+}
+
+static void attend_halves(int64_t group, int64_t d, const float *queries, const Span *span, Partial out) {
+    attend_chunk(0, group, d, queries, span, out);
+}
+
+static void attend_int8(int64_t group, int64_t d, const float *queries, const Span *span, Partial out) {
+    attend_chunk(1, group, d, queries, span, out);
 }
 
 /* Fold the next chunk's partial into the running one. */
@@ -174,8 +191,12 @@ static void decode_unit(void *data, size_t index) {
         int is_spare = is_whole && chunk > 0;
         Partial out = partial_at(is_spare ? spare : is_whole ? partials : partials + chunk * size, group);
         const uint16_t *next_keys = chunk + 1 < unit.first_chunk + unit.num_chunks ? keys + to * d : after;
-        const Span span = {keys + from * d, values + from * d, next_keys, to - from};
-        attend_chunk(group, d, queries, &span, out);
+        ChunkScales scales;
+        const Span span = {keys + from * d, values + from * d, next_keys, to - from, &scales};
+        if (job->scales) {
+            read_scales(scales_of(job, unit.row, unit.kv_head) + 2 * from, to - from, &scales);
+            attend_int8(group, d, queries, &span, out);
+        } else attend_halves(group, d, queries, &span, out);
         if (is_spare) merge_partial(group, d, partial_at(partials, group), out);
     }
     if (is_whole) finish_head_group(job, unit.row, unit.kv_head, partial_at(partials, group));

@@ -1,5 +1,5 @@
 /* From the raw projection to rotated queries, and to keys and values in the cache. */
-#include "cells.h"
+#include "cached.h"
 
 #define LOG2_E 1.44269504f
 
@@ -14,6 +14,10 @@ INLINE int64_t qkv_width(const AttentionJob *job) {
 
 INLINE uint16_t *slot_of(const AttentionJob *job, uint16_t *cache, int64_t row, int64_t kv_head) {
     return cache + (row * job->num_kv_heads + kv_head) * job->num_positions * job->head_dim;
+}
+
+INLINE uint16_t *scales_of(const AttentionJob *job, int64_t row, int64_t kv_head) {
+    return job->scales + (row * job->num_kv_heads + kv_head) * job->num_positions * 2;
 }
 
 /* target = projection * row scale + bias of head `head`, counted over queries, keys, values. */
@@ -54,25 +58,20 @@ static void make_query(const AttentionJob *job, int64_t row, int64_t token, int6
     for (int64_t i = 0; i < job->head_dim; i += VW) store(target + i, rounded(load(target + i)));
 }
 
-static void write_half(const float *x, int64_t width, uint16_t *target) {
-#if defined(__AVX512F__)
-    for (int64_t i = 0; i < width; i += VW) {
-        __m512 y = (__m512)rounded(load(x + i));
-        y = _mm512_max_ps(_mm512_min_ps(y, _mm512_set1_ps(LARGEST_HALF)), _mm512_set1_ps(-LARGEST_HALF));
-        _mm256_storeu_si256((__m256i *)(target + i), _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT));
-    }
-#else
-    for (int64_t i = 0; i < width; i++) target[i] = float_to_half(x[i]);
-#endif
+/* In int8 where there is a place for the scale. */
+INLINE void write_cached(const float *x, int64_t d, uint16_t *target, uint16_t *scale) {
+    if (scale) write_int8(x, d, (int8_t *)target, scale);
+    else write_half(x, d, target);
 }
 
 /* Put one token's key and value of one head into the cache. */
 static void write_key_value(const AttentionJob *job, int64_t row, int64_t token, int64_t kv_head) {
     float x[MAX_HEAD_DIM];
     int64_t position = position_of(job, row, token), d = job->head_dim;
+    uint16_t *scales = job->scales ? scales_of(job, row, kv_head) + 2 * position : NULL;
     read_head(job, row, token, job->num_heads + kv_head, x);
     rotate_head(job, job->k_norm, position, 1.0f, x);
-    write_half(x, d, slot_of(job, job->keys, row, kv_head) + position * d);
+    write_cached(x, d, slot_of(job, job->keys, row, kv_head) + position * d, scales);
     read_head(job, row, token, job->num_heads + job->num_kv_heads + kv_head, x);
-    write_half(x, d, slot_of(job, job->values, row, kv_head) + position * d);
+    write_cached(x, d, slot_of(job, job->values, row, kv_head) + position * d, scales ? scales + 1 : NULL);
 }

@@ -53,7 +53,8 @@ typedef struct {
     const float *qkv, *qkv_scale, *bias, *q_norm, *k_norm; /* [B,S,(NH+2KVH)*D], [B,S], [(NH+2KVH)*D], [D], [D] */
     const float *cos, *sin;                                /* [P,D/2] */
     const int32_t *last_position;                          /* [B] */
-    uint16_t *keys, *values;                               /* [B,KVH,N,D] as half floats */
+    uint16_t *keys, *values;                               /* [B,KVH,N,D] as half floats, or in int8, see cached.h */
+    uint16_t *scales;                                      /* int8 only, else null: [B,KVH,N,2] of keys and values */
     uint8_t *q;                                            /* [B,S,NH*D] */
     float *row_scale;                                      /* [B,S], or with `block_sums` [B,S,NH*D/BLOCK] */
     int32_t *block_sums;                                   /* as in RowJob */

@@ -14,6 +14,7 @@ typedef struct {
     float *maxima;            /* [R] */
     float *totals;            /* [R,VW], one sum per lane */
     Cell *keys, *values;      /* [cells,KEYS], [KEYS/CELL,D] */
+    ChunkScales *scales;      /* int8 only, else null */
 } Block;
 
 /* sums = sums * keep + a[rows,depth] . b[depth,vectors], all loops constant but the one over depth. */
@@ -61,14 +62,17 @@ INLINE void mix_tile(int rows, const Cell *weights, const float *keep, const Cel
     for (; i < d; i += VW) mix_columns(rows, 1, weights, keep, values + i, depth, d, target + i);
 }
 
-/* Scores to weights of one row, keys [low, high) of the chunk being visible. Returns what older sums are multiplied by. */
-INLINE float weigh_row(const float *scores, int64_t low, int64_t high, float *largest, float *total, Cell *weights) {
+/* Scores to weights of one row, keys [low, high) of the chunk being visible. Returns what older sums are multiplied by.
+ * Scales are as in `weigh_chunk`. */
+INLINE float weigh_row(const float *scores, int64_t low, int64_t high, const ChunkScales *scales, float *largest,
+                       float *total, Cell *weights) {
     const int vectors = KEYS_PER_CHUNK / VW;
     int is_masked = low > 0 || high < KEYS_PER_CHUNK;
     vi index = lane_index();
     vf x[KEYS_PER_CHUNK / VW], best = splat(*largest);
     for (int v = 0; v < vectors; v++) {
         x[v] = load(scores + v * VW);
+        if (scales) x[v] *= load(scales->keys + v * VW);
         if (is_masked) {
             vi key = index + v * VW;
             x[v] = choose((key >= (int32_t)low) & (key < (int32_t)high), x[v], splat(NO_MAXIMUM));
@@ -82,7 +86,8 @@ INLINE float weigh_row(const float *scores, int64_t low, int64_t high, float *la
     }
     float keep = now > before ? exp2_of(splat(before - now))[0] : 1.0f;
     *largest = now;
-    store(total, load(total) * keep + put_weights(x, weights));
+    vf sum = scales ? put_scaled_weights(x, scales->values, weights) : put_weights(x, weights);
+    store(total, load(total) * keep + sum);
     return keep;
 }
 
@@ -102,8 +107,8 @@ INLINE void attend_tile(const AttentionJob *job, const Block *block, int rows, i
         int64_t row = first + r, position = block->first_position + row / group;
         int64_t low = job->window > 0 ? clamp_key(position - job->window + 1 - chunk_start) : 0;
         int64_t high = clamp_key(position + 1 - chunk_start);
-        keep[r] = weigh_row(scores + r * KEYS_PER_CHUNK, low, high, block->maxima + row, block->totals + row * VW,
-                            weights + r * KEYS_PER_CHUNK / CELL);
+        keep[r] = weigh_row(scores + r * KEYS_PER_CHUNK, low, high, block->scales, block->maxima + row,
+                            block->totals + row * VW, weights + r * KEYS_PER_CHUNK / CELL);
     }
     mix_tile(rows, weights, keep, block->values, (visible + CELL - 1) / CELL, d, block->sums + first * d);
 }
@@ -115,10 +120,10 @@ static void attend_block(const AttentionJob *job, const Block *block, int64_t ch
     for (; first < block->rows; first++) attend_tile(job, block, 1, first, chunk_start);
 }
 
-/* Transpose VW keys by VW cells, of the `left` dimensions that are left, from half floats. */
-INLINE void transpose_keys(const uint16_t *source, int64_t left, int64_t d, Cell *target) {
+/* Transpose VW keys by VW cells, from dimension `i` on. */
+INLINE void transpose_keys(int is_int8, const uint16_t *source, int64_t i, int64_t d, Cell *target) {
     vf x[VW];
-    for (int k = 0; k < VW; k++) x[k] = cells_of_halves(source + k * d, left);
+    for (int k = 0; k < VW; k++) x[k] = cells_of_cached(is_int8, source + k * d, i, d);
 #pragma GCC unroll 4
     for (int step = VW / 2; step > 0; step /= 2) {
         vf y[VW];
@@ -138,23 +143,25 @@ INLINE void transpose_keys(const uint16_t *source, int64_t left, int64_t d, Cell
     for (int k = 0; k < VW; k++) put_cells(target + k * KEYS_PER_CHUNK, x[k]);
 }
 
-INLINE void unpack_values(const Block *block, const uint16_t *values, int64_t n, int64_t d) {
+INLINE void unpack_values(int is_int8, const Block *block, const uint16_t *values, int64_t n, int64_t d) {
 #if CELL == 2
     for (int64_t k = 0; k < n; k += 2)
         for (int64_t i = 0; i < d; i += VW) {
-            vf second = k + 1 < n ? load_half(values + (k + 1) * d + i) : (vf){0};
-            put_cells(block->values + k / 2 * d + i, pair_cells(load_half(values + k * d + i), second));
+            vf first = load_cached(is_int8, values + k * d, i);
+            vf second = k + 1 < n ? load_cached(is_int8, values + (k + 1) * d, i) : (vf){0};
+            put_cells(block->values + k / 2 * d + i, pair_cells(first, second));
         }
 #else
-    for (int64_t i = 0; i < n * d; i += VW) put_cells(block->values + i, load_half(values + i));
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t i = 0; i < d; i += VW) put_cells(block->values + k * d + i, load_cached(is_int8, values + k * d, i));
 #endif
     int64_t done = (n + CELL - 1) / CELL;
     memset(block->values + done * d, 0, (size_t)((KEYS_PER_CHUNK / CELL - done) * d) * sizeof(Cell));
 }
 
 /* Unpack the chunk: keys transposed, values as they are; positions past `end` become zeros (they may hold anything). */
-static void unpack_chunk(const AttentionJob *job, const Block *block, const uint16_t *keys, const uint16_t *values,
-                         int64_t chunk_start, int64_t end) {
+INLINE void unpack_chunk(int is_int8, const AttentionJob *job, const Block *block, const uint16_t *keys,
+                         const uint16_t *values, int64_t chunk_start, int64_t end) {
     int64_t d = job->head_dim, n = clamp_key(end - chunk_start);
     uint16_t tail[VW * MAX_HEAD_DIM];
     for (int64_t k = 0; k < KEYS_PER_CHUNK; k += VW) {
@@ -165,9 +172,21 @@ static void unpack_chunk(const AttentionJob *job, const Block *block, const uint
             source = tail;
         }
         for (int64_t i = 0; i < d; i += CELL * VW)
-            transpose_keys(source + i, d - i, d, block->keys + i / CELL * KEYS_PER_CHUNK + k);
+            transpose_keys(is_int8, source, i, d, block->keys + i / CELL * KEYS_PER_CHUNK + k);
     }
-    unpack_values(block, values + chunk_start * d, n, d);
+    unpack_values(is_int8, block, values + chunk_start * d, n, d);
+}
+
+static void unpack_halves(const AttentionJob *job, const Block *block, int64_t row, int64_t kv_head, int64_t chunk_start) {
+    unpack_chunk(0, job, block, slot_of(job, job->keys, row, kv_head), slot_of(job, job->values, row, kv_head), chunk_start,
+                 job->last_position[row] + 1);
+}
+
+static void unpack_int8(const AttentionJob *job, const Block *block, int64_t row, int64_t kv_head, int64_t chunk_start) {
+    int64_t end = job->last_position[row] + 1;
+    unpack_chunk(1, job, block, slot_of(job, job->keys, row, kv_head), slot_of(job, job->values, row, kv_head), chunk_start,
+                 end);
+    read_scales(scales_of(job, row, kv_head) + 2 * chunk_start, clamp_key(end - chunk_start), block->scales);
 }
 
 /* Divide by the totals into the attended rows; the last head group of the block quantises them. */
@@ -190,11 +209,12 @@ static void write_token(void *data, size_t token) {
         write_key_value(job, (int64_t)token / job->num_tokens, (int64_t)token % job->num_tokens, head);
 }
 
-static Block make_block(const AttentionJob *job, int64_t row, int64_t kv_head, int64_t block_index, float *memory) {
+static Block make_block(const AttentionJob *job, int64_t row, int64_t kv_head, int64_t block_index, float *memory,
+                        ChunkScales *scales) {
     int64_t group = job->num_heads / job->num_kv_heads, d = job->head_dim, first = block_index * job->block_queries;
     int64_t tokens = job->num_tokens - first < job->block_queries ? job->num_tokens - first : job->block_queries;
     int64_t rows = tokens * group;
-    Block block = {.rows = rows, .first_position = position_of(job, row, first)};
+    Block block = {.rows = rows, .first_position = position_of(job, row, first), .scales = job->scales ? scales : NULL};
     block.keys = (Cell *)memory;
     block.values = block.keys + KEYS_PER_CHUNK * cells_of(d);
     block.queries = block.values + KEYS_PER_CHUNK / CELL * d;
@@ -220,11 +240,12 @@ static void prefill_unit(void *data, size_t unit) {
     int64_t block_index = num_query_blocks(job) - 1 - (int64_t)unit / per_block, key_group = (int64_t)unit % per_block;
     int64_t row = key_group / job->num_kv_heads, kv_head = key_group % job->num_kv_heads;
     float memory[KEYS_PER_CHUNK * (cells_of(d) + d / CELL) + job->block_queries * group * (cells_of(d) + d + VW + 1)] __attribute__((aligned(64)));
-    Block block = make_block(job, row, kv_head, block_index, memory);
+    ChunkScales scales;
+    Block block = make_block(job, row, kv_head, block_index, memory, &scales);
     int64_t last = block.first_position + block.rows / group - 1;
     for (int64_t chunk = first_chunk_of(job, block.first_position); chunk <= last / KEYS_PER_CHUNK; chunk++) {
-        unpack_chunk(job, &block, slot_of(job, job->keys, row, kv_head), slot_of(job, job->values, row, kv_head),
-                     chunk * KEYS_PER_CHUNK, job->last_position[row] + 1);
+        if (job->scales) unpack_int8(job, &block, row, kv_head, chunk * KEYS_PER_CHUNK);
+        else unpack_halves(job, &block, row, kv_head, chunk * KEYS_PER_CHUNK);
         attend_block(job, &block, chunk * KEYS_PER_CHUNK);
     }
     finish_block(job, &block, row, kv_head, block_index);

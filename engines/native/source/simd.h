@@ -148,6 +148,18 @@ INLINE vf load_half(const uint16_t *p) {
 #endif
 }
 
+INLINE vf load_bytes(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#else
+    vf x = {0};
+    for (int i = 0; i < VW; i++) x[i] = p[i];
+    return x;
+#endif
+}
+
 /* Lanes must hold integers -128..127 after rounding. */
 INLINE void store_rounded(int8_t *p, vf x) {
     vi q = (vi)(x + 12582912.0f);
