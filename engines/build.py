@@ -28,6 +28,7 @@ def build_engine(student: Student, config: EngineConfig) -> ModuleEngine:
         config,
         capacity_tokens=capacity_tokens(student, config),
         variant=plan.describe(),
+        kv_precision=plan.kv_precision,
         head=plan.head,
         chooser=_chooser(config),
     )

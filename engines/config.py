@@ -22,7 +22,8 @@ class EngineConfig:
 
     `busy_step_tokens` and `busy_step_ms` bound the gap that a long prompt causes in running streams. With `precision`
     auto, one that fits `weights_bytes` is chosen for all row counts, so that an answer never depends on what else runs;
-    adaptive gives that up. `native_folder` None does without fenhe's own operators.
+    adaptive gives that up. With `kv_precision` int8, auto and adaptive choose among the precisions that have it.
+    `native_folder` None does without fenhe's own operators.
     """
 
     max_running: Annotated[Positive, Meta(description="sequences that run at once")] = 32
@@ -52,6 +53,13 @@ class EngineConfig:
     ] = 50
     precision: Annotated[
         str, Meta(description="a precision of the student; auto: the fastest here; adaptive: the fastest per row count")
+    ] = "auto"
+    kv_precision: Annotated[
+        Literal["auto", "int8"],
+        Meta(
+            description="what KV is kept in; auto: fp16 with fenhe's own operators, else fp32; int8: about half of the "
+            "memory of fp16, for precisions w8a8-native and gguf-native alone"
+        ),
     ] = "auto"
     head: Annotated[
         Literal["auto", "exact", "cheap"],

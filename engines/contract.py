@@ -46,7 +46,8 @@ class EngineStatus:
     takes such sequences. One that `can_pause` sequences gives every tenant its share of the slots; `num_pauses` counts
     how often it did, `num_preemptions` how often a sequence lost its KV to one that runs. `kv_capacity_tokens` is the
     longest sequence that the KV bound allows. `head` chooses tokens where a request does not demand the exact one; like
-    `variant` it never changes.
+    `variant` and `kv_precision`, what KV is kept in (empty: an engine that is not fenhe's own keeps it), it never
+    changes.
     """
 
     student: str
@@ -71,6 +72,7 @@ class EngineStatus:
     num_failed_steps: int = 0
     error_detail: str | None = None
     variant: str = ""
+    kv_precision: str = ""
     head: HeadKind = "exact"
     kv_capacity_tokens: int | None = None
     busy_s: float = 0.0
@@ -213,7 +215,7 @@ class Runner(Protocol):
         ...
 
     def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
-        """Copy KV out. Shapes: [layers, 2, kv_heads, num_tokens, head_dim]."""
+        """Copy KV out. Shapes: [layers, parts, kv_heads, num_tokens, width]; parts and width are the runner's own."""
         ...
 
     def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:

@@ -72,6 +72,7 @@ class ModuleEngine(SequenceEngine):
         *,
         capacity_tokens: int,
         variant: str,
+        kv_precision: str = "",
         head: HeadKind = "exact",
         chooser: Chooser | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class ModuleEngine(SequenceEngine):
         self._runner = runner
         self._capacity_tokens = capacity_tokens
         self._variant = variant
+        self._kv_precision = kv_precision
         self._head = head
         self._kv_stages = {
             path.name: tuple(s for s in student.manifest.stages(path) if runner.kv_bytes_per_token(s))
@@ -157,6 +159,7 @@ class ModuleEngine(SequenceEngine):
             num_steps=counters.num_steps,
             num_failed_steps=counters.num_failed_steps,
             variant=self._variant,
+            kv_precision=self._kv_precision,
             head=self._head,
             kv_capacity_tokens=self._kv.capacity_tokens(self._manifest.full_path.name),
             busy_s=counters.busy_s,

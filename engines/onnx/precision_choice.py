@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.config import EngineConfig
-from engines.onnx.plan import PrecisionPlan
+from engines.onnx.plan import PrecisionPlan, has_int8_kv, int8_kv_problem
 from engines.onnx.speeds import speeds_of
 from models.errors import ConfigError
 from models.graphs.precisions import PRECISIONS, REMOVED, unknown_precisions
@@ -22,12 +22,14 @@ MAX_LOSS = 0.03
 
 
 def choose_plan(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
-    """Settle `config.precision` and `config.head` for this student on this machine.
+    """Settle `config.precision`, `config.kv_precision` and `config.head` for this student on this machine.
 
-    Raises: ConfigError when the student has no such variant or head, this machine cannot run it, or none fits the
-    budget.
+    Raises: ConfigError when the student has no such variant or head, this machine cannot run it, none fits the budget,
+    or KV cannot be kept as configured.
     """
-    plan = _precisions(student, config, num_threads, library)
+    plan = replace(_precisions(student, config, num_threads, library), int8_kv=config.kv_precision == "int8")
+    if plan.int8_kv:
+        logger.info("kv kept in int8 student=%s plan=%r", student.manifest.name, plan.describe())
     if config.head == "exact":
         return plan
     has_head = all("cheap" in student.manifest.heads_at(variant) for variant in plan.variants)
@@ -67,10 +69,14 @@ def _step_s(speeds: Speeds, rows: int) -> float:
 def _precisions(student: Student, config: EngineConfig, num_threads: int, library: Path | None) -> PrecisionPlan:
     if config.precision not in (AUTO, ADAPTIVE):
         _check(student, config.precision, library)
+        if config.kv_precision == "int8" and not has_int8_kv(config.precision):
+            raise ConfigError(int8_kv_problem(config.precision))
         return PrecisionPlan(many=config.precision)
     names = [name for name in affordable(student, config.weights_bytes) if _can_run(name, library)]
     if not names:
         raise ConfigError(_why_none(student, config.weights_bytes, library))
+    if config.kv_precision == "int8":
+        names = _with_int8_kv(names, student, library)
     speeds = speeds_of(student, names, num_threads, library) if len(names) > 1 else {}
     plan = PrecisionPlan(many=min(names, key=lambda name: _cost(speeds, name, config.max_running)))
     if config.precision == ADAPTIVE:
@@ -79,6 +85,22 @@ def _precisions(student: Student, config: EngineConfig, num_threads: int, librar
             logger.warning("adaptive precision found nothing faster for few rows plan=%r", plan.describe())
     logger.info("precision chosen plan=%r%s", plan.describe(), "".join(map(_describe_speed, speeds.items())))
     return plan
+
+
+def _with_int8_kv(names: list[str], student: Student, library: Path | None) -> list[str]:
+    """Raises: ConfigError where none of these precisions can keep its KV in int8."""
+    able = [name for name in names if has_int8_kv(name)]
+    if able:
+        return able
+    if library is None:
+        raise ConfigError(
+            "kv_precision int8 needs fenhe's own operators, which are not compiled here: install a C compiler, or a "
+            "wheel that has them (`make wheel`), or leave `kv_precision` out"
+        )
+    raise ConfigError(
+        f"kv_precision int8: no precision of student {student.manifest.name!r} that fits weights_bytes can, only "
+        f"{', '.join(names)}; build it with `fenhe build --precision w8a8-native`, or leave `kv_precision` out"
+    )
 
 
 def _why_none(student: Student, weights_bytes: int, library: Path | None) -> str:
@@ -118,7 +140,7 @@ def _with_few(plan: PrecisionPlan, student: Student, speeds: Mapping[str, Speeds
     """Add the fastest variant for few rows where it beats `many`, shares its KV and both fit the budget."""
     left_bytes = weights_bytes - student.manifest.variant(plan.many).weight_bytes
     sizes = {variant.name: variant.weight_bytes for variant in student.manifest.variants}
-    rivals = [name for name in speeds if PRECISIONS[name].writer.kv_type == plan.kv_type]
+    rivals = [name for name in speeds if PRECISIONS[name].writer.kv_type == PRECISIONS[plan.many].writer.kv_type]
     few: list[tuple[int, str]] = []
     for num_rows in sorted(next(iter(speeds.values())).decode_step_s) if speeds else []:
         loaded = {plan.many, *(name for _, name in few)}

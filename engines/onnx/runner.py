@@ -7,6 +7,7 @@ Chunks of prompts run in the same pass where the operators are fenhe's own, else
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from engines.contract import Block, DecodeRow, PrefillChunk, StepInput
+from engines.onnx.int8_kv import Int8Kv
+from engines.onnx.int8_kv import bytes_per_token as int8_bytes_per_token
 from engines.onnx.joint_pass import JointPass
 from engines.onnx.mapped_weights import MappedWeights
 from engines.onnx.packed_weights import read_packed
 from engines.onnx.plan import PrecisionPlan
-from engines.onnx.sessions import HeadSession, KeptRows, StageSession, Tables, open_session
+from engines.onnx.sessions import HeadSession, KeptRows, StageKv, StageSession, Tables, open_session
 from engines.onnx.slot_kv import SlotKv
 from models.architecture import Architecture
 from models.errors import WeightsError
@@ -187,11 +190,11 @@ class OnnxRunner:
                 self._kv[stage].move(source, target, num_tokens)
 
     def read_block(self, stage: str, slot: int, start: int, num_tokens: int) -> Block:
-        """Shapes: returns [layers, 2, kv_heads, num_tokens, head_dim]."""
+        """Shapes: returns [layers, 2, kv_heads, num_tokens, head_dim]; in int8 as `Int8Kv.read` has it."""
         return self._kv[stage].read(slot, start, num_tokens)
 
     def write_block(self, stage: str, slot: int, start: int, block: Block) -> None:
-        """Shapes: block [layers, 2, kv_heads, tokens, head_dim]."""
+        """Shapes: block as `read_block` returns it."""
         self._kv[stage].write(slot, start, block)
 
     def release_slot(self, slot: int, num_tokens: int) -> None:
@@ -227,8 +230,10 @@ class OnnxRunner:
 
     def kv_bytes_per_token(self, stage: str) -> int:
         architecture = self._manifest.architecture
-        itemsize = np.dtype(self._plan.kv_type).itemsize
-        return 2 * self._manifest.num_layers_in(stage) * architecture.kv_size * itemsize
+        num_layers = self._manifest.num_layers_in(stage)
+        if self._plan.int8_kv:
+            return int8_bytes_per_token(num_layers, architecture.num_kv_heads, architecture.head_dim)
+        return 2 * num_layers * architecture.kv_size * np.dtype(self._plan.kv_type).itemsize
 
     def _open(self, variant: str, stage: str) -> ort.InferenceSession:
         graph, limits = self._student.whole_graph(variant, stage), self._limits
@@ -236,15 +241,15 @@ class OnnxRunner:
         with self._mapped.opening() if copies else nullcontext():
             return open_session(graph, limits.num_threads, limits.library)
 
-    def _make_kv(self, stage: str) -> SlotKv:
+    def _make_kv(self, stage: str) -> StageKv:
         architecture = self._manifest.architecture
-        return SlotKv(
+        make = Int8Kv if self._plan.int8_kv else partial(SlotKv, dtype=self._plan.kv_type)
+        return make(
             num_layers=self._manifest.num_layers_in(stage),
             num_slots=self._limits.num_slots + 1,  # the last one is for the first run of a stage
             num_kv_heads=architecture.num_kv_heads,
             capacity=self._limits.capacity_tokens,
             head_dim=architecture.head_dim,
-            dtype=self._plan.kv_type,
         )
 
     def _decode(self, rows: Sequence[DecodeRow]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from engines.onnx.int8_kv import Int8Kv
 from engines.onnx.slot_kv import SlotKv
 from models.errors import WeightsError
 from models.graphs.decoder_graph import KEPT_BY_WIDTH, KEPT_ROWS
@@ -19,6 +20,7 @@ MAX_CACHED_BINDINGS = 64
 Float = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int32]
+StageKv = SlotKv | Int8Kv
 
 
 class KeptRows(NamedTuple):
@@ -70,7 +72,7 @@ class StageSession:
     """
 
     def __init__(
-        self, session: ort.InferenceSession, kv: SlotKv | None, tables: Tables, weights: Bytes | None = None
+        self, session: ort.InferenceSession, kv: StageKv | None, tables: Tables, weights: Bytes | None = None
     ) -> None:
         """Shapes: weights [bytes], packed matrices of a graph that reads them."""
         self._session = session

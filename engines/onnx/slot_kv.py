@@ -18,16 +18,24 @@ KEPT_TOKENS = 256
 
 
 class SlotKv:
-    """Shapes: one buffer [layers, 2 (key, value), slots, kv_heads, capacity, head_dim]."""
+    """Shapes: one buffer [layers, parts (key, value), slots, kv_heads, capacity, head_dim]."""
 
     def __init__(
-        self, *, num_layers: int, num_slots: int, num_kv_heads: int, capacity: int, head_dim: int, dtype: str
+        self,
+        *,
+        num_layers: int,
+        num_slots: int,
+        num_kv_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: str,
+        num_parts: int = 2,
     ) -> None:
         self.dtype = np.dtype(dtype)
         # Every head of a slot begins on a page: only whole pages can be given back.
         page_tokens = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, head_dim * self.dtype.itemsize)
         self.capacity = -(-capacity // page_tokens) * page_tokens
-        shape = (num_layers, 2, num_slots, num_kv_heads, self.capacity, head_dim)
+        shape = (num_layers, num_parts, num_slots, num_kv_heads, self.capacity, head_dim)
         self._memory = _reserve(math.prod(shape) * self.dtype.itemsize)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             # A huge page for every (layer, slot, head) would hold 2 MiB for the first token.
@@ -46,11 +54,11 @@ class SlotKv:
         self._buffer[:, :, target, :, :num_tokens] = self._buffer[:, :, source, :, :num_tokens]
 
     def read(self, slot: int, start: int, num_tokens: int) -> Block:
-        """Shapes: returns [layers, 2, kv_heads, num_tokens, head_dim], a copy."""
+        """Shapes: returns [layers, parts, kv_heads, num_tokens, head_dim], a copy."""
         return self._buffer[:, :, slot, :, start : start + num_tokens].copy()
 
     def write(self, slot: int, start: int, block: Block) -> None:
-        """Shapes: block [layers, 2, kv_heads, tokens, head_dim]."""
+        """Shapes: block [layers, parts, kv_heads, tokens, head_dim]."""
         self._buffer[:, :, slot, :, start : start + block.shape[3]] = block
 
     def release(self, slot: int, num_tokens: int) -> None:

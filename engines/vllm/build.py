@@ -32,6 +32,11 @@ def build_vllm_engine(student: Student, config: EngineConfig, options: Mapping[s
     """
     if problems := config.problems():
         raise ConfigError(*problems)
+    if config.kv_precision != "auto":
+        raise ConfigError(
+            f"kv_precision {config.kv_precision}: vLLM keeps the KV of this student; leave kv_precision out, or set "
+            "vLLM's own option, kv_cache_dtype in [student.vllm]"
+        )
     set_environment(config)
     try:
         import vllm  # noqa: F401

@@ -58,6 +58,7 @@ async def _describe(student: ServedStudent) -> StudentState:
         name=student.name,
         status=student.state().health.value,
         variant=status.variant,
+        kv_precision=status.kv_precision,
         head=status.head,
         error=status.error_detail or status.error,
         integrity=integrity,

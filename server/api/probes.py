@@ -59,6 +59,7 @@ def version_handler(context: Context) -> Handler:
                 version=context.version,
                 student=None if student is None else student.name,
                 variant=None if status is None else status.variant,
+                kv_precision=None if status is None else status.kv_precision or None,
                 head=None if status is None else status.head,
             )
         )

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from models.errors import ConfigError, Problem
 from server.access.keys import Key, check_exposure, load_keys
+from server.lifecycle.kv_precision_check import kv_precision_problems
 from server.settings.config import Draft, ServerConfig
 from server.settings.optional_packages import missing_packages
 
@@ -28,10 +29,12 @@ def read_sound(
 def look_over(
     config: ServerConfig, problems: list[Problem], *, listening: ServerConfig | None = None
 ) -> tuple[Key, ...]:
-    """The keys of these settings. Adds to `problems` what is wrong beyond single values: missing packages, the key
-    file, a server that would be open to everybody. `listening` has the address in use, where it differs."""
+    """The keys of these settings. Adds to `problems` what is wrong beyond single values: missing packages, KV in a
+    precision that students cannot have, the key file, a server that would be open to everybody. `listening` has the
+    address in use, where it differs."""
     is_sure = not any(problem.is_about("keys") for problem in problems)  # else there may be keys once it is fixed
     problems += missing_packages(config)
+    problems += kv_precision_problems(config)
     keys = collect(lambda: load_keys(config.keys), problems)
     if keys is not None and is_sure:
         collect(lambda: check_exposure(listening or config, keys), problems)

@@ -110,7 +110,7 @@ class ServedStudent(Member):
 
     @property
     def fixed(self) -> EngineStatus:
-        """The engine's first status, kept for what never changes: variant, head and KV bound."""
+        """The engine's first status, kept for what never changes: variant, KV, head and KV bound."""
         if self._status is None:
             self._status = self.engine.status()
         return self._status
@@ -140,22 +140,25 @@ class ServedStudent(Member):
 
     @property
     def fingerprint(self) -> str:
-        """`system_fingerprint`: changes when the version, the student, its precision or its head does."""
+        """`system_fingerprint`: changes when the version, the student, its precision, that of its KV or its
+        head does."""
         status = self.fixed
-        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {status.variant} {status.head}"
+        of_engine = f"{status.variant} {status.kv_precision} {status.head}"
+        seed = f"{self.version} {self.manifest.name} {self.manifest.source_sha256} {of_engine}"
         return f"fp_{hashlib.sha256(seed.encode()).hexdigest()[:10]}"
 
     @property
     def digest(self) -> str:
         """Changes with anything that answers depend on, their head apart: files, cut, trained exits, precision,
-        version.
+        that of KV, version.
 
         Of a verified student the checksums in the manifest are those of what it has loaded. One that is not may answer
         from other files than its manifest says, so it has a digest of its own.
         """
         if self._digest is None:
             verified = b"verified" if self.student.is_verified else b"not verified"
-            facts = [msgspec.json.encode(self.manifest), self.fixed.variant.encode(), self.version.encode(), verified]
+            words = (self.fixed.variant, self.fixed.kv_precision, self.version)
+            facts = [msgspec.json.encode(self.manifest), *(word.encode() for word in words), verified]
             self._digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
         return self._digest
 

@@ -63,12 +63,14 @@ class DoorState(Reply, frozen=True, kw_only=True):
 class StudentState(Reply, frozen=True, kw_only=True):
     """`integrity` lists inconsistencies in the engine's state, or that it does not answer; empty when all is well.
 
-    `head` chooses tokens where a request does not demand the exact one.
+    `head` chooses tokens where a request does not demand the exact one. `kv_precision` is empty where an engine keeps
+    the KV that is not fenhe's own.
     """
 
     name: str
     status: str
     variant: str
+    kv_precision: str
     head: HeadKind
     error: str | None
     integrity: list[str]

@@ -164,11 +164,16 @@ class ProgressReply(Reply, frozen=True, kw_only=True):
 
 
 class VersionReply(Reply, frozen=True, kw_only=True):
-    """`student`, `variant` and `head` are those of the `model` in the query; without one, of the first student."""
+    """All but `version` are of the student of the `model` in the query; without one, of the first student.
+
+    `kv_precision` is what its KV is kept in: `int8`, `fp16` or `fp32`; null where an engine keeps it that is not
+    fenhe's own.
+    """
 
     version: str
     student: str | None
     variant: str | None
+    kv_precision: str | None
     head: HeadKind | None
 
 

@@ -192,3 +192,39 @@ def test_a_precision_without_a_cheap_head_takes_the_exact_one(choose_head: Any) 
     assert choose_head({}, precision="int8").head == "exact"
     with pytest.raises(ConfigError, match=r"head cheap: student .* has none at precision 'int8'.*--head"):
         choose_head({}, precision="int8", head="cheap")
+
+
+def test_int8_kv_is_chosen_where_asked_for_and_never_else(choose: Any) -> None:
+    for precision in ("auto", "adaptive", "w8a8-native"):
+        plan = choose(precision=precision, kv_precision="int8")
+        assert plan == PrecisionPlan(many="w8a8-native", int8_kv=True)
+        assert (plan.kv_precision, choose(precision=precision).kv_precision) == ("int8", "fp16")
+    assert choose(library=None).kv_precision == "fp32"
+
+
+def test_int8_kv_takes_the_precisions_that_have_it_though_others_are_faster(
+    choose: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASURED, "fp32", speed(0.001, 0.001, 0.001))
+    assert choose().many == "fp32"
+    assert choose(kv_precision="int8").many == "w8a8-native"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "w8a8"])
+def test_int8_kv_of_a_stock_precision_is_refused_with_what_to_take(choose: Any, precision: str) -> None:
+    says = (
+        rf"kv_precision int8: precision '{precision}' keeps its KV in fp32; take precision w8a8-native or gguf-native"
+    )
+    with pytest.raises(ConfigError, match=says):
+        choose(precision=precision, kv_precision="int8")
+
+
+@pytest.mark.parametrize("precision", ["auto", "adaptive", "w8a8-native"])
+def test_int8_kv_without_operators_is_refused_with_what_to_install(choose: Any, precision: str) -> None:
+    with pytest.raises(ConfigError, match=r"needs fenhe's own operators.* install a C compiler"):
+        choose(library=None, precision=precision, kv_precision="int8")
+
+
+def test_int8_kv_of_a_student_without_native_graphs_is_refused_with_what_to_build(choose: Any) -> None:
+    with pytest.raises(ConfigError, match=r"kv_precision int8: no precision of student .* only fp32.*fenhe build"):
+        choose({"fp32": 1000}, kv_precision="int8")

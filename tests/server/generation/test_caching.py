@@ -662,12 +662,18 @@ def test_replicas_share_answers_and_outlive_their_store(student: TinyStudent, tm
         assert num_asked(two) == 4
 
 
-@pytest.mark.parametrize("change", ["version", "source_sha256", "exits_sha256", "variants", "files", "is_verified"])
+@pytest.mark.parametrize(
+    "change", ["version", "source_sha256", "exits_sha256", "variants", "files", "is_verified", "kv_precision"]
+)
 def test_digest_of_a_student_changes_with_what_answers_depend_on(start: Start, change: str) -> None:
     served = start().student
     before = served.digest
     if change == "version":
         other = dataclasses.replace(served, version="another")
+    elif change == "kv_precision":
+        other = dataclasses.replace(served)
+        other._status = dataclasses.replace(served.fixed, kv_precision="int8")
+        assert other.fingerprint != served.fingerprint
     elif change == "is_verified":
         assert isinstance(served.student, TinyStudent)
         other = dataclasses.replace(served, student=dataclasses.replace(served.student, is_verified=False))
