@@ -58,14 +58,14 @@ class _Model(msgspec.Struct, frozen=True):
 
 
 class _Description(msgspec.Struct, frozen=True):
-    """A `tokenizer.json`, as the package writes it."""
+    """A `tokenizer.json` that the package has read."""
 
-    added_tokens: list[dict[str, Any]]
-    normalizer: dict[str, Any] | None
-    pre_tokenizer: dict[str, Any] | None
-    post_processor: dict[str, Any] | None
-    decoder: dict[str, Any] | None
     model: _Model
+    added_tokens: list[dict[str, Any]] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
 
 
 class Tokenizer:

@@ -25,7 +25,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 def test_default_student_answers_in_every_view(url: str, open_page: Open, capsys: pytest.CaptureFixture[str]) -> None:
     page = open_page(url)
-    page.wait_for_selector(".welcome >> text=there are 4 paths")
+    page.wait_for_selector(".welcome >> text=there are 6 paths")
     wait_until(page, f"({PAINT}) !== null")
     ready_ms = page.evaluate("performance.getEntriesByType('mark').find(one => one.name === 'ready').startTime")
     with capsys.disabled():
@@ -51,5 +51,5 @@ def test_default_student_answers_in_every_view(url: str, open_page: Open, capsys
     page.wait_for_selector(".step")
     page.goto(f"{url}/#/students")
     page.wait_for_selector(".pareto .point")
-    assert page.locator("table.paths tbody tr").count() == 8
+    assert page.locator("table.paths tbody tr").count() == 12
     assert "w8a8" in page.locator("main").inner_text()
