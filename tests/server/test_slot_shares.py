@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,25 +23,20 @@ from tests.server.conftest import Served, events_of, run_server, until
 
 ENGINE = EngineConfig(max_running=4)
 NUM_LONG = 6
-NUM_PASSES = 40
-"""After these the engine waits for the other tenant's request, so that no long answer can end before it came."""
+PASS_S = 0.05
+"""A long answer then takes six seconds, in which all others are sent, and the other tenant's short one is given."""
 
 
-class Waiting(FakeRunner):
-    """A runner whose text changes with any KV that is lost, and which waits for a request once."""
+class Slow(FakeRunner):
+    """A runner whose text changes with any KV that is lost, and whose passes take a while until it is told not to."""
 
     engine: ModuleEngine
-    awaited = 0
 
-    def start_waiting(self, num_accepted: int) -> None:
-        """Let the next passes but `NUM_PASSES` wait until the engine has accepted so many."""
-        self.forward_calls.clear()
-        self.awaited = num_accepted
-        self.on_forward = self._wait
+    def slow_down(self) -> None:
+        self.on_forward = lambda: time.sleep(PASS_S)
 
-    def _wait(self) -> None:
-        if len(self.forward_calls) == NUM_PASSES:
-            until(lambda: self.engine.status().num_accepted >= self.awaited)
+    def speed_up(self) -> None:
+        self.on_forward = lambda: None
 
 
 def digest(key: str) -> str:
@@ -48,12 +44,12 @@ def digest(key: str) -> str:
 
 
 @pytest.fixture
-def runner() -> Waiting:
-    return Waiting(fake_manifest(), ENGINE.max_running)
+def runner() -> Slow:
+    return Slow(fake_manifest(), ENGINE.max_running)
 
 
 @pytest.fixture
-def served(runner: Waiting, tiny_tokenizer_json: str) -> Iterator[Served]:
+def served(runner: Slow, tiny_tokenizer_json: str) -> Iterator[Served]:
     tokenizer = Tokenizer(Backend.from_str(tiny_tokenizer_json), TokenizerSettings(eos_token_ids=(2,)), None)
     student = Student(folder=Path("nowhere"), manifest=fake_manifest(), tokenizer=tokenizer)
     runner.engine = ModuleEngine(student, runner, ENGINE, capacity_tokens=CAPACITY_TOKENS, variant="fake")
@@ -84,20 +80,21 @@ def text_of(response: httpx.Response) -> str:
     return "".join(event["choices"][0]["text"] for event in events)
 
 
-def run_beside(served: Served, runner: Waiting) -> tuple[int, list[httpx.Response]]:
+def run_beside(served: Served, runner: Slow) -> tuple[int, list[httpx.Response]]:
     """How many long answers had ended when the visitor had its own, and the long ones."""
-    runner.start_waiting(ENGINE.max_running + 2)  # one of the long ones may wait in the engine
+    runner.slow_down()
     with ThreadPoolExecutor(NUM_LONG) as pool:
         long = [pool.submit(ask, served, "busy", number, 120, stream=True) for number in range(NUM_LONG)]
         assert until(lambda: runner.engine.status().num_running == ENGINE.max_running)
         answer = ask(served, "visitor", 50, 5)
         num_ended = sum(one.done() for one in long)
+        runner.speed_up()
         assert answer.status_code == 200
         assert answer.json()["usage"]["completion_tokens"] == 5
         return num_ended, [one.result() for one in long]
 
 
-def test_tenant_is_answered_while_another_has_every_slot(served: Served, runner: Waiting) -> None:
+def test_tenant_is_answered_while_another_has_every_slot(served: Served, runner: Slow) -> None:
     num_ended, long = run_beside(served, runner)
     assert num_ended == 0
     assert runner.engine.status().num_pauses >= 1
@@ -107,7 +104,7 @@ def test_tenant_is_answered_while_another_has_every_slot(served: Served, runner:
     assert runner.engine.audit(10.0) == []
 
 
-def test_one_tenant_waits_for_its_own_answers_and_nothing_pauses(served: Served, runner: Waiting) -> None:
+def test_one_tenant_waits_for_its_own_answers_and_nothing_pauses(served: Served, runner: Slow) -> None:
     with ThreadPoolExecutor(NUM_LONG) as pool:
         long = [pool.submit(ask, served, "busy", number, 120, stream=True) for number in range(NUM_LONG)]
         assert ask(served, "busy", 50, 5).status_code == 200
