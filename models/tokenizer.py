@@ -4,6 +4,7 @@ Owns the student folder's tokenizer files. Safe to share between threads: nothin
 except two caches, whose entries every thread would fill in alike.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,14 +76,14 @@ class Tokenizer:
     def __init__(
         self, backend: Backend, settings: TokenizerSettings, template: str | None, written: str | None = None
     ) -> None:
-        """`written` is what the package wrote of `backend`, where that is at hand: writing it takes as long as reading
-        it.
+        """`written` is what `backend` was read from, where that is at hand: to have the package write it again takes as
+        long as reading it.
 
         Raises: ConfigError for a tokenizer whose tokens have no fixed bytes, or a damaged template.
         """
         backend.no_truncation()
         backend.no_padding()
-        description = _description_of(backend.to_str() if written is None else written)
+        description = _description_of(backend, written)
         added = {int(token["id"]): token for token in description["added_tokens"]}
         self.settings = settings
         self.vocab_size = 1 + max((*_model_ids(description["model"]), *added), default=-1)
@@ -278,8 +279,19 @@ def _read_settings(file: Path) -> TokenizerSettings:
         raise ConfigError(f"{file} cannot be read: {error}; build the student again with `fenhe build`") from error
 
 
-def _description_of(written: str) -> dict[str, Any]:
-    """What a `tokenizer.json` says, its merges left out."""
+def _description_of(backend: Backend, written: str | None) -> dict[str, Any]:
+    """What a `tokenizer.json` says, its merges left out: the one in `written` if it is as the package writes it. Others
+    may leave out what the package knows, or number added tokens otherwise than it does."""
+    if written is not None:
+        with contextlib.suppress(msgspec.DecodeError):
+            description = _decoded(written)
+            if all(backend.id_to_token(one["id"]) == one["content"] for one in description["added_tokens"]):
+                return description
+    return _decoded(backend.to_str())
+
+
+def _decoded(written: str) -> dict[str, Any]:
+    """Raises: msgspec.DecodeError."""
     description = msgspec.json.decode(written, type=_Description)
     return msgspec.structs.asdict(description) | {"model": msgspec.structs.asdict(description.model)}
 

@@ -1,7 +1,7 @@
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,34 @@ def test_added_text_tokens_have_bytes(tiny_source: Any) -> None:
     assert tokenizer.encode("<think>") == [320]
     assert tokenizer.token_bytes(320) == b"<think>"
     assert tokenizer.decode([320]) == "<think>"
+
+
+def without_type(description: dict[str, Any]) -> None:
+    del description["model"]["type"]
+
+
+def without_value(description: dict[str, Any]) -> None:
+    description["model"]["byte_fallback"] = None
+
+
+def numbered_otherwise(description: dict[str, Any]) -> None:
+    for token in description["added_tokens"]:
+        token["id"] += 1000
+
+
+@pytest.mark.parametrize("change", [without_type, without_value, numbered_otherwise])
+def test_tokenizer_file_that_the_package_did_not_write_is_read_as_it_reads_it(
+    tokenizer: Tokenizer, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.vocab_size == tokenizer.vocab_size
+    assert loaded.is_special(IM_END)
+    assert loaded.token_bytes(IM_END) == b""
 
 
 @pytest.fixture
