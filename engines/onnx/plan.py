@@ -6,7 +6,6 @@ from models.graphs.precisions import PRECISIONS
 from models.student.manifest import HeadKind
 
 KV_PRECISIONS = {"int8": "int8", "float16": "fp16", "float32": "fp32"}
-
 """What a numpy type of KV is called where people read it."""
 
 
@@ -30,8 +29,7 @@ class PrecisionPlan:
     """`few` maps row counts to variants: the first whose bound is not below the step's rows, else `many`.
 
     With `few` empty a row's result never depends on how many others run beside it. With `cheap_head` every variant has
-    one, and rows use it that do not demand the exact one. With `int8_kv` KV is kept in
-    int8, see `has_int8_kv`.
+    one, and rows use it that do not demand the exact one. With `int8_kv` KV is kept in int8, see `has_int8_kv`.
     """
 
     many: str
