@@ -18,7 +18,7 @@ COMMAND = WEATHER.replace("12", "%s", 1)
 """What `printf` makes the tool's answer of, given 12: it stands in what the command prints and not in the command."""
 
 PROMPTS = {
-    "chat": "Say hello to the world.",
+    "chat": "What is the capital of France?",
     "more": "Say goodbye in one word.",
     "weather": "What is the weather in Oslo?",
     "command": "Run the command that tells the weather.",
