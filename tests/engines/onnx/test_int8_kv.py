@@ -8,6 +8,7 @@ import pytest
 
 from engines.onnx.int8_kv import Int8Kv, bytes_per_token
 from engines.onnx.slot_kv import KEPT_TOKENS
+from tests.engines.onnx.test_slot_kv import assert_gives_back
 
 
 def make(**changes: Any) -> Int8Kv:
@@ -25,12 +26,7 @@ def random_block(kv: Int8Kv, num_tokens: int, seed: int) -> Any:
 def test_int8_kv_gives_back_what_was_written(head_dim: int) -> None:
     kv = make(head_dim=head_dim)
     blocks = {slot: random_block(kv, 20, slot) for slot in range(3)}
-    for slot, block in blocks.items():
-        kv.write(slot, 10, block)
-    for slot, block in blocks.items():
-        np.testing.assert_array_equal(kv.read(slot, 10, 20), block)
-        assert not kv.read(slot, 0, 10).any()
-        assert not kv.read(slot, 30, 10).any()
+    assert_gives_back(kv, blocks)
     assert kv.read(0, 0, 1).nbytes == bytes_per_token(2, 2, head_dim)
 
 

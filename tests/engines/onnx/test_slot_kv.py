@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.onnx.sessions import StageKv
 from engines.onnx.slot_kv import KEPT_TOKENS, SlotKv
 
 
@@ -27,16 +28,21 @@ def random_block(kv: SlotKv, num_tokens: int, seed: int) -> Any:
     return np.random.default_rng(seed).standard_normal(shape).astype(kv.dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_slot_kv_gives_back_what_was_written(dtype: str) -> None:
-    kv = make(dtype=dtype)
-    blocks = {slot: random_block(kv, 20, slot) for slot in range(3)}
+def assert_gives_back(kv: StageKv, blocks: dict[int, Any]) -> None:
+    """Every slot has its block of 20 tokens, from position 10 on, and nothing before and behind it."""
     for slot, block in blocks.items():
         kv.write(slot, 10, block)
     for slot, block in blocks.items():
         np.testing.assert_array_equal(kv.read(slot, 10, 20), block)
         assert not kv.read(slot, 0, 10).any()
         assert not kv.read(slot, 30, 10).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_slot_kv_gives_back_what_was_written(dtype: str) -> None:
+    kv = make(dtype=dtype)
+    blocks = {slot: random_block(kv, 20, slot) for slot in range(3)}
+    assert_gives_back(kv, blocks)
 
 
 def test_slot_kv_read_is_a_copy() -> None:
